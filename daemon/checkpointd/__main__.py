@@ -1,0 +1,433 @@
+"""The verbs: what a person types. Alone prints and sets exit codes: 0 done, 1 failed, 2 wrong usage or settings."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+import checkpointd
+from checkpointd import api, daemon, demo, migrations, observe, settings, simulator
+from checkpointd.api import Failure
+from checkpointd.embedded import EmbeddedError, EmbeddedPostgres
+from checkpointd.outbox import Result
+from checkpointd.save import Saved
+from checkpointd.settings import Settings, SettingsError, Source
+from checkpointd.store import UNAVAILABLE, Connect, Job, Lease, Store, connect, open_store
+
+app = typer.Typer(
+    help="Keeps a PostgreSQL copy of the checkpoints of fine-tuning jobs, and keeps it true.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+
+Config = Annotated[
+    Path | None, typer.Option("--config", help="The settings file (default: /etc/checkpointd/checkpointd.toml).")
+]
+Jobs = Annotated[
+    list[str],
+    typer.Argument(metavar="JOB…", help="Ids of fine-tuning jobs; - reads them from standard input, one a line."),
+]
+SourceName = Annotated[str | None, typer.Option("--source", help="The source, where an id does not tell it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class CommandError(Exception):
+    """The work failed; the text says what and what to do."""
+
+
+class UsageError(Exception):
+    """The call cannot be carried out as it is."""
+
+
+def main() -> NoReturn:
+    """Run a verb."""
+    try:
+        app()
+    except (SettingsError, UsageError) as e:
+        _fail(str(e), 2)
+    except (CommandError, EmbeddedError, migrations.MigrationError) as e:
+        _fail(str(e), 1)
+    except UNAVAILABLE as e:
+        _fail(f"database: {_why(e)}", 1)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        _fail("interrupted", 130)
+    sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"checkpointd: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time: is it up, and is its address right?"
+    return str(error) or type(error).__name__
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,  # noqa: FBT002
+) -> None:
+    if version:
+        print(checkpointd.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(config: Config = None) -> None:
+    """Run the daemon."""
+    chosen = settings.load(config)
+    keyed = _keys(chosen)
+    observe.configure(chosen.log_format, chosen.log_level, [s for h in keyed.values() for s in daemon.secrets_of(h)])
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        with daemon.stop_on_signals(stop):
+            async with _database(chosen) as connect_:
+                await daemon.run(chosen, connect_, keyed, migrate=chosen.database_url is None, stop=stop)
+
+    asyncio.run(work())
+
+
+@app.command()
+def sync(
+    jobs: Annotated[
+        list[str] | None, typer.Argument(metavar="[JOB…]", help="Only these jobs; - reads them from standard input.")
+    ] = None,
+    source: SourceName = None,
+    as_json: AsJson = False,  # noqa: FBT002
+    config: Config = None,
+) -> None:
+    """Poll all tracked jobs (or the named) once, now, whether due or not."""
+    chosen = settings.load(config)
+    ids = None if not jobs else _ids(jobs)
+    observe.configure(chosen.log_format, "error")
+    failed = asyncio.run(_sync(chosen, ids, source, as_json=as_json))
+    if failed:
+        sys.exit(1)
+
+
+async def _sync(chosen: Settings, ids: Sequence[str] | None, source: str | None, *, as_json: bool) -> bool:
+    keyed = _keys(chosen)
+    results: dict[str, tuple[str, Result]] = {}
+    with _progress() as progress:
+        bar = progress.add_task("sync", total=None)
+
+        def report(lease: Lease, result: Result) -> None:
+            results[names[lease.source] + " " + lease.id] = lease.id, result
+            progress.advance(bar)
+
+        async with _ready(chosen) as store, api.session() as http:
+            keys = await store.register_sources({s.name: s.kind for s in chosen.sources})
+            names = {key: name for name, key in keys.items()}
+            services = daemon.open_services(chosen, keys, http, keyed)
+            wanted = None if ids is None else await _find(store, chosen, ids, source, tracked=True)
+            async with daemon.pollers(chosen, store, services, report) as (poller, discovery):
+                if wanted is None or wanted:
+                    await discovery.tick(due_or_not=True)
+                if wanted is None:
+                    wanted = [j for j in await store.find_tracked_jobs(list(names)) if source in {None, j.source_name}]
+                progress.update(bar, total=len(wanted))
+                left = await poller.poll_named(wanted)
+            for job in left:
+                service = next(s for s in services if s.key == job.source)
+                held = Failure(api.ErrorClass.INTERNAL, "another daemon holds it: try again later")
+                results[job.source_name + " " + job.id] = job.id, service.refusal or held
+    return _report(results, as_json=as_json)
+
+
+def _report(results: Mapping[str, tuple[str, Result]], *, as_json: bool) -> bool:
+    """Print what a sync did; returns whether it failed."""
+    saved = [r for _, r in results.values() if isinstance(r, Saved)]
+    failures = {
+        job: (r.error_class, r.message) if isinstance(r, Failure) else (r.poll.error_class or "", r.poll.error or "")
+        for job, r in results.values()
+        if isinstance(r, Failure) or not r.poll.complete
+    }
+    counts = {
+        "jobs": len(results),
+        "new": sum(s.new for s in saved),
+        "changed": sum(s.changed for s in saved),
+        "rejected": sum(s.rejected for s in saved),
+        "failed": len(failures),
+    }
+    if as_json:
+        listed = [{"job": job, "error_class": kind, "error": error} for job, (kind, error) in failures.items()]
+        print(json.dumps({**counts, "failures": listed}))
+    else:
+        print(
+            "{jobs} jobs: {new} new checkpoints, {changed} changed, {rejected} rejected items, {failed} failed".format(
+                **counts
+            )
+        )
+        for job, (kind, error) in list(failures.items())[:20]:
+            print(f"{job}: {kind}: {error}", file=sys.stderr)
+        if len(failures) > 20:
+            print(f"… and {len(failures) - 20} more: checkpointd status", file=sys.stderr)
+    return bool(failures)
+
+
+@app.command()
+def track(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
+    """Choose jobs to poll. Makes no request."""
+    chosen = settings.load(config)
+    ids = _ids(jobs)
+
+    async def work() -> None:
+        async with _ready(chosen) as store:
+            named = _source(chosen, source)
+            for job in ids:
+                _check_id(job, [named])
+            keys = await store.register_sources({named.name: named.kind})
+            new = await store.track(keys[named.name], ids, "operator")
+            print(f"{len(ids)} tracked, {new} of them new")
+
+    asyncio.run(work())
+
+
+@app.command()
+def untrack(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
+    """Stop polling jobs; what is stored of them stays."""
+    asyncio.run(_change(settings.load(config), jobs, source, Store.untrack, "untracked"))
+
+
+@app.command()
+def resync(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
+    """Have jobs compared in full at once, and reopened if sealed."""
+    asyncio.run(_change(settings.load(config), jobs, source, Store.resync, "due for a full comparison"))
+
+
+async def _change(chosen: Settings, jobs: Sequence[str], source: str | None, verb: Any, done: str) -> None:  # noqa: ANN401
+    ids = _ids(jobs)
+    async with _ready(chosen) as store:
+        found = await _find(store, chosen, ids, source, tracked=True)
+        print(f"{await verb(store, found)} {done}")
+
+
+@app.command("jobs")
+def list_jobs(as_json: AsJson = False, config: Config = None) -> None:  # noqa: FBT002
+    """Show what is tracked, or was."""
+    chosen = settings.load(config)
+
+    async def work() -> None:
+        async with _ready(chosen) as store:
+            rows = await store.list_jobs()
+        if as_json:
+            print(json.dumps(rows, default=str))
+        else:
+            _table(
+                rows,
+                [
+                    "id",
+                    "source",
+                    "status",
+                    "phase",
+                    "checkpoint_count",
+                    "latest_step",
+                    "tracked_by",
+                    "fine_tuned_model",
+                ],
+            )
+
+    asyncio.run(work())
+
+
+@app.command()
+def status(as_json: AsJson = False, config: Config = None) -> None:  # noqa: FBT002
+    """Show how fresh each tracked job is, and what is wrong."""
+    chosen = settings.load(config)
+
+    async def work() -> None:
+        async with _ready(chosen) as store:
+            sources, jobs = await store.list_sources(), await store.list_freshness()
+        if as_json:
+            print(json.dumps({"sources": sources, "jobs": jobs}, default=_plain))
+            return
+        _table(sources, ["name", "state", "jobs", "resume_at", "last_error", "job_list_error"])
+        columns = [
+            "fine_tuning_job_id",
+            "source",
+            "phase",
+            "lag_seconds",
+            "is_stale",
+            "consecutive_failures",
+            "last_error",
+        ]
+        _table(jobs, columns)
+
+    asyncio.run(work())
+
+
+@app.command("migrate")
+def migrate_(config: Config = None) -> None:
+    """Create or upgrade the schema. Two at once are safe."""
+    chosen = settings.load(config)
+
+    async def work() -> None:
+        async with _database(chosen) as connect_, open_store(connect_) as store, store.connection() as connection:
+            done = await migrations.migrate(connection)
+        print(f"applied {', '.join(done)}" if done else "the schema is up to date")
+
+    asyncio.run(work())
+
+
+@app.command("demo")
+def demo_(
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=1, help="End by itself after so many seconds.")
+    ] = None,
+) -> None:
+    """Show it at work: a private PostgreSQL, a simulated provider and the daemon. Needs nothing else."""
+    observe.configure("console", "error")
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        with daemon.stop_on_signals(stop):
+            await demo.run(seconds, stop)
+
+    asyncio.run(work())
+
+
+@app.command()
+def simulate(
+    jobs: Annotated[int, typer.Option(min=1, max=10_000, help="How many jobs.")] = 20,
+    seed: Annotated[int, typer.Option(help="Same seed, same answers.")] = 1,
+    speed: Annotated[float, typer.Option(min=0.01, max=100_000, help="Simulated seconds a second.")] = 60,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8788,
+) -> None:
+    """Run the simulated provider alone, on 127.0.0.1."""
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        world = simulator.World(seed, jobs, demo.EPOCH)
+        with daemon.stop_on_signals(stop):
+            try:
+                async with simulator.serve(world, simulator.accelerated(speed, demo.EPOCH), port=port) as url:
+                    print(f"export OPENAI_BASE_URL={url} OPENAI_API_KEY=any", flush=True)
+                    await stop.wait()
+            except OSError as e:
+                raise CommandError(f"port {port}: {e.strerror or e}") from None
+
+    asyncio.run(work())
+
+
+def _keys(chosen: Settings) -> dict[str, dict[str, str]]:
+    """Read every source's key."""
+    return {source.name: source.request_headers() for source in chosen.sources}
+
+
+@asynccontextmanager
+async def _database(chosen: Settings) -> AsyncIterator[Connect]:
+    """Open the way to the database: the one of the settings, or the embedded one, which each connection makes sure of."""
+    if chosen.database_url is not None:
+        url = chosen.database_url
+        yield lambda: connect(url)
+        return
+    if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
+        raise SettingsError(f"{settings.PREFIX}DATABASE_URL: a service needs one; see the unit's LoadCredential=")
+    async with EmbeddedPostgres(settings.state_folder() / "postgres") as embedded:
+        print(f"checkpointd: using the embedded PostgreSQL: {embedded.psql}", file=sys.stderr)
+
+        async def joined() -> Any:  # noqa: ANN401  # a connection
+            return await connect(await embedded.start_or_connect())
+
+        yield joined
+
+
+@asynccontextmanager
+async def _ready(chosen: Settings) -> AsyncIterator[Store]:
+    """Open the database for a verb; its schema must be there (the embedded one's is made)."""
+    async with _database(chosen) as connect_, open_store(connect_) as store:
+        async with store.connection() as connection:
+            if chosen.database_url is None:
+                await migrations.migrate(connection)
+            await migrations.require_current(connection)
+        yield store
+
+
+def _ids(given: Iterable[str]) -> list[str]:
+    """Return the ids that were given, those of standard input in the place of -, each once."""
+    ids: dict[str, None] = {}
+    for word in given:
+        lines = (line.strip() for line in sys.stdin) if word == "-" else [word]
+        ids.update((line, None) for line in lines if line or word != "-")
+    return list(ids)
+
+
+def _check_id(job: str, sources: Iterable[Source]) -> None:
+    if not any(source.is_job_id(job) for source in sources):
+        raise UsageError(f"{job[:80]!r} is no id of a fine-tuning job (such as ftjob-abc123)")
+
+
+def _source(chosen: Settings, name: str | None) -> Source:
+    if name is None and len(chosen.sources) == 1:
+        return chosen.sources[0]
+    names = ", ".join(source.name for source in chosen.sources)
+    if name is None:
+        raise UsageError(f"several sources are configured: choose one with --source ({names})")
+    for source in chosen.sources:
+        if source.name == name:
+            return source
+    raise UsageError(f"--source {name}: not configured; there are: {names}")
+
+
+async def _find(store: Store, chosen: Settings, ids: Sequence[str], source: str | None, *, tracked: bool) -> list[Job]:
+    """Find jobs by id; each must be known, and in one source only."""
+    for job in ids:
+        _check_id(job, chosen.sources)
+    by_id: dict[str, list[Job]] = {}
+    for found in await store.find_jobs(ids):
+        if source in {None, found.source_name} and (found.tracked or not tracked):
+            by_id.setdefault(found.id, []).append(found)
+    for job in ids:
+        if job not in by_id:
+            raise CommandError(f"{job} is not tracked: checkpointd track {job}")
+        if len(by_id[job]) > 1:
+            names = ", ".join(found.source_name for found in by_id[job])
+            raise UsageError(f"{job} is in several sources: choose one with --source ({names})")
+    return [by_id[job][0] for job in ids]
+
+
+def _progress() -> Progress:
+    """Return a progress bar on standard error: shown on a terminal only."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Print rows as a table: as wide as the terminal, unclipped elsewhere."""
+    terminal = sys.stdout.isatty()
+    table = Table(box=None, pad_edge=False, header_style="bold" if terminal else "")
+    for column in columns:
+        table.add_column(column, overflow="fold" if terminal else "ignore", no_wrap=not terminal)
+    for row in rows:
+        table.add_row(*(Text(_cell(row[column])) for column in columns))
+    console = Console() if terminal else Console(width=10_000, no_color=True)
+    with contextlib.suppress(BrokenPipeError):
+        console.print(table)
+
+
+def _cell(value: object) -> str:
+    """Return a value as people read it; what providers sent cannot steer the terminal."""
+    text = "" if value is None else f"{value:.0f}" if isinstance(value, float) else str(_plain(value))
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
+def _plain(value: object) -> object:
+    return float(value) if type(value).__name__ == "Decimal" else str(value)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()

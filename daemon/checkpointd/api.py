@@ -1,0 +1,336 @@
+"""One HTTP client for every provider shape. Its failures say what they mean for the poll, the job and the source.
+
+Sources: reference api (what providers answer) and reliability 3.1 (what each answer means), R19 to R25.
+"""
+
+import asyncio
+import json
+import math
+import random
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from yarl import URL
+
+from checkpointd.envelope import NotAListError, Page, Raw, read_page
+
+PAGE_BYTES: Final = 8 * 1024 * 1024
+ERROR_BYTES: Final = 64 * 1024
+PAGES: Final = 100
+TRIES: Final = 3
+LONGEST_PAUSE: Final = 3600.0
+
+
+class ErrorClass(StrEnum):
+    """What went wrong, as `error_class` shows it."""
+
+    TIMEOUT = "timeout"
+    NETWORK = "network"
+    SERVER_ERROR = "server_error"
+    THROTTLED = "throttled"
+    QUOTA = "quota"
+    REFUSED = "refused"
+    FORBIDDEN = "forbidden"
+    MISSING = "missing"
+    BAD_REQUEST = "bad_request"
+    REDIRECT = "redirect"
+    CURSOR_LOST = "cursor_lost"
+    CONTENT_TYPE = "content_type"
+    EMPTY_BODY = "empty_body"
+    HTML = "html"
+    NOT_JSON = "not_json"
+    NOT_A_LIST = "not_a_list"
+    ERROR_IN_200 = "error_in_200"
+    BAD_HAS_MORE = "bad_has_more"
+    OTHER_LIST = "other_list"
+    EMPTY_PAGE = "empty_page"
+    CURSOR_REPEATED = "cursor_repeated"
+    TOO_MANY_PAGES = "too_many_pages"
+    TOO_LARGE = "too_large"
+    INTERNAL = "internal"
+
+
+OF_SOURCE: Final = frozenset({ErrorClass.THROTTLED, ErrorClass.QUOTA, ErrorClass.REFUSED})
+"""Not the job's fault: the source pauses (throttled, quota) or falls silent in this process (refused)."""
+
+RETRIED: Final = frozenset(
+    {
+        ErrorClass.TIMEOUT,
+        ErrorClass.NETWORK,
+        ErrorClass.SERVER_ERROR,
+        ErrorClass.CONTENT_TYPE,
+        ErrorClass.EMPTY_BODY,
+        ErrorClass.HTML,
+        ErrorClass.NOT_JSON,
+        ErrorClass.NOT_A_LIST,
+        ErrorClass.ERROR_IN_200,
+        ErrorClass.BAD_HAS_MORE,
+    }
+)
+"""Worth another try within the poll: networks and servers hiccup, bodies are cut."""
+
+FREE_RETRIES: Final = frozenset({ErrorClass.TIMEOUT, ErrorClass.NETWORK, ErrorClass.SERVER_ERROR})
+"""Tried up to TRIES times; the others of RETRIED once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a listing is not complete, in words fit for people: one line, no secret."""
+
+    error_class: ErrorClass
+    message: str
+    retry_after: float | None = None
+    """Seconds that the provider asks to wait."""
+
+
+class Pages(NamedTuple):
+    """What a list gave: the items of each page that was read, why it broke off (None: it is whole), requests made."""
+
+    items: list[Sequence[Raw]]
+    failure: Failure | None
+    requests: int
+
+
+class ApiError(Exception):
+    """A request failed."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Limits(NamedTuple):
+    """Page size in items, seconds for one request, seconds that the waits between tries start from."""
+
+    page_size: int = 100
+    request_timeout: float = 10.0
+    backoff: float = 0.5
+
+
+@asynccontextmanager
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    """Open the one HTTP session of a process: no proxy or netrc of the environment, no cookies, no redirects later."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=15, ttl_dns_cache=60)
+    async with aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None),
+        trust_env=False,
+        skip_auto_headers=("User-Agent", "Accept-Encoding"),
+    ) as opened:
+        yield opened
+
+
+class Client:
+    """Reads the lists of one source."""
+
+    def __init__(
+        self, http: aiohttp.ClientSession, base_url: str, headers: Mapping[str, str], query: Mapping[str, str],
+        limits: Limits, secrets: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Headers carry the key; `secrets` are taken out of whatever the provider says before it is repeated."""
+        self._http = http
+        self._base = base_url.rstrip("/")
+        # Compressed answers cost more than they save, and identity leaves no room for bombs.
+        self._headers = MappingProxyType({"Accept": "application/json", "Accept-Encoding": "identity", **headers})
+        self._query = dict(query)
+        self._limits = limits
+        self._secrets = tuple(s for s in secrets if s)
+
+    async def list_checkpoints(self, job_id: str, deadline: float) -> Pages:
+        """List all checkpoints of a job, until `deadline` on the loop's clock. Never raises for what a provider does.
+
+        What was read before a failure is returned with it. A cursor that got lost (its checkpoint was dropped while we
+        paged) starts the listing again, twice at most.
+        """
+        path = f"/fine_tuning/jobs/{quote(job_id, safe='')}/checkpoints"
+        pages = await self._list(path, deadline)
+        for _ in range(2):
+            if pages.failure is None or pages.failure.error_class is not ErrorClass.CURSOR_LOST:
+                break
+            again = await self._list(path, deadline)
+            pages = again._replace(requests=again.requests + pages.requests)
+        return pages
+
+    async def list_jobs(self, deadline: float) -> AsyncGenerator[Sequence[Raw], None]:
+        """Yield the pages of the job list, newest first as providers have it. Raises ApiError."""
+        async for page in self._pages("/fine_tuning/jobs", deadline, _Count(), most=10 * PAGES):
+            yield page.items
+
+    async def _list(self, path: str, deadline: float) -> Pages:
+        items: list[Sequence[Raw]] = []
+        count = _Count()
+        try:
+            async for page in self._pages(path, deadline, count, most=PAGES):
+                items.append(page.items)  # noqa: PERF401  # what came before a failure must stay
+        except ApiError as e:
+            return Pages(items, e.failure, count.requests)
+        return Pages(items, None, count.requests)
+
+    async def _pages(self, path: str, deadline: float, count: "_Count", most: int) -> AsyncIterator[Page]:
+        """Yield page after page; stop with an ApiError where a list never ends."""
+        cursors: set[str] = set()
+        cursor: str | None = None
+        for _ in range(most):
+            page = await self._page(self._url(path, cursor), deadline, count, paging=cursor is not None)
+            yield page
+            if not page.has_more:
+                return
+            cursor = page.last_id
+            if not page.items:
+                raise ApiError(Failure(ErrorClass.EMPTY_PAGE, "an empty page that says that more follow"))
+            if cursor is None:
+                raise ApiError(Failure(ErrorClass.BAD_HAS_MORE, "more pages follow, but the last item has no id"))
+            if cursor in cursors:
+                raise ApiError(Failure(ErrorClass.CURSOR_REPEATED, "a page that was read before: `after` is ignored"))
+            cursors.add(cursor)
+        raise ApiError(Failure(ErrorClass.TOO_MANY_PAGES, f"more than {most} pages"))
+
+    def _url(self, path: str, after: str | None) -> URL:
+        query = {**self._query, "limit": str(self._limits.page_size), **({"after": after} if after else {})}
+        return URL(f"{self._base}{path}?{urlencode(query)}", encoded=True)
+
+    async def _page(self, url: URL, deadline: float, count: "_Count", *, paging: bool) -> Page:
+        """Read one page, trying again where that can help and the deadline allows."""
+        tries = 0
+        while True:
+            tries += 1
+            count.requests += 1
+            try:
+                return await self._once(url, deadline, paging=paging)
+            except ApiError as e:
+                kind = e.failure.error_class
+                wait = random.uniform(0.5, 1) * self._limits.backoff * 2**tries  # noqa: S311  # no secret: a jitter
+                out_of_time = asyncio.get_running_loop().time() + wait >= deadline
+                if kind not in RETRIED or tries >= (TRIES if kind in FREE_RETRIES else 2) or out_of_time:
+                    raise
+            await asyncio.sleep(wait)
+
+    async def _once(self, url: URL, deadline: float, *, paging: bool) -> Page:
+        now = asyncio.get_running_loop().time()
+        try:
+            async with (
+                asyncio.timeout_at(min(deadline, now + self._limits.request_timeout)),
+                self._http.get(url, headers=self._headers, allow_redirects=False) as response,
+            ):
+                if response.status != HTTPStatus.OK:
+                    body = await _body(response, ERROR_BYTES)
+                    raise ApiError(self._unhappy(response.status, response.headers, body, paging=paging))
+                if not _is_json(response.headers.get("Content-Type", "")):
+                    kind = response.headers.get("Content-Type", "none")
+                    raise ApiError(Failure(ErrorClass.CONTENT_TYPE, f"content type {self._clean(kind)}, not JSON"))
+                return read_page(await _body(response, PAGE_BYTES))
+        except NotAListError as e:
+            raise ApiError(Failure(ErrorClass(e.error_class), self._clean(str(e)))) from None
+        except TimeoutError:
+            limit = self._limits.request_timeout
+            raise ApiError(Failure(ErrorClass.TIMEOUT, f"no whole answer within {limit:g} s")) from None
+        except (aiohttp.ClientError, OSError, ValueError) as e:
+            # Never their text: some of them show the request, and with it the key.
+            reason = e.strerror if isinstance(e, OSError) and e.strerror else type(e).__name__
+            raise ApiError(Failure(ErrorClass.NETWORK, self._clean(f"no connection: {reason}"))) from None
+
+    def _unhappy(self, status: int, headers: Mapping[str, str], body: bytes, *, paging: bool) -> Failure:
+        """Say what a status other than 200 means (reference: reliability 3.1)."""
+        error = _error_object(body)
+        kind = _classify(status, error, paging=paging)
+        said = "" if kind in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN} else error.get("message")
+        code = error.get("code") or error.get("type")
+        words = [f"HTTP {status}", *(str(w) for w in (code, said) if isinstance(w, str) and w)]
+        return Failure(kind, self._clean(" ".join(words)), _retry_after(headers))
+
+    def _clean(self, text: str) -> str:
+        """Make what a provider said fit to be repeated: one short line without anything like a key."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[secret]")
+        text = _LIKE_A_KEY.sub("[secret]", text)
+        return "".join(c if c.isprintable() else " " for c in text)[:200]
+
+
+class _Count:
+    """Requests made, for the source's budget."""
+
+    requests = 0
+
+
+_LIKE_A_KEY = re.compile(r"(?i)\b(sk-[\w*.-]{6,}|bearer\s+\S+|[\w-]*\*{3,}[\w*-]*)")
+
+
+async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """Read a body of at most `most` bytes."""
+    chunks = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > most:
+            response.close()
+            if response.status != HTTPStatus.OK:
+                break
+            raise ApiError(Failure(ErrorClass.TOO_LARGE, f"a page of more than {most} bytes"))
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def _error_object(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)["error"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _classify(status: int, error: Mapping[str, Any], *, paging: bool) -> ErrorClass:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        spent = error.get("type") == "insufficient_quota" or error.get("code") in {
+            "insufficient_quota",
+            "credit_balance_exhausted",
+            "organization_spend_limit_exceeded",
+            "project_spend_limit_exceeded",
+            "organization_usage_limit_exceeded",
+        }
+        return ErrorClass.QUOTA if spent else ErrorClass.THROTTLED
+    if status == HTTPStatus.UNAUTHORIZED:
+        return ErrorClass.REFUSED
+    if status == HTTPStatus.FORBIDDEN:
+        # No error object: a gateway or a region block in front of the API. A missing scope is the key's fault, too.
+        of_key = not error or str(error.get("code")).startswith(("unsupported_country", "insufficient_permissions"))
+        return ErrorClass.REFUSED if of_key or "scope" in str(error.get("message")) else ErrorClass.FORBIDDEN
+    if status == HTTPStatus.NOT_FOUND:
+        return ErrorClass.MISSING
+    if status in {400, 422} and paging:
+        return ErrorClass.CURSOR_LOST
+    if status in {408, 409, 425} or status >= 500:
+        return ErrorClass.SERVER_ERROR
+    return ErrorClass.REDIRECT if 300 <= status < 400 else ErrorClass.BAD_REQUEST
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read Retry-After: milliseconds, seconds or a date, which is taken against the answer's own clock."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        if (value := headers.get(name)) is None:
+            continue
+        try:
+            seconds = float(value) * unit
+        except ValueError:
+            try:
+                now = parsedate_to_datetime(headers["Date"])
+                seconds = (parsedate_to_datetime(value) - now).total_seconds()
+            except (KeyError, ValueError, TypeError):
+                continue
+        if math.isfinite(seconds) and seconds > 0:
+            return min(seconds, LONGEST_PAUSE)
+    return None

@@ -1,0 +1,118 @@
+"""When to look again at a job. Pure: what is remembered stands in the job's row of polling, the time is an argument.
+
+Checkpoints of a job become visible at regular distances. Once two arrivals were seen, polls are aimed at the window in
+which the next one is expected and are sparse elsewhere; before, and when it is overdue, the gap grows with the wait.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from zlib import crc32
+
+ENDED = frozenset({"succeeded", "failed", "cancelled", "canceled"})
+"""Statuses after which no training goes on (OpenAI's, and Azure's spelling)."""
+
+WAITING = frozenset({"validating_files", "queued", "created", "pending", "paused", "pausing"})
+"""Statuses in which no checkpoint can come. Any other, known to us or not, counts as running."""
+
+SETTLE = timedelta(hours=24)
+"""How long a job is watched after its end: checkpoints and metrics come late (reference: api)."""
+
+SEAL_LISTINGS = 3
+"""How many equal complete listings in a row it takes to stop."""
+
+FORGOTTEN = timedelta(days=3)
+"""Without news for so long, a job whose status nobody tells counts as ended."""
+
+FAILURE_CAP = 900.0
+FORBIDDEN_CAP = 3600.0
+"""The longest gaps, in seconds, that failures double up to."""
+
+GONE_GAP = 86400.0
+GONE_FAILURES, GONE_AFTER = 5, timedelta(hours=1)
+"""A job that was not found so often, for so long, is asked for at this gap in seconds."""
+
+
+class Bounds(NamedTuple):
+    """The shortest and the longest gap between two polls of a job that does not fail, in seconds."""
+
+    shortest: float
+    longest: float
+
+    def clamp(self, gap: float) -> float:
+        """Return the nearest gap within the bounds."""
+        return min(max(gap, self.shortest), self.longest)
+
+
+class Memory(NamedTuple):
+    """What is remembered of a job's arrivals: the largest step, when it was first seen, and the learnt rhythm (s)."""
+
+    newest_step: int | None
+    newest_seen_at: datetime | None
+    spacing_s: float | None
+    spread_s: float | None
+
+
+class Plan(NamedTuple):
+    """When to poll next, in seconds after this poll's claim, and whether to stop for good."""
+
+    gap: float
+    seal: bool
+
+
+def learn(memory: Memory, steps: Iterable[int], now: datetime) -> Memory:
+    """Take note of the steps of a listing that was claimed at `now`."""
+    arrived = {step for step in steps if memory.newest_step is None or step > memory.newest_step}
+    if not arrived:
+        return memory
+    if memory.newest_step is None or memory.newest_seen_at is None:
+        return Memory(max(arrived), now, None, None)
+    sample = max((now - memory.newest_seen_at).total_seconds(), 0.0) / len(arrived)
+    if memory.spacing_s is None or memory.spread_s is None:
+        return Memory(max(arrived), now, sample, sample / 4)
+    error = sample - memory.spacing_s
+    return Memory(max(arrived), now, memory.spacing_s + 0.3 * error, 0.7 * memory.spread_s + 0.3 * abs(error))
+
+
+def plan(
+    memory: Memory, *, status: str | None, settling_since: datetime | None, tracked_at: datetime, equal_listings: int,
+    now: datetime, bounds: Bounds,
+) -> Plan:  # fmt: skip
+    """Say when to poll next. `equal_listings` counts this one, all times are the database's."""
+    word = (status or "").casefold()
+    quiet = now - max(memory.newest_seen_at or tracked_at, tracked_at)
+    if settling_since is None and word != "running" and word not in WAITING and quiet > FORGOTTEN:
+        settling_since = now - quiet + FORGOTTEN
+    if settling_since is not None:
+        ended = now - settling_since
+        return Plan(bounds.clamp(ended.total_seconds() / 4), seal=ended >= SETTLE and equal_listings >= SEAL_LISTINGS)
+    if word in WAITING:
+        return Plan(bounds.longest, seal=False)
+    return Plan(bounds.clamp(_watch(memory, quiet.total_seconds(), bounds.shortest)), seal=False)
+
+
+def _watch(memory: Memory, age: float, shortest: float) -> float:
+    """Return the gap for a running job whose last news is `age` seconds old."""
+    if memory.spacing_s is None or memory.spread_s is None:
+        return age / 8
+    early = memory.spacing_s - 2 * memory.spread_s - shortest
+    late = memory.spacing_s + 2 * memory.spread_s + shortest
+    if age < early:
+        return early - age
+    if age < late:
+        return memory.spread_s / 2
+    return (age - memory.spacing_s) / 4
+
+
+def is_gone(failures: int, since: datetime | None, now: datetime) -> bool:
+    """Say whether a job that its provider does not know is past hope: asked often enough, for long enough."""
+    return failures >= GONE_FAILURES and since is not None and now - since >= GONE_AFTER
+
+
+def back_off(gap: float, failures: int, cap: float, job: int) -> float:
+    """Return the seconds to wait after `failures` failed polls in a row (this one counts), doubled up to `cap`.
+
+    A hash of job and count moves it by up to a fifth, so that jobs that failed together do not return together.
+    """
+    doubled = min(gap * 2.0 ** min(failures, 30), max(cap, gap))
+    return doubled * (0.8 + 0.2 * (crc32(b"%d:%d" % (job, failures)) / 2**32))

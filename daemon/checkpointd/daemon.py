@@ -1,0 +1,140 @@
+"""The life of the process: it opens what it needs, rings, watches for the end, and drains."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Final
+
+import aiohttp
+
+from checkpointd import api, migrations, observe, systemd, web
+from checkpointd.cadence import Bounds
+from checkpointd.discovery import Discovery
+from checkpointd.metronome import Metronome, metronome
+from checkpointd.observe import log
+from checkpointd.outbox import Report
+from checkpointd.poller import Poller, polling
+from checkpointd.service import Service
+from checkpointd.settings import Settings, Source
+from checkpointd.store import UNAVAILABLE, Connect, Store, open_store
+
+WAIT_SECONDS: Final = 2.0
+"""How often a database that is away, or whose schema is old, is looked at again."""
+
+Keyed = Mapping[str, Mapping[str, str]]
+"""The request headers of each source by name, its key among them."""
+
+
+async def run(settings: Settings, connect: Connect, keyed: Keyed, *, migrate: bool, stop: asyncio.Event) -> None:
+    """Run the daemon until `stop`. With `migrate` the database is ours alone and is kept up to date."""
+    problems = ["starting"]
+    async with (
+        web.serve(settings.http_host, settings.http_port, lambda: problems or observe.problems()),
+        open_store(connect) as store,
+        api.session() as http,
+    ):
+        while (keys := await _prepare(settings, store, problems, migrate=migrate)) is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), WAIT_SECONDS)
+            if stop.is_set():
+                return
+        services = open_services(settings, keys, http, keyed)
+        async with pollers(settings, store, services) as (poller, discovery):
+            problems.clear()
+            log.info("daemon.ready", sources=[service.name for service in services])
+            systemd.notify(READY=1, STATUS="polling")
+            await _ring(settings, poller, discovery, stop)
+            systemd.notify(STOPPING=1, STATUS="draining")
+            log.info("daemon.draining")
+    log.info("daemon.stopped")
+
+
+async def _prepare(settings: Settings, store: Store, problems: list[str], *, migrate: bool) -> dict[str, int] | None:
+    """Return the keys of the sources once the database can be worked with; until then None, with a reason logged."""
+    try:
+        async with store.connection() as connection:
+            if migrate:
+                await migrations.migrate(connection)
+            await migrations.require_current(connection)
+        return await store.register_sources({s.name: s.kind for s in settings.sources})
+    except migrations.MigrationError as e:
+        problem = f"database: {e}"
+    except UNAVAILABLE as e:
+        problem = f"database: {type(e).__name__}: {e}"
+    if problems != [problem]:
+        log.warning("daemon.waiting", reason=problem)
+        systemd.notify(STATUS=f"waiting: {problem}")
+        problems[:] = [problem]
+    return None
+
+
+def open_services(
+    settings: Settings, keys: Mapping[str, int], http: aiohttp.ClientSession, keyed: Keyed
+) -> list[Service]:
+    """Make what is needed to serve each source that has a key; `keys` are the database's, by name."""
+    limits = api.Limits(settings.page_size, settings.request_timeout_seconds)
+
+    def serve(source: Source) -> Service:
+        headers = keyed[source.name]
+        client = api.Client(http, source.base_url, headers, source.query, limits, secrets=secrets_of(headers))
+        return Service(keys[source.name], source.name, client, settings.concurrency, source.emission)
+
+    return [serve(source) for source in settings.sources if source.name in keyed]
+
+
+def secrets_of(headers: Mapping[str, str]) -> list[str]:
+    """Return what must never be repeated of request headers: the key, and any header of a gateway."""
+    return [value.removeprefix("Bearer ") for value in headers.values()]
+
+
+@asynccontextmanager
+async def pollers(
+    settings: Settings, store: Store, services: Sequence[Service], report: Report | None = None
+) -> AsyncIterator[tuple[Poller, Discovery]]:
+    """Open what polls, and drain it at the end."""
+    bounds = Bounds(settings.min_poll_seconds, settings.max_poll_seconds)
+    discovery = Discovery(
+        store, services, gap=settings.job_list_seconds, lease_seconds=settings.lease_seconds, discover=settings.discover
+    )
+    async with polling(store, services, bounds, settings.lease_seconds, settings.drain_seconds, report) as poller:
+        yield poller, discovery
+
+
+async def _ring(settings: Settings, poller: Poller, discovery: Discovery, stop: asyncio.Event) -> None:
+    """Tick and list until told to stop."""
+    with metronome() as beat:
+        async with asyncio.TaskGroup() as rings:
+            ticking = _follow(beat, poller.bell, min(1.0, settings.min_poll_seconds / 4), poller.tick)
+            listing = _follow(beat, asyncio.Event(), min(1.0, settings.job_list_seconds), discovery.tick)
+            tasks = [rings.create_task(ticking), rings.create_task(listing)]
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
+
+
+async def _follow(beat: Metronome, bell: asyncio.Event, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+    beat.ring(bell, seconds)
+    while True:
+        await beat.wait(bell, seconds)
+        await work()
+
+
+@contextmanager
+def stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
+    """Let SIGTERM and SIGINT set `stop`; a second one cuts the draining short."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+
+    def heard() -> None:
+        if stop.is_set() and task:
+            task.cancel()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, heard)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,103 @@
+"""The demo: an embedded PostgreSQL, a simulated provider at speed, and the daemon, shown while they work."""
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from checkpointd import daemon, queries
+from checkpointd.embedded import EmbeddedPostgres
+from checkpointd.settings import Settings, Source
+from checkpointd.simulator import World, accelerated, serve
+from checkpointd.store import UNAVAILABLE, Store, connect, open_store
+
+EPOCH: Final = 1_767_225_600.0
+"""When simulated time begins: 2026-01-01, in Unix seconds. In the past, so that no checkpoint is of the future."""
+
+SEED, JOBS, SPEED = 7, 24, 120.0
+SHOWN: Final = 16
+
+
+async def run(seconds: float | None, stop: asyncio.Event) -> None:
+    """Run the demo until `stop`, or for so many seconds. Everything it started ends with it."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpointd-demo-")))
+        embedded = await stack.enter_async_context(EmbeddedPostgres(folder / "postgres", sync=False))
+        url = await embedded.start_or_connect()
+        provider = await stack.enter_async_context(serve(World(SEED, JOBS, EPOCH), accelerated(SPEED, EPOCH)))
+        (folder / "key").write_text("simulated")
+        settings = Settings(
+            min_poll_seconds=0.5, max_poll_seconds=2, job_list_seconds=1, discover=True, drain_seconds=1,
+            sources=(Source(name="simulated", base_url=provider, api_key=str(folder / "key")),),
+        )  # fmt: skip
+        keyed = {source.name: source.request_headers() for source in settings.sources}
+        print(
+            f"A simulated provider at {provider}, {SPEED:g} times as fast as time, polled into an embedded PostgreSQL."
+        )
+        print(f"Look:  {embedded.psql} -c 'select * from fine_tuning.checkpoints'", flush=True)
+        store = await stack.enter_async_context(open_store(lambda: connect(url)))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(daemon.run(settings, lambda: connect(url), keyed, migrate=True, stop=stop))
+            group.create_task(_show(store, stop))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), seconds)
+            stop.set()
+        (totals,) = await store.fetch(queries.COUNT_EVERYTHING)
+        print("{jobs} jobs, {checkpoints} checkpoints, {changes} changes".format(**totals))
+
+
+async def _show(store: Store, stop: asyncio.Event) -> None:
+    if sys.stdout.isatty():
+        console = Console()
+        with Live(console=console, auto_refresh=False) as live:
+            async for rows in _rows(store, stop):
+                live.update(_table(rows), refresh=True)
+        return
+    told: dict[str, Any] = {}
+    async for rows in _rows(store, stop):
+        for row in rows:
+            if told.get(row["id"]) != row and row["checkpoint_count"]:
+                told[row["id"]] = row
+                print(
+                    "{id}  {status:10}  {checkpoint_count} checkpoints".format(**row),
+                    *_losses(row),
+                    sep="  ",
+                    flush=True,
+                )
+
+
+async def _rows(store: Store, stop: asyncio.Event) -> AsyncIterator[Sequence[asyncpg.Record]]:
+    """Yield the jobs as they stand, twice a second, until `stop`."""
+    while not stop.is_set():
+        with suppress(*UNAVAILABLE):  # the schema is not made yet
+            yield await store.fetch(queries.LIST_LATEST_LOSSES, SHOWN)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 0.5)
+
+
+def _losses(row: asyncpg.Record) -> list[str]:
+    known = {"train": row["train_loss"], "valid": row["valid_loss"]}
+    return [
+        f"step {row['latest_step']}",
+        *(f"{name} loss {loss:.4f}" for name, loss in known.items() if loss is not None),
+    ]
+
+
+def _table(rows: Sequence[asyncpg.Record]) -> Table:
+    table = Table(title="fine-tuning jobs, newest news first", title_justify="left", box=None, pad_edge=False)
+    for name in ("job", "status", "checkpoints", "latest step", "train loss", "valid loss"):
+        table.add_column(name, justify="left" if name in {"job", "status"} else "right", no_wrap=True)
+    for row in rows:
+        losses = ["" if row[name] is None else f"{row[name]:.4f}" for name in ("train_loss", "valid_loss")]
+        cells = [row["id"], row["status"] or "", str(row["checkpoint_count"]), str(row["latest_step"] or ""), *losses]
+        table.add_row(*map(Text, cells))
+    return table

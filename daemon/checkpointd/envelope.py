@@ -1,0 +1,167 @@
+"""Bytes of an answer → the items of one page of a list, each with its own bytes, or why it is no list. Pure.
+
+A list is an object with `data`, an array, and `has_more`, a boolean (reference: the published specification and what
+its official client relies on). Anything else must never be taken for an empty list.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+Raw = bytes | msgspec.Raw
+
+
+class Page(NamedTuple):
+    """One page: the items' own bytes, whether more follow, and the id of the last item (None: it has none)."""
+
+    items: Sequence[Raw]
+    has_more: bool
+    last_id: str | None
+
+
+class NotAListError(Exception):
+    """The body is no page of a list. `error_class` is one of the classes of api.ErrorClass, the text says why."""
+
+    def __init__(self, error_class: str, message: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+
+
+class _Envelope(msgspec.Struct):
+    data: list[msgspec.Raw]
+    has_more: bool
+    object: str = "list"
+
+
+class _Identified(msgspec.Struct):
+    id: str
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_identified = msgspec.json.Decoder(_Identified).decode
+
+
+def read_page(body: bytes) -> Page:
+    """Split a body into its items.
+
+    Raises NotAListError. One item's NaN, or a number or text that strict readers refuse, does not cost the page: the
+    item alone is judged, later.
+    """
+    try:
+        envelope = _decode_envelope(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _read_leniently(body)
+    if envelope.object != "list":
+        raise NotAListError("not_a_list", f"an object of type {envelope.object[:40]!r}, not a list")
+    return Page(envelope.data, envelope.has_more, _last_id(envelope.data) if envelope.has_more else None)
+
+
+def _last_id(items: Sequence[Raw]) -> str | None:
+    if not items:
+        return None
+    try:
+        return _decode_identified(items[-1]).id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        try:
+            found = json.loads(bytes(items[-1])).get("id")
+        except (ValueError, AttributeError, RecursionError):
+            return None
+        return found if isinstance(found, str) else None
+
+
+def _read_leniently(body: bytes) -> Page:
+    """Read what msgspec refuses: either a list with an odd item, or no list, and then say what it is instead."""
+    if not body.strip():
+        raise NotAListError("empty_body", "an empty body")
+    try:
+        text = body.decode()
+        data, top = _walk(text)
+    except UnicodeDecodeError as e:
+        raise NotAListError("not_json", f"no UTF-8 at byte {e.start} of {len(body)}") from None
+    except RecursionError:
+        raise NotAListError("not_json", "JSON nested too deeply") from None
+    except (ValueError, IndexError):
+        if body.lstrip()[:1] == b"<":
+            raise NotAListError("html", "a page of HTML or XML") from None
+        raise NotAListError("not_json", f"no JSON, or cut off: {len(body)} bytes") from None
+    return _judge(data, top)
+
+
+def _judge(data: list[bytes] | None, top: dict[str, Any] | None) -> Page:
+    if top is None:
+        raise NotAListError("not_a_list", "JSON, but no object")
+    if data is None:
+        if "error" in top:
+            raise NotAListError("error_in_200", f"an error with status 200: {_words(top['error'])}")
+        raise NotAListError("not_a_list", "no array `data`")
+    if top.get("object", "list") != "list":
+        raise NotAListError("not_a_list", f"an object of type {_words(top['object'])}, not a list")
+    if not isinstance(top.get("has_more"), bool):
+        raise NotAListError("bad_has_more", f"`has_more` is {_words(top.get('has_more'))}, not true or false")
+    return Page(data, top["has_more"], _last_id(data) if top["has_more"] else None)
+
+
+def _words(value: object) -> str:
+    message = value.get("message") if isinstance(value, dict) else None
+    return (message if isinstance(message, str) else json.dumps(value))[:160]
+
+
+_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().raw_decode
+
+
+def _walk(text: str) -> tuple[list[bytes] | None, dict[str, Any] | None]:
+    """Return the bytes of each item of the top-level array `data` (None: no such array), and the other members.
+
+    Members is None where the text is not an object. Raises ValueError or IndexError where it is no JSON.
+    """
+    at = _skip(text, 0)
+    if text[at] != "{":
+        if text[_skip(text, _scan(text, at)[1]) :]:
+            raise ValueError("trailing characters")
+        return None, None
+    data: list[bytes] | None = None
+    members: dict[str, Any] = {}
+    at = _skip(text, at + 1)
+    while text[at] != "}":
+        key, at = _scan(text, at)
+        at = _expect(text, at, ":")
+        if key == "data" and text[at] == "[":
+            data, at = _elements(text, at)
+        else:
+            members[key], at = _scan(text, at)
+            data = None if key == "data" else data
+        at = _next(text, at, "}")
+    if text[_skip(text, at + 1) :]:
+        raise ValueError("trailing characters")
+    return data, members
+
+
+def _elements(text: str, at: int) -> tuple[list[bytes], int]:
+    items = []
+    at = _skip(text, at + 1)
+    while text[at] != "]":
+        _, end = _scan(text, at)
+        items.append(text[at:end].encode("utf-8", "surrogatepass"))
+        at = _next(text, end, "]")
+    return items, at + 1
+
+
+def _next(text: str, at: int, end: str) -> int:
+    """Step over the comma to what follows it, or stop at the closing bracket."""
+    at = _skip(text, at)
+    return at if text[at] == end else _expect(text, at, ",")
+
+
+def _expect(text: str, at: int, char: str) -> int:
+    at = _skip(text, at)
+    if text[at] != char:
+        raise ValueError(f"{char} expected")
+    return _skip(text, at + 1)
+
+
+def _skip(text: str, at: int) -> int:
+    while text[at : at + 1] in {" ", "\t", "\n", "\r"}:
+        at += 1
+    return at

@@ -1,0 +1,104 @@
+"""Job records as the job list gives them: read leniently, kept as received, every change of status noted."""
+
+import json
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from checkpointd import queries
+from checkpointd.cadence import ENDED
+from checkpointd.envelope import Raw
+from checkpointd.save import write_changes
+from checkpointd.store import Store
+
+
+class JobRecord(NamedTuple):
+    """A job record. Fields that are absent, null or of another type than specified are None; `payload` has them all."""
+
+    id: str
+    status: str | None
+    model: str | None
+    fine_tuned_model: str | None
+    created_at: int | None
+    finished_at: int | None
+    estimated_finish: int | None
+    trained_tokens: int | None
+    hyperparameters: str | None
+    error: str | None
+    metadata: str | None
+    payload: str
+
+
+def read_jobs(items: Iterable[Raw]) -> list[JobRecord]:
+    """Read the records of one page; what has no usable id is left out."""
+    records = {}
+    for raw in items:
+        try:
+            payload = bytes(raw).decode()
+            job = json.loads(payload, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(job, dict) and isinstance(job.get("id"), str):
+            records[job["id"]] = _record(job, payload)
+    return list(records.values())
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity are no JSON: the column would refuse them
+
+
+def _record(job: dict[str, Any], payload: str) -> JobRecord:
+    def text(field: str) -> str | None:
+        value = job.get(field)
+        return value if isinstance(value, str) and "\0" not in value and value.isprintable() else None
+
+    def integer(field: str) -> int | None:
+        value = job.get(field)
+        return value if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63 else None
+
+    def document(field: str) -> str | None:
+        return json.dumps(job[field]) if job.get(field) is not None else None
+
+    return JobRecord(
+        job["id"], text("status"), text("model"), text("fine_tuned_model"), integer("created_at"),
+        integer("finished_at"), integer("estimated_finish"), integer("trained_tokens"), document("hyperparameters"),
+        document("error"), document("metadata"), payload,
+    )  # fmt: skip
+
+
+def has_ended(status: str | None) -> bool:
+    """Say whether no training goes on under this status."""
+    return status is not None and status.casefold() in ENDED
+
+
+async def save_jobs(store: Store, source: int, records: Sequence[JobRecord]) -> int:
+    """Store what differs of the records of tracked jobs. Returns how many statuses changed.
+
+    A changed status makes its job due at once, whatever it is: a job that has ended is listed once more right away, one
+    that goes on is watched again.
+    """
+    async with store.connection() as connection:
+        rows = await connection.fetch(queries.READ_KNOWN_JOBS, source, [r.id for r in records])
+        stored = {row["id"]: row for row in rows}
+        differing = [
+            (stored[r.id]["key"], stored[r.id]["status"], r)
+            for r in records
+            if r.id in stored and stored[r.id]["digest"] != sha256(r.payload.encode()).digest()
+        ]
+        if not differing:
+            return 0
+        moved = [(key, old, r.status) for key, old, r in differing if r.status is not None and r.status != old]
+        async with connection.transaction():
+            if moved:
+                await connection.fetch(
+                    queries.WAKE_JOBS,
+                    [key for key, _, _ in moved],
+                    [has_ended(new) for _, _, new in moved],
+                    [old is not None for _, old, _ in moved],
+                )
+            columns = zip(*[(key, *record[1:]) for key, _, record in differing], strict=True)
+            await connection.execute(queries.UPDATE_JOBS, *map(list, columns))
+            await write_changes(
+                connection, [(key, None, "status", None, "status", old, new) for key, old, new in moved]
+            )
+    return len(moved)

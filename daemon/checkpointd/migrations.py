@@ -1,0 +1,108 @@
+"""The schema and its upgrades: sql/migrations in order, once each, then the views, whenever one of them differs."""
+
+import asyncio
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+import asyncpg
+
+from checkpointd import queries
+from checkpointd.store import Connection
+
+VIEWS: Final = "views"
+ATTEMPTS: Final = 60
+PAUSE: Final = 0.5
+"""Seconds between attempts for a lock that somebody holds: with lock_timeout, a dashboard is never queued behind us."""
+
+_LOST_RACES: Final = (asyncpg.UniqueViolationError, asyncpg.DuplicateSchemaError, asyncpg.DuplicateTableError)
+
+
+class MigrationError(Exception):
+    """The schema cannot be brought up to date; the text says why and what to do."""
+
+
+class _File(NamedTuple):
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        return sha256(self.sql.encode()).hexdigest()
+
+
+def _files() -> list[_File]:
+    """Return every migration in order, and the views as one file after them."""
+    return [*_read("migrations"), _File(VIEWS, "".join(file.sql for file in _read("views")))]
+
+
+def _read(kind: str) -> list[_File]:
+    found = ((file.name, file) for file in (queries.folder() / kind).iterdir() if file.name.endswith(".sql"))
+    return [_File(name, file.read_text(encoding="utf-8")) for name, file in sorted(found)]
+
+
+def _pending(applied: Mapping[str, str]) -> list[_File]:
+    """Return the files that the database lacks. Raises MigrationError where it is not one of ours, or newer."""
+    files = _files()
+    if unknown := applied.keys() - {file.name for file in files}:
+        raise MigrationError(
+            f"the database is newer than this checkpointd (it has {max(unknown)}): upgrade checkpointd"
+        )
+    for file in files:
+        if file.name != VIEWS and applied.get(file.name, file.checksum) != file.checksum:
+            raise MigrationError(
+                f"{file.name} is not the file that was applied to this database: reinstall checkpointd"
+            )
+    return [file for file in files if applied.get(file.name) != file.checksum]
+
+
+async def _applied(connection: Connection) -> dict[str, str]:
+    if not await connection.fetchval(queries.HAS_SCHEMA_MIGRATIONS):
+        return {}
+    return {row["name"]: row["checksum"] for row in await connection.fetch(queries.READ_SCHEMA_MIGRATIONS)}
+
+
+async def require_current(connection: Connection) -> None:
+    """Raise MigrationError unless the schema is the one of this version."""
+    if _pending(await _applied(connection)):
+        raise MigrationError("the schema is missing or old: run `checkpointd migrate`")
+
+
+async def migrate(connection: Connection) -> list[str]:
+    """Create or upgrade the schema; returns what was applied. Several at once are safe: the others wait.
+
+    A file is applied in one transaction, so that an interrupted run is finished by the next. Raises MigrationError.
+    """
+    if not _pending(await _applied(connection)):
+        return []
+    done: list[str] = []
+    for _ in range(ATTEMPTS):
+        try:
+            if not await connection.fetchval(queries.HAS_SCHEMA_MIGRATIONS):
+                await connection.execute(queries.CREATE_SCHEMA)
+                await connection.execute(queries.CREATE_SCHEMA_MIGRATIONS)
+            while (name := await _apply_next(connection)) is not None:
+                done.append(name)
+        except _LOST_RACES:
+            continue  # another migrator was first
+        except asyncpg.LockNotAvailableError:
+            await asyncio.sleep(PAUSE)
+        except asyncpg.InsufficientPrivilegeError as e:
+            raise MigrationError(
+                f"this role may not change the schema ({e}): migrate as the owner of the database"
+            ) from None
+        else:
+            return done
+    raise MigrationError("a lock on the schema was not to be had: end long transactions on it and migrate again")
+
+
+async def _apply_next(connection: Connection) -> str | None:
+    async with connection.transaction():
+        await connection.execute(queries.LOCK_SCHEMA_MIGRATIONS)
+        pending = _pending(await _applied(connection))
+        if not pending:
+            return None
+        file = pending[0]
+        await connection.execute(file.sql)
+        await connection.execute(queries.SAVE_SCHEMA_MIGRATION, file.name, file.checksum)
+    return file.name

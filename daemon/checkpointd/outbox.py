@@ -1,0 +1,165 @@
+"""Finished polls on their way to the database: many go into one commit, and nobody waits for the slowest."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from checkpointd import observe
+from checkpointd.api import ErrorClass, Failure
+from checkpointd.observe import log
+from checkpointd.save import Poll, Saved, save_polls
+from checkpointd.service import Service
+from checkpointd.store import UNAVAILABLE, Lease, Store
+
+BATCH_POLLS: Final = 256
+BATCH_ITEMS: Final = 10_000
+BATCH_SECONDS: Final = 0.03
+"""A save takes this many polls or items, or what has come within this many seconds."""
+
+BACKLOG_ITEMS: Final = 3 * BATCH_ITEMS
+"""With more than this waiting, polls wait with their next request."""
+
+RETRY_SECONDS: Final = 1.0
+THROTTLE_PAUSE: Final = 60.0
+QUOTA_PAUSE: Final = 900.0
+"""Seconds that a source pauses where the provider names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished poll: what to save of it, or (None) it is given back untouched; and what befell its source."""
+
+    lease: Lease
+    service: Service
+    poll: Poll | None
+    of_source: Failure | None
+    extra_requests: int
+    """Requests beyond the one that its claim paid for."""
+    deadline: float
+    """The end of its lease on the loop's clock, less a margin."""
+
+    @property
+    def items(self) -> int:
+        """The size of it."""
+        return 1 + (len(self.poll.reading.items) if self.poll and self.poll.reading else 0)
+
+
+Result = Saved | Failure
+Report = Callable[[Lease, Result], None]
+
+
+class Outbox:
+    """A queue with one saver. `report` is told what became of each poll."""
+
+    def __init__(self, store: Store, report: Report | None = None) -> None:
+        self._store = store
+        self._report = report
+        self._waiting: list[Finished] = []
+        self._items = 0
+        self._arrived = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._full = asyncio.Event()
+        self._closed = False
+
+    async def put(self, finished: Finished) -> None:
+        """Hand over a finished poll; waits while the backlog is long."""
+        while self._items > BACKLOG_ITEMS:
+            self._drained.clear()
+            await self._drained.wait()
+        self.put_now(finished)
+
+    def put_now(self, finished: Finished) -> None:
+        """Hand over a finished poll at once."""
+        self._waiting.append(finished)
+        self._items += finished.items
+        self._arrived.set()
+        if len(self._waiting) >= BATCH_POLLS or self._items >= BATCH_ITEMS:
+            self._full.set()
+
+    def close(self) -> None:
+        """Let run() end once nothing waits."""
+        self._closed = True
+        self._arrived.set()
+        self._full.set()
+
+    async def run(self) -> None:
+        """Save batch after batch until closed."""
+        while True:
+            await self._arrived.wait()
+            if not self._waiting:
+                return  # closed
+            if not self._full.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._full.wait(), BATCH_SECONDS)
+            await self._save(self._take())
+            self._drained.set()
+
+    def _take(self) -> list[Finished]:
+        taken, items = 0, 0
+        while taken < min(len(self._waiting), BATCH_POLLS) and items < BATCH_ITEMS:
+            items += self._waiting[taken].items
+            taken += 1
+        batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        self._items -= items
+        if not self._closed:
+            if len(self._waiting) < BATCH_POLLS and self._items < BATCH_ITEMS:
+                self._full.clear()
+            if not self._waiting:
+                self._arrived.clear()
+        return batch
+
+    async def _save(self, batch: Sequence[Finished]) -> None:
+        """Save a batch, as long as its leases last: a lost answer is no loss, for the leases are consumed but once."""
+        loop = asyncio.get_running_loop()
+        saved: dict[int, Saved] | None = None
+        while saved is None:
+            try:
+                with observe.SAVE_SECONDS.time():
+                    saved = await self._write(batch)
+            except UNAVAILABLE as e:
+                observe.database(e)
+                if self._closed or loop.time() + RETRY_SECONDS > min(f.deadline for f in batch):
+                    log.warning("save.dropped", polls=len(batch))
+                    break
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                observe.database(None)
+        self._tell(batch, saved or {})
+
+    async def _write(self, batch: Sequence[Finished]) -> dict[int, Saved]:
+        saved = {one.poll.lease.job: one for one in await save_polls(self._store, [f.poll for f in batch if f.poll])}
+        if given_back := [f.lease for f in batch if f.poll is None]:
+            await self._store.release(given_back)
+        troubles = {f.service.key: f.of_source for f in batch if f.of_source}
+        for source, failure in troubles.items():
+            if failure.error_class is ErrorClass.REFUSED:
+                await self._store.refuse_source(source, failure.message)
+            else:
+                default = QUOTA_PAUSE if failure.error_class is ErrorClass.QUOTA else THROTTLE_PAUSE
+                await self._store.pause_source(source, failure.retry_after or default, failure.message)
+        if well := {f.service.key for f in batch if f.poll and f.poll.complete and f.lease.troubled} - troubles.keys():
+            await self._store.accept_sources(list(well))
+        extra = Counter[int]()
+        for f in batch:
+            extra[f.service.key] += f.extra_requests
+        await self._store.charge_sources(
+            extra, {f.service.key: f.service.emission for f in batch if f.service.emission}
+        )
+        return saved
+
+    def _tell(self, batch: Sequence[Finished], saved: dict[int, Saved]) -> None:
+        by_source: dict[str, list[Saved]] = defaultdict(list)
+        for f in batch:
+            one = saved.get(f.lease.job)
+            if one:
+                by_source[f.service.name].append(one)
+            if self._report:
+                lost = Failure(
+                    ErrorClass.INTERNAL, "its lease was lost: another daemon polls it, or the database was away"
+                )
+                self._report(f.lease, one or f.of_source or lost)
+        for source, polls in by_source.items():
+            observe.committed(source, polls)

@@ -1,0 +1,222 @@
+"""Tick and poll: the story of a poll, top-down.
+
+- tick claims as many due jobs as its sources have room for, and starts a poll for each
+- poll lists one job's checkpoints, judges what was listed, and hands it to the outbox, which saves it
+- judge reads the listing, says whether it can be believed and when to look again
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Final
+
+from checkpointd import cadence, listing, observe
+from checkpointd.api import OF_SOURCE, ErrorClass, Failure, Pages
+from checkpointd.cadence import Bounds, Memory
+from checkpointd.observe import log
+from checkpointd.outbox import Finished, Outbox, Report
+from checkpointd.save import Poll
+from checkpointd.service import Service
+from checkpointd.store import UNAVAILABLE, Job, Lease, Store
+
+POLL_SHARE: Final = 0.75
+"""A poll must end within this share of its lease; the rest is for its save."""
+
+HELD_SECONDS: Final = 0.25
+"""How often `poll_named` looks again at jobs that another daemon is polling."""
+
+
+class Poller:
+    """Polls the jobs of some sources. Made by polling()."""
+
+    def __init__(self, store: Store, services: Sequence[Service], bounds: Bounds, lease_seconds: float, outbox: Outbox,
+                 group: asyncio.TaskGroup) -> None:  # fmt: skip
+        self._store = store
+        self._services = {service.key: service for service in services}
+        self._bounds = bounds
+        self._lease_seconds = lease_seconds
+        self._outbox = outbox
+        self._group = group
+        self._polls: set[asyncio.Task[None]] = set()
+        self._wants_more = False
+        self.bell = asyncio.Event()
+        """Rung when a tick is worth while: by the metronome, or by a slot that a waiting job can have."""
+
+    async def tick(self) -> int:
+        """Claim due jobs and start their polls. Returns how many; 0 too where the database is away."""
+        loop = asyncio.get_running_loop()
+        rooms = {s.key: room for s in self._services.values() if (room := s.room(loop.time())).slots}
+        if not rooms:
+            return 0
+        claimed_before = loop.time()
+        try:
+            leases = await self._store.claim_due_jobs(rooms, self._lease_seconds)
+        except UNAVAILABLE as e:
+            observe.database(e)
+            return 0
+        observe.database(None)
+        observe.LAST_TICK.set_to_current_time()
+        self._wants_more = len(leases) >= min(room.slots for room in rooms.values())
+        self._start(leases, claimed_before)
+        return len(leases)
+
+    async def poll_named(self, jobs: Iterable[Job]) -> list[Job]:
+        """Poll these jobs now, due or not. Waits at most one lease for those that others hold; returns what is left."""
+        loop = asyncio.get_running_loop()
+        pending = {job.key: job for job in jobs if job.source in self._services}
+        emissions = {s.key: s.emission for s in self._services.values() if s.emission}
+        patience = loop.time() + self._lease_seconds
+        self._wants_more = True
+        while pending and not all(service.refusal for service in self._services.values()):
+            self.bell.clear()
+            claimed_before = loop.time()
+            batch = self._affordable(pending.values())
+            leases = await self._store.claim_named_jobs(batch, emissions, self._lease_seconds) if batch else []
+            taken = {lease.job for lease in leases}
+            for job in batch:
+                # Those that are held go to the end, so that they hold up nobody.
+                del pending[job.key]
+                if job.key not in taken:
+                    pending[job.key] = job
+            self._start(leases, claimed_before)
+            if leases or self._polls:
+                patience = loop.time() + self._lease_seconds
+            elif loop.time() > patience:
+                break
+            if pending:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.bell.wait(), HELD_SECONDS)
+        while self._polls:
+            await asyncio.wait(self._polls)
+        return list(pending.values())
+
+    def _affordable(self, jobs: Iterable[Job]) -> list[Job]:
+        """Return the first of these jobs for which their sources have room."""
+        now = asyncio.get_running_loop().time()
+        rooms = {service.key: service.room(now).slots for service in self._services.values()}
+        chosen = []
+        for job in jobs:
+            if rooms[job.source] > 0:
+                rooms[job.source] -= 1
+                chosen.append(job)
+            elif not any(rooms.values()):
+                break
+        return chosen
+
+    def _start(self, leases: Sequence[Lease], claimed_before: float) -> None:
+        deadline = claimed_before + POLL_SHARE * self._lease_seconds
+        for lease in leases:
+            service = self._services[lease.source]
+            service.begin(failing=lease.failures > 0)
+            task = self._group.create_task(self._poll(lease, service, deadline))
+            self._polls.add(task)
+            task.add_done_callback(self._polls.discard)
+
+    async def _poll(self, lease: Lease, service: Service, deadline: float) -> None:
+        """Poll one job. Whatever happens becomes a result: an exception here would end every other poll."""
+        finished = Finished(lease, service, None, None, 0, deadline)
+        try:
+            async with service.slots:
+                if service.refusal and service.in_flight > 1:  # refused while this one waited for its slot
+                    finished = replace(finished, of_source=service.refusal)
+                else:
+                    with observe.POLL_SECONDS.time():
+                        pages = await service.client.list_checkpoints(lease.id, deadline)
+                    observe.REQUESTS.labels(service.name).inc(pages.requests)
+                    finished = self._judge(lease, service, pages, deadline)
+            await self._outbox.put(finished)
+        except asyncio.CancelledError:
+            self._outbox.put_now(finished)
+            raise
+        except Exception:  # noqa: BLE001  # a bug of ours costs this poll, not the daemon
+            log.exception("poll.crashed", source=service.name, job=lease.id)
+            failure = Failure(ErrorClass.INTERNAL, "a fault of checkpointd itself: see its log")
+            self._outbox.put_now(self._judge(lease, service, Pages([], failure, 1), deadline))
+        finally:
+            service.end(failing=lease.failures > 0)
+            if self._wants_more and service.in_flight <= service.concurrency // 2:
+                self.bell.set()
+
+    def _judge(self, lease: Lease, service: Service, pages: Pages, deadline: float) -> Finished:
+        """Decide what a listing means for its job and its source."""
+        failure = pages.failure
+        of_source = failure if failure and failure.error_class in OF_SOURCE else None
+        if of_source and of_source.error_class is ErrorClass.REFUSED:
+            service.refuse(of_source, asyncio.get_running_loop().time())
+        elif failure is None:
+            service.accept()
+        poll = None if of_source and not pages.items else judge(lease, pages, self._bounds)
+        return Finished(lease, service, poll, of_source, pages.requests - 1, deadline)
+
+    async def drain(self, seconds: float) -> None:
+        """Let polls under way end, for so long; then cut them short and give their jobs back."""
+        if self._polls:
+            await asyncio.wait(self._polls, timeout=seconds)
+        for task in list(self._polls):
+            task.cancel()
+        if self._polls:
+            await asyncio.wait(self._polls)
+
+
+def judge(lease: Lease, pages: Pages, bounds: Bounds) -> Poll:
+    """Read a listing and plan the job's next poll. Pure."""
+    failure = pages.failure
+    digest = reading = None
+    memory = Memory(lease.newest_step, lease.newest_seen_at, lease.spacing_s, lease.spread_s)
+    if pages.items:
+        digest = listing.digest(pages.items)
+        if failure or digest != lease.digest:
+            reading = listing.read(lease.id, pages.items)
+            if reading.foreign is not None:
+                failure = Failure(ErrorClass.OTHER_LIST, f"a list of {reading.foreign}, not of checkpoints")
+            memory = cadence.learn(memory, (item.step_number for item in reading.items), lease.claimed_at)
+    plan = cadence.plan(
+        memory,
+        status=lease.status,
+        settling_since=lease.settling_since,
+        tracked_at=lease.tracked_at,
+        equal_listings=lease.equal_listings + 1 if reading is None and failure is None else 0,
+        now=lease.claimed_at,
+        bounds=bounds,
+    )
+    poll = Poll(
+        lease=lease, complete=failure is None, reading=reading, digest=digest,
+        error_class=failure.error_class if failure else None, error=failure.message if failure else None,
+        blames_job=failure is not None and failure.error_class not in OF_SOURCE,
+        delay=plan.gap, gap=plan.gap, seal=plan.seal and failure is None,
+        newest_step=memory.newest_step if memory.newest_seen_at != lease.newest_seen_at else None,
+        spacing_s=memory.spacing_s, spread_s=memory.spread_s,
+    )  # fmt: skip
+    return replace(poll, delay=_delay(lease, poll)) if failure else poll
+
+
+def _delay(lease: Lease, poll: Poll) -> float:
+    """Return the seconds until a failed poll's job is tried again."""
+    failures = lease.failures + 1
+    cap = cadence.FAILURE_CAP
+    if poll.error_class == ErrorClass.FORBIDDEN:
+        cap = cadence.FORBIDDEN_CAP
+    elif poll.error_class == ErrorClass.MISSING == lease.error_class and cadence.is_gone(
+        failures, lease.failing_since, lease.claimed_at
+    ):
+        return cadence.GONE_GAP
+    return cadence.back_off(poll.gap, failures, cap, lease.job)
+
+
+@asynccontextmanager
+async def polling(
+    store: Store, services: Sequence[Service], bounds: Bounds, lease_seconds: float, drain_seconds: float,
+    report: Report | None = None,
+) -> AsyncIterator[Poller]:  # fmt: skip
+    """Open a poller; leaving drains it: polls end or are given back, and everything finished is saved."""
+    outbox = Outbox(store, report)
+    async with asyncio.TaskGroup() as group:
+        saver = group.create_task(outbox.run())
+        poller = Poller(store, services, bounds, lease_seconds, outbox, group)
+        try:
+            yield poller
+        finally:
+            await poller.drain(drain_seconds)
+            outbox.close()
+            await saver

@@ -1,0 +1,60 @@
+"""Every statement of sql/queries: one constant for each file, named as the file."""
+
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Final
+
+
+@cache
+def folder() -> Traversable:
+    """Return the folder sql/: inside the installed package, or at the top of a checkout."""
+    installed = files("checkpointd") / "sql"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "sql"
+
+
+def _read(name: str) -> str:
+    return (folder() / "queries" / f"{name}.sql").read_text(encoding="utf-8")
+
+
+ACCEPT_SOURCES: Final = _read("accept_sources")
+CHARGE_SOURCES: Final = _read("charge_sources")
+CLAIM_DUE_JOBS: Final = _read("claim_due_jobs")
+CLAIM_JOB_LISTS: Final = _read("claim_job_lists")
+CLAIM_NAMED_JOBS: Final = _read("claim_named_jobs")
+COUNT_EVERYTHING: Final = _read("count_everything")
+CREATE_SCHEMA: Final = _read("create_schema")
+CREATE_SCHEMA_MIGRATIONS: Final = _read("create_schema_migrations")
+EXTEND_POLLS: Final = _read("extend_polls")
+FENCE_POLLS: Final = _read("fence_polls")
+FIND_JOBS: Final = _read("find_jobs")
+FIND_TRACKED_JOBS: Final = _read("find_tracked_jobs")
+FIND_UNFINISHED_JOBS: Final = _read("find_unfinished_jobs")
+FINISH_JOB_LIST: Final = _read("finish_job_list")
+FINISH_POLLS: Final = _read("finish_polls")
+HAS_SCHEMA_MIGRATIONS: Final = _read("has_schema_migrations")
+INSERT_POLLS: Final = _read("insert_polls")
+LIST_FRESHNESS: Final = _read("list_freshness")
+LIST_JOBS: Final = _read("list_jobs")
+LIST_LATEST_LOSSES: Final = _read("list_latest_losses")
+LIST_SOURCES: Final = _read("list_sources")
+LOCK_FEED_GATE: Final = _read("lock_feed_gate")
+LOCK_SCHEMA_MIGRATIONS: Final = _read("lock_schema_migrations")
+MARK_CHECKPOINTS: Final = _read("mark_checkpoints")
+PAUSE_SOURCE: Final = _read("pause_source")
+READ_KNOWN_CHECKPOINTS: Final = _read("read_known_checkpoints")
+READ_KNOWN_JOBS: Final = _read("read_known_jobs")
+READ_SCHEMA_MIGRATIONS: Final = _read("read_schema_migrations")
+REFUSE_SOURCE: Final = _read("refuse_source")
+REGISTER_SOURCES: Final = _read("register_sources")
+RELEASE_LEASES: Final = _read("release_leases")
+RESYNC_JOBS: Final = _read("resync_jobs")
+SAVE_QUIET_POLLS: Final = _read("save_quiet_polls")
+SAVE_REJECTS: Final = _read("save_rejects")
+SAVE_SCHEMA_MIGRATION: Final = _read("save_schema_migration")
+TRACK_JOBS: Final = _read("track_jobs")
+UNTRACK_JOBS: Final = _read("untrack_jobs")
+UPDATE_CHECKPOINTS: Final = _read("update_checkpoints")
+UPDATE_JOBS: Final = _read("update_jobs")
+WAKE_JOBS: Final = _read("wake_jobs")

@@ -1,0 +1,272 @@
+"""Every setting and source: checkpointd.toml below CHECKPOINTD_… variables. Secrets are named here, never held.
+
+An error here ends the program with one line that says what and where, and never shows a value that may be a secret:
+the settings library's own messages show their input (reference: reliability, R30).
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from yarl import URL
+
+CONFIG: Final = Path("/etc/checkpointd/checkpointd.toml")
+PREFIX: Final = "CHECKPOINTD_"
+OPENAI: Final = "https://api.openai.com/v1"
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the text names it and says what to do."""
+
+
+def _base_url(value: str) -> str:
+    try:
+        url = URL(value)
+    except ValueError:
+        raise ValueError("no URL") from None
+    if url.user or url.password:
+        raise ValueError("a URL with a password in it; name the key in api_key")
+    loopback = url.host in {"localhost", "::1"} or re.fullmatch(r"127\.\d+\.\d+\.\d+", url.host or "")
+    if not url.host or (url.scheme != "https" and not (url.scheme == "http" and loopback)):
+        raise ValueError("https:// is needed (http:// only for this machine itself)")
+    if url.query_string or url.fragment:
+        raise ValueError("no query here; it goes into the source's table `query`")
+    return value.rstrip("/")
+
+
+def _key_reference(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}|[^\0]*/[^\0]*", value) or value.startswith(("sk-", "sk_")):
+        raise ValueError(
+            "the name of a credential, of a file (with a /) or of a variable is needed, never the key itself"
+        )
+    return value
+
+
+class Source(BaseModel):
+    """One account at one provider."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, frozen=True)
+
+    name: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="how the database and the verbs call it")
+    ]
+    kind: Annotated[Literal["openai", "azure", "compatible"], Field(description="how requests are made")] = "openai"
+    base_url: Annotated[str, AfterValidator(_base_url), Field(description="up to, not with, /fine_tuning")] = OPENAI
+    api_key: Annotated[
+        str,
+        AfterValidator(_key_reference),
+        Field(description="a credential's name, a file or a variable: never the key itself"),
+    ]
+    organization: Annotated[str | None, Field(description="sent as OpenAI-Organization")] = None
+    project: Annotated[str | None, Field(description="sent as OpenAI-Project")] = None
+    headers: Annotated[dict[str, str], Field(description="further request headers, of gateways")] = {}
+    query: Annotated[dict[str, str], Field(description="further query parameters, such as Azure's api-version")] = {}
+    requests_per_minute: Annotated[
+        float | None,
+        Field(gt=0, le=1e6, description="a budget over all daemons; none: no limit but what the provider answers"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _azure_needs_its_own_url(self) -> Self:
+        if self.kind != "openai" and self.base_url == OPENAI:
+            raise ValueError(f"base_url is needed for kind {self.kind}")
+        return self
+
+    @property
+    def emission(self) -> float | None:
+        """Seconds between requests by its budget; None: no budget."""
+        return 60 / self.requests_per_minute if self.requests_per_minute else None
+
+    def request_headers(self) -> dict[str, str]:
+        """Return the headers of a request, with the key that is read now. Raises SettingsError."""
+        key = read_secret(self.api_key, f"the key of source {self.name}")
+        auth = {"api-key": key} if self.kind == "azure" else {"Authorization": f"Bearer {key}"}
+        named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
+        return {**self.headers, **{name: value for name, value in named.items() if value}, **auth}
+
+    def is_job_id(self, text: str) -> bool:
+        """Say whether this can be the id of a job: it becomes a part of a URL's path."""
+        pattern = r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}" if self.kind == "compatible" else r"ftjob-[A-Za-z0-9_-]{1,122}"
+        return re.fullmatch(pattern, text) is not None
+
+
+class Settings(BaseSettings):
+    """What the daemon is told. Durations in seconds, decimals allowed."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", hide_input_in_errors=True, frozen=True)
+
+    database_url: Annotated[
+        str | None,
+        Field(
+            repr=False,
+            description="the embedded PostgreSQL in the state folder; may come as a credential `database_url`",
+        ),
+    ] = None
+    min_poll_seconds: Annotated[
+        float, Field(ge=0.05, le=86400, description="the shortest gap between two polls of a job")
+    ] = 15
+    max_poll_seconds: Annotated[
+        float,
+        Field(
+            ge=0.05,
+            le=86400,
+            description="the longest gap of a job that does not fail; equal to the shortest: a fixed interval",
+        ),
+    ] = 300
+    lease_seconds: Annotated[
+        float, Field(ge=2, le=3600, description="how long a daemon may take for one poll before another takes over")
+    ] = 60
+    request_timeout_seconds: Annotated[
+        float,
+        Field(gt=0, le=600, description="for one request; a poll's deadline, three quarters of the lease, caps it"),
+    ] = 10
+    concurrency: Annotated[int, Field(ge=1, le=256, description="requests at once per source and process")] = 16
+    page_size: Annotated[int, Field(ge=1, le=1000, description="items asked for per page")] = 100
+    job_list_seconds: Annotated[float, Field(ge=0.05, le=86400, description="how often the list of jobs is read")] = 30
+    discover: Annotated[bool, Field(description="track every job that a source lists")] = False
+    drain_seconds: Annotated[
+        float, Field(ge=0, le=600, description="how long polls under way may take to end at a stop")
+    ] = 5
+    http_host: Annotated[str, Field(description="where the status port listens")] = "127.0.0.1"
+    http_port: Annotated[
+        int, Field(ge=0, le=65535, description="the status port; one in use is a warning, polling goes on")
+    ] = 8787
+    log_format: Annotated[Literal["console", "json"] | None, Field(description="console on a terminal, else json")] = (
+        None
+    )
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="the least that is logged")
+    ] = "info"
+    sources: Annotated[
+        tuple[Source, ...], Field(description="tables [[sources]] of checkpointd.toml; none: the one of OPENAI_…")
+    ] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_poll_seconds > self.max_poll_seconds:
+            raise ValueError("min_poll_seconds is larger than max_poll_seconds")
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError("two sources have one name")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        """Variables go over the file, whose values are the arguments."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+
+def load(config: Path | None = None) -> Settings:
+    """Read the settings from the file (an explicit one must exist), the environment and credentials.
+
+    Raises SettingsError.
+    """
+    named = config or (Path(os.environ[f"{PREFIX}CONFIG"]) if os.environ.get(f"{PREFIX}CONFIG") else None)
+    path = named or CONFIG
+    values: dict[str, Any] = {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if named:
+            raise SettingsError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise SettingsError(f"{path}: {getattr(e, 'strerror', None) or 'no UTF-8 text'}") from None
+    except tomllib.TOMLDecodeError as e:
+        raise SettingsError(f"{path}: no TOML: {_place(str(e))}") from None
+    known = [*Settings.model_fields, "config"]
+    for variable in os.environ:
+        name = variable.upper().removeprefix(PREFIX).lower()
+        if variable.upper().startswith(PREFIX) and name not in known:
+            raise SettingsError(f"{variable}: no such setting{_nearest(name, known, PREFIX)}")
+    try:
+        if "database_url" not in values and (url := _credential("database_url")) is not None:
+            values["database_url"] = url
+        values.setdefault("sources", _default_sources())
+        settings = Settings(**values)
+    except ValidationError as e:
+        raise SettingsError(_explain(e, path)) from None
+    if settings.database_url is not None and not re.match(r"postgres(ql)?://", settings.database_url):
+        raise SettingsError(f"{PREFIX}DATABASE_URL: it does not begin with postgresql://")
+    return settings
+
+
+def _default_sources() -> list[dict[str, Any]]:
+    """Return the source of the variables that OpenAI's own clients read."""
+    source = {
+        "name": "openai",
+        "api_key": "OPENAI_API_KEY",
+        "base_url": os.environ.get("OPENAI_BASE_URL") or OPENAI,
+        "organization": os.environ.get("OPENAI_ORG_ID") or None,
+        "project": os.environ.get("OPENAI_PROJECT_ID") or None,
+    }
+    return [source]
+
+
+def read_secret(name: str, what: str) -> str:
+    """Read the secret that `name` names: a credential, a file (with a /) or a variable. Raises SettingsError."""
+    if "/" in name:
+        try:
+            secret: str | None = Path(name).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as e:
+            raise SettingsError(f"{what}: {name}: {getattr(e, 'strerror', None) or 'no UTF-8 text'}") from None
+    else:
+        secret = _credential(name) or os.environ.get(name, "").strip()
+    if not secret:
+        raise SettingsError(f"{what}: there is no credential, file or variable {name}, or it is empty")
+    if not secret.isascii() or not secret.isprintable() or " " in secret:
+        raise SettingsError(f"{what}: {name} holds something that cannot be a key")
+    return secret
+
+
+def _credential(name: str) -> str | None:
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    try:
+        return (Path(folder) / name).read_text(encoding="utf-8").strip() if folder else None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    """Say what is wrong with the first wrong setting, without its value."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    name = str(first["loc"][-1]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        known: Mapping[str, object] = Source.model_fields if place.startswith("sources.") else Settings.model_fields
+        return f"{path}: {place}: no such setting{_nearest(name, list(known), '')}"
+    message = first["msg"].removeprefix("Value error, ")
+    if f"{PREFIX}{place}".upper() in {variable.upper() for variable in os.environ}:
+        return f"{PREFIX}{place.upper()}: {message}"
+    if place == "sources.0.base_url" and os.environ.get("OPENAI_BASE_URL") and not path.exists():
+        return f"OPENAI_BASE_URL: {message}"
+    return f"{path}: {place}: {message}" if place else f"settings: {message}"
+
+
+def _nearest(name: str, known: list[str], prefix: str) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{near[0].upper() if prefix else near[0]}?" if near else ""
+
+
+def _place(message: str) -> str:
+    """Keep where TOML broke, not what stood there."""
+    found = re.search(r"\(at .*\)$", message)
+    return found.group(0) if found else "(somewhere)"
+
+
+def state_folder() -> Path:
+    """Return where the embedded PostgreSQL lives: systemd's StateDirectory, or the user's state folder."""
+    if given := os.environ.get("STATE_DIRECTORY"):
+        return Path(given.split(":")[0])
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state") / "checkpointd"

@@ -1,0 +1,49 @@
+"""Made-up learning curves: the metrics of one checkpoint, named as OpenAI names them.
+
+Losses fall exponentially towards a floor, with noise; the validation loss of some jobs turns and rises again. How
+accuracy goes with loss follows the answers recorded from OpenAI and Azure.
+"""
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """How one job learns; losses are mean negative log-likelihoods a token, `progress` runs from 0 to 1."""
+
+    start: float
+    floor: float
+    rate: float
+    gap: float  # by how much the validation loss lies above the training loss
+    overfit: float  # by how much it has risen again at the end; 0 for a job that does not overfit
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> Self:
+        """Choose the curve of a job."""
+        return cls(
+            start=rng.uniform(1.2, 2.8),
+            floor=rng.uniform(0.02, 0.5),
+            rate=rng.uniform(2.5, 5.0),
+            gap=rng.uniform(0.02, 0.15),
+            overfit=rng.uniform(0.4, 1.5) if rng.random() < 0.4 else 0.0,
+        )
+
+    def metrics(self, rng: random.Random, progress: float) -> dict[str, float]:
+        """Return the six losses and accuracies after this part of the training: finite, accuracies from 0 to 1."""
+        learnt = self.floor + (self.start - self.floor) * math.exp(-self.rate * progress)
+        valid = learnt + self.gap + self.overfit * max(0.0, progress - 0.4) ** 2 / 0.36
+        # One batch is noisier than the whole validation file.
+        losses = {"train": _noisy(rng, learnt, 0.08), "valid": _noisy(rng, valid, 0.06)}
+        losses["full_valid"] = _noisy(rng, valid, 0.01)
+        metrics = {}
+        for name, loss in losses.items():
+            metrics[f"{name}_loss"] = round(loss, 6)
+            metrics[f"{name}_mean_token_accuracy"] = round(math.exp(-0.15 * _noisy(rng, loss, 0.03)), 6)
+        return metrics
+
+
+def _noisy(rng: random.Random, loss: float, share: float) -> float:
+    return loss * rng.uniform(1 - share, 1 + share)

@@ -1,0 +1,201 @@
+"""The jobs and checkpoints of a made-up provider, as a pure function of the seed and the simulated time.
+
+All that chance decides is drawn when the world is made, each job from its own generator; afterwards time only uncovers
+it. Records have the fields, types and nulls of OpenAI's published specification. Recorded answers taught the rest: each
+checkpoint has its own model suffix, the last one is the job's model itself, and some checkpoints and some metrics come
+to light minutes after the checkpoint's `created_at`, even after the job has ended. All times are Unix seconds.
+"""
+
+import random
+import string
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .curves import Curve
+
+Record = dict[str, Any]
+
+LISTED: Final = 3
+"""How many checkpoints of a job OpenAI lists: those of the last three epochs."""
+
+_HOUR: Final = 3600.0
+_UNFINISHED: Final[Record] = {
+    "error": None,
+    "fine_tuned_model": None,
+    "finished_at": None,
+    "result_files": [],
+    "trained_tokens": None,
+}
+
+
+class UnknownJobError(LookupError):
+    """No job of this id exists at this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Checkpoint:
+    record: Record  # with all the metrics that it will ever have
+    published_at: float
+    complete_at: float  # from then on the full_valid_* are there
+
+    def at(self, t: float) -> Record:
+        if t >= self.complete_at:
+            return self.record
+        early = {name: value for name, value in self.record["metrics"].items() if not name.startswith("full_valid_")}
+        return self.record | {"metrics": early}
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    record: Record  # as it stays after its end
+    created_at: float
+    validated_at: float
+    started_at: float
+    estimated_finish: float
+    ended_at: float
+    checkpoints: tuple[_Checkpoint, ...]  # newest first
+
+    def at(self, t: float) -> Record:
+        if t >= self.ended_at:
+            return self.record
+        if t >= self.started_at:
+            return self.record | _UNFINISHED | {"status": "running", "estimated_finish": int(self.estimated_finish)}
+        return self.record | _UNFINISHED | {"status": "queued" if t >= self.validated_at else "validating_files"}
+
+
+class World:
+    """`jobs` jobs, created evenly from an hour before `started_at` (Unix seconds) to half an hour after it.
+
+    So at `started_at` some have ended, some run, and some are still to come. A job trains for 20 to 90 minutes in 3 to
+    10 epochs, each ending in a checkpoint; few fail or are cancelled. Equal arguments make equal worlds. The records
+    that the methods return are the world's own: read them, do not change them.
+    """
+
+    def __init__(self, seed: int, jobs: int, started_at: float) -> None:
+        organization = "org-" + _alphanumeric(random.Random(f"{seed}"), 24)
+        planned = []
+        for number in range(jobs):
+            rng = random.Random(f"{seed}/{number}")
+            created_at = started_at - _HOUR + (number + rng.random()) * 1.5 * _HOUR / jobs
+            planned.append(_plan(rng, organization, created_at))
+        self._jobs: Final = {job.record["id"]: job for job in reversed(planned)}
+
+    def jobs(self, t: float) -> list[Record]:
+        """Return the `fine_tuning.job` records that exist at time `t`, newest first."""
+        return [job.at(t) for job in self._jobs.values() if job.created_at <= t]
+
+    def job(self, job_id: str, t: float) -> Record:
+        """Return one `fine_tuning.job` record as of time `t`; raise UnknownJobError if there is none yet, or never."""
+        return self._known(job_id, t).at(t)
+
+    def checkpoints(self, job_id: str, t: float) -> list[Record]:
+        """Return the `fine_tuning.job.checkpoint` records published by time `t`, newest first; raise UnknownJobError.
+
+        The provider lists only the first `LISTED` of them. The older ones are here because a cursor may still name one.
+        """
+        return [item.at(t) for item in self._known(job_id, t).checkpoints if item.published_at <= t]
+
+    def _known(self, job_id: str, t: float) -> _Job:
+        job = self._jobs.get(job_id)
+        if job is None or job.created_at > t:
+            raise UnknownJobError(job_id)
+        return job
+
+
+def _plan(rng: random.Random, organization: str, created_at: float) -> _Job:
+    """Decide the whole life of a job."""
+    epochs, batch_size = rng.randint(3, 10), rng.choice([1, 2, 4, 8])
+    validated_at = created_at + rng.uniform(20, 90)
+    started_at = validated_at + (rng.uniform(300, 1500) if rng.random() < 0.25 else rng.uniform(5, 60))
+    training = epochs * rng.uniform(400, 540)
+    # After the last step the provider still evaluates the model, for some minutes.
+    estimated_finish = started_at + training + rng.uniform(60, 300)
+    status, ended_at, error = _fate(rng, validated_at, started_at, training) or ("succeeded", estimated_finish, None)
+
+    purpose = rng.choice(["support", "triage", "summaries", "sql", "tone"])
+    base = rng.choice(["gpt-4o-mini-2024-07-18", "gpt-4.1-mini-2025-04-14", "gpt-4.1-nano-2025-04-14"])
+    model = f"ft:{base}:acme:{purpose}:{_alphanumeric(rng, 8)}"
+    hyperparameters = {
+        "n_epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate_multiplier": rng.choice([0.5, 1.0, 1.8, 2.0]),
+    }
+    record: Record = {
+        "object": "fine_tuning.job",
+        "id": "ftjob-" + _alphanumeric(rng, 24),
+        "model": base,
+        "created_at": int(created_at),
+        "organization_id": organization,
+        "training_file": _file(rng),
+        "validation_file": _file(rng) if rng.random() < 0.75 else None,
+        "hyperparameters": hyperparameters,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "integrations": [],
+        "seed": rng.randrange(2**31),
+        "estimated_finish": None,
+        "metadata": {"purpose": purpose},
+        **_UNFINISHED,
+        "status": status,
+        "error": error,
+        "finished_at": int(ended_at),
+    }
+    checkpoints = _train(rng, record, model, started_at, training / epochs)
+    if status == "succeeded":
+        record["fine_tuned_model"] = model
+        record["result_files"] = [_file(rng)]
+        record["trained_tokens"] = checkpoints[-1].record["step_number"] * batch_size * rng.randint(150, 900)
+    made = tuple(item for item in reversed(checkpoints) if item.record["created_at"] <= ended_at)
+    return _Job(record, created_at, validated_at, started_at, estimated_finish, ended_at, made)
+
+
+def _fate(
+    rng: random.Random, validated_at: float, started_at: float, training: float
+) -> tuple[str, float, Record | None] | None:
+    """Decide whether a job ends badly: its last status, when, and the error that it shows."""
+    chance = rng.random()
+    stopped_at = started_at + training * rng.uniform(0.3, 0.9)
+    if chance < 0.05:
+        message = "The job failed due to an invalid training file. Line 17 is not a chat completion example."
+        return "failed", validated_at, {"code": "invalid_training_file", "message": message, "param": "training_file"}
+    if chance < 0.10:
+        message = "The job failed due to an internal error."
+        return "failed", stopped_at, {"code": "server_error", "message": message, "param": None}
+    if chance < 0.17:
+        return "cancelled", stopped_at, None
+    return None
+
+
+def _train(rng: random.Random, job: Record, model: str, started_at: float, spacing: float) -> list[_Checkpoint]:
+    """Make the checkpoints of a job that trains to its end, `spacing` seconds apart, oldest first."""
+    curve = Curve.draw(rng)
+    epochs, steps_per_epoch = job["hyperparameters"]["n_epochs"], rng.randint(20, 400)
+    checkpoints = []
+    for epoch in range(1, epochs + 1):
+        step = steps_per_epoch * epoch
+        made_at = started_at + spacing * (epoch + rng.uniform(-0.03, 0.03))
+        # At the latest 2.5 epochs later all is to be seen: before the third successor displaces this one from the list.
+        published_at = made_at + (spacing * rng.uniform(0.5, 1.5) if rng.random() < 0.2 else rng.uniform(1, 15))
+        complete_at = published_at + (spacing * rng.uniform(0.1, 1.0) if rng.random() < 0.3 else 0)
+        metrics = {"step": step} | curve.metrics(rng, epoch / epochs)
+        if job["validation_file"] is None:
+            metrics = {name: value for name, value in metrics.items() if "valid" not in name}
+        intermediate = f"{model.rpartition(':')[0]}:{_alphanumeric(rng, 8)}:ckpt-step-{step}"
+        record: Record = {
+            "object": "fine_tuning.job.checkpoint",
+            "id": "ftckpt_" + _alphanumeric(rng, 24),
+            "created_at": int(made_at),
+            "fine_tuned_model_checkpoint": model if epoch == epochs else intermediate,
+            "fine_tuning_job_id": job["id"],
+            "metrics": metrics,
+            "step_number": step,
+        }
+        checkpoints.append(_Checkpoint(record, published_at, complete_at))
+    return checkpoints
+
+
+def _alphanumeric(rng: random.Random, length: int) -> str:
+    return "".join(rng.choices(string.ascii_letters + string.digits, k=length))
+
+
+def _file(rng: random.Random) -> str:
+    return "file-" + _alphanumeric(rng, 22)

@@ -1,0 +1,233 @@
+"""All traffic with PostgreSQL but the save of polls (save.py) and migrations: one pool, every wait with a deadline."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+
+from checkpointd import queries
+
+Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
+Connect = Callable[[], Awaitable[asyncpg.Connection]]
+
+CONNECT_SECONDS: Final = 5.0
+ACQUIRE_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 2.0
+STATEMENT_SECONDS: Final = 15.0
+POOL_SIZE: Final = 4  # a claim, a save, a job list, a reader
+
+UNAVAILABLE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What a call may raise when the database cannot do its part: down, restarting, out of room, a right missing."""
+
+_SESSION: Final = {
+    "application_name": "checkpointd",
+    "timezone": "UTC",
+    "search_path": "pg_catalog",
+    "statement_timeout": "15s",
+    "lock_timeout": "3s",
+    # A client that froze inside a transaction must not hold its locks.
+    "idle_in_transaction_session_timeout": "3s",
+}
+
+
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A claimed job: what its row of polling said at the claim. Fields in the order of the claims' columns."""
+
+    job: int
+    source: int
+    lease_token: int
+    digest: bytes | None
+    failures: int
+    failing_since: datetime | None
+    error_class: str | None
+    equal_listings: int
+    rejected: int
+    settling_since: datetime | None
+    last_change_at: datetime | None
+    newest_step: int | None
+    newest_seen_at: datetime | None
+    spacing_s: float | None
+    spread_s: float | None
+    claimed_at: datetime
+    id: str
+    status: str | None
+    tracked_at: datetime
+    troubled: bool
+    """The source's state was not ok."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a source can take: free slots, how many of them failing jobs may have, seconds between requests or None."""
+
+    slots: int
+    failing: int
+    emission: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the operator's verbs meet it."""
+
+    key: int
+    id: str
+    source: int
+    source_name: str
+    tracked: bool
+
+
+async def connect(url: str) -> asyncpg.Connection:
+    """Open a connection whose every wait ends: TCP notices a dead peer within 20 s, statements end after 15 s."""
+    connection = await asyncpg.connect(
+        url, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS, server_settings=_SESSION
+    )
+    transport: asyncio.BaseTransport = connection._transport  # type: ignore[attr-defined]  # noqa: SLF001  # no other way
+    peer = transport.get_extra_info("socket")
+    if peer is not None and peer.family in {socket.AF_INET, socket.AF_INET6}:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE.items():
+            if hasattr(socket, option):
+                peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return connection
+
+
+async def _keep(_: Connection) -> None:
+    """Nothing to reset between uses: no statement of ours leaves session state behind."""
+
+
+class Store:
+    """The database. Methods raise one of UNAVAILABLE where it cannot be reached; nothing is kept between calls."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection; after a failure every idle one is renewed, for it may lead to a server that is gone."""
+        try:
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+                yield connection
+        except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError,
+                asyncpg.ReadOnlySQLTransactionError):  # fmt: skip
+            await self._pool.expire_connections()
+            raise
+
+    async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
+        """Run one statement, which is a transaction of its own."""
+        async with self.connection() as connection:
+            return await connection.fetch(query, *args)
+
+    async def register_sources(self, kinds: Mapping[str, str]) -> dict[str, int]:
+        """Make sure that the configured sources exist: name → kind. Returns name → key."""
+        rows = await self.fetch(queries.REGISTER_SOURCES, list(kinds), list(kinds.values()))
+        return {row["name"]: row["key"] for row in rows}
+
+    async def claim_due_jobs(self, rooms: Mapping[int, Room], lease_seconds: float) -> list[Lease]:
+        """Lease due jobs of each source for as many slots as it has free."""
+        rows = await self.fetch(
+            queries.CLAIM_DUE_JOBS,
+            list(rooms),
+            [r.slots for r in rooms.values()],
+            [r.failing for r in rooms.values()],
+            [r.emission for r in rooms.values()],
+            lease_seconds,
+        )
+        return [Lease(*row) for row in rows]
+
+    async def claim_named_jobs(
+        self, jobs: Sequence[Job], emissions: Mapping[int, float], lease_seconds: float
+    ) -> list[Lease]:
+        """Lease these jobs, due or not, without those that somebody is polling."""
+        rows = await self.fetch(
+            queries.CLAIM_NAMED_JOBS,
+            [j.key for j in jobs],
+            [j.source for j in jobs],
+            list(emissions),
+            list(emissions.values()),
+            lease_seconds,
+        )
+        return [Lease(*row) for row in rows]
+
+    async def release(self, leases: Sequence[Lease]) -> None:
+        """Give claimed jobs back untouched."""
+        await self.fetch(queries.RELEASE_LEASES, [x.job for x in leases], [x.lease_token for x in leases])
+
+    async def pause_source(self, source: int, seconds: float, why: str) -> None:
+        """Stop claims of a source for every daemon."""
+        await self.fetch(queries.PAUSE_SOURCE, source, seconds, why)
+
+    async def refuse_source(self, source: int, why: str) -> None:
+        """Say that this daemon's key was refused."""
+        await self.fetch(queries.REFUSE_SOURCE, source, why)
+
+    async def accept_sources(self, sources: Sequence[int]) -> list[str]:
+        """Say that answers of these sources were accepted. Returns the names of those that were not ok before."""
+        return [row["name"] for row in await self.fetch(queries.ACCEPT_SOURCES, sources)]
+
+    async def charge_sources(self, requests: Mapping[int, int], emissions: Mapping[int, float]) -> None:
+        """Charge further requests to the budgets of their sources."""
+        given = [(source, n, emissions[source]) for source, n in requests.items() if n and source in emissions]
+        if given:
+            await self.fetch(queries.CHARGE_SOURCES, *map(list, zip(*given, strict=True)))
+
+    async def track(self, source: int, ids: Sequence[str], tracked_by: str) -> int:
+        """Track jobs; returns how many were not tracked before."""
+        return len(await self.fetch(queries.TRACK_JOBS, source, ids, tracked_by))
+
+    async def untrack(self, jobs: Sequence[Job]) -> int:
+        """Stop polling jobs; their rows stay. Returns how many were tracked."""
+        return len(await self.fetch(queries.UNTRACK_JOBS, [j.key for j in jobs]))
+
+    async def resync(self, jobs: Sequence[Job]) -> int:
+        """Have jobs compared in full at once, sealed or not."""
+        return len(await self.fetch(queries.RESYNC_JOBS, [j.key for j in jobs]))
+
+    async def find_jobs(self, ids: Sequence[str]) -> list[Job]:
+        """Find jobs by id, in every source."""
+        return [Job(*row) for row in await self.fetch(queries.FIND_JOBS, ids)]
+
+    async def find_tracked_jobs(self, sources: Sequence[int]) -> list[Job]:
+        """Find every tracked job of these sources."""
+        return [Job(*row) for row in await self.fetch(queries.FIND_TRACKED_JOBS, sources)]
+
+    async def list_jobs(self) -> list[dict[str, Any]]:
+        """Return what is tracked, or was."""
+        return [dict(row) for row in await self.fetch(queries.LIST_JOBS)]
+
+    async def list_freshness(self) -> list[dict[str, Any]]:
+        """Return how fresh each tracked job is, the worst first."""
+        return [dict(row) for row in await self.fetch(queries.LIST_FRESHNESS)]
+
+    async def list_sources(self) -> list[dict[str, Any]]:
+        """Return the sources and their health."""
+        return [dict(row) for row in await self.fetch(queries.LIST_SOURCES)]
+
+
+@asynccontextmanager
+async def open_store(connect: Connect) -> AsyncIterator[Store]:
+    """Open a store over `connect`, which is called for each new connection. Does not connect by itself."""
+
+    async def fresh(*_: object, **__: object) -> asyncpg.Connection:
+        return await connect()
+
+    pool = asyncpg.create_pool(
+        min_size=0, max_size=POOL_SIZE, max_inactive_connection_lifetime=60, connect=fresh, reset=_keep
+    )
+    await pool
+    try:
+        yield Store(pool)
+    finally:
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()

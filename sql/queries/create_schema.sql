@@ -1,0 +1,2 @@
+-- The first thing in an empty database.
+create schema if not exists checkpointd

@@ -1,0 +1,2 @@
+-- The files that this database has.
+select name, checksum from checkpointd.schema_migrations order by name

@@ -1,0 +1,14 @@
+-- Track jobs, anew or again; those already tracked are left alone. $1 source, $2 ids, $3 tracked by.
+with chosen as (
+  insert into checkpointd.jobs (source, id, tracked_by)
+  select $1::int, a.id, $3::text from (select distinct id from unnest($2::text[]) as a (id)) a order by a.id
+  on conflict (source, id) do update
+  set untracked_at = null, tracked_at = clock_timestamp(), tracked_by = excluded.tracked_by
+  where jobs.untracked_at is not null
+  returning key)
+insert into checkpointd.polling (job, source)
+select key, $1 from chosen order by key
+on conflict (job) do update
+set next_poll_at = clock_timestamp(), sealed_at = null, equal_listings = 0, digest = null,
+  poll_again = polling.lease_expires_at is not null
+returning job
