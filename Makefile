@@ -35,7 +35,7 @@ clean:  ## remove what was set up here
 
 $(READY): .tools/bin/uv pyproject.toml requirements.lock
 	$(UV) venv --allow-existing --python $(PYTHON) .venv
-	$(UV) pip sync --python .venv --require-hashes requirements.lock
+	$(UV) pip sync --python .venv --compile-bytecode --require-hashes requirements.lock
 	$(UV) pip install --python .venv --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 

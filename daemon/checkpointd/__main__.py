@@ -18,8 +18,8 @@ from rich.text import Text
 
 import checkpointd
 from checkpointd import api, daemon, demo, migrations, observe, settings, simulator
-from checkpointd.api import Failure
 from checkpointd.embedded import EmbeddedError, EmbeddedPostgres
+from checkpointd.failures import ErrorClass, Failure
 from checkpointd.outbox import Result
 from checkpointd.save import Saved
 from checkpointd.settings import Settings, SettingsError, Source
@@ -75,13 +75,19 @@ def _why(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,  # noqa: FBT002
-) -> None:
-    if version:
+def _version(wanted: bool) -> None:  # noqa: FBT001  # typer's convention
+    if wanted:
         print(checkpointd.__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    del version
 
 
 @app.command()
@@ -106,7 +112,7 @@ def sync(
         list[str] | None, typer.Argument(metavar="[JOB…]", help="Only these jobs; - reads them from standard input.")
     ] = None,
     source: SourceName = None,
-    as_json: AsJson = False,  # noqa: FBT002
+    as_json: AsJson = False,
     config: Config = None,
 ) -> None:
     """Poll all tracked jobs (or the named) once, now, whether due or not."""
@@ -142,7 +148,7 @@ async def _sync(chosen: Settings, ids: Sequence[str] | None, source: str | None,
                 left = await poller.poll_named(wanted)
             for job in left:
                 service = next(s for s in services if s.key == job.source)
-                held = Failure(api.ErrorClass.INTERNAL, "another daemon holds it: try again later")
+                held = Failure(ErrorClass.INTERNAL, "another daemon holds it: try again later")
                 results[job.source_name + " " + job.id] = job.id, service.refusal or held
     return _report(results, as_json=as_json)
 
@@ -216,7 +222,7 @@ async def _change(chosen: Settings, jobs: Sequence[str], source: str | None, ver
 
 
 @app.command("jobs")
-def list_jobs(as_json: AsJson = False, config: Config = None) -> None:  # noqa: FBT002
+def list_jobs(as_json: AsJson = False, config: Config = None) -> None:
     """Show what is tracked, or was."""
     chosen = settings.load(config)
 
@@ -244,7 +250,7 @@ def list_jobs(as_json: AsJson = False, config: Config = None) -> None:  # noqa: 
 
 
 @app.command()
-def status(as_json: AsJson = False, config: Config = None) -> None:  # noqa: FBT002
+def status(as_json: AsJson = False, config: Config = None) -> None:
     """Show how fresh each tracked job is, and what is wrong."""
     chosen = settings.load(config)
 

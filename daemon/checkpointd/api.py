@@ -4,92 +4,25 @@ Sources: reference api (what providers answer) and reliability 3.1 (what each an
 """
 
 import asyncio
-import json
-import math
 import random
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 import aiohttp
 from yarl import URL
 
 from checkpointd.envelope import NotAListError, Page, Raw, read_page
+from checkpointd.failures import FREE_RETRIES, RETRIED, ErrorClass, Failure, classify, error_object, retry_after
 
 PAGE_BYTES: Final = 8 * 1024 * 1024
 ERROR_BYTES: Final = 64 * 1024
 PAGES: Final = 100
 TRIES: Final = 3
-LONGEST_PAUSE: Final = 3600.0
-
-
-class ErrorClass(StrEnum):
-    """What went wrong, as `error_class` shows it."""
-
-    TIMEOUT = "timeout"
-    NETWORK = "network"
-    SERVER_ERROR = "server_error"
-    THROTTLED = "throttled"
-    QUOTA = "quota"
-    REFUSED = "refused"
-    FORBIDDEN = "forbidden"
-    MISSING = "missing"
-    BAD_REQUEST = "bad_request"
-    REDIRECT = "redirect"
-    CURSOR_LOST = "cursor_lost"
-    CONTENT_TYPE = "content_type"
-    EMPTY_BODY = "empty_body"
-    HTML = "html"
-    NOT_JSON = "not_json"
-    NOT_A_LIST = "not_a_list"
-    ERROR_IN_200 = "error_in_200"
-    BAD_HAS_MORE = "bad_has_more"
-    OTHER_LIST = "other_list"
-    EMPTY_PAGE = "empty_page"
-    CURSOR_REPEATED = "cursor_repeated"
-    TOO_MANY_PAGES = "too_many_pages"
-    TOO_LARGE = "too_large"
-    INTERNAL = "internal"
-
-
-OF_SOURCE: Final = frozenset({ErrorClass.THROTTLED, ErrorClass.QUOTA, ErrorClass.REFUSED})
-"""Not the job's fault: the source pauses (throttled, quota) or falls silent in this process (refused)."""
-
-RETRIED: Final = frozenset(
-    {
-        ErrorClass.TIMEOUT,
-        ErrorClass.NETWORK,
-        ErrorClass.SERVER_ERROR,
-        ErrorClass.CONTENT_TYPE,
-        ErrorClass.EMPTY_BODY,
-        ErrorClass.HTML,
-        ErrorClass.NOT_JSON,
-        ErrorClass.NOT_A_LIST,
-        ErrorClass.ERROR_IN_200,
-        ErrorClass.BAD_HAS_MORE,
-    }
-)
-"""Worth another try within the poll: networks and servers hiccup, bodies are cut."""
-
-FREE_RETRIES: Final = frozenset({ErrorClass.TIMEOUT, ErrorClass.NETWORK, ErrorClass.SERVER_ERROR})
-"""Tried up to TRIES times; the others of RETRIED once more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a listing is not complete, in words fit for people: one line, no secret."""
-
-    error_class: ErrorClass
-    message: str
-    retry_after: float | None = None
-    """Seconds that the provider asks to wait."""
 
 
 class Pages(NamedTuple):
@@ -142,7 +75,7 @@ class Client:
         self._base = base_url.rstrip("/")
         # Compressed answers cost more than they save, and identity leaves no room for bombs.
         self._headers = MappingProxyType({"Accept": "application/json", "Accept-Encoding": "identity", **headers})
-        self._query = dict(query)
+        self._query = urlencode({**query, "limit": limits.page_size})
         self._limits = limits
         self._secrets = tuple(s for s in secrets if s)
 
@@ -196,8 +129,8 @@ class Client:
         raise ApiError(Failure(ErrorClass.TOO_MANY_PAGES, f"more than {most} pages"))
 
     def _url(self, path: str, after: str | None) -> URL:
-        query = {**self._query, "limit": str(self._limits.page_size), **({"after": after} if after else {})}
-        return URL(f"{self._base}{path}?{urlencode(query)}", encoded=True)
+        cursor = f"&after={quote(after, safe='')}" if after else ""
+        return URL(f"{self._base}{path}?{self._query}{cursor}", encoded=True)
 
     async def _page(self, url: URL, deadline: float, count: "_Count", *, paging: bool) -> Page:
         """Read one page, trying again where that can help and the deadline allows."""
@@ -241,12 +174,12 @@ class Client:
 
     def _unhappy(self, status: int, headers: Mapping[str, str], body: bytes, *, paging: bool) -> Failure:
         """Say what a status other than 200 means (reference: reliability 3.1)."""
-        error = _error_object(body)
-        kind = _classify(status, error, paging=paging)
+        error = error_object(body)
+        kind = classify(status, error, paging=paging)
         said = "" if kind in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN} else error.get("message")
         code = error.get("code") or error.get("type")
         words = [f"HTTP {status}", *(str(w) for w in (code, said) if isinstance(w, str) and w)]
-        return Failure(kind, self._clean(" ".join(words)), _retry_after(headers))
+        return Failure(kind, self._clean(" ".join(words)), retry_after(headers))
 
     def _clean(self, text: str) -> str:
         """Make what a provider said fit to be repeated: one short line without anything like a key."""
@@ -283,54 +216,3 @@ async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
 def _is_json(content_type: str) -> bool:
     kind = content_type.partition(";")[0].strip().lower()
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
-
-
-def _error_object(body: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(body)["error"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _classify(status: int, error: Mapping[str, Any], *, paging: bool) -> ErrorClass:
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        spent = error.get("type") == "insufficient_quota" or error.get("code") in {
-            "insufficient_quota",
-            "credit_balance_exhausted",
-            "organization_spend_limit_exceeded",
-            "project_spend_limit_exceeded",
-            "organization_usage_limit_exceeded",
-        }
-        return ErrorClass.QUOTA if spent else ErrorClass.THROTTLED
-    if status == HTTPStatus.UNAUTHORIZED:
-        return ErrorClass.REFUSED
-    if status == HTTPStatus.FORBIDDEN:
-        # No error object: a gateway or a region block in front of the API. A missing scope is the key's fault, too.
-        of_key = not error or str(error.get("code")).startswith(("unsupported_country", "insufficient_permissions"))
-        return ErrorClass.REFUSED if of_key or "scope" in str(error.get("message")) else ErrorClass.FORBIDDEN
-    if status == HTTPStatus.NOT_FOUND:
-        return ErrorClass.MISSING
-    if status in {400, 422} and paging:
-        return ErrorClass.CURSOR_LOST
-    if status in {408, 409, 425} or status >= 500:
-        return ErrorClass.SERVER_ERROR
-    return ErrorClass.REDIRECT if 300 <= status < 400 else ErrorClass.BAD_REQUEST
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read Retry-After: milliseconds, seconds or a date, which is taken against the answer's own clock."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        if (value := headers.get(name)) is None:
-            continue
-        try:
-            seconds = float(value) * unit
-        except ValueError:
-            try:
-                now = parsedate_to_datetime(headers["Date"])
-                seconds = (parsedate_to_datetime(value) - now).total_seconds()
-            except (KeyError, ValueError, TypeError):
-                continue
-        if math.isfinite(seconds) and seconds > 0:
-            return min(seconds, LONGEST_PAUSE)
-    return None

@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from checkpointd.listing import METRICS, Item, Reading
+from checkpointd.item import METRICS, Item
+from checkpointd.listing import Reading
 
 Value = str | int | float | None
 

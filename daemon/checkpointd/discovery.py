@@ -9,7 +9,8 @@ from contextlib import aclosing
 from typing import Final
 
 from checkpointd import observe, queries
-from checkpointd.api import ApiError, ErrorClass
+from checkpointd.api import ApiError
+from checkpointd.failures import ErrorClass
 from checkpointd.jobs import read_jobs, save_jobs
 from checkpointd.observe import log
 from checkpointd.service import Service

@@ -22,7 +22,7 @@ class Page(NamedTuple):
 
 
 class NotAListError(Exception):
-    """The body is no page of a list. `error_class` is one of the classes of api.ErrorClass, the text says why."""
+    """The body is no page of a list. `error_class` is one of the classes of failures.ErrorClass, the text says why."""
 
     def __init__(self, error_class: str, message: str) -> None:
         super().__init__(message)

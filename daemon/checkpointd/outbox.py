@@ -4,11 +4,12 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from checkpointd import observe
-from checkpointd.api import ErrorClass, Failure
+from checkpointd.failures import ErrorClass, Failure
 from checkpointd.observe import log
 from checkpointd.save import Poll, Saved, save_polls
 from checkpointd.service import Service
@@ -28,8 +29,7 @@ QUOTA_PAUSE: Final = 900.0
 """Seconds that a source pauses where the provider names none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True):
     """A finished poll: what to save of it, or (None) it is given back untouched; and what befell its source."""
 
     lease: Lease

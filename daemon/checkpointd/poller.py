@@ -8,12 +8,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from typing import Final
 
+from msgspec.structs import replace
+
 from checkpointd import cadence, listing, observe
-from checkpointd.api import OF_SOURCE, ErrorClass, Failure, Pages
+from checkpointd.api import Pages
 from checkpointd.cadence import Bounds, Memory
+from checkpointd.failures import OF_SOURCE, ErrorClass, Failure
 from checkpointd.observe import log
 from checkpointd.outbox import Finished, Outbox, Report
 from checkpointd.save import Poll
@@ -135,7 +137,7 @@ class Poller:
             self._outbox.put_now(self._judge(lease, service, Pages([], failure, 1), deadline))
         finally:
             service.end(failing=lease.failures > 0)
-            if self._wants_more and service.in_flight <= service.concurrency // 2:
+            if self._wants_more and service.hungry:
                 self.bell.set()
 
     def _judge(self, lease: Lease, service: Service, pages: Pages, deadline: float) -> Finished:

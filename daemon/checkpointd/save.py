@@ -8,15 +8,17 @@ and everywhere: polling by key, sources, feed_gate.
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
 
 import asyncpg
+import msgspec
+from msgspec.structs import replace
 
 from checkpointd import queries
 from checkpointd.diff import Diff, Known, Value, compare, values
-from checkpointd.listing import METRICS, Item, Reading, Reject, reread
+from checkpointd.item import METRICS, Item, reread
+from checkpointd.listing import Reading, Reject
 from checkpointd.store import Connection, Lease, Store
 
 REJECT_BYTES: Final = 64 * 1024
@@ -37,8 +39,7 @@ _COLUMNS: Final = ("step_number", "created_at", "fine_tuned_model_checkpoint", *
 _COPIED: Final = ("job", "id", *_COLUMNS, "extra_metrics", "payload")
 
 
-@dataclass(frozen=True, slots=True)
-class Poll:
+class Poll(msgspec.Struct, frozen=True):
     """A finished poll, with what has become of it and when the next one is due."""
 
     lease: Lease
@@ -66,8 +67,7 @@ class Poll:
         return self.complete and self.reading is None
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(msgspec.Struct, frozen=True):
     """What a poll's save wrote."""
 
     poll: Poll

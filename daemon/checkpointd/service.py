@@ -4,7 +4,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 
-from checkpointd.api import Client, Failure
+from checkpointd.api import Client
+from checkpointd.failures import Failure
 from checkpointd.store import Room
 
 AHEAD_SECONDS: Final = 0.25
@@ -36,7 +37,7 @@ class Service:
     silent_until: float = 0.0
     _finished: int = 0
     _since: float = 0.0
-    _rate: float = 0.0
+    _ahead: int = 0
 
     def __post_init__(self) -> None:
         self.slots = asyncio.Semaphore(self.concurrency)
@@ -46,10 +47,16 @@ class Service:
         if self.refusal:
             return Room(int(now >= self.silent_until and not self.in_flight), 1, self.emission)
         if now - self._since > 0.1:
-            self._rate, self._finished, self._since = self._finished / (now - self._since), 0, now
-        ahead = min(int(self._rate * AHEAD_SECONDS), AHEAD_MOST)
+            rate = self._finished / (now - self._since)
+            self._ahead = min(int(rate * AHEAD_SECONDS), AHEAD_MOST)
+            self._finished, self._since = 0, now
         failing = max(self.concurrency // 4, 1) - self.failing
-        return Room(max(self.concurrency + ahead - self.in_flight, 0), max(failing, 0), self.emission)
+        return Room(max(self.concurrency + self._ahead - self.in_flight, 0), max(failing, 0), self.emission)
+
+    @property
+    def hungry(self) -> bool:
+        """Half of what it can take is free: a claim is worth while."""
+        return self.in_flight <= (self.concurrency + self._ahead) // 2
 
     def begin(self, *, failing: bool) -> None:
         """Count a claimed poll."""

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
+import msgspec
 
 from checkpointd import queries
 
@@ -38,8 +39,7 @@ _SESSION: Final = {
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True, gc=False):
     """A claimed job: what its row of polling said at the claim. Fields in the order of the claims' columns."""
 
     job: int

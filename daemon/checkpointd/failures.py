@@ -1,0 +1,131 @@
+"""What a provider's unhappy answer means for the poll, the job and the source. Pure.
+
+Source: reference reliability 3.1, which follows what providers document and what their own client does.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any, Final
+
+LONGEST_PAUSE: Final = 3600.0
+"""Seconds: no provider may silence us for longer at a time."""
+
+
+class ErrorClass(StrEnum):
+    """What went wrong, as `error_class` shows it."""
+
+    TIMEOUT = "timeout"
+    NETWORK = "network"
+    SERVER_ERROR = "server_error"
+    THROTTLED = "throttled"
+    QUOTA = "quota"
+    REFUSED = "refused"
+    FORBIDDEN = "forbidden"
+    MISSING = "missing"
+    BAD_REQUEST = "bad_request"
+    REDIRECT = "redirect"
+    CURSOR_LOST = "cursor_lost"
+    CONTENT_TYPE = "content_type"
+    EMPTY_BODY = "empty_body"
+    HTML = "html"
+    NOT_JSON = "not_json"
+    NOT_A_LIST = "not_a_list"
+    ERROR_IN_200 = "error_in_200"
+    BAD_HAS_MORE = "bad_has_more"
+    OTHER_LIST = "other_list"
+    EMPTY_PAGE = "empty_page"
+    CURSOR_REPEATED = "cursor_repeated"
+    TOO_MANY_PAGES = "too_many_pages"
+    TOO_LARGE = "too_large"
+    INTERNAL = "internal"
+
+
+OF_SOURCE: Final = frozenset({ErrorClass.THROTTLED, ErrorClass.QUOTA, ErrorClass.REFUSED})
+"""Not the job's fault: the source pauses (throttled, quota) or falls silent in this process (refused)."""
+
+RETRIED: Final = frozenset(
+    {
+        ErrorClass.TIMEOUT,
+        ErrorClass.NETWORK,
+        ErrorClass.SERVER_ERROR,
+        ErrorClass.CONTENT_TYPE,
+        ErrorClass.EMPTY_BODY,
+        ErrorClass.HTML,
+        ErrorClass.NOT_JSON,
+        ErrorClass.NOT_A_LIST,
+        ErrorClass.ERROR_IN_200,
+        ErrorClass.BAD_HAS_MORE,
+    }
+)
+"""Worth another try within the poll: networks and servers hiccup, bodies are cut."""
+
+FREE_RETRIES: Final = frozenset({ErrorClass.TIMEOUT, ErrorClass.NETWORK, ErrorClass.SERVER_ERROR})
+"""Tried up to TRIES times; the others of RETRIED once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a listing is not complete, in words fit for people: one line, no secret."""
+
+    error_class: ErrorClass
+    message: str
+    retry_after: float | None = None
+    """Seconds that the provider asks to wait."""
+
+
+def error_object(body: bytes) -> dict[str, Any]:
+    """Return the error object that providers send with a status of failure; empty where there is none."""
+    try:
+        found = json.loads(body)["error"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def classify(status: int, error: Mapping[str, Any], *, paging: bool) -> ErrorClass:
+    """Say what a status other than 200 means; `paging`: a cursor was sent."""
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        spent = error.get("type") == "insufficient_quota" or error.get("code") in {
+            "insufficient_quota",
+            "credit_balance_exhausted",
+            "organization_spend_limit_exceeded",
+            "project_spend_limit_exceeded",
+            "organization_usage_limit_exceeded",
+        }
+        return ErrorClass.QUOTA if spent else ErrorClass.THROTTLED
+    if status == HTTPStatus.UNAUTHORIZED:
+        return ErrorClass.REFUSED
+    if status == HTTPStatus.FORBIDDEN:
+        # No error object: a gateway or a region block in front of the API. A missing scope is the key's fault, too.
+        of_key = not error or str(error.get("code")).startswith(("unsupported_country", "insufficient_permissions"))
+        return ErrorClass.REFUSED if of_key or "scope" in str(error.get("message")) else ErrorClass.FORBIDDEN
+    if status == HTTPStatus.NOT_FOUND:
+        return ErrorClass.MISSING
+    if status in {400, 422} and paging:
+        return ErrorClass.CURSOR_LOST
+    if status in {408, 409, 425} or status >= 500:
+        return ErrorClass.SERVER_ERROR
+    return ErrorClass.REDIRECT if 300 <= status < 400 else ErrorClass.BAD_REQUEST
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read Retry-After: milliseconds, seconds or a date, which is taken against the answer's own clock."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        if (value := headers.get(name)) is None:
+            continue
+        try:
+            seconds = float(value) * unit
+        except ValueError:
+            try:
+                now = parsedate_to_datetime(headers["Date"])
+                seconds = (parsedate_to_datetime(value) - now).total_seconds()
+            except (KeyError, ValueError, TypeError):
+                continue
+        if math.isfinite(seconds) and seconds > 0:
+            return min(seconds, LONGEST_PAUSE)
+    return None
