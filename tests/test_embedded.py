@@ -1,5 +1,4 @@
 """The embedded PostgreSQL starts, is shared, survives kills and leaves nothing behind."""
-# ruff: noqa: SIM300  # expected on the left
 
 import asyncio
 import os

@@ -1,7 +1,5 @@
 """The simulated provider, over real HTTP on the loopback, with a clock that the tests move by hand."""
 
-# ruff: noqa: SIM300 - what is expected stands on the left
-
 import itertools
 import math
 from collections.abc import AsyncIterator

@@ -300,7 +300,7 @@ def demo_(
     async def work() -> None:
         stop = asyncio.Event()
         with daemon.stop_on_signals(stop):
-            await demo.run(seconds, stop)
+            await demo.run(Console(), seconds, stop)
 
     asyncio.run(work())
 
@@ -335,7 +335,7 @@ def _keys(chosen: Settings) -> dict[str, dict[str, str]]:
 
 @asynccontextmanager
 async def _database(chosen: Settings) -> AsyncIterator[Connect]:
-    """Open the way to the database: the one of the settings, or the embedded one, which each connection makes sure of."""
+    """Open the way to the database: that of the settings, or the embedded one, started where it is down."""
     if chosen.database_url is not None:
         url = chosen.database_url
         yield lambda: connect(url)

@@ -1,9 +1,8 @@
 """The demo: an embedded PostgreSQL, a simulated provider at speed, and the daemon, shown while they work."""
 
 import asyncio
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -25,10 +24,15 @@ EPOCH: Final = 1_767_225_600.0
 
 SEED, JOBS, SPEED = 7, 24, 120.0
 SHOWN: Final = 16
+LOOK: Final = "select * from fine_tuning.checkpoints"
 
 
-async def run(seconds: float | None, stop: asyncio.Event) -> None:
+async def run(console: Console, seconds: float | None, stop: asyncio.Event) -> None:
     """Run the demo until `stop`, or for so many seconds. Everything it started ends with it."""
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpointd-demo-")))
         embedded = await stack.enter_async_context(EmbeddedPostgres(folder / "postgres", sync=False))
@@ -40,24 +44,21 @@ async def run(seconds: float | None, stop: asyncio.Event) -> None:
             sources=(Source(name="simulated", base_url=provider, api_key=str(folder / "key")),),
         )  # fmt: skip
         keyed = {source.name: source.request_headers() for source in settings.sources}
-        print(
-            f"A simulated provider at {provider}, {SPEED:g} times as fast as time, polled into an embedded PostgreSQL."
-        )
-        print(f"Look:  {embedded.psql} -c 'select * from fine_tuning.checkpoints'", flush=True)
+        say(f"A simulated provider at {provider}, {SPEED:g} times as fast as time, polled into an embedded PostgreSQL.")
+        say(f"Look: {embedded.psql} -c '{LOOK}'")
         store = await stack.enter_async_context(open_store(lambda: connect(url)))
         async with asyncio.TaskGroup() as group:
             group.create_task(daemon.run(settings, lambda: connect(url), keyed, migrate=True, stop=stop))
-            group.create_task(_show(store, stop))
+            group.create_task(_show(store, console, say, stop))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), seconds)
             stop.set()
         (totals,) = await store.fetch(queries.COUNT_EVERYTHING)
-        print("{jobs} jobs, {checkpoints} checkpoints, {changes} changes".format(**totals))
+        say("{jobs} jobs, {checkpoints} checkpoints, {changes} changes".format(**totals))
 
 
-async def _show(store: Store, stop: asyncio.Event) -> None:
-    if sys.stdout.isatty():
-        console = Console()
+async def _show(store: Store, console: Console, say: Callable[[str], None], stop: asyncio.Event) -> None:
+    if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             async for rows in _rows(store, stop):
                 live.update(_table(rows), refresh=True)
@@ -67,12 +68,8 @@ async def _show(store: Store, stop: asyncio.Event) -> None:
         for row in rows:
             if told.get(row["id"]) != row and row["checkpoint_count"]:
                 told[row["id"]] = row
-                print(
-                    "{id}  {status:10}  {checkpoint_count} checkpoints".format(**row),
-                    *_losses(row),
-                    sep="  ",
-                    flush=True,
-                )
+                words = ["{id}  {status:10}  {checkpoint_count} checkpoints".format(**row), *_losses(row)]
+                say("  ".join(words))
 
 
 async def _rows(store: Store, stop: asyncio.Event) -> AsyncIterator[Sequence[asyncpg.Record]]:

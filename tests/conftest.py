@@ -1,0 +1,127 @@
+"""What tests share: a real PostgreSQL, a migrated database for each test, and a provider whose answers are scripted."""
+
+import asyncio
+import glob
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from pathlib import Path
+from socket import socket
+
+import asyncpg
+import pytest
+
+from checkpointd import migrations
+from checkpointd.embedded import EmbeddedPostgres
+from checkpointd.store import Store, connect, open_store
+from provider import Provider
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """Yield the URL (up to the database's name) of a private server: the embedded one, or that of TEST_POSTGRES_BIN."""
+    folder = Path(tempfile.mkdtemp(prefix="checkpointd-test-"))
+    with asyncio.Runner() as runner:
+        if binaries := os.environ.get("TEST_POSTGRES_BIN"):
+            yield from _server(Path(binaries), folder)
+        else:
+            embedded = EmbeddedPostgres(folder / "postgres", sync=False)
+            runner.run(embedded.start_or_connect())
+            yield embedded.url.replace("/checkpointd?", "/{}?")
+            runner.run(embedded.stop())
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _server(binaries: Path, folder: Path) -> Iterator[str]:
+    """Run the server of another version, as somebody it agrees to run as."""
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"] if os.geteuid() == 0 else []
+    if user:
+        os.chown(folder, 65534, 65534)
+    data = folder / "data"
+    quiet = {"stdout": subprocess.DEVNULL, "cwd": folder, "check": True}
+    subprocess.run([*user, binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
+                    "--locale=C.UTF-8", "--no-sync"], **quiet)  # fmt: skip
+    with closing(socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = f"-h 127.0.0.1 -p {port} -c fsync=off -c unix_socket_directories="
+    subprocess.run(
+        [*user, binaries / "pg_ctl", "-D", data, "-l", folder / "log", "-o", options, "-w", "start"], **quiet
+    )
+    yield f"postgresql://postgres@127.0.0.1:{port}/{{}}"
+    subprocess.run([*user, binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop"], **quiet)
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres: str) -> str:
+    """Return the name of a migrated database that others are copied from."""
+
+    async def make() -> None:
+        admin = await asyncpg.connect(postgres.format("postgres"))
+        await admin.execute("create database migrated")
+        await admin.close()
+        connection = await connect(postgres.format("migrated"))
+        await migrations.migrate(connection)
+        await connection.close()
+
+    asyncio.run(make())
+    return "migrated"
+
+
+_databases = iter(range(1_000_000))
+
+
+@pytest.fixture
+async def empty_url(postgres: str) -> AsyncIterator[str]:
+    """Yield the URL of an empty database."""
+    async for url in _database(postgres, "template1"):
+        yield url
+
+
+@pytest.fixture
+async def url(postgres: str, migrated: str) -> AsyncIterator[str]:
+    """Yield the URL of a migrated database of the test's own."""
+    async for url in _database(postgres, migrated):
+        yield url
+
+
+async def _database(postgres: str, template: str) -> AsyncIterator[str]:
+    name = f"test_{next(_databases)}"
+    admin = await asyncpg.connect(postgres.format("postgres"))
+    await admin.execute(f"create database {name} template {template}")
+    yield postgres.format(name)
+    await admin.execute(f"drop database {name} with (force)")
+    await admin.close()
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[Store]:
+    """Yield a store over a migrated database."""
+    async with open_store(lambda: connect(url)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def sql(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Yield a plain connection to the test's database."""
+    connection = await asyncpg.connect(url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    """Yield a provider whose answers the test scripts."""
+    async with Provider() as running:
+        yield running
+
+
+def oldest_binaries() -> Path | None:
+    """Return the folder of the oldest supported PostgreSQL installed on this machine, if any."""
+    found = sorted(
+        (int(Path(p).parent.parent.name), Path(p).parent) for p in glob.glob("/usr/lib/postgresql/*/bin/initdb")
+    )
+    return next((folder for version, folder in found if version >= 15), None)

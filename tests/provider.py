@@ -1,0 +1,117 @@
+"""A provider whose every answer a test scripts: a real HTTP server on loopback."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Self
+
+from aiohttp import web
+
+JOB = "ftjob-abc123"
+Answer = web.StreamResponse | Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def checkpoint(number: int, job: str = JOB, **metrics: float | None) -> dict[str, Any]:
+    """Return the checkpoint of step `number`, as OpenAI's API gives it."""
+    return {
+        "object": "fine_tuning.job.checkpoint",
+        "id": f"ftckpt_{number:04d}",
+        "created_at": 1_721_764_800 + number,
+        "fine_tuned_model_checkpoint": f"ft:gpt-4o-mini-2024-07-18:org:sfx:{number:08d}:ckpt-step-{number}",
+        "fine_tuning_job_id": job,
+        "metrics": {"step": number, "train_loss": 1 / number, **metrics},
+        "step_number": number,
+    }
+
+
+def job(job_id: str = JOB, status: str = "running", **fields: Any) -> dict[str, Any]:
+    """Return a job record, as OpenAI's API gives it."""
+    return {
+        "object": "fine_tuning.job",
+        "id": job_id,
+        "status": status,
+        "model": "gpt-4o-mini-2024-07-18",
+        "fine_tuned_model": None,
+        "created_at": 1_721_764_000,
+        "finished_at": None,
+        "hyperparameters": {"n_epochs": 3, "batch_size": 1, "learning_rate_multiplier": 1.8},
+        "error": None,
+        **fields,
+    }
+
+
+def page(items: Sequence[Any], *, has_more: bool = False) -> web.Response:
+    """Return one page of a list."""
+    return web.json_response({"object": "list", "data": list(items), "has_more": has_more})
+
+
+def body(text: str | bytes, content_type: str = "application/json", status: int = 200) -> web.Response:
+    """Return an answer with just this body."""
+    raw = text if isinstance(text, bytes) else text.encode()
+    return web.Response(body=raw, headers={"Content-Type": content_type}, status=status)
+
+
+def error(status: int, code: str | None = None, message: str = "no", **headers: str) -> web.Response:
+    """Return an error as OpenAI's API gives it; headers with _ for -."""
+    content = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
+    return web.json_response(content, status=status, headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+
+def paged(items: Sequence[dict[str, Any]], default_limit: int = 10) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Return an answer that serves `items`, which the test may change meanwhile, by `limit` and `after`."""
+
+    async def answer(request: web.Request) -> web.Response:
+        limit = int(request.query.get("limit", default_limit))
+        after = request.query.get("after")
+        start = 0 if after is None else [item["id"] for item in items].index(after) + 1
+        return page(items[start : start + limit], has_more=len(items) > start + limit)
+
+    return answer
+
+
+class Provider:
+    """Serves what it is told. `checkpoints[job]` and `jobs` are answers, or lists of answers used one after another.
+
+    The last answer of a list stays. A job without an answer is unknown (404); so is the job list until it is set.
+    """
+
+    def __init__(self) -> None:
+        self.checkpoints: dict[str, Answer | list[Answer]] = {}
+        self.jobs: Answer | list[Answer] = error(404, "unknown_url")
+        self.requests: list[web.Request] = []
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.router.add_get("/v1/fine_tuning/jobs", self._jobs)
+        app.router.add_get("/v1/fine_tuning/jobs/{job}/checkpoints", self._checkpoints)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    async def _jobs(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request)
+        return await _answer(self.jobs, request)
+
+    async def _checkpoints(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request)
+        return await _answer(
+            self.checkpoints.get(request.match_info["job"], error(404, "fine_tune_not_found")), request
+        )
+
+    def asked(self, job: str = JOB) -> int:
+        """Return how many requests were made for a job's checkpoints."""
+        return sum(request.match_info.get("job") == job for request in self.requests)
+
+
+async def _answer(script: Answer | list[Answer], request: web.Request) -> web.StreamResponse:
+    if isinstance(script, list):
+        script = script.pop(0) if len(script) > 1 else script[0]
+    if isinstance(script, web.Response):
+        return web.Response(body=script.body, status=script.status, headers=script.headers)
+    assert callable(script)
+    return await script(request)
