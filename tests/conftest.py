@@ -1,7 +1,6 @@
 """What tests share: a real PostgreSQL, a migrated database for each test, and a provider whose answers are scripted."""
 
 import asyncio
-import glob
 import os
 import shutil
 import subprocess
@@ -41,18 +40,20 @@ def _server(binaries: Path, folder: Path) -> Iterator[str]:
     if user:
         os.chown(folder, 65534, 65534)
     data = folder / "data"
-    quiet = {"stdout": subprocess.DEVNULL, "cwd": folder, "check": True}
-    subprocess.run([*user, binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
-                    "--locale=C.UTF-8", "--no-sync"], **quiet)  # fmt: skip
+
+    def run(program: str, *arguments: str | Path) -> None:
+        subprocess.run(
+            [*user, binaries / program, "-D", data, *arguments], stdout=subprocess.DEVNULL, cwd=folder, check=True
+        )
+
+    run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
     with closing(socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = f"-h 127.0.0.1 -p {port} -c fsync=off -c unix_socket_directories="
-    subprocess.run(
-        [*user, binaries / "pg_ctl", "-D", data, "-l", folder / "log", "-o", options, "-w", "start"], **quiet
-    )
+    run("pg_ctl", "-l", folder / "log", "-o", options, "-w", "start")
     yield f"postgresql://postgres@127.0.0.1:{port}/{{}}"
-    subprocess.run([*user, binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop"], **quiet)
+    run("pg_ctl", "-m", "immediate", "-w", "stop")
 
 
 @pytest.fixture(scope="session")
@@ -117,11 +118,3 @@ async def provider() -> AsyncIterator[Provider]:
     """Yield a provider whose answers the test scripts."""
     async with Provider() as running:
         yield running
-
-
-def oldest_binaries() -> Path | None:
-    """Return the folder of the oldest supported PostgreSQL installed on this machine, if any."""
-    found = sorted(
-        (int(Path(p).parent.parent.name), Path(p).parent) for p in glob.glob("/usr/lib/postgresql/*/bin/initdb")
-    )
-    return next((folder for version, folder in found if version >= 15), None)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -15,7 +16,12 @@ ATTEMPTS: Final = 60
 PAUSE: Final = 0.5
 """Seconds between attempts for a lock that somebody holds: with lock_timeout, a dashboard is never queued behind us."""
 
-_LOST_RACES: Final = (asyncpg.UniqueViolationError, asyncpg.DuplicateSchemaError, asyncpg.DuplicateTableError)
+_LOST_RACES: Final = (
+    asyncpg.UniqueViolationError,
+    asyncpg.DuplicateSchemaError,
+    asyncpg.DuplicateTableError,
+    asyncpg.DuplicateObjectError,
+)
 
 
 class MigrationError(Exception):
@@ -78,13 +84,9 @@ async def migrate(connection: Connection) -> list[str]:
     done: list[str] = []
     for _ in range(ATTEMPTS):
         try:
-            if not await connection.fetchval(queries.HAS_SCHEMA_MIGRATIONS):
-                await connection.execute(queries.CREATE_SCHEMA)
-                await connection.execute(queries.CREATE_SCHEMA_MIGRATIONS)
+            await _prepare(connection)
             while (name := await _apply_next(connection)) is not None:
                 done.append(name)
-        except _LOST_RACES:
-            continue  # another migrator was first
         except asyncpg.LockNotAvailableError:
             await asyncio.sleep(PAUSE)
         except asyncpg.InsufficientPrivilegeError as e:
@@ -94,6 +96,14 @@ async def migrate(connection: Connection) -> list[str]:
         else:
             return done
     raise MigrationError("a lock on the schema was not to be had: end long transactions on it and migrate again")
+
+
+async def _prepare(connection: Connection) -> None:
+    """Make the table of migrations. Of several migrators at once all but one may fail, and find it made."""
+    while not await connection.fetchval(queries.HAS_SCHEMA_MIGRATIONS):
+        with suppress(*_LOST_RACES):
+            await connection.execute(queries.CREATE_SCHEMA)
+            await connection.execute(queries.CREATE_SCHEMA_MIGRATIONS)
 
 
 async def _apply_next(connection: Connection) -> str | None:

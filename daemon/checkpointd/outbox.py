@@ -36,8 +36,8 @@ class Finished(msgspec.Struct, frozen=True):
     service: Service
     poll: Poll | None
     of_source: Failure | None
-    extra_requests: int
-    """Requests beyond the one that its claim paid for."""
+    requests: int
+    """Requests that were made; its claim paid for one."""
     deadline: float
     """The end of its lease on the loop's clock, less a margin."""
 
@@ -144,7 +144,7 @@ class Outbox:
             await self._store.accept_sources(list(well))
         extra = Counter[int]()
         for f in batch:
-            extra[f.service.key] += f.extra_requests
+            extra[f.service.key] += max(f.requests - 1, 0)
         await self._store.charge_sources(
             extra, {f.service.key: f.service.emission for f in batch if f.service.emission}
         )
@@ -152,7 +152,9 @@ class Outbox:
 
     def _tell(self, batch: Sequence[Finished], saved: dict[int, Saved]) -> None:
         by_source: dict[str, list[Saved]] = defaultdict(list)
+        requests = Counter[str]()
         for f in batch:
+            requests[f.service.name] += f.requests
             one = saved.get(f.lease.job)
             if one:
                 by_source[f.service.name].append(one)
@@ -163,3 +165,5 @@ class Outbox:
                 self._report(f.lease, one or f.of_source or lost)
         for source, polls in by_source.items():
             observe.committed(source, polls)
+        for source, count in requests.items():
+            observe.REQUESTS.labels(source).inc(count)

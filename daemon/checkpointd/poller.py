@@ -40,7 +40,7 @@ class Poller:
         self._lease_seconds = lease_seconds
         self._outbox = outbox
         self._group = group
-        self._polls: set[asyncio.Task[None]] = set()
+        self._workers: set[asyncio.Task[None]] = set()
         self._wants_more = False
         self.bell = asyncio.Event()
         """Rung when a tick is worth while: by the metronome, or by a slot that a waiting job can have."""
@@ -82,15 +82,15 @@ class Poller:
                 if job.key not in taken:
                     pending[job.key] = job
             self._start(leases, claimed_before)
-            if leases or self._polls:
+            if leases or self._workers:
                 patience = loop.time() + self._lease_seconds
             elif loop.time() > patience:
                 break
             if pending:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.bell.wait(), HELD_SECONDS)
-        while self._polls:
-            await asyncio.wait(self._polls)
+        while self._workers:
+            await asyncio.wait(self._workers)
         return list(pending.values())
 
     def _affordable(self, jobs: Iterable[Job]) -> list[Job]:
@@ -107,38 +107,48 @@ class Poller:
         return chosen
 
     def _start(self, leases: Sequence[Lease], claimed_before: float) -> None:
+        """Hand claimed jobs to the workers of their sources: as many as requests may be under way at once."""
         deadline = claimed_before + POLL_SHARE * self._lease_seconds
         for lease in leases:
             service = self._services[lease.source]
-            service.begin(failing=lease.failures > 0)
-            task = self._group.create_task(self._poll(lease, service, deadline))
-            self._polls.add(task)
-            task.add_done_callback(self._polls.discard)
+            service.begin(lease, deadline)
+            if service.workers < service.concurrency:
+                service.workers += 1
+                worker = self._group.create_task(self._work(service))
+                self._workers.add(worker)
+                worker.add_done_callback(self._workers.discard)
 
-    async def _poll(self, lease: Lease, service: Service, deadline: float) -> None:
-        """Poll one job. Whatever happens becomes a result: an exception here would end every other poll."""
-        finished = Finished(lease, service, None, None, 0, deadline)
+    async def _work(self, service: Service) -> None:
+        """Poll one waiting job after the other, as long as there are any."""
         try:
-            async with service.slots:
-                if service.refusal and service.in_flight > 1:  # refused while this one waited for its slot
-                    finished = replace(finished, of_source=service.refusal)
-                else:
-                    with observe.POLL_SECONDS.time():
-                        pages = await service.client.list_checkpoints(lease.id, deadline)
-                    observe.REQUESTS.labels(service.name).inc(pages.requests)
-                    finished = self._judge(lease, service, pages, deadline)
-            await self._outbox.put(finished)
+            while service.waiting:
+                lease, deadline = service.waiting.popleft()
+                try:
+                    await self._outbox.put(await self._poll(lease, service, deadline))
+                finally:
+                    service.end(lease)
+                    if self._wants_more and service.hungry:
+                        self.bell.set()
+        finally:
+            service.workers -= 1
+
+    async def _poll(self, lease: Lease, service: Service, deadline: float) -> Finished:
+        """Poll one job. Whatever happens becomes a result: an exception here would end every other poll."""
+        started = asyncio.get_running_loop().time()
+        if started >= deadline or (service.refusal and service.in_flight > 1):
+            return Finished(lease, service, None, service.refusal, 0, deadline)  # too late, or refused while it waited
+        try:
+            pages = await service.client.list_checkpoints(lease.id, deadline)
+            finished = self._judge(lease, service, pages, deadline)
         except asyncio.CancelledError:
-            self._outbox.put_now(finished)
+            self._outbox.put_now(Finished(lease, service, None, None, 0, deadline))
             raise
-        except Exception:  # noqa: BLE001  # a bug of ours costs this poll, not the daemon
+        except Exception:  # a bug of ours costs this poll, not the daemon
             log.exception("poll.crashed", source=service.name, job=lease.id)
             failure = Failure(ErrorClass.INTERNAL, "a fault of checkpointd itself: see its log")
-            self._outbox.put_now(self._judge(lease, service, Pages([], failure, 1), deadline))
-        finally:
-            service.end(failing=lease.failures > 0)
-            if self._wants_more and service.hungry:
-                self.bell.set()
+            finished = self._judge(lease, service, Pages([], failure, 1), deadline)
+        observe.POLL_SECONDS.observe(asyncio.get_running_loop().time() - started)
+        return finished
 
     def _judge(self, lease: Lease, service: Service, pages: Pages, deadline: float) -> Finished:
         """Decide what a listing means for its job and its source."""
@@ -149,16 +159,21 @@ class Poller:
         elif failure is None:
             service.accept()
         poll = None if of_source and not pages.items else judge(lease, pages, self._bounds)
-        return Finished(lease, service, poll, of_source, pages.requests - 1, deadline)
+        return Finished(lease, service, poll, of_source, pages.requests, deadline)
 
     async def drain(self, seconds: float) -> None:
-        """Let polls under way end, for so long; then cut them short and give their jobs back."""
-        if self._polls:
-            await asyncio.wait(self._polls, timeout=seconds)
-        for task in list(self._polls):
-            task.cancel()
-        if self._polls:
-            await asyncio.wait(self._polls)
+        """Give back what waits; let polls under way end, for so long, then cut them short and give their jobs back."""
+        for service in self._services.values():
+            while service.waiting:
+                lease, deadline = service.waiting.popleft()
+                self._outbox.put_now(Finished(lease, service, None, None, 0, deadline))
+                service.end(lease)
+        if self._workers:
+            await asyncio.wait(self._workers, timeout=seconds)
+        for worker in list(self._workers):
+            worker.cancel()
+        if self._workers:
+            await asyncio.wait(self._workers)
 
 
 def judge(lease: Lease, pages: Pages, bounds: Bounds) -> Poll:

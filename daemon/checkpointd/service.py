@@ -1,12 +1,12 @@
 """A source as this process serves it: its client, its slots, and how it fares."""
 
-import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
 from checkpointd.api import Client
 from checkpointd.failures import Failure
-from checkpointd.store import Room
+from checkpointd.store import Lease, Room
 
 AHEAD_SECONDS: Final = 0.25
 AHEAD_MOST: Final = 256
@@ -26,7 +26,9 @@ class Service:
     concurrency: int
     emission: float | None
     """Seconds between requests by the source's budget; None: no budget."""
-    slots: asyncio.Semaphore = field(init=False)
+    waiting: deque[tuple[Lease, float]] = field(default_factory=deque)
+    """Claimed jobs that no worker has taken up, each with the deadline of its poll."""
+    workers: int = 0
     in_flight: int = 0
     """Polls claimed and not yet finished."""
     failing: int = 0
@@ -38,9 +40,6 @@ class Service:
     _finished: int = 0
     _since: float = 0.0
     _ahead: int = 0
-
-    def __post_init__(self) -> None:
-        self.slots = asyncio.Semaphore(self.concurrency)
 
     def room(self, now: float) -> Room:
         """Return how many jobs to claim; of a refused key a single one, as a probe, once the silence is over."""
@@ -58,15 +57,16 @@ class Service:
         """Half of what it can take is free: a claim is worth while."""
         return self.in_flight <= (self.concurrency + self._ahead) // 2
 
-    def begin(self, *, failing: bool) -> None:
-        """Count a claimed poll."""
+    def begin(self, lease: Lease, deadline: float) -> None:
+        """Let a claimed job wait for a worker."""
+        self.waiting.append((lease, deadline))
         self.in_flight += 1
-        self.failing += failing
+        self.failing += lease.failures > 0
 
-    def end(self, *, failing: bool) -> None:
+    def end(self, lease: Lease) -> None:
         """Count a finished poll."""
         self.in_flight -= 1
-        self.failing -= failing
+        self.failing -= lease.failures > 0
         self._finished += 1
 
     def refuse(self, refusal: Failure, now: float) -> None:

@@ -1,0 +1,117 @@
+"""The schema is created, upgraded and guarded."""
+
+import asyncio
+import re
+
+import asyncpg
+import pytest
+
+from checkpointd import migrations, queries
+from checkpointd.migrations import MigrationError, migrate, require_current
+from checkpointd.store import Lease, connect
+
+
+async def _migrate(url: str) -> list[str]:
+    connection = await connect(url)
+    try:
+        return await migrate(connection)
+    finally:
+        await connection.close()
+
+
+async def test_six_at_once(empty_url: str) -> None:
+    """Six migrators started at once on an empty database all succeed, and each file is applied once."""
+    applied = await asyncio.gather(*(_migrate(empty_url) for _ in range(6)))
+    assert ["0001_initial.sql", "views"] == sorted(name for names in applied for name in names)
+
+
+async def test_again_does_nothing(empty_url: str) -> None:
+    """A second migrate applies nothing."""
+    await _migrate(empty_url)
+    assert [] == await _migrate(empty_url)
+
+
+async def test_empty_database_is_not_current(empty_url: str) -> None:
+    """A database without the schema is refused, with what to do."""
+    connection = await connect(empty_url)
+    with pytest.raises(MigrationError, match="checkpointd migrate"):
+        await require_current(connection)
+    await connection.close()
+
+
+async def test_newer_database_is_refused(url: str, sql: asyncpg.Connection) -> None:
+    """A database that a newer version migrated is refused."""
+    await sql.execute("insert into checkpointd.schema_migrations values ('9999_future.sql', 'x')")
+    with pytest.raises(MigrationError, match="newer"):
+        await _migrate(url)
+
+
+async def test_edited_file_is_refused(url: str, sql: asyncpg.Connection) -> None:
+    """A migration that is not the file that was applied is refused."""
+    await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name = '0001_initial.sql'")
+    with pytest.raises(MigrationError, match=r"0001_initial\.sql"):
+        await _migrate(url)
+
+
+async def test_views_are_made_again(url: str, sql: asyncpg.Connection) -> None:
+    """Views are re-created where their files differ from those that were applied, and keep their grants."""
+    await sql.execute("create role guest")
+    await sql.execute("grant select on fine_tuning.jobs to guest")
+    await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name = 'views'")
+    assert ["views"] == await _migrate(url)
+    assert await sql.fetchval("select has_table_privilege('guest', 'fine_tuning.jobs', 'select')")
+    await sql.execute("drop owned by guest")
+    await sql.execute("drop role guest")
+
+
+async def test_a_lock_is_waited_for_briefly(url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dashboard's lock on a view makes migrate give up its turn and try again, until the lock is gone."""
+    monkeypatch.setattr(migrations, "PAUSE", 0.01)
+    await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name = 'views'")
+    transaction = sql.transaction()
+    await transaction.start()
+    await sql.execute("lock table fine_tuning.jobs in access share mode")
+    connection = await connect(url)
+    await connection.execute("set lock_timeout = '50ms'")
+    migrating = asyncio.create_task(migrate(connection))
+    await asyncio.wait([migrating], timeout=0.3)
+    assert not migrating.done()
+    await transaction.rollback()
+    assert ["views"] == await migrating
+    await connection.close()
+
+
+async def test_everything_is_commented(sql: asyncpg.Connection) -> None:
+    """Every table, view and column has a comment."""
+    rows = await sql.fetch("""
+        select c.oid::regclass::text || coalesce('.' || a.attname, '') as name
+        from pg_class c left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+        where c.relkind in ('r', 'v') and c.relnamespace in ('checkpointd'::regnamespace, 'fine_tuning'::regnamespace)
+          and c.relname <> 'schema_migrations'
+          and (col_description(c.oid, a.attnum) is null or obj_description(c.oid) is null)""")
+    assert [] == [row["name"] for row in rows]
+
+
+async def test_constraints_are_named(sql: asyncpg.Connection) -> None:
+    """No check has a name that PostgreSQL made up."""
+    rows = await sql.fetch("""
+        select conname from pg_constraint
+        where contype = 'c' and connamespace = 'checkpointd'::regnamespace and conname ~ '_check[0-9]*$'""")
+    assert [] == rows
+
+
+async def test_queries_and_files_agree(sql: asyncpg.Connection) -> None:
+    """Each file of sql/queries has its constant, a purpose line, and is accepted by a migrated database."""
+    files = {f.name.removesuffix(".sql") for f in (queries.folder() / "queries").iterdir()}
+    constants = {name.lower(): text for name, text in vars(queries).items() if name.isupper()}
+    assert files == constants.keys()
+    for name, text in constants.items():
+        assert re.match(r"-- [A-Z].*\.", text), name
+        await sql.prepare(text)
+
+
+async def test_claims_match_the_lease(sql: asyncpg.Connection) -> None:
+    """Both claims return the fields of a Lease, in its order."""
+    for query in (queries.CLAIM_DUE_JOBS, queries.CLAIM_NAMED_JOBS):
+        prepared = await sql.prepare(query)
+        assert list(Lease.__struct_fields__) == [a.name for a in prepared.get_attributes()]
