@@ -1,5 +1,7 @@
 """A provider whose every answer a test scripts: a real HTTP server on loopback."""
 
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
 
@@ -65,6 +67,22 @@ def paged(items: Sequence[dict[str, Any]], default_limit: int = 10) -> Callable[
         return page(items[start : start + limit], has_more=len(items) > start + limit)
 
     return answer
+
+
+def raw(answer: bytes, *, reset: bool = False) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Return an answer that is these bytes, status line and all; then the connection is closed, or reset."""
+
+    async def send(request: web.Request) -> web.Response:
+        assert request.transport
+        request.transport.write(answer)
+        if reset:
+            connection = request.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            request.transport.abort()
+        request.transport.close()
+        return web.Response()
+
+    return send
 
 
 class Provider:

@@ -21,9 +21,9 @@ from checkpointd import api, daemon, demo, migrations, observe, settings, simula
 from checkpointd.embedded import EmbeddedError, EmbeddedPostgres
 from checkpointd.failures import ErrorClass, Failure
 from checkpointd.outbox import Result
-from checkpointd.save import Saved
 from checkpointd.settings import Settings, SettingsError, Source
 from checkpointd.store import UNAVAILABLE, Connect, Job, Lease, Store, connect, open_store
+from checkpointd.write import Saved
 
 app = typer.Typer(
     help="Keeps a PostgreSQL copy of the checkpoints of fine-tuning jobs, and keeps it true.",

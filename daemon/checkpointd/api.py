@@ -23,6 +23,8 @@ PAGE_BYTES: Final = 8 * 1024 * 1024
 ERROR_BYTES: Final = 64 * 1024
 PAGES: Final = 100
 TRIES: Final = 3
+SHORTEST_SECRET: Final = 6
+"""Characters: a header such as `1` or `on` is no secret, and must not blot every text it stands in."""
 
 
 class Pages(NamedTuple):
@@ -77,13 +79,15 @@ class Client:
         self._headers = MappingProxyType({"Accept": "application/json", "Accept-Encoding": "identity", **headers})
         self._query = urlencode({**query, "limit": limits.page_size})
         self._limits = limits
-        self._secrets = tuple(s for s in secrets if s)
+        # What begins like a secret is one: providers echo keys whole, cut off or masked.
+        echoes = (f"{re.escape(s)}|{re.escape(s[:8])}\\S*" for s in secrets if len(s) >= SHORTEST_SECRET)
+        self._secrets = re.compile("|".join(echoes) or "(?!)")
 
     async def list_checkpoints(self, job_id: str, deadline: float) -> Pages:
         """List all checkpoints of a job, until `deadline` on the loop's clock. Never raises for what a provider does.
 
         What was read before a failure is returned with it. A cursor that got lost (its checkpoint was dropped while we
-        paged) starts the listing again, twice at most.
+        paged) starts the listing again, twice at most; a listing that succeeds is the last one alone.
         """
         path = f"/fine_tuning/jobs/{quote(job_id, safe='')}/checkpoints"
         pages = await self._list(path, deadline)
@@ -91,7 +95,8 @@ class Client:
             if pages.failure is None or pages.failure.error_class is not ErrorClass.CURSOR_LOST:
                 break
             again = await self._list(path, deadline)
-            pages = again._replace(requests=again.requests + pages.requests)
+            items = [*pages.items, *again.items] if again.failure else again.items
+            pages = Pages(items, again.failure, pages.requests + again.requests)
         return pages
 
     async def list_jobs(self, deadline: float) -> AsyncGenerator[Sequence[Raw], None]:
@@ -160,17 +165,17 @@ class Client:
                     raise ApiError(self._unhappy(response.status, response.headers, body, paging=paging))
                 if not _is_json(response.headers.get("Content-Type", "")):
                     kind = response.headers.get("Content-Type", "none")
-                    raise ApiError(Failure(ErrorClass.CONTENT_TYPE, f"content type {self._clean(kind)}, not JSON"))
+                    raise ApiError(Failure(ErrorClass.CONTENT_TYPE, self._clean(f"not JSON, but content type {kind}")))
                 return read_page(await _body(response, PAGE_BYTES))
         except NotAListError as e:
-            raise ApiError(Failure(ErrorClass(e.error_class), self._clean(str(e)))) from None
+            failure = Failure(ErrorClass(e.error_class), self._clean(str(e)))
         except TimeoutError:
-            limit = self._limits.request_timeout
-            raise ApiError(Failure(ErrorClass.TIMEOUT, f"no whole answer within {limit:g} s")) from None
+            failure = Failure(ErrorClass.TIMEOUT, f"no whole answer within {self._limits.request_timeout:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as e:
             # Never their text: some of them show the request, and with it the key.
             reason = e.strerror if isinstance(e, OSError) and e.strerror else type(e).__name__
-            raise ApiError(Failure(ErrorClass.NETWORK, self._clean(f"no connection: {reason}"))) from None
+            failure = Failure(ErrorClass.NETWORK, self._clean(f"no connection: {reason}"))
+        raise ApiError(failure)  # out here, where it has no context: that would be what shows the request
 
     def _unhappy(self, status: int, headers: Mapping[str, str], body: bytes, *, paging: bool) -> Failure:
         """Say what a status other than 200 means (reference: reliability 3.1)."""
@@ -183,9 +188,8 @@ class Client:
 
     def _clean(self, text: str) -> str:
         """Make what a provider said fit to be repeated: one short line without anything like a key."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[secret]")
-        text = _LIKE_A_KEY.sub("[secret]", text)
+        text = self._secrets.sub("[secret]", text)
+        text = _LIKE_A_KEY.sub("[secret]", text[:1000])  # its time grows with the square of the length
         return "".join(c if c.isprintable() else " " for c in text)[:200]
 
 

@@ -112,5 +112,7 @@ def _changes(stored: Known, item: Item) -> Iterable[Change]:
 
 
 def _text(value: Value) -> str | None:
-    """Return a value as PostgreSQL would show it: 100.0 as 100."""
-    return None if value is None else str(value).removesuffix(".0")
+    """Return a value as PostgreSQL would show it: the number 100.0 as 100."""
+    if isinstance(value, float):
+        return str(value).removesuffix(".0")
+    return None if value is None else str(value)

@@ -33,6 +33,7 @@ class _Envelope(msgspec.Struct):
     data: list[msgspec.Raw]
     has_more: bool
     object: str = "list"
+    error: Any = None
 
 
 class _Identified(msgspec.Struct):
@@ -53,6 +54,8 @@ def read_page(body: bytes) -> Page:
         envelope = _decode_envelope(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _read_leniently(body)
+    if envelope.error or body.count(b'"data"') > 1 or body.count(b'"has_more"') > 1:
+        return _read_leniently(body)  # an error beside the list, or perhaps a doubled key
     if envelope.object != "list":
         raise NotAListError("not_a_list", f"an object of type {envelope.object[:40]!r}, not a list")
     return Page(envelope.data, envelope.has_more, _last_id(envelope.data) if envelope.has_more else None)
@@ -68,7 +71,8 @@ def _last_id(items: Sequence[Raw]) -> str | None:
             found = json.loads(bytes(items[-1])).get("id")
         except (ValueError, AttributeError, RecursionError):
             return None
-        return found if isinstance(found, str) else None
+        # Half a character (a lone surrogate) fits in no URL: no cursor.
+        return found if isinstance(found, str) and found.isprintable() else None
 
 
 def _read_leniently(body: bytes) -> Page:
@@ -76,25 +80,23 @@ def _read_leniently(body: bytes) -> Page:
     if not body.strip():
         raise NotAListError("empty_body", "an empty body")
     try:
-        text = body.decode()
-        data, top = _walk(text)
-    except UnicodeDecodeError as e:
-        raise NotAListError("not_json", f"no UTF-8 at byte {e.start} of {len(body)}") from None
+        # Bytes that are no UTF-8 go through unharmed, to be judged with their item.
+        return _judge(_walk(body.decode("utf-8", "surrogateescape")))
     except RecursionError:
         raise NotAListError("not_json", "JSON nested too deeply") from None
     except (ValueError, IndexError):
-        if body.lstrip()[:1] == b"<":
+        if body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
             raise NotAListError("html", "a page of HTML or XML") from None
         raise NotAListError("not_json", f"no JSON, or cut off: {len(body)} bytes") from None
-    return _judge(data, top)
 
 
-def _judge(data: list[bytes] | None, top: dict[str, Any] | None) -> Page:
+def _judge(top: dict[str, Any] | None) -> Page:
     if top is None:
         raise NotAListError("not_a_list", "JSON, but no object")
-    if data is None:
-        if "error" in top:
-            raise NotAListError("error_in_200", f"an error with status 200: {_words(top['error'])}")
+    data = top.get("data")
+    if "error" in top and (top["error"] or not isinstance(data, list)):
+        raise NotAListError("error_in_200", f"an error with status 200: {_words(top['error'])}")
+    if not isinstance(data, list):
         raise NotAListError("not_a_list", "no array `data`")
     if top.get("object", "list") != "list":
         raise NotAListError("not_a_list", f"an object of type {_words(top['object'])}, not a list")
@@ -108,34 +110,35 @@ def _words(value: object) -> str:
     return (message if isinstance(message, str) else json.dumps(value))[:160]
 
 
-_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().raw_decode
+# A number of thousands of digits would be refused, and cost the page: the first will do.
+_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_int=lambda digits: int(digits[:40])).raw_decode
 
 
-def _walk(text: str) -> tuple[list[bytes] | None, dict[str, Any] | None]:
-    """Return the bytes of each item of the top-level array `data` (None: no such array), and the other members.
+def _walk(text: str) -> dict[str, Any] | None:
+    """Return the members of the object that the text is (None: it is none), of an array `data` each item's bytes.
 
-    Members is None where the text is not an object. Raises ValueError or IndexError where it is no JSON.
+    Raises ValueError or IndexError where the text is no JSON.
     """
     at = _skip(text, 0)
     if text[at] != "{":
         if text[_skip(text, _scan(text, at)[1]) :]:
             raise ValueError("trailing characters")
-        return None, None
-    data: list[bytes] | None = None
+        return None
     members: dict[str, Any] = {}
     at = _skip(text, at + 1)
     while text[at] != "}":
         key, at = _scan(text, at)
+        if not isinstance(key, str):
+            raise ValueError("a name expected")  # noqa: TRY004  # of JSON, not of Python
         at = _expect(text, at, ":")
-        if key == "data" and text[at] == "[":
-            data, at = _elements(text, at)
-        else:
-            members[key], at = _scan(text, at)
-            data = None if key == "data" else data
+        value, at = _elements(text, at) if key == "data" and text[at] == "[" else _scan(text, at)
+        if key in {"data", "has_more"} & members.keys() and members[key] != value:
+            raise NotAListError("not_a_list", f"`{key}` given twice, differently")
+        members[key] = value
         at = _next(text, at, "}")
     if text[_skip(text, at + 1) :]:
         raise ValueError("trailing characters")
-    return data, members
+    return members
 
 
 def _elements(text: str, at: int) -> tuple[list[bytes], int]:
@@ -143,7 +146,7 @@ def _elements(text: str, at: int) -> tuple[list[bytes], int]:
     at = _skip(text, at + 1)
     while text[at] != "]":
         _, end = _scan(text, at)
-        items.append(text[at:end].encode("utf-8", "surrogatepass"))
+        items.append(text[at:end].encode("utf-8", "surrogateescape"))
         at = _next(text, end, "]")
     return items, at + 1
 
@@ -151,7 +154,11 @@ def _elements(text: str, at: int) -> tuple[list[bytes], int]:
 def _next(text: str, at: int, end: str) -> int:
     """Step over the comma to what follows it, or stop at the closing bracket."""
     at = _skip(text, at)
-    return at if text[at] == end else _expect(text, at, ",")
+    if text[at] != end:
+        at = _expect(text, at, ",")
+        if text[at] == end:
+            raise ValueError("a comma too many")
+    return at
 
 
 def _expect(text: str, at: int, char: str) -> int:

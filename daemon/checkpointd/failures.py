@@ -68,6 +68,17 @@ FREE_RETRIES: Final = frozenset({ErrorClass.TIMEOUT, ErrorClass.NETWORK, ErrorCl
 """Tried up to TRIES times; the others of RETRIED once more."""
 
 
+_SPENT: Final = frozenset(
+    {
+        "insufficient_quota",
+        "credit_balance_exhausted",
+        "organization_spend_limit_exceeded",
+        "project_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a listing is not complete, in words fit for people: one line, no secret."""
@@ -90,13 +101,7 @@ def error_object(body: bytes) -> dict[str, Any]:
 def classify(status: int, error: Mapping[str, Any], *, paging: bool) -> ErrorClass:
     """Say what a status other than 200 means; `paging`: a cursor was sent."""
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        spent = error.get("type") == "insufficient_quota" or error.get("code") in {
-            "insufficient_quota",
-            "credit_balance_exhausted",
-            "organization_spend_limit_exceeded",
-            "project_spend_limit_exceeded",
-            "organization_usage_limit_exceeded",
-        }
+        spent = error.get("type") == "insufficient_quota" or str(error.get("code")) in _SPENT
         return ErrorClass.QUOTA if spent else ErrorClass.THROTTLED
     if status == HTTPStatus.UNAUTHORIZED:
         return ErrorClass.REFUSED
@@ -124,7 +129,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             try:
                 now = parsedate_to_datetime(headers["Date"])
                 seconds = (parsedate_to_datetime(value) - now).total_seconds()
-            except (KeyError, ValueError, TypeError):
+            except (KeyError, ValueError, TypeError, OverflowError):
                 continue
         if math.isfinite(seconds) and seconds > 0:
             return min(seconds, LONGEST_PAUSE)

@@ -6,6 +6,7 @@ Source of the rules: reference reliability, 3.3. Pure.
 import json
 import math
 import re
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import msgspec
@@ -30,6 +31,7 @@ EXTRA_METRICS = 64
 NAME_CHARACTERS = 128
 DEPTH = 64
 
+_COLUMNS = frozenset(METRICS)
 _Bigint = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 is_sane_id = re.compile(r"[\x21-\x7e]{1,256}").fullmatch
 
@@ -64,7 +66,8 @@ class _Strict(msgspec.Struct, gc=False):
 
 
 _decode_strictly = msgspec.json.Decoder(_Strict).decode
-_FIELDS = len(_Strict.__struct_fields__)
+_QUOTES = 2 * 7 + 2 * 4
+"""As many has an item without metrics: around seven names and four texts."""
 
 
 class BadItemError(Exception):
@@ -78,23 +81,25 @@ class ForeignItemError(Exception):
 def read_item(raw: Raw, job_id: str) -> tuple[Item, str | None]:
     """Read one item; the second value is a flaw that does not cost the rest of it."""
     flaw = None
+    if len(raw) > ITEM_BYTES:
+        raise BadItemError(f"larger than {ITEM_BYTES} bytes")
     try:
         strict = _decode_strictly(raw)
         payload = str(raw, "utf-8")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         strict, payload, flaw = _read_carefully(bytes(raw))
     else:
-        # As many colons as fields: nothing unknown, doubled or nested. Else a closer look.
-        if payload.count('":') != _FIELDS + len(strict.metrics):
+        # No quotes but those: nothing unknown, doubled or nested. Else a closer look.
+        if payload.count('"') != _QUOTES + 2 * len(strict.metrics):
             strict, payload, flaw = _read_carefully(bytes(raw))
     if strict.object != OBJECT:
-        raise ForeignItemError(strict.object[:60])
+        raise ForeignItemError(_name(strict.object))
     if not is_sane_id(strict.id):
         raise BadItemError("id: empty, too long, or with blanks or characters beyond ASCII")
     if strict.fine_tuning_job_id != job_id:
         raise BadItemError("fine_tuning_job_id: names another job")
-    if len(payload) > ITEM_BYTES:
-        raise BadItemError(f"larger than {ITEM_BYTES} bytes")
+    if not _COLUMNS.issuperset(strict.metrics):
+        _check_names(strict.metrics.keys() - _COLUMNS)
     model = strict.fine_tuned_model_checkpoint
     if "\0" in model or len(model) > TEXT_CHARACTERS:
         raise BadItemError("fine_tuned_model_checkpoint: a NUL character, or too long")
@@ -105,50 +110,66 @@ def read_item(raw: Raw, job_id: str) -> tuple[Item, str | None]:
 
 
 def _read_carefully(raw: bytes) -> tuple[_Strict, str, str | None]:
-    if len(raw) > ITEM_BYTES:
-        raise BadItemError(f"larger than {ITEM_BYTES} bytes")
+    flaw = None
     try:
         payload = raw.decode()
-        item = json.loads(payload, object_pairs_hook=_unambiguous)
-        if _too_deep(item, DEPTH):
-            raise BadItemError(f"nested deeper than {DEPTH}")
+        sent = json.loads(payload, object_pairs_hook=_unambiguous, parse_int=_whole)
     except UnicodeDecodeError:
         raise BadItemError("no UTF-8") from None
     except RecursionError:
         raise BadItemError(f"nested deeper than {DEPTH}") from None
     except ValueError:
         raise BadItemError("no JSON") from None
-    if not isinstance(item, dict):
+    if not isinstance(sent, dict):
         raise BadItemError("not an object")
-    metrics, flaw = _metrics(item.get("metrics"))
+    kind = _text(sent, "object")
+    if kind != OBJECT:
+        raise ForeignItemError(_name(kind))
+    odd: dict[str, None] = {}
+    item = {name: _finite(value, name, DEPTH - 1, odd) for name, value in sent.items()}
+    if odd:
+        # NaN and Infinity are no JSON: the columns get null in their place, the bytes go to rejects.
+        flaw = f"not finite: {', '.join(odd)}"[:200]
+        payload = json.dumps(item, separators=(",", ":"))
+        if len(payload) > ITEM_BYTES:
+            raise BadItemError(flaw)
     strict = _Strict(
-        object=_text(item, "object"),
+        object=kind,
         id=_text(item, "id"),
         created_at=_integer(item, "created_at"),
         fine_tuned_model_checkpoint=_text(item, "fine_tuned_model_checkpoint"),
         fine_tuning_job_id=_text(item, "fine_tuning_job_id"),
         step_number=_integer(item, "step_number"),
-        metrics=metrics,
+        metrics=_metrics(item.get("metrics")),
     )
-    if flaw:
-        # NaN and Infinity are no JSON: the column gets null in their place, the bytes go to rejects.
-        payload = json.dumps(json.loads(payload, parse_constant=lambda _: None), ensure_ascii=True)
     return strict, payload, flaw
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found and json.dumps(found[key]) != json.dumps(value):
+        if key in found and found[key] != value and json.dumps(found[key]) != json.dumps(value):
             raise BadItemError(f"{_name(key)}: given twice, differently")
         found[key] = value
     return found
 
 
-def _too_deep(value: object, left: int) -> bool:
-    if not isinstance(value, dict | list):
-        return False
-    return left == 0 or any(_too_deep(v, left - 1) for v in (value.values() if isinstance(value, dict) else value))
+def _whole(digits: str) -> float:
+    return int(digits) if len(digits) < 64 else float(digits)  # thousands of digits would be refused
+
+
+def _finite(value: object, name: str, left: int, odd: dict[str, None]) -> object:
+    """Return a value, nested at most `left` deep, with None for what is no finite number, and note their names."""
+    if isinstance(value, float) and not math.isfinite(value):
+        odd[_name(name)] = None
+        return None
+    if not isinstance(value, (dict, list)):
+        return value
+    if left == 0:
+        raise BadItemError(f"nested deeper than {DEPTH}")
+    if isinstance(value, dict):
+        return {key: _finite(v, key, left - 1, odd) for key, v in value.items()}
+    return [_finite(v, name, left - 1, odd) for v in value]
 
 
 def _text(item: dict[str, Any], field: str) -> str:
@@ -173,36 +194,25 @@ def _integer(item: dict[str, Any], field: str) -> int:
     return value
 
 
-def _metrics(sent: object) -> tuple[dict[str, float | None], str | None]:
-    """Return the numeric metrics, those that are no finite number as None, and which those are."""
+def _metrics(sent: object) -> dict[str, float | None]:
     if sent is None:
-        return {}, None
+        return {}
     if not isinstance(sent, dict):
         raise BadItemError("metrics: no object")
     found: dict[str, float | None] = {}
-    odd = []
     for name, value in sent.items():
-        if isinstance(value, bool) or not isinstance(value, int | float | None):
-            if name in METRICS:
-                raise BadItemError(f"metrics.{name}: no number")
-            continue  # kept in the payload
-        if name not in METRICS and (len(name) > NAME_CHARACTERS or not name.isprintable()):
-            raise BadItemError("metrics: a name too long or unprintable")
-        number = _number(value)
-        found[name] = number
-        if value is not None and number is None:
-            odd.append(name)
-    if len(found.keys() - set(METRICS)) > EXTRA_METRICS:
+        if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+            found[name] = None if value is None else float(value)
+        elif name in _COLUMNS:
+            raise BadItemError(f"metrics.{name}: no number")
+    return found  # the others are kept in the payload
+
+
+def _check_names(metrics: Collection[str]) -> None:
+    if len(metrics) > EXTRA_METRICS:
         raise BadItemError(f"metrics: more than {EXTRA_METRICS} others")
-    return found, f"not finite: {', '.join(odd)}" if odd else None
-
-
-def _number(value: float | None) -> float | None:
-    try:
-        number = None if value is None else float(value)
-    except OverflowError:
-        return None
-    return number if number is not None and math.isfinite(number) else None
+    if any(len(name) > NAME_CHARACTERS or not name.isprintable() for name in metrics):
+        raise BadItemError("metrics: a name too long or unprintable")
 
 
 def _name(key: str) -> str:

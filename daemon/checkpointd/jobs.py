@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from checkpointd import queries
 from checkpointd.cadence import ENDED
 from checkpointd.envelope import Raw
-from checkpointd.save import write_changes
 from checkpointd.store import Store
+from checkpointd.write import write_changes
 
 
 class JobRecord(NamedTuple):

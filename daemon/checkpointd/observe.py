@@ -1,5 +1,6 @@
 """Logs and metrics: what is seen from outside. Log lines are events with fields, on standard error."""
 
+import collections
 import logging
 import os
 import re
@@ -11,7 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from checkpointd.save import Saved, count_outcomes
+from checkpointd.write import Saved
 
 REGISTRY: Final = CollectorRegistry()
 POLLS: Final = Counter("checkpointd_polls", "Polls, by source and outcome.", ["source", "outcome"], registry=REGISTRY)
@@ -34,14 +35,18 @@ DATABASE_UP: Final = Gauge("checkpointd_database_up", "1 if the last use of the 
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("checkpointd")
 
-_LIKE_A_SECRET = re.compile(r"\bsk-[A-Za-z0-9_-]{16,}|(?i:bearer)\s+[^\s\"']+|(?<=://)([^\s:/@]*):[^\s@]+(?=@)")
+_LIKE_A_SECRET = re.compile(
+    r"\bsk-[A-Za-z0-9_-]{16,}|(?i:bearer)\s+[^\s\"']+|(?<=://)[^\s:/@]*:\S+(?=@)|(?i:(?<=password=)[^\s&\"']+)"
+)
+SHORTEST_SECRET: Final = 6
+"""Characters: a header such as `1` or `on` is no secret, and must not blot every line it stands in."""
 _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
 def committed(source: str, saved: Iterable[Saved]) -> None:
     """Count and log what was committed for one source."""
     saved = list(saved)
-    for outcome, count in count_outcomes(saved).items():
+    for outcome, count in _count_outcomes(saved).items():
         POLLS.labels(source, outcome).inc(count)
     for one in saved:
         lease = one.poll.lease
@@ -57,6 +62,11 @@ def committed(source: str, saved: Iterable[Saved]) -> None:
             )
         elif not one.poll.error_class and lease.failures:
             log.info("poll.recovered", source=source, job=lease.id, after_failures=lease.failures)
+
+
+def _count_outcomes(saved: Iterable[Saved]) -> collections.Counter[str]:
+    """Count polls by outcome, for the log and the metrics."""
+    return collections.Counter(s.poll.error_class or ("changed" if s.new or s.changed else "quiet") for s in saved)
 
 
 _database_error: list[str] = []
@@ -82,20 +92,20 @@ def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -
     """Set up logging for this process; `secrets` are blotted out of every line, whatever it says."""
     chosen = log_format or ("console" if sys.stderr.isatty() else "json")
     journal = "JOURNAL_STREAM" in os.environ
+    # A record that cannot be formatted would else be printed as it is, secrets and all.
+    logging.raiseExceptions = False
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.ExceptionRenderer(
-            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-            if chosen == "json"
-            else structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=10)
-        ),
-        _redact([s for s in secrets if s]),
+        structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+        if chosen == "json"
+        else structlog.processors.ExceptionRenderer(),
+        _redact([s for s in secrets if len(s) >= SHORTEST_SECRET]),
     ]
     renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if chosen == "console"
         else structlog.processors.JSONRenderer(default=str)
     )

@@ -11,9 +11,10 @@ import msgspec
 from checkpointd import observe
 from checkpointd.failures import ErrorClass, Failure
 from checkpointd.observe import log
-from checkpointd.save import Poll, Saved, save_polls
+from checkpointd.save import save_polls
 from checkpointd.service import Service
 from checkpointd.store import UNAVAILABLE, Lease, Store
+from checkpointd.write import Poll, Saved
 
 BATCH_POLLS: Final = 256
 BATCH_ITEMS: Final = 10_000

@@ -18,9 +18,9 @@ from checkpointd.cadence import Bounds, Memory
 from checkpointd.failures import OF_SOURCE, ErrorClass, Failure
 from checkpointd.observe import log
 from checkpointd.outbox import Finished, Outbox, Report
-from checkpointd.save import Poll
 from checkpointd.service import Service
 from checkpointd.store import UNAVAILABLE, Job, Lease, Store
+from checkpointd.write import Poll
 
 POLL_SHARE: Final = 0.75
 """A poll must end within this share of its lease; the rest is for its save."""
@@ -143,7 +143,7 @@ class Poller:
         except asyncio.CancelledError:
             self._outbox.put_now(Finished(lease, service, None, None, 0, deadline))
             raise
-        except Exception:  # a bug of ours costs this poll, not the daemon
+        except Exception:  # noqa: BLE001  # a bug of ours costs this poll, not the daemon
             log.exception("poll.crashed", source=service.name, job=lease.id)
             failure = Failure(ErrorClass.INTERNAL, "a fault of checkpointd itself: see its log")
             finished = self._judge(lease, service, Pages([], failure, 1), deadline)

@@ -1,27 +1,19 @@
 """The save of finished polls: many in one commit, fenced by their leases, repeatable after a lost answer.
 
-Quiet polls are one statement. Polls that have something to tell are one short transaction: lock the polling rows that
-still hold their lease, compare with what is stored, write checkpoints, polls, rejects and changes. Order of locks, here
-and everywhere: polling by key, sources, feed_gate.
+Quiet polls are one statement, the others one transaction. A value that the database refuses costs its item, no more.
 """
 
-import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
+from collections.abc import Sequence
 from typing import Final
 
 import asyncpg
-import msgspec
 from msgspec.structs import replace
 
 from checkpointd import queries
-from checkpointd.diff import Diff, Known, Value, compare, values
-from checkpointd.item import METRICS, Item, reread
+from checkpointd.item import Item
 from checkpointd.listing import Reading, Reject
-from checkpointd.store import Connection, Lease, Store
-
-REJECT_BYTES: Final = 64 * 1024
+from checkpointd.store import Connection, Store
+from checkpointd.write import Poll, Saved, write_polls
 
 POISON: Final = (
     asyncpg.DataError,
@@ -34,46 +26,6 @@ POISON: Final = (
 
 RACES: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.InvalidCachedStatementError)
 """Errors of a moment: the transaction is repeated."""
-
-_COLUMNS: Final = ("step_number", "created_at", "fine_tuned_model_checkpoint", *METRICS)
-_COPIED: Final = ("job", "id", *_COLUMNS, "extra_metrics", "payload")
-
-
-class Poll(msgspec.Struct, frozen=True):
-    """A finished poll, with what has become of it and when the next one is due."""
-
-    lease: Lease
-    complete: bool
-    reading: Reading | None
-    """What was listed; None: equal to the last complete listing, or nothing was read."""
-    digest: bytes | None
-    error_class: str | None
-    error: str | None
-    blames_job: bool
-    """The failure counts against the job, and not against its source."""
-    delay: float
-    """Seconds from the claim to the next poll."""
-    gap: float
-    """The same without back-off: the cadence's own gap."""
-    seal: bool
-    newest_step: int | None
-    """None: no newer step than before."""
-    spacing_s: float | None
-    spread_s: float | None
-
-    @property
-    def quiet(self) -> bool:
-        """Complete and equal to the last complete listing."""
-        return self.complete and self.reading is None
-
-
-class Saved(msgspec.Struct, frozen=True):
-    """What a poll's save wrote."""
-
-    poll: Poll
-    new: int = 0
-    changed: int = 0
-    rejected: int = 0
 
 
 async def save_polls(store: Store, polls: Sequence[Poll]) -> list[Saved]:
@@ -163,179 +115,9 @@ async def _save_telling(connection: Connection, polls: Sequence[Poll], *, keep: 
     transaction = connection.transaction()
     await transaction.start()
     try:
-        saved = await _write(connection, polls)
+        saved = await write_polls(connection, polls)
     except BaseException:
         await transaction.rollback()
         raise
     await (transaction.commit() if keep else transaction.rollback())
     return saved
-
-
-async def _write(connection: Connection, polls: Sequence[Poll]) -> dict[int, Saved]:
-    fence = await connection.fetch(
-        queries.FENCE_POLLS, [p.lease.job for p in polls], [p.lease.lease_token for p in polls]
-    )
-    held = {row["job"]: row for row in fence}
-    polls = [p for p in polls if p.lease.job in held]
-    known = await _read_known(connection, polls)
-    diffs = {
-        p.lease.job: compare(
-            known.get(p.lease.job, {}),
-            p.reading,
-            complete=p.complete,
-            absent_before=held[p.lease.job]["absent_ids"] or (),
-        )
-        if p.reading
-        else Diff()
-        for p in polls
-    }
-    await _write_checkpoints(connection, diffs)
-    await _write_rejects(connection, polls)
-    rows = await _write_polls(connection, polls, diffs, held)
-    await _finish(connection, polls, diffs, rows)
-    await write_changes(
-        connection,
-        ((job, rows.get(job), *change) for job, diff in diffs.items() for change in diff.changes),
-    )
-    return {
-        p.lease.job: Saved(
-            p, len(diffs[p.lease.job].new), diffs[p.lease.job].touched, len(p.reading.rejects) if p.reading else 0
-        )
-        for p in polls
-    }
-
-
-async def _read_known(connection: Connection, polls: Iterable[Poll]) -> Mapping[int, Mapping[str, Known]]:
-    listings = {p.lease.job: (p.lease.id, p.reading) for p in polls if p.reading}
-    if not listings:
-        return {}
-    listed = [item.id for _, reading in listings.values() for item in reading.items]
-    known: dict[int, dict[str, Known]] = defaultdict(dict)
-    for row in await connection.fetch(queries.READ_KNOWN_CHECKPOINTS, list(listings), listed):
-        stored: dict[str, Value] = {name: row[name] for name in _COLUMNS}
-        if row["extra_metrics"]:
-            stored |= {f"extra_metrics.{name}": v for name, v in json.loads(row["extra_metrics"]).items()}
-        received = reread(row["payload"], listings[row["job"]][0])
-        known[row["job"]][row["id"]] = Known(
-            stored, values(received) if received else stored, row["payload"], row["missing"]
-        )
-    return known
-
-
-async def _write_checkpoints(connection: Connection, diffs: Mapping[int, Diff]) -> None:
-    if any(diff.new for diff in diffs.values()):
-        await connection.copy_records_to_table(
-            "checkpoints",
-            schema_name="checkpointd",
-            columns=_COPIED,
-            records=(_record(job, item) for job, diff in diffs.items() for item in diff.new),
-        )
-    if updated := [(job, item, changed) for job, diff in diffs.items() for item, changed in diff.updated]:
-        rows = [(job, item.id, changed, *_record(job, item)[2:]) for job, item, changed in updated]
-        await connection.execute(queries.UPDATE_CHECKPOINTS, *map(list, zip(*rows, strict=True)))
-    if marked := [(job, checkpoint_id, m) for job, diff in diffs.items() for checkpoint_id, m in diff.marked.items()]:
-        await connection.execute(queries.MARK_CHECKPOINTS, *map(list, zip(*marked, strict=True)))
-
-
-def _record(job: int, item: Item) -> tuple[object, ...]:
-    metrics = item.metrics
-    extra = {}
-    if metrics.keys() - _METRIC_SET:
-        extra = {name: value for name, value in item.extra_metrics.items() if value is not None}
-    return (
-        job,
-        item.id,
-        item.step_number,
-        item.created_at,
-        item.fine_tuned_model_checkpoint,
-        *map(metrics.get, METRICS),
-        json.dumps(extra) if extra else None,
-        item.payload,
-    )
-
-
-_METRIC_SET: Final = frozenset(METRICS)
-
-
-async def _write_rejects(connection: Connection, polls: Iterable[Poll]) -> None:
-    rejects = {
-        (p.lease.job, sha256(r.raw).digest()): (r.reason, r.raw[:REJECT_BYTES])
-        for p in polls
-        if p.reading
-        for r in p.reading.rejects
-    }
-    if rejects:
-        rows = [(*key, *value) for key, value in sorted(rejects.items())]
-        await connection.execute(queries.SAVE_REJECTS, *map(list, zip(*rows, strict=True)))
-
-
-async def _write_polls(
-    connection: Connection, polls: Iterable[Poll], diffs: Mapping[int, Diff], held: Mapping[int, asyncpg.Record]
-) -> dict[int, int]:
-    """Write the rows of polls. Returns job → row, for those that have one."""
-    rows: dict[int, int] = {}
-    new, again = [], []
-    for poll in polls:
-        job, diff = poll.lease.job, diffs[poll.lease.job]
-        items = len(poll.reading.items) if poll.reading else 0
-        if diff.changes:
-            outcome = "partial" if poll.error_class else "changed"
-            new.append((job, outcome, poll.error_class, items, len(diff.new), diff.touched))
-        elif poll.error_class and poll.error_class == held[job]["error_class"] and held[job]["failure_poll"]:
-            rows[job] = held[job]["failure_poll"]
-            again.append((rows[job], items))
-        elif poll.error_class:
-            new.append((job, "failed", poll.error_class, items, 0, 0))
-    if new:
-        for row in await connection.fetch(queries.INSERT_POLLS, *map(list, zip(*new, strict=True))):
-            rows[row["job"]] = row["id"]
-    if again:
-        await connection.execute(queries.EXTEND_POLLS, *map(list, zip(*again, strict=True)))
-    return rows
-
-
-async def _finish(
-    connection: Connection, polls: Iterable[Poll], diffs: Mapping[int, Diff], rows: Mapping[int, int]
-) -> None:
-    finished = [
-        (
-            p.lease.job,
-            p.delay,
-            p.gap,
-            p.complete,
-            bool(diffs[p.lease.job].changes),
-            p.seal,
-            p.digest if p.complete and not diffs[p.lease.job].pending else None,
-            "\n".join(diffs[p.lease.job].pending) or None,
-            len(p.reading.rejects) if p.reading else None,
-            p.error_class,
-            p.error,
-            rows.get(p.lease.job),
-            p.newest_step,
-            p.spacing_s,
-            p.spread_s,
-            p.blames_job,
-        )
-        for p in polls
-    ]
-    if finished:
-        await connection.execute(queries.FINISH_POLLS, *map(list, zip(*finished, strict=True)))
-
-
-async def write_changes(connection: Connection, changes: Iterable[tuple[object, ...]]) -> None:
-    """Append to the feed, as the last of a transaction: job, row of polls, kind, checkpoint, field, old, new."""
-    records = list(changes)
-    if not records:
-        return
-    await connection.execute(queries.LOCK_FEED_GATE)
-    await connection.copy_records_to_table(
-        "changes",
-        schema_name="checkpointd",
-        columns=("job", "poll", "kind", "checkpoint_id", "field", "old_value", "new_value"),
-        records=records,
-    )
-
-
-def count_outcomes(saved: Iterable[Saved]) -> Counter[str]:
-    """Count polls by outcome, for the log and the metrics."""
-    return Counter(s.poll.error_class or ("changed" if s.new or s.changed else "quiet") for s in saved)

@@ -20,9 +20,18 @@ CONFIG: Final = Path("/etc/checkpointd/checkpointd.toml")
 PREFIX: Final = "CHECKPOINTD_"
 OPENAI: Final = "https://api.openai.com/v1"
 
+_OPENAI: Final = {"base_url": "OPENAI_BASE_URL", "organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"}
+"""What OpenAI's own clients read, beside the key."""
+
+_LIKE_A_KEY: Final = re.compile(r"^sk[-_]|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{20}")
+"""Twenty letters and digits, mixed: nobody names a variable like that."""
+
 
 class SettingsError(Exception):
-    """A setting is wrong; the text names it and says what to do."""
+    """A setting is wrong; the text, one line, names it and says what to do."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("".join(c if c.isprintable() else " " for c in text))
 
 
 def _base_url(value: str) -> str:
@@ -30,22 +39,31 @@ def _base_url(value: str) -> str:
         url = URL(value)
     except ValueError:
         raise ValueError("no URL") from None
-    if url.user or url.password:
+    if url.user is not None or url.password is not None:
         raise ValueError("a URL with a password in it; name the key in api_key")
     loopback = url.host in {"localhost", "::1"} or re.fullmatch(r"127\.\d+\.\d+\.\d+", url.host or "")
     if not url.host or (url.scheme != "https" and not (url.scheme == "http" and loopback)):
         raise ValueError("https:// is needed (http:// only for this machine itself)")
     if url.query_string or url.fragment:
         raise ValueError("no query here; it goes into the source's table `query`")
-    return value.rstrip("/")
+    return str(url).rstrip("/")
 
 
 def _key_reference(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}|[^\0]*/[^\0]*", value) or value.startswith(("sk-", "sk_")):
-        raise ValueError(
-            "the name of a credential, of a file (with a /) or of a variable is needed, never the key itself"
-        )
+    a_file = re.fullmatch(r"\.{0,2}/[^\0]*", value)
+    a_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not _LIKE_A_KEY.search(value)
+    if not a_file and not a_name:
+        raise ValueError("the name of a credential, a variable or a file (/… or ./…) is needed, never the key itself")
     return value
+
+
+def _header(value: str) -> str:
+    if not value.isascii() or not value.isprintable():
+        raise ValueError("one line of printable ASCII is needed")
+    return value
+
+
+Header = Annotated[str, AfterValidator(_header)]
 
 
 class Source(BaseModel):
@@ -63,9 +81,12 @@ class Source(BaseModel):
         AfterValidator(_key_reference),
         Field(description="a credential's name, a file or a variable: never the key itself"),
     ]
-    organization: Annotated[str | None, Field(description="sent as OpenAI-Organization")] = None
-    project: Annotated[str | None, Field(description="sent as OpenAI-Project")] = None
-    headers: Annotated[dict[str, str], Field(description="further request headers, of gateways")] = {}
+    organization: Annotated[Header | None, Field(description="sent as OpenAI-Organization")] = None
+    project: Annotated[Header | None, Field(description="sent as OpenAI-Project")] = None
+    headers: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Header],
+        Field(repr=False, description="further request headers, of gateways"),
+    ] = {}
     query: Annotated[dict[str, str], Field(description="further query parameters, such as Azure's api-version")] = {}
     requests_per_minute: Annotated[
         float | None,
@@ -174,43 +195,51 @@ def load(config: Path | None = None) -> Settings:
     """
     named = config or (Path(os.environ[f"{PREFIX}CONFIG"]) if os.environ.get(f"{PREFIX}CONFIG") else None)
     path = named or CONFIG
-    values: dict[str, Any] = {}
+    values = _read(path, must_exist=named is not None)
+    _refuse_unknown(values, path)
+    if "database_url" not in values and (url := _credential("database_url")) is not None:
+        values["database_url"] = url
+    if by_default := values.get("sources", []) == []:
+        values["sources"] = [_default_source()]
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if named:
-            raise SettingsError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise SettingsError(f"{path}: {getattr(e, 'strerror', None) or 'no UTF-8 text'}") from None
-    except tomllib.TOMLDecodeError as e:
-        raise SettingsError(f"{path}: no TOML: {_place(str(e))}") from None
-    known = [*Settings.model_fields, "config"]
-    for variable in os.environ:
-        name = variable.upper().removeprefix(PREFIX).lower()
-        if variable.upper().startswith(PREFIX) and name not in known:
-            raise SettingsError(f"{variable}: no such setting{_nearest(name, known, PREFIX)}")
-    try:
-        if "database_url" not in values and (url := _credential("database_url")) is not None:
-            values["database_url"] = url
-        values.setdefault("sources", _default_sources())
         settings = Settings(**values)
     except ValidationError as e:
-        raise SettingsError(_explain(e, path)) from None
+        raise SettingsError(_explain(e, path, by_default=by_default)) from None
     if settings.database_url is not None and not re.match(r"postgres(ql)?://", settings.database_url):
         raise SettingsError(f"{PREFIX}DATABASE_URL: it does not begin with postgresql://")
     return settings
 
 
-def _default_sources() -> list[dict[str, Any]]:
+def _read(path: Path, *, must_exist: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if must_exist:
+            raise SettingsError(f"{path}: no such file") from None
+        return {}
+    except (OSError, UnicodeDecodeError) as e:
+        raise SettingsError(f"{path}: {getattr(e, 'strerror', None) or 'no UTF-8 text'}") from None
+    except (ValueError, RecursionError) as e:  # TOMLDecodeError, and what else the parser lets through
+        raise SettingsError(f"{path}: no TOML: {_place(str(e))}") from None
+
+
+def _refuse_unknown(values: Mapping[str, object], path: Path) -> None:
+    """Refuse misspelt settings: the settings library overlooks such variables, and takes some keys for its own."""
+    known = list(Settings.model_fields)
+    for name in values:
+        if name not in known:
+            raise SettingsError(f"{path}: {name}: no such setting{_nearest(name, known, '')}")
+    known = [name for name in (*known, "config") if name != "sources"]
+    for variable in os.environ:
+        name = variable.upper().removeprefix(PREFIX).lower()
+        if variable.upper().startswith(PREFIX) and name not in known:
+            raise SettingsError(f"{variable}: no such setting{_nearest(name, known, PREFIX)}")
+
+
+def _default_source() -> dict[str, str]:
     """Return the source of the variables that OpenAI's own clients read."""
-    source = {
-        "name": "openai",
-        "api_key": "OPENAI_API_KEY",
-        "base_url": os.environ.get("OPENAI_BASE_URL") or OPENAI,
-        "organization": os.environ.get("OPENAI_ORG_ID") or None,
-        "project": os.environ.get("OPENAI_PROJECT_ID") or None,
-    }
-    return [source]
+    given = {field: os.environ.get(variable, "") for field, variable in _OPENAI.items()}
+    return {"name": "openai", "api_key": "OPENAI_API_KEY", **{field: value for field, value in given.items() if value}}
 
 
 def read_secret(name: str, what: str) -> str:
@@ -237,19 +266,19 @@ def _credential(name: str) -> str | None:
         return None
 
 
-def _explain(error: ValidationError, path: Path) -> str:
-    """Say what is wrong with the first wrong setting, without its value."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+def _explain(error: ValidationError, path: Path, *, by_default: bool) -> str:
+    """Say what is wrong with a misspelt setting, else with the first wrong one, without its value."""
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     place = ".".join(str(part) for part in first["loc"])
     name = str(first["loc"][-1]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
-        known: Mapping[str, object] = Source.model_fields if place.startswith("sources.") else Settings.model_fields
-        return f"{path}: {place}: no such setting{_nearest(name, list(known), '')}"
+        return f"{path}: {place}: no such setting{_nearest(name, list(Source.model_fields), '')}"
     message = first["msg"].removeprefix("Value error, ")
     if f"{PREFIX}{place}".upper() in {variable.upper() for variable in os.environ}:
         return f"{PREFIX}{place.upper()}: {message}"
-    if place == "sources.0.base_url" and os.environ.get("OPENAI_BASE_URL") and not path.exists():
-        return f"OPENAI_BASE_URL: {message}"
+    if by_default and name in _OPENAI:
+        return f"{_OPENAI[name]}: {message}"
     return f"{path}: {place}: {message}" if place else f"settings: {message}"
 
 
@@ -260,7 +289,7 @@ def _nearest(name: str, known: list[str], prefix: str) -> str:
 
 def _place(message: str) -> str:
     """Keep where TOML broke, not what stood there."""
-    found = re.search(r"\(at .*\)$", message)
+    found = re.search(r"\(at [^()]*\)$", message)
     return found.group(0) if found else "(somewhere)"
 
 

@@ -1,0 +1,73 @@
+"""Runs the program as a person does: a process of its own, an environment of its own."""
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+KEY = "canary-key-0123456789"
+PROGRAM = (sys.executable, "-m", "checkpointd")
+
+
+class Ended(NamedTuple):
+    """What a process left: its exit code, its standard output and its standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+def environment(home: Path, url: str | None = None, api: str | None = None, **more: str) -> dict[str, str]:
+    """Return the environment of a process: a database and a provider, or none of either."""
+    given = {"CHECKPOINTD_DATABASE_URL": url, "OPENAI_BASE_URL": api, "OPENAI_API_KEY": KEY if api else None}
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "CHECKPOINTD_CONFIG": str(_no_config(home)),
+        "CHECKPOINTD_HTTP_PORT": "0",
+        **{name: value for name, value in given.items() if value is not None},
+        **more,
+    }
+
+
+def _no_config(home: Path) -> Path:
+    """Return an empty settings file, so that one of this machine does not matter."""
+    path = home / "empty.toml"
+    path.touch()
+    return path
+
+
+async def checkpointd(*arguments: str, env: dict[str, str], stdin: str = "") -> Ended:
+    """Run a verb to its end."""
+    process = await asyncio.create_subprocess_exec(*PROGRAM, *arguments, env=env, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 50)
+    assert process.returncode is not None
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+@asynccontextmanager
+async def running(*arguments: str, env: dict[str, str]) -> AsyncIterator[Process]:
+    """Run a verb that goes on; killed at the end where it still runs. Its standard error must be read by wait_for_line."""
+    process = await asyncio.create_subprocess_exec(*PROGRAM, *arguments, env=env, stdout=PIPE, stderr=PIPE)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def wait_for_line(process: Process, word: str) -> str:
+    """Read standard error up to the line with `word`."""
+    assert process.stderr is not None
+    seen = []
+    async with asyncio.timeout(30):
+        while line := (await process.stderr.readline()).decode():
+            seen.append(line)
+            if word in line:
+                return line
+    raise AssertionError(f"{word} never came:\n" + "".join(seen))
