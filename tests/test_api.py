@@ -40,11 +40,12 @@ async def ask(provider: Provider) -> AsyncIterator[Ask]:
     async with session() as http:
 
         async def listing(
-            job: str = JOB, *, seconds: float = 5, timeout: float = 5, backoff: float = 0, page_size: int = 100,
+            job: str = JOB, *, seconds: float = 5, patience: float = 5, backoff: float = 0, page_size: int = 100,
             url: str = "", headers: Mapping[str, str] = HEADERS, query: Mapping[str, str] | None = None,
         ) -> Pages:  # fmt: skip
-            limits = Limits(page_size, timeout, backoff)
-            client = Client(http, url or provider.url, headers, query or {}, limits, secrets=[KEY])
+            limits = Limits(page_size, patience, backoff)
+            secrets = [value.removeprefix("Bearer ") for value in headers.values()]
+            client = Client(http, url or provider.url, headers, query or {}, limits, secrets)
             return await client.list_checkpoints(job, asyncio.get_running_loop().time() + seconds)
 
         yield listing
@@ -237,7 +238,7 @@ async def test_a_second_failure_does_not_cost_the_first_pages(provider: Provider
 async def test_retry_after(
     provider: Provider, ask: Ask, headers: Sequence[tuple[str, str]], expected: float | None
 ) -> None:
-    """Milliseconds, seconds or a date by the answer's own clock; at most an hour; nonsense is as if nothing was said."""
+    """Milliseconds, seconds or a date by the answer's own clock; at most an hour; nonsense counts as nothing said."""
     provider.checkpoints[JOB] = web.Response(status=429, headers=CIMultiDict([("Date", NOW), *headers]))
     failure = (await ask()).failure
     assert failure
@@ -402,7 +403,7 @@ async def test_an_endless_body_is_not_read_on(
 
 
 async def test_a_bomb_does_not_go_off(provider: Provider, ask: Ask) -> None:
-    """Of half a gigabyte in half a megabyte no more is unpacked than a page may have."""
+    """Of a quarter of a gigabyte, packed into as many kilobytes, no more is unpacked than a page may have."""
     packer = zlib.compressobj(wbits=31)
     bomb = b"".join([*(packer.compress(bytes(MIB)) for _ in range(256)), packer.flush()])
     provider.checkpoints[JOB] = raw(whole(bomb, b"Content-Encoding: gzip"))
@@ -434,7 +435,7 @@ async def test_a_slow_answer_ends_at_the_timeout(provider: Provider, ask: Ask, a
     """An answer that never comes, or never ends, costs three request timeouts."""
     provider.checkpoints[JOB] = answer
     begun = time.monotonic()
-    pages = await ask(timeout=0.1)
+    pages = await ask(patience=0.1)
     assert (ErrorClass.TIMEOUT, 3) == (kind(pages), pages.requests)
     assert 0.3 <= time.monotonic() - begun < 2
 
@@ -443,7 +444,7 @@ async def test_the_deadline_caps_the_timeout(provider: Provider, ask: Ask) -> No
     """A request ends at its poll's deadline, however long it might take by itself; what was read stays."""
     provider.checkpoints[JOB] = [page(ITEMS[:1], has_more=True), silence]
     begun = time.monotonic()
-    pages = await ask(seconds=0.2, timeout=60)
+    pages = await ask(seconds=0.2, patience=60)
     assert (ErrorClass.TIMEOUT, 2, 1) == (kind(pages), pages.requests, len(ids(pages)))
     assert time.monotonic() - begun < 2
 
@@ -526,7 +527,7 @@ async def test_no_failure_tells_a_part_of_a_key(provider: Provider, ask: Ask, ma
     ],
 )
 @pytest.mark.parametrize(
-    "answer", [lambda said: error(400, said, said), lambda said: body('{"error": %s}' % json.dumps({"message": said}))]
+    "answer", [lambda said: error(400, said, said), lambda said: body(json.dumps({"error": {"message": said}}))]
 )
 async def test_a_failure_is_one_short_line(
     provider: Provider, ask: Ask, said: str, answer: Callable[[str], Answer]
@@ -638,11 +639,15 @@ async def test_the_job_list_comes_page_by_page(provider: Provider) -> None:
     """Pages before a failure are handed over before it is raised."""
     provider.jobs = [page([{"id": "a"}], has_more=True), page([{"id": "b"}], has_more=True), error(403, "denied")]
     seen: list[bytes] = []
-    async with session() as http:
-        client = Client(http, provider.url, HEADERS, {}, Limits(1, backoff=0))
-        with pytest.raises(ApiError) as caught:
+
+    async def read() -> None:
+        async with session() as http:
+            client = Client(http, provider.url, HEADERS, {}, Limits(1, backoff=0))
             async for items in client.list_jobs(asyncio.get_running_loop().time() + 5):
-                seen += [bytes(item) for item in items]
+                seen.extend(bytes(item) for item in items)
+
+    with pytest.raises(ApiError) as caught:
+        await read()
     assert [b'{"id": "a"}', b'{"id": "b"}'] == seen
     assert ErrorClass.FORBIDDEN is caught.value.failure.error_class
     assert [None, "a", "b"] == [request.query.get("after") for request in provider.requests]

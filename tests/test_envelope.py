@@ -13,7 +13,7 @@ from checkpointd.envelope import NotAListError, Page, read_page
 from checkpointd.failures import ErrorClass
 from provider import checkpoint
 
-examples = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+examples = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 RECORDED = {path.stem: path.read_bytes().strip() for path in (Path(__file__).parent / "data/recorded").glob("*.json")}
 
@@ -99,9 +99,7 @@ def test_odd_last_item_is_a_cursor(odd: bytes) -> None:
     assert "ftckpt_1" == read_page(page(b'{"id": "ftckpt_2"}', last, has_more=b"true")).last_id
 
 
-@pytest.mark.parametrize(
-    "last", [b"7", b"[]", b"{}", b'{"id": 7}', b'{"id": null}', rb'{"id": "\ud800"}']
-)
+@pytest.mark.parametrize("last", [b"7", b"[]", b"{}", b'{"id": 7}', b'{"id": null}', rb'{"id": "\ud800"}'])
 def test_no_cursor(last: bytes) -> None:
     """A last item without an id that fits in a URL gives no cursor, and no error either: its page is read."""
     assert ([last], True, None) == split(read_page(page(last, has_more=b"true")))
@@ -233,7 +231,7 @@ def test_any_depth(place: bytes) -> None:
     assert len(outcomes) == 2
 
 
-@settings(examples, max_examples=400)
+@settings(examples, max_examples=200)
 @given(st.data())
 def test_damaged_bytes(data: st.DataObject) -> None:
     """A body with any bytes replaced is a page or no list; no other error comes out, and a page has true bytes."""

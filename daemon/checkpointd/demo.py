@@ -24,7 +24,7 @@ EPOCH: Final = 1_767_225_600.0
 
 SEED, JOBS, SPEED = 7, 24, 120.0
 SHOWN: Final = 16
-LOOK: Final = "select * from fine_tuning.checkpoints"
+LOOK: Final = "table fine_tuning.checkpoints"
 
 
 async def run(console: Console, seconds: float | None, stop: asyncio.Event) -> None:

@@ -28,6 +28,8 @@ from urllib.parse import quote
 
 import asyncpg
 
+from checkpointd import queries
+
 _MAJOR: Final = "18"  # of PostgreSQL, as pinned in the extra `embedded`
 _START_SECONDS: Final = 60  # initdb, or recovery after a crash, on a slow disk
 _SOCKET: Final = ".s.PGSQL.5432"
@@ -154,8 +156,8 @@ class EmbeddedPostgres:
         try:
             connection = await asyncpg.connect(self._url_of("postgres"), timeout=5)
             try:
-                if not await connection.fetchval("select true from pg_database where datname = 'checkpointd'"):
-                    await connection.execute("create database checkpointd")
+                if not await connection.fetchval(queries.HAS_DATABASE):
+                    await connection.execute(queries.CREATE_DATABASE)
             finally:
                 await connection.close()
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):

@@ -132,7 +132,7 @@ def _walk(text: str) -> dict[str, Any] | None:
             raise ValueError("a name expected")  # noqa: TRY004  # of JSON, not of Python
         at = _expect(text, at, ":")
         value, at = _elements(text, at) if key == "data" and text[at] == "[" else _scan(text, at)
-        if key in {"data", "has_more"} & members.keys() and members[key] != value:
+        if key in {"data", "has_more"} and key in members and members[key] != value:
             raise NotAListError("not_a_list", f"`{key}` given twice, differently")
         members[key] = value
         at = _next(text, at, "}")

@@ -1,0 +1,2 @@
+-- The database of the embedded server.
+create database checkpointd

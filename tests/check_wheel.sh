@@ -1,0 +1,17 @@
+#!/bin/sh
+# Builds the wheel, installs it with what the lock names into an environment of its own, and runs it from elsewhere.
+set -eu
+uv=$1
+here=$(pwd)
+elsewhere=$(mktemp -d)
+trap 'rm -rf "$elsewhere"' EXIT
+grep -vE '^(#|$)' requirements.lock > "$elsewhere/lock"
+$uv build --quiet --wheel --no-build-isolation --python .venv/bin/python --out-dir "$elsewhere" .
+$uv venv --quiet --python .venv/bin/python "$elsewhere/venv"
+$uv pip install --quiet --python "$elsewhere/venv" --constraint "$elsewhere/lock" "$(echo "$elsewhere"/checkpointd-*.whl)[embedded]"
+cd "$elsewhere"
+version=$(env -i PATH="$PATH" HOME="$elsewhere" venv/bin/checkpointd --version)
+grep -q "\"$version\"" "$here/daemon/checkpointd/__init__.py"
+env -i PATH="$PATH" HOME="$elsewhere" venv/bin/checkpointd demo --seconds 5 > demo.txt
+tail -n 1 demo.txt | grep -qE '^[1-9][0-9]* jobs, [1-9][0-9]* checkpoints, [1-9][0-9]* changes$'
+echo "the wheel works: $version, $(tail -n 1 demo.txt)"

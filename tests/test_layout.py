@@ -1,0 +1,109 @@
+"""The rooms of the house: who imports whom, where SQL stands, what is at the top."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[1]
+PACKAGE = TOP / "daemon" / "checkpointd"
+
+IMPORTS = {
+    # pure
+    "envelope": set(),
+    "item": {"envelope"},
+    "listing": {"envelope", "item"},
+    "diff": {"item", "listing"},
+    "cadence": set(),
+    "failures": set(),
+    # PostgreSQL
+    "queries": set(),
+    "store": {"queries"},
+    "migrations": {"queries", "store"},
+    "write": {"queries", "diff", "item", "listing", "store"},
+    "save": {"queries", "item", "listing", "store", "write"},
+    # HTTP
+    "api": {"envelope", "failures"},
+    # at work
+    "settings": set(),
+    "observe": {"write"},
+    "service": {"api", "failures", "store"},
+    "outbox": {"failures", "observe", "save", "service", "store", "write"},
+    "poller": {"api", "cadence", "failures", "listing", "observe", "outbox", "service", "store", "write"},
+    "jobs": {"cadence", "envelope", "queries", "store", "write"},
+    "discovery": {"api", "failures", "jobs", "observe", "queries", "service", "store"},
+    "metronome": set(),
+    "systemd": set(),
+    "web": {"observe"},
+    "daemon": {
+        "api", "cadence", "discovery", "metronome", "migrations", "observe", "outbox", "poller", "service", "settings",
+        "store", "systemd", "web",
+    },
+    # for trying it out
+    "embedded": {"queries"},
+    "simulator": set(),
+    "demo": {"daemon", "embedded", "queries", "settings", "simulator", "store"},
+}  # fmt: skip
+
+
+def _imported(path: Path) -> set[str]:
+    """Return the modules of ours that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "checkpointd":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("checkpointd."):
+            found.add((node.module or "").split(".")[1])
+    return found
+
+
+def test_every_module_has_its_place() -> None:
+    """Each module stands in the table above."""
+    modules = {path.stem if path.suffix else path.name for path in PACKAGE.iterdir() if path.suffix in {".py", ""}}
+    assert {*IMPORTS, "__init__", "__main__"} == modules - {"__pycache__"}
+
+
+@pytest.mark.parametrize("module", IMPORTS)
+def test_imports_go_one_way(module: str) -> None:
+    """A module imports just what the table says."""
+    path = PACKAGE / f"{module}.py"
+    files = [path] if path.exists() else list((PACKAGE / module).glob("*.py"))
+    assert IMPORTS[module] == set().union(*map(_imported, files)) - {module}
+
+
+def test_imports_have_no_circle() -> None:
+    """The table has an order in which each module comes after those that it imports."""
+    placed: set[str] = set()
+    while rest := [m for m in IMPORTS if m not in placed]:
+        ready = [m for m in rest if IMPORTS[m] <= placed]
+        assert ready, f"a circle among {rest}"
+        placed.update(ready)
+
+
+def test_sql_stands_in_sql() -> None:
+    """No statement stands in Python."""
+    statement = re.compile(
+        r"\b(select|insert into|update|delete from|create|alter|with)\b .* \b(from|set|values|table|as)\b"
+    )
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and statement.match(node.value):
+                pytest.fail(f"{path.name}:{node.lineno}")
+
+
+def test_the_top_is_tidy() -> None:
+    """At the top stand the prescribed folders and what the ecosystem expects."""
+    allowed = {
+        "pyproject.toml", "daemon", "sql", "config", "tests", "systemd", "README.md",
+        "CHANGELOG.md", "LICENSE", "Makefile", "requirements.lock", ".ci", ".gitignore",
+    }  # fmt: skip
+    made = {".git", ".tools", ".venv", "dist", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+    assert set() == {path.name for path in TOP.iterdir()} - allowed - made
+
+
+def test_the_lock_names_no_address() -> None:
+    """The lock pins every package by hash, and names no index."""
+    lock = (TOP / "requirements.lock").read_text()
+    assert "://" not in lock
+    assert all("--hash=sha256:" in package for package in re.split(r"\n(?=\S)", lock) if package.strip())

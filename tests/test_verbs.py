@@ -1,0 +1,199 @@
+"""What a person types, and what they are told."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from checkpointd.settings import Settings
+from provider import JOB, Provider, checkpoint, error, job, page
+from verbs import KEY, checkpointd, environment, running, wait_for_line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "says"),
+    [
+        (["track", "ftjob-x/../../y"], {}, "no id of a fine-tuning job"),
+        (["track", "ftjob-a b"], {}, "no id of a fine-tuning job"),
+        (["track", "ftjob-a\x1b[2J"], {}, "no id of a fine-tuning job"),
+        (["track", ""], {}, "no id of a fine-tuning job"),
+        (["track", "hello"], {}, "no id of a fine-tuning job"),
+        (["sync", "ftjob-x/../../y"], {}, "no id of a fine-tuning job"),
+        (["track", JOB, "--source", "other"], {}, "--source other"),
+        (["track"], {}, "Missing argument"),
+        (["nonsense"], {}, "No such command"),
+        (["sync", "--nonsense"], {}, "No such option"),
+        (["sync"], {"CHECKPOINTD_MIN_POL_SECONDS": "1"}, "did you mean CHECKPOINTD_MIN_POLL_SECONDS?"),
+        (["sync"], {"CHECKPOINTD_MIN_POLL_SECONDS": "soon"}, "CHECKPOINTD_MIN_POLL_SECONDS"),
+        (["sync"], {"OPENAI_API_KEY": ""}, "OPENAI_API_KEY"),
+        (["run"], {"OPENAI_API_KEY": ""}, "OPENAI_API_KEY"),
+        (["sync"], {"OPENAI_BASE_URL": "http://example.org/v1"}, "OPENAI_BASE_URL"),
+        (["sync"], {"CHECKPOINTD_DATABASE_URL": "mysql://u:canary-key-0123456789@h/db"}, "CHECKPOINTD_DATABASE_URL"),
+        (["sync"], {"CHECKPOINTD_CONFIG": "/nowhere.toml"}, "/nowhere.toml: no such file"),
+    ],
+)
+async def test_wrong_usage(arguments: list[str], more: dict[str, str], says: str, url: str, provider: Provider,
+                           tmp_path: Path) -> None:  # fmt: skip
+    """Wrong usage and wrong settings exit 2 with one clear line, no traceback and no secret, before any request."""
+    ended = await checkpointd(*arguments, env={**environment(tmp_path, url, provider.url), **more})
+    assert 2 == ended.code
+    assert says in ended.err
+    assert "Traceback" not in ended.err
+    assert KEY not in ended.err
+    assert "\x1b" not in ended.err
+    assert [] == provider.requests
+    if "Usage:" not in ended.err:
+        assert 1 == len(ended.err.splitlines())
+
+
+async def test_work_that_fails(empty_url: str, provider: Provider, tmp_path: Path) -> None:
+    """Without its schema, or without a server, a verb exits 1 with one line that says what to do."""
+    ended = await checkpointd("track", JOB, env=environment(tmp_path, empty_url, provider.url))
+    assert (1, "checkpointd: the schema is missing or old: run `checkpointd migrate`\n") == (ended.code, ended.err)
+    nowhere = "postgresql://u:canary-key-0123456789@127.0.0.1:1/db"
+    ended = await checkpointd("status", env=environment(tmp_path, nowhere, provider.url))
+    assert 1 == ended.code
+    assert 1 == len(ended.err.splitlines())
+    assert KEY not in ended.err
+    assert "Traceback" not in ended.err
+
+
+async def test_missing_job(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
+    """A job that the provider no longer knows fails its sync, is shown as missing, and keeps its rows."""
+    env = environment(tmp_path, url, provider.url)
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await checkpointd("track", JOB, env=env)
+    await checkpointd("sync", env=env)
+    stored = await sql.fetch("select * from fine_tuning.checkpoints")
+    provider.checkpoints[JOB] = error(404, "fine_tune_not_found")
+    ended = await checkpointd("sync", env=env)
+    assert 1 == ended.code
+    assert f"{JOB}: missing: HTTP 404 fine_tune_not_found no" in ended.err
+    shown = await checkpointd("status", env=env)
+    assert re.search(rf"{JOB}\s+openai\s+missing", shown.out)
+    listed = json.loads((await checkpointd("jobs", "--json", env=env)).out)
+    assert [(JOB, "missing", 1)] == [(row["id"], row["phase"], row["checkpoint_count"]) for row in listed]
+    assert stored == await sql.fetch("select * from fine_tuning.checkpoints")
+
+
+async def test_standard_input(url: str, provider: Provider, tmp_path: Path) -> None:
+    """With - ids come one a line; an empty standard input means no job, never all."""
+    env = environment(tmp_path, url, provider.url)
+    ended = await checkpointd("track", "-", env=env, stdin="ftjob-1\n\nftjob-2\nftjob-1\n")
+    assert (0, "2 tracked, 2 of them new\n", "") == ended
+    ended = await checkpointd("sync", "-", env=env)
+    assert (0, "0 jobs: 0 new checkpoints, 0 changed, 0 rejected items, 0 failed\n", "") == ended
+    assert [] == provider.requests
+    provider.checkpoints["ftjob-2"] = page([])
+    ended = await checkpointd("sync", "-", env=env, stdin="ftjob-2\n")
+    assert (0, "1 jobs: 0 new checkpoints, 0 changed, 0 rejected items, 0 failed\n", "") == ended
+    ended = await checkpointd("sync", "ftjob-3", env=env)
+    assert (1, "checkpointd: ftjob-3 is not tracked: checkpointd track ftjob-3\n") == (ended.code, ended.err)
+
+
+async def test_refused_key(url: str, provider: Provider, tmp_path: Path) -> None:
+    """With a refused key a sync fails in a few requests, and says so for each job, without the key."""
+    env = environment(tmp_path, url, provider.url)
+    for n in range(40):
+        provider.checkpoints[f"ftjob-{n}"] = error(401, "invalid_api_key", f"Incorrect API key provided: {KEY}")
+    await checkpointd("track", "-", env=env, stdin="".join(f"ftjob-{n}\n" for n in range(40)))
+    ended = await checkpointd("sync", "--json", env=env)
+    result = json.loads(ended.out)
+    assert (1, 40, {"refused"}) == (ended.code, result["failed"], {f["error_class"] for f in result["failures"]})
+    assert KEY not in ended.out + ended.err
+    assert len(provider.requests) <= 17
+
+
+async def test_two_sources(url: str, provider: Provider, tmp_path: Path) -> None:
+    """With one id in two sources a verb asks for --source, and each keeps its own rows."""
+    config = tmp_path / "two.toml"
+    (tmp_path / "key").write_text(KEY)
+    source = '[[sources]]\nname = "{}"\nkind = "{}"\nbase_url = "{}"\napi_key = "{}"\n'
+    config.write_text("".join(source.format(name, kind, provider.url, tmp_path / "key")
+                              for name, kind in (("one", "openai"), ("two", "azure"))))  # fmt: skip
+    env = {**environment(tmp_path, url), "CHECKPOINTD_CONFIG": str(config)}
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    ended = await checkpointd("track", JOB, env=env)
+    assert (2, "checkpointd: several sources are configured: choose one with --source (one, two)\n") == (
+        ended.code,
+        ended.err,
+    )
+    for name in ("one", "two"):
+        assert 0 == (await checkpointd("track", JOB, "--source", name, env=env)).code
+    ended = await checkpointd("resync", JOB, env=env)
+    assert 2 == ended.code
+    assert "--source (one, two)" in ended.err
+    assert "2 jobs: 2 new checkpoints" in (await checkpointd("sync", env=env)).out
+    headers = [
+        (r.headers.get("Authorization"), r.headers.get("api-key")) for r in provider.requests if "job" in r.match_info
+    ]
+    assert {(f"Bearer {KEY}", None), (None, KEY)} == set(headers)
+    assert "1 jobs: 0 new" in (await checkpointd("sync", "--source", "two", env=env)).out
+    assert (0, "1 untracked\n", "") == await checkpointd("untrack", JOB, "--source", "one", env=env)
+
+
+async def test_embedded_database(provider: Provider, tmp_path: Path) -> None:
+    """Without a database URL the embedded PostgreSQL serves, is said in one line, and is joined by a second command."""
+    env = environment(tmp_path, None, provider.url, CHECKPOINTD_MIN_POLL_SECONDS="0.1")
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    ended = await checkpointd("track", JOB, env=env)
+    assert 0 == ended.code
+    assert 1 == len(ended.err.splitlines())
+    assert "using the embedded PostgreSQL" in ended.err
+    async with running("run", env=env) as daemon:
+        await wait_for_line(daemon, "poll.changed")
+        rows = json.loads((await checkpointd("jobs", "--json", env=env)).out)
+        assert [(JOB, 1)] == [(row["id"], row["checkpoint_count"]) for row in rows]
+        daemon.terminate()
+        assert 0 == await asyncio.wait_for(daemon.wait(), 20)
+    rows = json.loads((await checkpointd("jobs", "--json", env=env)).out)
+    assert [(JOB, 1)] == [(row["id"], row["checkpoint_count"]) for row in rows]
+
+
+async def test_demo(tmp_path: Path) -> None:
+    """The demo says how to look, shows checkpoints arriving, ends by itself with exit 0, and leaves nothing behind."""
+    env = environment(tmp_path, TMPDIR=str(tmp_path))
+    ended = await checkpointd("demo", "--seconds", "6", env=env)
+    assert (0, "") == (ended.code, ended.err)
+    lines = ended.out.splitlines()
+    assert any(line.startswith("Look: ") and "psql" in line for line in lines)
+    found = re.fullmatch(r"(\d+) jobs, (\d+) checkpoints, (\d+) changes", lines[-1])
+    assert found is not None
+    jobs, checkpoints, changes = map(int, found.groups())
+    assert jobs > 5
+    assert 5 < checkpoints < changes
+    assert [] == [p.name for p in tmp_path.iterdir() if p.name.startswith("checkpointd-demo")]
+
+
+async def test_simulate(url: str, tmp_path: Path) -> None:
+    """The simulated provider says how to point the other verbs at itself, and they work."""
+    env = environment(tmp_path, url)
+    async with running("simulate", "--port", "0", "--jobs", "5", env=env) as provider:
+        assert provider.stdout is not None
+        line = (await asyncio.wait_for(provider.stdout.readline(), 20)).decode()
+        given = dict(word.split("=", 1) for word in line.removeprefix("export ").split())
+        ended = await checkpointd("sync", env={**env, **given, "CHECKPOINTD_DISCOVER": "true"})
+        assert (0, "") == (ended.code, ended.err)
+        assert re.match(r"[1-9]\d* jobs: [1-9]\d* new checkpoints", ended.out)
+        provider.terminate()
+        assert 0 == await asyncio.wait_for(provider.wait(), 20)
+
+
+async def test_hostile_text_does_not_reach_the_terminal(url: str, provider: Provider, tmp_path: Path) -> None:
+    """Control characters in what a provider sent are not printed."""
+    env = environment(tmp_path, url, provider.url)
+    provider.checkpoints[JOB] = page([])
+    provider.jobs = page([job(fine_tuned_model="[red]x[/red]", status="running"), job("ftjob-2", status="\x1b[2Jx")])
+    await checkpointd("track", JOB, "ftjob-2", env=env)
+    await checkpointd("sync", env=env)
+    shown = (await checkpointd("jobs", env=env)).out
+    assert "\x1b" not in shown
+    assert "[red]x[/red]" in shown
+
+
+def test_every_setting_is_described() -> None:
+    """Each setting has a description with its meaning, for the README and for the errors."""
+    assert [] == [name for name, field in Settings.model_fields.items() if not field.description]
