@@ -36,10 +36,12 @@ IMPORTS = {
     "metronome": set(),
     "systemd": set(),
     "web": {"observe"},
+    "serving": {"api", "cadence", "discovery", "outbox", "poller", "service", "settings", "store"},
+    "sync": {"api", "failures", "outbox", "serving", "settings", "store", "write"},
     "daemon": {
-        "api", "cadence", "discovery", "metronome", "migrations", "observe", "outbox", "poller", "service", "settings",
-        "store", "systemd", "web",
+        "api", "discovery", "metronome", "migrations", "observe", "poller", "serving", "settings", "store", "systemd", "web",
     },
+    "terminal": set(),
     # for trying it out
     "embedded": {"queries"},
     "simulator": set(),

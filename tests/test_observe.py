@@ -14,7 +14,7 @@ SECRETS = {
     CANARY: CANARY,
     "sk-proj-abcDEF0123456789_-xyz": "abcDEF",
     "Bearer abc.def": "abc.def",
-    "authorization: bearer\t'abc.def'": "abc.def'",
+    "{'Authorization': 'bearer  abc.def'}": "abc.def",
     "postgresql://u:hunter2@h:5432/d": "hunter2",
     "postgresql://u:hun@ter/2@h/d": "ter/2",
     "postgresql://:hunter2@h/d": "hunter2",
@@ -36,7 +36,11 @@ def configure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
     def configured(log_format: str | None = "json", level: str = "debug") -> Callable[[], list[str]]:
         observe.configure(log_format, level, [CANARY, "", "on"])
-        return lambda: capsys.readouterr().err.splitlines()
+
+        def lines() -> list[str]:
+            return capsys.readouterr().err.splitlines()
+
+        return lines
 
     yield configured
     structlog.reset_defaults()
@@ -46,13 +50,11 @@ def configure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
 
 def fail(secret: str) -> None:
-    """Raise with a secret in the text, in the cause's text, and in the locals."""
-    in_a_local = f"local {secret}"
-    try:
-        raise ValueError(f"cause {secret}")
-    except ValueError as e:
-        e.add_note(f"note {secret}")
-        raise RuntimeError(f"failed: {secret}", in_a_local) from e
+    """Raise with a secret in the text, in the cause's text and in a note."""
+    words = f"failed: {secret}"
+    cause = ValueError(f"cause {secret}")
+    cause.add_note(f"note {secret}")
+    raise RuntimeError(words) from cause
 
 
 def log_everywhere(secret: str) -> int:
@@ -89,18 +91,17 @@ def test_no_line_tells_a_secret(configure: Configure, log_format: str, text: str
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_no_locals(configure: Configure, log_format: str) -> None:
+def test_no_values_of_frames(configure: Configure, log_format: str) -> None:
     """A traceback tells where, not with what values."""
     lines = configure(log_format)
     in_this_frame = "hunter" + "2"
     try:
-        fail(in_this_frame[:0])
+        fail(f"{len(in_this_frame)} characters")
     except RuntimeError:
         observe.log.exception("crashed")
     shown = "\n".join(lines())
     assert "hunter2" not in shown
-    assert "fail" in shown
-    assert "locals" not in shown
+    assert "failed: 7 characters" in shown
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
@@ -124,7 +125,7 @@ def test_short_headers_are_no_secrets(configure: Configure) -> None:
     """A gateway's header `on` does not blot every word it stands in."""
     lines = configure("json")
     observe.log.info("connection.done", reason="gone")
-    assert ("connection.done", "gone") == (lambda event: (event["event"], event["reason"]))(json.loads(lines()[0]))
+    assert {"event": "connection.done", "reason": "gone"}.items() <= json.loads(lines()[0]).items()
 
 
 def test_what_is_no_secret_stays(configure: Configure) -> None:

@@ -56,7 +56,7 @@ def refusal(load: Load, toml: str | bytes | None = None, **variables: str) -> st
         load(toml, **variables)
     text = str(caught.value)
     assert text.isprintable(), "one line"
-    return text.rsplit("checkpointd.toml: ", maxsplit=1)[-1]
+    return text.rpartition("checkpointd.toml: ")[2]
 
 
 # What goes over what
@@ -114,12 +114,12 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("toml", "variables", "expected"),
     [
-        ("", {"CHECKPOINTD_MIN_POL_SECONDS": "1"}, "CHECKPOINTD_MIN_POL_SECONDS: no such setting; did you mean CHECKPOINTD_MIN_POLL_SECONDS?"),
-        ("", {"checkpointd_discovery": "1"}, "checkpointd_discovery: no such setting; did you mean CHECKPOINTD_DISCOVER?"),
+        ("", {"CHECKPOINTD_HTTPORT": "1"}, "CHECKPOINTD_HTTPORT: no such setting; did you mean CHECKPOINTD_HTTP_PORT?"),
+        ("", {"checkpointd_discove": "1"}, "checkpointd_discove: no such setting; did you mean CHECKPOINTD_DISCOVER?"),
         ("", {"CHECKPOINTD_QQQ": "1"}, "CHECKPOINTD_QQQ: no such setting"),
         ("", {"CHECKPOINTD_SOURCES": "[]"}, "CHECKPOINTD_SOURCES: no such setting"),
         ("databse_url = 1", {}, "databse_url: no such setting; did you mean database_url?"),
-        ("min_poll_second = 1\nmax_poll_seconds = 0", {}, "min_poll_second: no such setting; did you mean min_poll_seconds?"),
+        ("lease_second = 1\npage_size = 0", {}, "lease_second: no such setting; did you mean lease_seconds?"),
         ('[[source]]\nname = "a"', {}, "source: no such setting; did you mean sources?"),
         ("_env_file = 'x'", {}, "_env_file: no such setting"),
         ("__pydantic_self__ = 1", {}, "__pydantic_self__: no such setting"),
@@ -219,7 +219,7 @@ def test_a_wrong_variable_of_openais_clients_is_named(
     ],
 )
 def test_base_urls(given: str, expected: str) -> None:
-    """Https everywhere, http on this machine; what comes out can be followed by a path, whatever was written."""
+    """A URL is https, or http on this machine; what comes out can be followed by a path, whatever was written."""
     assert expected == Source(name="a", api_key="K", kind="compatible", base_url=given).base_url
 
 
@@ -235,7 +235,7 @@ def test_base_urls(given: str, expected: str) -> None:
         ("ftp://localhost", "https:// is needed (http:// only for this machine itself)"),
         ("//h.example", "https:// is needed (http:// only for this machine itself)"),
         ("h.example/v1", "https:// is needed (http:// only for this machine itself)"),
-        ("https://", "no URL"),
+        ("https://", "https:// is needed (http:// only for this machine itself)"),
         ("https://[::1", "no URL"),
         ("https://h.example:port", "no URL"),
         ("https://u:p@h.example", "a URL with a password in it; name the key in api_key"),
@@ -258,7 +258,7 @@ def test_wrong_base_urls(load: Load, given: str, expected: str) -> None:
         (NAMED + f"kind = 'compatible'\nbase_url = '{OPENAI}/'", "sources.0: base_url is needed for kind compatible"),
         (NAMED + "kind = 'mistral'", "sources.0.kind: Input should be 'openai', 'azure' or 'compatible'"),
         (NAMED + "requests_per_minute = 0", "sources.0.requests_per_minute: Input should be greater than 0"),
-        (NAMED + "headers = {x = 'a\\r\\nb'}".replace("'", '"'), "sources.0.headers.x: one line of printable ASCII is needed"),
+        (NAMED + 'headers = {x = "a\\nb"}', "sources.0.headers.x: one line of printable ASCII is needed"),
         (NAMED + "headers = {x = 5}", "sources.0.headers.x: Input should be a valid string"),
         ("[[sources]]\nname = 'a'", "sources.0.api_key: Field required"),
         ("[sources]\nname = 'a'", "sources: Input should be a valid tuple"),
@@ -320,7 +320,8 @@ def test_a_key_itself_is_refused(load: Load, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "reference", ["OPENAI_API_KEY", "key", "api.key", "AZURE_OPENAI_KEY_2", "/run/keys/0a1b2c3d4e5f60718293a4b5", "./k", "../k"]
+    "reference",
+    ["OPENAI_API_KEY", "key", "api.key", "AZURE_OPENAI_KEY_2", "/run/keys/0a1b2c3d4e5f60718293a4b5", "./k", "../k"],
 )  # fmt: skip
 def test_references(reference: str) -> None:
     """Names of variables, credentials and files are no keys."""
@@ -436,7 +437,7 @@ def test_no_error_tells_a_secret(load: Load, toml: str | bytes | None, variables
 @pytest.mark.parametrize(
     "text",
     ["", " ", ".", "..", "ftjob-x/../../y", "ftjob-x\n", "\nftjob-x", "ftjob-x ", "ftjob x", "ftjob-\0", "ftjob-ü",
-     "ftjob-١", "ftjob-x?a=b", "ftjob-x#y", "ftjob-%2e", "ftjob-x;y", "-x", "_x", "ftjob-" + "x" * 123,
+     "ftjob-\u0661", "ftjob-x?a=b", "ftjob-x#y", "ftjob-%2e", "ftjob-x;y", "-x", "_x", "ftjob-" + "x" * 123,
      "ftjob-'; drop table jobs"],
 )  # fmt: skip
 def test_what_is_no_job_id(kind: Any, text: str) -> None:

@@ -1,29 +1,26 @@
 """The verbs: what a person types. Alone prints and sets exit codes: 0 done, 1 failed, 2 wrong usage or settings."""
 
 import asyncio
-import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 import checkpointd
-from checkpointd import api, daemon, demo, migrations, observe, settings, simulator
+from checkpointd import migrations, settings, terminal
 from checkpointd.embedded import EmbeddedError, EmbeddedPostgres
-from checkpointd.failures import ErrorClass, Failure
-from checkpointd.outbox import Result
 from checkpointd.settings import Settings, SettingsError, Source
-from checkpointd.store import UNAVAILABLE, Connect, Job, Lease, Store, connect, open_store
-from checkpointd.write import Saved
+from checkpointd.store import UNAVAILABLE, Connect, Job, Store, connect, open_store
+
+if TYPE_CHECKING:
+    from checkpointd.sync import Summary
+
+SHOWN_FAILURES = 20
 
 app = typer.Typer(
     help="Keeps a PostgreSQL copy of the checkpoints of fine-tuning jobs, and keeps it true.",
@@ -93,9 +90,12 @@ def _root(
 @app.command()
 def run(config: Config = None) -> None:
     """Run the daemon."""
+    from checkpointd import daemon, observe
+    from checkpointd.serving import secrets_of
+
     chosen = settings.load(config)
     keyed = _keys(chosen)
-    observe.configure(chosen.log_format, chosen.log_level, [s for h in keyed.values() for s in daemon.secrets_of(h)])
+    observe.configure(chosen.log_format, chosen.log_level, [s for h in keyed.values() for s in secrets_of(h)])
 
     async def work() -> None:
         stop = asyncio.Event()
@@ -116,72 +116,39 @@ def sync(
     config: Config = None,
 ) -> None:
     """Poll all tracked jobs (or the named) once, now, whether due or not."""
+    from checkpointd import observe
+    from checkpointd.sync import sync_jobs
+
     chosen = settings.load(config)
     ids = None if not jobs else _ids(jobs)
     observe.configure(chosen.log_format, "error")
-    failed = asyncio.run(_sync(chosen, ids, source, as_json=as_json))
-    if failed:
+
+    async def work() -> "Summary":
+        keyed = _keys(chosen)
+        with terminal.progress() as progress:
+            bar = progress.add_task("sync", total=None)
+            async with _ready(chosen) as store:
+                wanted = None if ids is None else await _find(store, chosen, ids, source)
+                return await sync_jobs(
+                    chosen, store, keyed, wanted, source, lambda n, of: progress.update(bar, completed=n, total=of)
+                )
+
+    done = asyncio.run(work())
+    _report(done, as_json=as_json)
+    if done.failures:
         sys.exit(1)
 
 
-async def _sync(chosen: Settings, ids: Sequence[str] | None, source: str | None, *, as_json: bool) -> bool:
-    keyed = _keys(chosen)
-    results: dict[str, tuple[str, Result]] = {}
-    with _progress() as progress:
-        bar = progress.add_task("sync", total=None)
-
-        def report(lease: Lease, result: Result) -> None:
-            results[names[lease.source] + " " + lease.id] = lease.id, result
-            progress.advance(bar)
-
-        async with _ready(chosen) as store, api.session() as http:
-            keys = await store.register_sources({s.name: s.kind for s in chosen.sources})
-            names = {key: name for name, key in keys.items()}
-            services = daemon.open_services(chosen, keys, http, keyed)
-            wanted = None if ids is None else await _find(store, chosen, ids, source, tracked=True)
-            async with daemon.pollers(chosen, store, services, report) as (poller, discovery):
-                if wanted is None or wanted:
-                    await discovery.tick(due_or_not=True)
-                if wanted is None:
-                    wanted = [j for j in await store.find_tracked_jobs(list(names)) if source in {None, j.source_name}]
-                progress.update(bar, total=len(wanted))
-                left = await poller.poll_named(wanted)
-            for job in left:
-                service = next(s for s in services if s.key == job.source)
-                held = Failure(ErrorClass.INTERNAL, "another daemon holds it: try again later")
-                results[job.source_name + " " + job.id] = job.id, service.refusal or held
-    return _report(results, as_json=as_json)
-
-
-def _report(results: Mapping[str, tuple[str, Result]], *, as_json: bool) -> bool:
-    """Print what a sync did; returns whether it failed."""
-    saved = [r for _, r in results.values() if isinstance(r, Saved)]
-    failures = {
-        job: (r.error_class, r.message) if isinstance(r, Failure) else (r.poll.error_class or "", r.poll.error or "")
-        for job, r in results.values()
-        if isinstance(r, Failure) or not r.poll.complete
-    }
-    counts = {
-        "jobs": len(results),
-        "new": sum(s.new for s in saved),
-        "changed": sum(s.changed for s in saved),
-        "rejected": sum(s.rejected for s in saved),
-        "failed": len(failures),
-    }
+def _report(done: "Summary", *, as_json: bool) -> None:
     if as_json:
-        listed = [{"job": job, "error_class": kind, "error": error} for job, (kind, error) in failures.items()]
-        print(json.dumps({**counts, "failures": listed}))
-    else:
-        print(
-            "{jobs} jobs: {new} new checkpoints, {changed} changed, {rejected} rejected items, {failed} failed".format(
-                **counts
-            )
-        )
-        for job, (kind, error) in list(failures.items())[:20]:
-            print(f"{job}: {kind}: {error}", file=sys.stderr)
-        if len(failures) > 20:
-            print(f"… and {len(failures) - 20} more: checkpointd status", file=sys.stderr)
-    return bool(failures)
+        print(json.dumps(done.as_dict()))
+        return
+    print(f"{done.jobs} jobs: {done.new} new checkpoints, {done.changed} changed, {done.rejected} rejected items, "
+          f"{len(done.failures)} failed")  # fmt: skip
+    for failure in done.failures[:SHOWN_FAILURES]:
+        print(f"{failure.job}: {failure.error_class}: {failure.error}", file=sys.stderr)
+    if (more := len(done.failures) - SHOWN_FAILURES) > 0:
+        print(f"… and {more} more: checkpointd status", file=sys.stderr)
 
 
 @app.command()
@@ -217,7 +184,7 @@ def resync(jobs: Jobs, source: SourceName = None, config: Config = None) -> None
 async def _change(chosen: Settings, jobs: Sequence[str], source: str | None, verb: Any, done: str) -> None:  # noqa: ANN401
     ids = _ids(jobs)
     async with _ready(chosen) as store:
-        found = await _find(store, chosen, ids, source, tracked=True)
+        found = await _find(store, chosen, ids, source)
         print(f"{await verb(store, found)} {done}")
 
 
@@ -232,7 +199,7 @@ def list_jobs(as_json: AsJson = False, config: Config = None) -> None:
         if as_json:
             print(json.dumps(rows, default=str))
         else:
-            _table(
+            terminal.table(
                 rows,
                 [
                     "id",
@@ -258,9 +225,9 @@ def status(as_json: AsJson = False, config: Config = None) -> None:
         async with _ready(chosen) as store:
             sources, jobs = await store.list_sources(), await store.list_freshness()
         if as_json:
-            print(json.dumps({"sources": sources, "jobs": jobs}, default=_plain))
+            print(json.dumps({"sources": sources, "jobs": jobs}, default=terminal.plain))
             return
-        _table(sources, ["name", "state", "jobs", "resume_at", "last_error", "job_list_error"])
+        terminal.table(sources, ["name", "state", "jobs", "resume_at", "last_error", "job_list_error"])
         columns = [
             "fine_tuning_job_id",
             "source",
@@ -270,7 +237,7 @@ def status(as_json: AsJson = False, config: Config = None) -> None:
             "consecutive_failures",
             "last_error",
         ]
-        _table(jobs, columns)
+        terminal.table(jobs, columns)
 
     asyncio.run(work())
 
@@ -295,6 +262,10 @@ def demo_(
     ] = None,
 ) -> None:
     """Show it at work: a private PostgreSQL, a simulated provider and the daemon. Needs nothing else."""
+    from rich.console import Console
+
+    from checkpointd import daemon, demo, observe
+
     observe.configure("console", "error")
 
     async def work() -> None:
@@ -313,6 +284,7 @@ def simulate(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8788,
 ) -> None:
     """Run the simulated provider alone, on 127.0.0.1."""
+    from checkpointd import daemon, demo, simulator
 
     async def work() -> None:
         stop = asyncio.Event()
@@ -388,13 +360,13 @@ def _source(chosen: Settings, name: str | None) -> Source:
     raise UsageError(f"--source {name}: not configured; there are: {names}")
 
 
-async def _find(store: Store, chosen: Settings, ids: Sequence[str], source: str | None, *, tracked: bool) -> list[Job]:
+async def _find(store: Store, chosen: Settings, ids: Sequence[str], source: str | None) -> list[Job]:
     """Find jobs by id; each must be known, and in one source only."""
     for job in ids:
         _check_id(job, chosen.sources)
     by_id: dict[str, list[Job]] = {}
     for found in await store.find_jobs(ids):
-        if source in {None, found.source_name} and (found.tracked or not tracked):
+        if source in {None, found.source_name} and found.tracked:
             by_id.setdefault(found.id, []).append(found)
     for job in ids:
         if job not in by_id:
@@ -403,36 +375,6 @@ async def _find(store: Store, chosen: Settings, ids: Sequence[str], source: str 
             names = ", ".join(found.source_name for found in by_id[job])
             raise UsageError(f"{job} is in several sources: choose one with --source ({names})")
     return [by_id[job][0] for job in ids]
-
-
-def _progress() -> Progress:
-    """Return a progress bar on standard error: shown on a terminal only."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Print rows as a table: as wide as the terminal, unclipped elsewhere."""
-    terminal = sys.stdout.isatty()
-    table = Table(box=None, pad_edge=False, header_style="bold" if terminal else "")
-    for column in columns:
-        table.add_column(column, overflow="fold" if terminal else "ignore", no_wrap=not terminal)
-    for row in rows:
-        table.add_row(*(Text(_cell(row[column])) for column in columns))
-    console = Console() if terminal else Console(width=10_000, no_color=True)
-    with contextlib.suppress(BrokenPipeError):
-        console.print(table)
-
-
-def _cell(value: object) -> str:
-    """Return a value as people read it; what providers sent cannot steer the terminal."""
-    text = "" if value is None else f"{value:.0f}" if isinstance(value, float) else str(_plain(value))
-    return "".join(c if c.isprintable() else "�" for c in text)
-
-
-def _plain(value: object) -> object:
-    return float(value) if type(value).__name__ == "Decimal" else str(value)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -2,28 +2,21 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
-import aiohttp
-
 from checkpointd import api, migrations, observe, systemd, web
-from checkpointd.cadence import Bounds
 from checkpointd.discovery import Discovery
 from checkpointd.metronome import Metronome, metronome
 from checkpointd.observe import log
-from checkpointd.outbox import Report
-from checkpointd.poller import Poller, polling
-from checkpointd.service import Service
-from checkpointd.settings import Settings, Source
+from checkpointd.poller import Poller
+from checkpointd.serving import Keyed, open_services, pollers
+from checkpointd.settings import Settings
 from checkpointd.store import UNAVAILABLE, Connect, Store, open_store
 
 WAIT_SECONDS: Final = 2.0
 """How often a database that is away, or whose schema is old, is looked at again."""
-
-Keyed = Mapping[str, Mapping[str, str]]
-"""The request headers of each source by name, its key among them."""
 
 
 async def run(settings: Settings, connect: Connect, keyed: Keyed, *, migrate: bool, stop: asyncio.Event) -> None:
@@ -67,38 +60,6 @@ async def _prepare(settings: Settings, store: Store, problems: list[str], *, mig
         systemd.notify(STATUS=f"waiting: {problem}")
         problems[:] = [problem]
     return None
-
-
-def open_services(
-    settings: Settings, keys: Mapping[str, int], http: aiohttp.ClientSession, keyed: Keyed
-) -> list[Service]:
-    """Make what is needed to serve each source that has a key; `keys` are the database's, by name."""
-    limits = api.Limits(settings.page_size, settings.request_timeout_seconds)
-
-    def serve(source: Source) -> Service:
-        headers = keyed[source.name]
-        client = api.Client(http, source.base_url, headers, source.query, limits, secrets=secrets_of(headers))
-        return Service(keys[source.name], source.name, client, settings.concurrency, source.emission)
-
-    return [serve(source) for source in settings.sources if source.name in keyed]
-
-
-def secrets_of(headers: Mapping[str, str]) -> list[str]:
-    """Return what must never be repeated of request headers: the key, and whatever else is long enough to be one."""
-    return [value.removeprefix("Bearer ") for value in headers.values() if len(value) >= 8]
-
-
-@asynccontextmanager
-async def pollers(
-    settings: Settings, store: Store, services: Sequence[Service], report: Report | None = None
-) -> AsyncIterator[tuple[Poller, Discovery]]:
-    """Open what polls, and drain it at the end."""
-    bounds = Bounds(settings.min_poll_seconds, settings.max_poll_seconds)
-    discovery = Discovery(
-        store, services, gap=settings.job_list_seconds, lease_seconds=settings.lease_seconds, discover=settings.discover
-    )
-    async with polling(store, services, bounds, settings.lease_seconds, settings.drain_seconds, report) as poller:
-        yield poller, discovery
 
 
 async def _ring(settings: Settings, poller: Poller, discovery: Discovery, stop: asyncio.Event) -> None:

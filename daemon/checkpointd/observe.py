@@ -36,7 +36,7 @@ DATABASE_UP: Final = Gauge("checkpointd_database_up", "1 if the last use of the 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("checkpointd")
 
 _LIKE_A_SECRET = re.compile(
-    r"\bsk-[A-Za-z0-9_-]{16,}|(?i:bearer)\s+[^\s\"']+|(?<=://)[^\s:/@]*:\S+(?=@)|(?i:(?<=password=)[^\s&\"']+)"
+    r"\bsk-[A-Za-z0-9_-]{16,}|(?i:bearer)\s+[^\s\"']+|(?<=://)[^\s:/@]*:\S+(?=@)|(?i:(?<=password=)[\"']?[^\s&\"']+)"
 )
 SHORTEST_SECRET: Final = 6
 """Characters: a header such as `1` or `on` is no secret, and must not blot every line it stands in."""

@@ -1,0 +1,250 @@
+"""The cadence aims polls at what is expected, keeps within its bounds, and stops only when nothing can come."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from statistics import median
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from checkpointd import cadence
+from checkpointd.cadence import Bounds, Memory, Plan, back_off, is_gone, learn, plan
+
+examples = settings(max_examples=300, deadline=None)
+
+START = datetime(2026, 11, 1, tzinfo=UTC)
+NOTHING = Memory(None, None, None, None)
+BOUNDS = Bounds(15, 300)
+
+
+def after(seconds: float) -> datetime:
+    """Return a time so many seconds after the start."""
+    return START + timedelta(seconds=seconds)
+
+
+def plan_for(memory: Memory = NOTHING, *, seconds: float = 0, bounds: Bounds = BOUNDS, **state: Any) -> Plan:
+    """Plan for a job tracked at the start, `seconds` after that: running, unless `state` says otherwise."""
+    usual: dict[str, Any] = {"status": "running", "settling_since": None, "tracked_at": START, "equal_listings": 0}
+    return plan(memory, **{**usual, **state}, now=after(seconds), bounds=bounds)
+
+
+class Watch:
+    """A running job watched on a clock that only polls move: what was seen when, by how many polls."""
+
+    def __init__(self, arrivals: list[float], bounds: Bounds) -> None:
+        self.delays: list[float] = []
+        self.polls = 0
+        self.memory = NOTHING
+        now = 0.0
+        while len(self.delays) < len(arrivals):
+            self.polls += 1
+            visible = sum(arrival <= now for arrival in arrivals)
+            self.delays += [now - arrival for arrival in arrivals[len(self.delays) : visible]]
+            self.memory = learn(self.memory, range(1, visible + 1), after(now))
+            gap = plan_for(self.memory, seconds=now, bounds=bounds).gap
+            assert bounds.shortest <= gap <= bounds.longest
+            now += gap
+
+
+def arrivals(spacing: float, deviation: float, count: int, seed: int) -> list[float]:
+    """Return the times at which checkpoints become visible: regular within a share of their distance."""
+    chance = random.Random(seed)
+    times = [0.0]
+    for _ in range(count):
+        times.append(times[-1] + spacing * chance.uniform(1 - deviation, 1 + deviation))
+    return times[1:]
+
+
+seconds = st.floats(-1e9, 1e9)
+moments = seconds.map(after)
+memories = st.builds(
+    Memory,
+    st.none() | st.integers(-(2**63), 2**63 - 1),
+    st.none() | moments,
+    st.none() | st.floats(0, 1e9),
+    st.none() | st.floats(0, 1e9),
+)
+statuses = st.none() | st.sampled_from([*cadence.ENDED, *cadence.WAITING, "running", ""]) | st.text()
+bounds = st.tuples(st.floats(0.01, 1e6), st.floats(0.01, 1e6)).map(lambda pair: Bounds(min(pair), max(pair)))
+
+
+@examples
+@given(memories, seconds, bounds, statuses, st.none() | moments, moments, st.integers(0, 10**6))
+def test_gaps_stay_within_bounds(
+    memory: Memory, now: float, bounds: Bounds, status: str | None, settling: datetime | None, tracked: datetime,
+    equal: int,
+) -> None:  # fmt: skip
+    """Whatever is remembered, and wherever the clock jumps, gaps are within the bounds; equal ones fix them."""
+    state = {"status": status, "settling_since": settling, "tracked_at": tracked, "equal_listings": equal}
+    gap = plan_for(memory, seconds=now, bounds=bounds, **state).gap
+    assert bounds.shortest <= gap <= bounds.longest
+    for fixed in bounds:
+        assert fixed == plan_for(memory, seconds=now, bounds=Bounds(fixed, fixed), **state).gap
+
+
+@pytest.mark.parametrize("status", ["validating_files", "queued", "created", "pending", "paused", "pausing", "Queued"])
+@pytest.mark.parametrize("days", [0, 400])
+def test_waiting_takes_the_longest(status: str, days: float) -> None:
+    """A job in whose status no checkpoint can come is polled at the longest gap, whatever was learnt."""
+    busy = Memory(7, after(86_400 * days - 60), 60, 1)
+    assert Plan(300, seal=False) == plan_for(busy, seconds=86_400 * days, status=status, equal_listings=99)
+
+
+@pytest.mark.parametrize("status", ["running", "RUNNING", "resuming", "in_progress", "", None])
+def test_running_grows_with_the_wait(status: str | None) -> None:
+    """A job that runs, or whose status says nothing, is polled often at first and then ever more rarely."""
+    gaps = [plan_for(seconds=age, status=status).gap for age in (0, 60, 600, 1200, 86_400)]
+    assert [15, 15, 75, 150, 300] == gaps
+
+
+def test_running_never_settles() -> None:
+    """A job that its provider says is running is never given up."""
+    assert not plan_for(seconds=400 * 86_400, equal_listings=99).seal
+
+
+@pytest.mark.parametrize("status", [None, "training", "succeeded?"])
+def test_unknown_status_settles_after_days(status: str | None) -> None:
+    """Where nobody tells that a job has ended, days without news say so: it settles, and is sealed a day later."""
+    news = Memory(7, after(86_400), None, None)
+    days = {
+        day: plan_for(news, seconds=86_400 * (1 + day), status=status, equal_listings=9).seal for day in (2, 3.9, 4)
+    }
+    assert {2: False, 3.9: False, 4: True} == days
+    assert 15 == plan_for(news, seconds=86_400 * 4 + 1, status=status).gap
+    assert not plan_for(news, seconds=86_400 * 5, status=status, equal_listings=cadence.SEAL_LISTINGS - 1).seal
+
+
+def test_tracking_anew_starts_anew() -> None:
+    """A job that is tracked again after a long time is watched as a new one, not as one without news for so long."""
+    old = Memory(7, after(0), None, None)
+    assert Plan(15, seal=False) == plan_for(
+        old, seconds=86_400 * 30, tracked_at=after(86_400 * 30), status=None, equal_listings=9
+    )
+
+
+def test_settling_gaps_grow() -> None:
+    """After its end a job is polled at once, then ever more rarely, whatever its rhythm was."""
+    rhythm = Memory(7, START, 600, 10)
+    gaps = [plan_for(rhythm, seconds=s, status="succeeded", settling_since=START).gap for s in (0, 60, 400, 4000)]
+    assert [15, 15, 100, 300] == gaps
+
+
+@pytest.mark.parametrize(
+    ("expected", "hours", "equal"),
+    [(False, 0, 99), (False, 23.99, 99), (False, 24, 2), (True, 24, 3), (True, 1000, 3), (False, 1000, 0)],
+)
+@pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled", "paused", None])
+def test_sealed_late_and_after_equal_listings(expected: bool, hours: float, equal: int, status: str | None) -> None:
+    """A job that has ended is sealed only after a day, and only by several equal complete listings in a row."""
+    state = {"settling_since": START, "status": status, "equal_listings": equal}
+    assert expected == plan_for(seconds=3600 * hours, **state).seal
+
+
+@examples
+@given(memories, seconds, statuses, moments, st.integers(0, 2))
+def test_never_sealed_early(memory: Memory, now: float, status: str | None, settling: datetime, equal: int) -> None:
+    """Too few equal listings, or too little time since the end, never seal."""
+    assert not plan_for(memory, seconds=now, status=status, settling_since=settling, equal_listings=equal).seal
+    assert not plan_for(memory, seconds=now, status=status, settling_since=after(now - 86_399), equal_listings=9).seal
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("longest", [300, 1200])
+def test_polls_are_aimed(seed: int, longest: float) -> None:
+    """Of checkpoints every 600 s ± 5 % half are seen within 20 s, by fewer than 8 polls each."""
+    watch = Watch(arrivals(600, 0.05, 60, seed), Bounds(15, longest))
+    assert 20 > median(watch.delays[3:])
+    assert 120 > max(watch.delays[3:])
+    assert 8 * 60 > watch.polls
+    assert watch.memory.spacing_s == pytest.approx(600, rel=0.05)
+
+
+@pytest.mark.parametrize("spacing", [40, 150, 600, 3600])
+def test_regular_arrivals_are_seen_at_once(spacing: float) -> None:
+    """Checkpoints at equal distances are seen about as soon as the shortest gap allows, whatever the distance is."""
+    watch = Watch(arrivals(spacing, 0, 40, 0), BOUNDS)
+    assert 20 > median(watch.delays[20:])
+
+
+def test_change_of_rhythm_is_learnt() -> None:
+    """A job whose checkpoints come twice as often, or half as often, is soon aimed at anew."""
+    for second in (300, 1200):
+        first = arrivals(600, 0.02, 20, 1)
+        watch = Watch([*first, *(first[-1] + t for t in arrivals(second, 0.02, 40, 2))], BOUNDS)
+        assert 30 > median(watch.delays[40:])
+        assert watch.memory.spacing_s == pytest.approx(second, rel=0.1)
+
+
+@examples
+@given(st.lists(st.floats(0, 5000), min_size=1, max_size=12), st.floats(1, 60), st.floats(60, 600))
+def test_any_arrivals_are_seen(gaps: list[float], shortest: float, longest: float) -> None:
+    """However irregular they are, every checkpoint is seen within the longest gap after it became visible."""
+    times = [sum(gaps[: n + 1]) for n in range(len(gaps))]
+    watch = Watch(times, Bounds(shortest, longest))
+    assert longest >= max(watch.delays)
+    assert sum(gaps) / shortest + 2 >= watch.polls
+
+
+def test_learning() -> None:
+    """The first sight gives no rhythm, the second a spacing, further ones its mean; nothing new changes nothing."""
+    first = learn(NOTHING, [3, 1, 2], after(0))
+    assert Memory(3, after(0), None, None) == first
+    second = learn(first, [3, 4, 1], after(600))
+    assert Memory(4, after(600), 600, 150) == second
+    assert second is learn(second, [4, 3, 2], after(700)) is learn(second, [], after(700))
+    third = learn(second, [5], after(1300))
+    assert (5, after(1300), 630) == third[:3]
+    assert 135 == pytest.approx(third.spread_s)
+
+
+def test_several_at_once_share_the_wait() -> None:
+    """Checkpoints that become visible together count as many, however often each is listed."""
+    assert 200 == learn(Memory(3, START, None, None), [4, 5, 6, 6, 4], after(600)).spacing_s
+
+
+def test_a_clock_that_went_back_teaches_no_negative_time() -> None:
+    """An arrival seen before the last one, by the clock, is a spacing of nothing, and the gap stays within bounds."""
+    memory = learn(Memory(3, after(600), None, None), [4], after(0))
+    assert Memory(4, after(0), 0, 0) == memory
+    assert 15 == plan_for(memory).gap
+
+
+@examples
+@given(st.floats(0.01, 3600), st.integers(1, 10**9), st.floats(1, 3600), st.integers(1, 2**63 - 1))
+def test_back_off(gap: float, failures: int, cap: float, job: int) -> None:
+    """Each failure doubles the gap up to the cap, less a fifth at most; the same failure always waits as long."""
+    doubled = min(gap * 2.0 ** min(failures, 100), max(cap, gap))
+    wait = back_off(gap, failures, cap, job)
+    assert 0.8 * doubled <= wait <= doubled
+    assert wait == back_off(gap, failures, cap, job)
+
+
+def test_back_off_grows_above_the_longest_gap() -> None:
+    """A job polled every 300 s that fails on and on is asked for every quarter of an hour, give or take a fifth."""
+    waits = [back_off(300, failures, cadence.FAILURE_CAP, 1) for failures in range(1, 50)]
+    assert 480 <= waits[0] <= 600
+    assert all(720 <= wait <= 900 for wait in waits[1:])
+
+
+def test_jobs_that_fail_together_return_apart() -> None:
+    """Jobs that failed at one moment do not come back at one moment: their waits fill the fifth that they may."""
+    waits = [back_off(15, 10, cadence.FAILURE_CAP, job) for job in range(1000)]
+    assert len(set(waits)) == len(waits)
+    assert max(waits) - min(waits) > 0.19 * 900
+    assert 810 == pytest.approx(sum(waits) / len(waits), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("expected", "failures", "seconds"),
+    [(False, 4, 3600), (False, 5, 3599), (True, 5, 3600), (True, 99, 10**6), (False, 99, -1)],
+)
+def test_gone(expected: bool, failures: int, seconds: float) -> None:
+    """A job is gone when it was not found five times, over an hour or more."""
+    assert expected == is_gone(failures, START, after(seconds))
+
+
+def test_not_gone_without_a_start() -> None:
+    """A job that has only begun to be missing is not gone, whatever the count says."""
+    assert not is_gone(99, None, START)
