@@ -89,7 +89,8 @@ def test_gaps_stay_within_bounds(
 def test_waiting_takes_the_longest(status: str, days: float) -> None:
     """A job in whose status no checkpoint can come is polled at the longest gap, whatever was learnt."""
     busy = Memory(7, after(86_400 * days - 60), 60, 1)
-    assert Plan(300, seal=False) == plan_for(busy, seconds=86_400 * days, status=status, equal_listings=99)
+    for memory in (busy, NOTHING):
+        assert Plan(300, seal=False) == plan_for(memory, seconds=86_400 * days, status=status, equal_listings=99)
 
 
 @pytest.mark.parametrize("status", ["running", "RUNNING", "resuming", "in_progress", "", None])
@@ -159,6 +160,13 @@ def test_polls_are_aimed(seed: int, longest: float) -> None:
     assert 120 > max(watch.delays[3:])
     assert 8 * 60 > watch.polls
     assert watch.memory.spacing_s == pytest.approx(600, rel=0.05)
+
+
+def test_aim_window_and_patience() -> None:
+    """Before its window the next poll is aimed at it, within it they are dense, and past it ever more sparse."""
+    rhythm = Memory(7, START, 600, 80)
+    ages = {0: 425, 400: 25, 425: 40, 774: 40, 775: 43.75, 1000: 100, 3000: 600, 86_400: 900}
+    assert ages == {age: plan_for(rhythm, seconds=age, bounds=Bounds(15, 900)).gap for age in ages}
 
 
 @pytest.mark.parametrize("spacing", [40, 150, 600, 3600])

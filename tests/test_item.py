@@ -121,6 +121,11 @@ def test_not_finite(number: bytes) -> None:
     assert_storable(item)
 
 
+def test_not_finite_given_twice() -> None:
+    """NaN given twice is one flaw, and no contradiction."""
+    assert "not finite: train_loss" == read_item(raw(metrics=b'{"train_loss": NaN, "train_loss": NaN}'), JOB)[1]
+
+
 @pytest.mark.parametrize(
     "fields",
     [

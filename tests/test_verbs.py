@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
 import re
+import signal
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import asyncpg
@@ -165,7 +168,25 @@ async def test_demo(tmp_path: Path) -> None:
     jobs, checkpoints, changes = map(int, found.groups())
     assert jobs > 5
     assert 5 < checkpoints < changes
-    assert [] == [p.name for p in tmp_path.iterdir() if p.name.startswith("checkpointd-demo")]
+    assert {"empty.toml"} == set(os.listdir(tmp_path))  # noqa: PTH208  # async code may not use Path.iterdir
+
+
+async def test_how_to_look(tmp_path: Path) -> None:
+    """The line that the demo prints shows the checkpoints, typed as it stands; Ctrl-C ends the demo cleanly."""
+    async with running("demo", env=environment(tmp_path, TMPDIR=str(tmp_path))) as demo:
+        assert demo.stdout is not None
+        look = ""
+        while not look.startswith("Look: "):
+            look = (await asyncio.wait_for(demo.stdout.readline(), 20)).decode()
+        while "checkpoints" not in (await asyncio.wait_for(demo.stdout.readline(), 20)).decode():
+            pass
+        shell = await asyncio.create_subprocess_shell(look.removeprefix("Look: "), stdout=PIPE)
+        shown = (await shell.communicate())[0].decode()
+        assert 0 == shell.returncode
+        assert "fine_tuned_model_checkpoint" in shown
+        assert "ftckpt_" in shown
+        demo.send_signal(signal.SIGINT)
+        assert 0 == await asyncio.wait_for(demo.wait(), 20)
 
 
 async def test_simulate(url: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """From the settings to what polls: the sources with their keys, clients and limits; poller and discovery over them."""
 
+import gc
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
@@ -42,6 +43,8 @@ async def pollers(
     settings: Settings, store: Store, services: Sequence[Service], report: Report | None = None
 ) -> AsyncIterator[tuple[Poller, Discovery]]:
     """Open what polls, and drain it at the end."""
+    # What was made so far lives as long as the process: the collector need not walk it again (8 % of a quiet poll).
+    gc.freeze()
     bounds = Bounds(settings.min_poll_seconds, settings.max_poll_seconds)
     discovery = Discovery(
         store, services, gap=settings.job_list_seconds, lease_seconds=settings.lease_seconds, discover=settings.discover
