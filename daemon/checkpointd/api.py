@@ -9,13 +9,14 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from types import MappingProxyType
 from typing import Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from checkpointd import __version__
 from checkpointd.envelope import NotAListError, Page, Raw, read_page
 from checkpointd.failures import FREE_RETRIES, RETRIED, ErrorClass, Failure, classify, error_object, retry_after
 
@@ -60,7 +61,6 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),
         trust_env=False,
-        skip_auto_headers=("User-Agent", "Accept-Encoding"),
     ) as opened:
         yield opened
 
@@ -76,7 +76,8 @@ class Client:
         self._http = http
         self._base = base_url.rstrip("/")
         # Compressed answers cost more than they save, and identity leaves no room for bombs.
-        self._headers = MappingProxyType({"Accept": "application/json", "Accept-Encoding": "identity", **headers})
+        ours = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": f"checkpointd/{__version__}"}
+        self._headers = CIMultiDictProxy(CIMultiDict({**ours, **headers}))
         self._query = urlencode({**query, "limit": limits.page_size})
         self._limits = limits
         # What begins like a secret is one: providers echo keys whole, cut off or masked.
