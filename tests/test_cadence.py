@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from checkpointd import cadence
 from checkpointd.cadence import Bounds, Memory, Plan, back_off, is_gone, learn, plan
 
-examples = settings(max_examples=300, deadline=None)
+examples = settings(max_examples=150, deadline=None)
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 NOTHING = Memory(None, None, None, None)

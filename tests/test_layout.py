@@ -31,7 +31,7 @@ IMPORTS = {
     "service": {"api", "failures", "store"},
     "outbox": {"failures", "observe", "save", "service", "store", "write"},
     "poller": {"api", "cadence", "failures", "listing", "observe", "outbox", "service", "store", "write"},
-    "jobs": {"cadence", "envelope", "queries", "store", "write"},
+    "jobs": {"cadence", "envelope", "item", "queries", "store", "write"},
     "discovery": {"api", "failures", "jobs", "observe", "queries", "service", "store"},
     "metronome": set(),
     "systemd": set(),

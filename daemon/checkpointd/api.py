@@ -18,12 +18,11 @@ from yarl import URL
 
 from checkpointd import __version__
 from checkpointd.envelope import NotAListError, Page, Raw, read_page
-from checkpointd.failures import FREE_RETRIES, RETRIED, ErrorClass, Failure, classify, error_object, retry_after
+from checkpointd.failures import ErrorClass, Failure, classify, error_object, retry_after
 
 PAGE_BYTES: Final = 8 * 1024 * 1024
 ERROR_BYTES: Final = 64 * 1024
 PAGES: Final = 100
-TRIES: Final = 3
 SHORTEST_SECRET: Final = 6
 """Characters: a header such as `1` or `on` is no secret, and must not blot every text it stands in."""
 
@@ -147,10 +146,9 @@ class Client:
             try:
                 return await self._once(url, deadline, paging=paging)
             except ApiError as e:
-                kind = e.failure.error_class
-                wait = random.uniform(0.5, 1) * self._limits.backoff * 2**tries  # noqa: S311  # no secret: a jitter
-                out_of_time = asyncio.get_running_loop().time() + wait >= deadline
-                if kind not in RETRIED or tries >= (TRIES if kind in FREE_RETRIES else 2) or out_of_time:
+                jitter = random.uniform(0.5, 1)  # noqa: S311  # no secret
+                wait = max(jitter * self._limits.backoff * 2**tries, e.failure.retry_after or 0)
+                if tries >= e.failure.tries or asyncio.get_running_loop().time() + wait >= deadline:
                     raise
             await asyncio.sleep(wait)
 
@@ -185,7 +183,8 @@ class Client:
         said = "" if kind in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN} else error.get("message")
         code = error.get("code") or error.get("type")
         words = [f"HTTP {status}", *(str(w) for w in (code, said) if isinstance(w, str) and w)]
-        return Failure(kind, self._clean(" ".join(words)), retry_after(headers))
+        hopeless = headers.get("x-should-retry", "").lower() == "false"
+        return Failure(kind, self._clean(" ".join(words)), retry_after(headers), hopeless)
 
     def _clean(self, text: str) -> str:
         """Make what a provider said fit to be repeated: one short line without anything like a key."""

@@ -25,7 +25,7 @@ FORGOTTEN = timedelta(days=3)
 """Without news for so long, a job whose status nobody tells counts as ended."""
 
 FAILURE_CAP = 900.0
-FORBIDDEN_CAP = 3600.0
+REFUSAL_CAP = 3600.0
 """The longest gaps, in seconds, that failures double up to."""
 
 GONE_GAP = 86400.0

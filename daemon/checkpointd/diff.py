@@ -43,7 +43,7 @@ class Diff:
     marked: dict[str, bool] = field(default_factory=dict)
     """Checkpoints to mark missing (true) or listed again (false)."""
     pending: list[str] = field(default_factory=list)
-    """Checkpoints that this complete listing is the first to lack."""
+    """Checkpoints that the last complete listing lacked, and no listing has shown since."""
     changes: list[Change] = field(default_factory=list)
 
     @property
@@ -85,16 +85,20 @@ def compare(known: Mapping[str, Known], listed: Reading, *, complete: bool, abse
         if changes or stored.payload != item.payload:
             diff.updated.append((item, bool(changes)))
             diff.changes += changes
-    if complete and listed.foreign is None and all(r.id is not None for r in listed.rejects):
-        present = {item.id for item in listed.items} | {r.id for r in listed.rejects}
-        for checkpoint_id, stored in known.items():
-            if stored.missing or checkpoint_id in present:
-                continue
-            if checkpoint_id in absent_before:
-                diff.marked[checkpoint_id] = True
-                diff.changes.append(Change("missing", checkpoint_id))
-            else:
-                diff.pending.append(checkpoint_id)
+    present = {item.id for item in listed.items} | {r.id for r in listed.rejects}
+    if not complete:
+        diff.pending = [checkpoint_id for checkpoint_id in absent_before if checkpoint_id not in present]
+        return diff
+    if None in present or listed.foreign is not None:  # what could not be told apart may be any of them
+        return diff
+    for checkpoint_id, stored in known.items():
+        if stored.missing or checkpoint_id in present:
+            continue
+        if checkpoint_id in absent_before:
+            diff.marked[checkpoint_id] = True
+            diff.changes.append(Change("missing", checkpoint_id))
+        else:
+            diff.pending.append(checkpoint_id)
     return diff
 
 

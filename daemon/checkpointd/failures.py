@@ -48,25 +48,22 @@ class ErrorClass(StrEnum):
 OF_SOURCE: Final = frozenset({ErrorClass.THROTTLED, ErrorClass.QUOTA, ErrorClass.REFUSED})
 """Not the job's fault: the source pauses (throttled, quota) or falls silent in this process (refused)."""
 
-RETRIED: Final = frozenset(
-    {
-        ErrorClass.TIMEOUT,
-        ErrorClass.NETWORK,
-        ErrorClass.SERVER_ERROR,
-        ErrorClass.CONTENT_TYPE,
-        ErrorClass.EMPTY_BODY,
-        ErrorClass.HTML,
-        ErrorClass.NOT_JSON,
-        ErrorClass.NOT_A_LIST,
-        ErrorClass.ERROR_IN_200,
-        ErrorClass.BAD_HAS_MORE,
-    }
-)
-"""Worth another try within the poll: networks and servers hiccup, bodies are cut."""
+REFUSALS: Final = frozenset({ErrorClass.FORBIDDEN, ErrorClass.BAD_REQUEST, ErrorClass.REDIRECT})
+"""Refusals of one job, which do not pass by themselves."""
 
-FREE_RETRIES: Final = frozenset({ErrorClass.TIMEOUT, ErrorClass.NETWORK, ErrorClass.SERVER_ERROR})
-"""Tried up to TRIES times; the others of RETRIED once more."""
-
+_TRIES: Final = {
+    ErrorClass.TIMEOUT: 3,
+    ErrorClass.NETWORK: 3,
+    ErrorClass.SERVER_ERROR: 3,
+    ErrorClass.CONTENT_TYPE: 2,
+    ErrorClass.EMPTY_BODY: 2,
+    ErrorClass.HTML: 2,
+    ErrorClass.NOT_JSON: 2,
+    ErrorClass.NOT_A_LIST: 2,
+    ErrorClass.ERROR_IN_200: 2,
+    ErrorClass.BAD_HAS_MORE: 2,
+}
+"""How often a request is made within one poll, else once: networks and servers hiccup, bodies are cut."""
 
 _SPENT: Final = frozenset(
     {
@@ -87,6 +84,13 @@ class Failure:
     message: str
     retry_after: float | None = None
     """Seconds that the provider asks to wait."""
+    hopeless: bool = False
+    """The provider says that trying again now is no use (x-should-retry: false)."""
+
+    @property
+    def tries(self) -> int:
+        """How often the request may be made within one poll."""
+        return 1 if self.hopeless else _TRIES.get(self.error_class, 1)
 
 
 def error_object(body: bytes) -> dict[str, Any]:

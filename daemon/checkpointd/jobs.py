@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from checkpointd import queries
 from checkpointd.cadence import ENDED
 from checkpointd.envelope import Raw
+from checkpointd.item import is_sane_id
 from checkpointd.store import Store
 from checkpointd.write import write_changes
 
@@ -38,7 +39,7 @@ def read_jobs(items: Iterable[Raw]) -> list[JobRecord]:
             job = json.loads(payload, parse_constant=_no_constant)
         except (ValueError, RecursionError):
             continue
-        if isinstance(job, dict) and isinstance(job.get("id"), str):
+        if isinstance(job, dict) and isinstance(job.get("id"), str) and is_sane_id(job["id"]):
             records[job["id"]] = _record(job, payload)
     return list(records.values())
 
@@ -57,7 +58,10 @@ def _record(job: dict[str, Any], payload: str) -> JobRecord:
         return value if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63 else None
 
     def document(field: str) -> str | None:
-        return json.dumps(job[field]) if job.get(field) is not None else None
+        try:
+            return json.dumps(job[field], allow_nan=False) if job.get(field) is not None else None
+        except ValueError:  # a number beyond measure
+            return None
 
     return JobRecord(
         job["id"], text("status"), text("model"), text("fine_tuned_model"), integer("created_at"),

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from checkpointd import cadence, listing, observe
 from checkpointd.api import Pages
 from checkpointd.cadence import Bounds, Memory
-from checkpointd.failures import OF_SOURCE, ErrorClass, Failure
+from checkpointd.failures import OF_SOURCE, REFUSALS, ErrorClass, Failure
 from checkpointd.observe import log
 from checkpointd.outbox import Finished, Outbox, Report
 from checkpointd.service import Service
@@ -205,20 +205,19 @@ def judge(lease: Lease, pages: Pages, bounds: Bounds) -> Poll:
         newest_step=memory.newest_step if memory.newest_seen_at != lease.newest_seen_at else None,
         spacing_s=memory.spacing_s, spread_s=memory.spread_s,
     )  # fmt: skip
-    return replace(poll, delay=_delay(lease, poll)) if failure else poll
+    return replace(poll, delay=_delay(lease, plan.gap, failure)) if failure else poll
 
 
-def _delay(lease: Lease, poll: Poll) -> float:
-    """Return the seconds until a failed poll's job is tried again."""
+def _delay(lease: Lease, gap: float, failure: Failure) -> float:
+    """Return the seconds until a job whose poll failed is tried again."""
     failures = lease.failures + 1
-    cap = cadence.FAILURE_CAP
-    if poll.error_class == ErrorClass.FORBIDDEN:
-        cap = cadence.FORBIDDEN_CAP
-    elif poll.error_class == ErrorClass.MISSING == lease.error_class and cadence.is_gone(
+    kind = failure.error_class
+    if kind is ErrorClass.MISSING and lease.error_class == kind and cadence.is_gone(
         failures, lease.failing_since, lease.claimed_at
-    ):
+    ):  # fmt: skip
         return cadence.GONE_GAP
-    return cadence.back_off(poll.gap, failures, cap, lease.job)
+    cap = cadence.REFUSAL_CAP if kind in REFUSALS else cadence.FAILURE_CAP
+    return max(cadence.back_off(gap, failures, cap, lease.job), failure.retry_after or 0)
 
 
 @asynccontextmanager

@@ -106,7 +106,9 @@ async def _read_known(connection: Connection, polls: Iterable[Poll]) -> Mapping[
     for row in await connection.fetch(queries.READ_KNOWN_CHECKPOINTS, list(listings), listed):
         stored: dict[str, Value] = {name: row[name] for name in _COLUMNS}
         if row["extra_metrics"]:
-            stored |= {f"extra_metrics.{name}": v for name, v in json.loads(row["extra_metrics"]).items()}
+            stored |= {
+                f"extra_metrics.{name}": v for name, v in json.loads(row["extra_metrics"], parse_int=float).items()
+            }
         received = reread(row["payload"], listings[row["job"]][0])
         known[row["job"]][row["id"]] = Known(
             stored, values(received) if received else stored, row["payload"], row["missing"]

@@ -16,7 +16,7 @@ set lease_expires_at = null,
   equal_listings = case when u.complete then 0 else p.equal_listings end,
   gap_s = u.gap,
   digest = case when p.poll_again then null when u.rejected is null then p.digest else u.digest end, poll_again = false,
-  absent_ids = case when u.complete then string_to_array(u.absent, E'\n') else p.absent_ids end,
+  absent_ids = case when u.rejected is null then p.absent_ids else string_to_array(u.absent, E'\n') end,
   rejected = coalesce(u.rejected, p.rejected),
   failures = case when u.blames_job then p.failures + 1 when u.error_class is null then 0 else p.failures end,
   failing_since = case when not u.blames_job and u.error_class is not null or u.error_class = p.error_class then p.failing_since

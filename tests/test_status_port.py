@@ -1,0 +1,75 @@
+"""The status port, and what systemd is told."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from checkpointd import systemd, web
+from provider import JOB, Provider, checkpoint, page
+from verbs import checkpointd, environment, running, wait_for_line
+
+
+@pytest.fixture
+def port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number: int = free.getsockname()[1]
+        return number
+
+
+async def _get(port: int, path: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}{path}") as response:
+        return response.status, await response.text()
+
+
+async def test_ready_and_not(port: int) -> None:
+    """/livez answers while the process lives; /readyz says in words what keeps it from its work."""
+    problems = ["database: away"]
+    async with web.serve("127.0.0.1", port, lambda: problems):
+        assert (200, "ok\n") == await _get(port, "/livez")
+        assert (503, "database: away\n") == await _get(port, "/readyz")
+        problems.clear()
+        assert (200, "ok\n") == await _get(port, "/readyz")
+
+
+async def test_port_in_use(port: int) -> None:
+    """A port in use is no reason to stop."""
+    async with web.serve("127.0.0.1", port, list), web.serve("127.0.0.1", port, list):
+        assert (200, "ok\n") == await _get(port, "/livez")
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+async def test_the_daemon_tells(url: str, provider: Provider, tmp_path: Path, port: int, abstract: bool) -> None:
+    """The daemon tells systemd that it is ready and that it stops, and shows what it did as metrics."""
+    address = f"@checkpointd-test-{port}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.setblocking(False)
+        channel.bind(address.replace("@", "\0"))
+        env = environment(tmp_path, url, provider.url, NOTIFY_SOCKET=address, CHECKPOINTD_HTTP_PORT=str(port))
+        provider.checkpoints[JOB] = page([checkpoint(1)])
+        await checkpointd("track", JOB, env=env)
+        loop = asyncio.get_running_loop()
+        async with running("run", env=env) as daemon:
+            async with asyncio.timeout(20):
+                while "READY=1" not in (await loop.sock_recv(channel, 1000)).decode():
+                    pass
+            await wait_for_line(daemon, "poll.changed")
+            metrics = (await _get(port, "/metrics"))[1]
+            assert 'checkpointd_polls_total{outcome="changed",source="openai"} 1.0' in metrics
+            assert 'checkpointd_checkpoints_stored_total{source="openai"} 1.0' in metrics
+            assert "checkpointd_database_up 1.0" in metrics
+            assert JOB not in metrics
+            daemon.terminate()
+            assert "STOPPING=1" in (await asyncio.wait_for(loop.sock_recv(channel, 1000), 20)).decode()
+
+
+def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without a systemd, or with one that is gone, telling it is no error."""
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    systemd.notify(READY=1)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    systemd.notify(READY=1)
