@@ -19,8 +19,8 @@ Sync = Callable[..., Awaitable[dict[str, Result]]]
 
 @asynccontextmanager
 async def serving(
-    store: Store, provider: Provider, *, page_size: int = 100, emission: float | None = None, request_timeout: float = 5,
-    key: str = "canary-key",
+    store: Store, provider: Provider, *, page_size: int = 100, emission: float | None = None,
+    request_timeout: float = 5, key: str = "canary-key",
 ) -> AsyncIterator[Service]:  # fmt: skip
     """Make the service of one source named `test`."""
     keys = await store.register_sources({"test": "openai"})

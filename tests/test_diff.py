@@ -165,6 +165,8 @@ def test_missing_is_lacking_twice(history: list[tuple[list[dict[str, Any]], bool
             for checkpoint_id in before:
                 lacked[checkpoint_id] = 0 if checkpoint_id in ids or None in ids else lacked[checkpoint_id] + 1
             missing |= {checkpoint_id for checkpoint_id in before if lacked[checkpoint_id] == 2}
+        else:  # what a listing that broke off showed was not absent
+            lacked.update({checkpoint_id: -lacked[checkpoint_id] for checkpoint_id in (before & ids) - missing})
         assert missing == {checkpoint_id for checkpoint_id, known in copy.known.items() if known.missing}
     for checkpoint_id in copy.known:
         kinds = [c.kind for c in copy.feed if c.checkpoint_id == checkpoint_id and c.kind in {"missing", "returned"}]

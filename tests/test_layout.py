@@ -39,7 +39,8 @@ IMPORTS = {
     "serving": {"api", "cadence", "discovery", "outbox", "poller", "service", "settings", "store"},
     "sync": {"api", "failures", "outbox", "serving", "settings", "store", "write"},
     "daemon": {
-        "api", "discovery", "metronome", "migrations", "observe", "poller", "serving", "settings", "store", "systemd", "web",
+        "api", "discovery", "metronome", "migrations", "observe", "poller", "serving", "settings", "store", "systemd",
+        "web",
     },
     "terminal": set(),
     # for trying it out

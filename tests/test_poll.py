@@ -246,7 +246,7 @@ async def test_extra_metrics(store: Store, provider: Provider, sql: asyncpg.Conn
 
 
 async def test_poison_stands_alone(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """An item that only the database refuses is found by halving and rejected; every other one of the batch is stored."""
+    """An item that only the database refuses is found by halving and rejected; all others are stored."""
     await sql.execute("alter table checkpointd.checkpoints add constraint no_13 check (step_number <> 13)")
     jobs = [f"ftjob-{n}" for n in range(5)]
     for name in jobs:
@@ -359,7 +359,8 @@ async def test_clock_set_back(store: Store, provider: Provider, sql: asyncpg.Con
     """After the database's clock went back a month, every job is due at once, leased or not."""
     await track(store, JOB, "ftjob-2")
     await sql.execute("""
-        update checkpointd.polling set last_attempt_at = now() + interval '30 d', next_poll_at = now() + interval '30 d',
+        update checkpointd.polling
+        set last_attempt_at = now() + interval '30 d', next_poll_at = now() + interval '30 d',
           lease_expires_at = now() + interval '30 d 1 min'""")
     async with polling_one(store, provider) as (poller, _, _):
         assert 2 == await poller.tick()

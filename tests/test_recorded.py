@@ -33,8 +33,8 @@ def _row(item: dict[str, Any]) -> dict[str, Any]:
 async def _rows(sql: asyncpg.Connection) -> list[dict[str, Any]]:
     columns = ", ".join(["id", "fine_tuning_job_id", "step_number", "fine_tuned_model_checkpoint", *METRICS])
     rows = await sql.fetch(
-        f"select {columns}, extract(epoch from created_at)::bigint as created_at, extra_metrics, missing_since, is_final"
-        " from fine_tuning.checkpoints order by step_number"
+        f"select {columns}, extract(epoch from created_at)::bigint as created_at, extra_metrics, missing_since,"
+        " is_final from fine_tuning.checkpoints order by step_number"
     )
     return [dict(row) for row in rows]
 
@@ -61,7 +61,8 @@ async def test_values(name: str, url: str, provider: Provider, sql: asyncpg.Conn
     long = await sql.fetch("select checkpoint_id, metric, value from fine_tuning.checkpoint_metrics")
     assert {(item["id"], k, v) for item in items for k, v in item["metrics"].items()} == {tuple(row) for row in long}
 
-    tables = "select relname, n_tup_ins, n_tup_upd from pg_stat_user_tables where relname <> 'polling' and relname <> 'sources'"
+    tables = """select relname, n_tup_ins, n_tup_upd from pg_stat_user_tables
+        where relname <> 'polling' and relname <> 'sources'"""
     await sql.execute("select pg_stat_force_next_flush()")
     before = await sql.fetch(tables)
     again = await checkpointd("sync", job, "--json", env=env)

@@ -51,7 +51,7 @@ async def checkpointd(*arguments: str, env: dict[str, str], stdin: str = "") -> 
 
 @asynccontextmanager
 async def running(*arguments: str, env: dict[str, str]) -> AsyncIterator[Process]:
-    """Run a verb that goes on; killed at the end where it still runs. Its standard error must be read by wait_for_line."""
+    """Run a verb that goes on; it is killed at the end where it still runs."""
     process = await asyncio.create_subprocess_exec(*PROGRAM, *arguments, env=env, stdout=PIPE, stderr=PIPE)
     try:
         yield process
