@@ -138,8 +138,9 @@ async def test_kill_during_a_burst(url: str, provider: Provider, sql: asyncpg.Co
         return response
 
     provider.checkpoints[JOB] = answer
-    env = environment(tmp_path, url, provider.url, CHECKPOINTD_MIN_POLL_SECONDS="0.05",
-                      CHECKPOINTD_MAX_POLL_SECONDS="0.05", CHECKPOINTD_LEASE_SECONDS="2", CHECKPOINTD_PAGE_SIZE="5")  # fmt: skip
+    often = {"CHECKPOINTD_MIN_POLL_SECONDS": "0.05", "CHECKPOINTD_MAX_POLL_SECONDS": "0.05"}
+    small = {"CHECKPOINTD_LEASE_SECONDS": "2", "CHECKPOINTD_PAGE_SIZE": "5"}
+    env = environment(tmp_path, url, provider.url, **often, **small)
     await checkpointd("track", JOB, env=env)
     for round_ in range(10):
         items[:0] = [checkpoint(n) for n in range(len(items) + 20, len(items), -1)]
