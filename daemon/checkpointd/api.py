@@ -73,7 +73,7 @@ class Client:
     ) -> None:  # fmt: skip
         """Headers carry the key; `secrets` are taken out of whatever the provider says before it is repeated."""
         self._http = http
-        self._base = base_url.rstrip("/")
+        self._base = URL(base_url.rstrip("/"))
         # Compressed answers cost more than they save, and identity leaves no room for bombs.
         ours = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": f"checkpointd/{__version__}"}
         self._headers = CIMultiDictProxy(CIMultiDict({**ours, **headers}))
@@ -135,7 +135,11 @@ class Client:
 
     def _url(self, path: str, after: str | None) -> URL:
         cursor = f"&after={quote(after, safe='')}" if after else ""
-        return URL(f"{self._base}{path}?{self._query}{cursor}", encoded=True)
+        base = self._base  # parsed once, and not at each request
+        return URL.build(
+            scheme=base.scheme, authority=base.raw_authority, path=base.raw_path.rstrip("/") + path,
+            query_string=self._query + cursor, encoded=True,
+        )  # fmt: skip
 
     async def _page(self, url: URL, deadline: float, count: "_Count", *, paging: bool) -> Page:
         """Read one page, trying again where that can help and the deadline allows."""
