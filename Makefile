@@ -2,6 +2,7 @@
 PYTHON ?= python3
 UV = .tools/bin/uv --quiet --system-certs
 READY = .venv/.ready
+OLDEST = $(firstword $(patsubst %/initdb,%,$(wildcard $(foreach v,15 16 17 18,/usr/lib/postgresql/$(v)/bin/initdb))))
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
@@ -9,15 +10,19 @@ help:  ## what can be made
 demo: $(READY)  ## a simulated provider, a private PostgreSQL and the daemon (ARGS='--seconds 20' ends it by itself)
 	.venv/bin/checkpointd demo $(ARGS)
 
-test: $(READY)  ## the tests (ARGS='-k word' chooses)
+test: $(READY)  ## the tests, on the embedded PostgreSQL (ARGS='-k word' chooses)
 	.venv/bin/pytest $(ARGS)
+
+test-oldest: $(READY)  ## the tests, on the oldest PostgreSQL of this machine, where Debian's packages are
+	@if [ -n "$(OLDEST)" ]; then TEST_POSTGRES_BIN=$(OLDEST) .venv/bin/pytest $(ARGS); \
+	else echo "skipped: no PostgreSQL 15 to 18 in /usr/lib/postgresql"; fi
 
 lint: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-check: lint test wheel  ## lint, types, tests, and the built wheel installed and run elsewhere
+check: lint test test-oldest wheel  ## lint, types, tests on two PostgreSQLs, and the built wheel installed and run elsewhere
 
 wheel: $(READY)
 	sh tests/check_wheel.sh "$(UV)"
@@ -39,4 +44,4 @@ $(READY): .tools/bin/uv pyproject.toml requirements.lock
 	$(UV) pip install --python .venv --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-.PHONY: help demo test lint check wheel lock clean
+.PHONY: help demo test test-oldest lint check wheel lock clean
