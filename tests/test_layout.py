@@ -32,7 +32,7 @@ IMPORTS = {
     "outbox": {"failures", "observe", "save", "service", "store", "write"},
     "poller": {"api", "cadence", "failures", "listing", "observe", "outbox", "service", "store", "write"},
     "jobs": {"cadence", "envelope", "item", "queries", "store", "write"},
-    "discovery": {"api", "failures", "jobs", "observe", "queries", "service", "store"},
+    "discovery": {"api", "failures", "jobs", "observe", "outbox", "queries", "service", "store"},
     "metronome": set(),
     "systemd": set(),
     "web": {"observe"},

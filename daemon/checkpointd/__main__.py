@@ -318,7 +318,10 @@ async def _database(chosen: Settings) -> AsyncIterator[Connect]:
         print(f"checkpointd: using the embedded PostgreSQL: {embedded.psql}", file=sys.stderr)
 
         async def joined() -> Any:  # noqa: ANN401  # a connection
-            return await connect(await embedded.start_or_connect())
+            try:
+                return await connect(await embedded.start_or_connect())
+            except EmbeddedError as e:
+                raise ConnectionError(str(e)) from None
 
         yield joined
 

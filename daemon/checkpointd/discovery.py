@@ -10,9 +10,10 @@ from typing import Final
 
 from checkpointd import observe, queries
 from checkpointd.api import ApiError
-from checkpointd.failures import ErrorClass
+from checkpointd.failures import OF_SOURCE, ErrorClass, Failure
 from checkpointd.jobs import read_jobs, save_jobs
 from checkpointd.observe import log
+from checkpointd.outbox import note_trouble
 from checkpointd.service import Service
 from checkpointd.store import UNAVAILABLE, Store
 
@@ -66,8 +67,7 @@ class Discovery:
             if service.key not in self._failures:
                 log.warning("job_list.failed", source=service.name, error_class=e.failure.error_class, error=error)
             self._failures[service.key] = self._failures.get(service.key, 0) + 1
-            if e.failure.error_class is ErrorClass.REFUSED:
-                service.refuse(e.failure, asyncio.get_running_loop().time())
+            await self._heed(service, e.failure)
         except UNAVAILABLE as e:
             observe.database(e)
             return  # the lease runs out by itself
@@ -78,6 +78,16 @@ class Discovery:
             await self._store.fetch(queries.FINISH_JOB_LIST, service.key, token, gap, whole, error)
         except UNAVAILABLE as e:
             observe.database(e)
+
+    async def _heed(self, service: Service, failure: Failure) -> None:
+        """Let the polls of the source know what befell its job list, if it will befall them, too."""
+        if failure.error_class is ErrorClass.REFUSED:
+            service.refuse(failure, asyncio.get_running_loop().time())
+        if failure.error_class in OF_SOURCE:
+            try:
+                await note_trouble(self._store, service.key, failure)
+            except UNAVAILABLE as e:
+                observe.database(e)
 
     async def _pass(self, service: Service, deadline: float, *, full: bool) -> bool:
         """Read page after page. Returns whether the list's end was reached."""

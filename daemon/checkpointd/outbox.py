@@ -12,7 +12,7 @@ from checkpointd import observe
 from checkpointd.failures import ErrorClass, Failure
 from checkpointd.observe import log
 from checkpointd.save import save_polls
-from checkpointd.service import Service
+from checkpointd.service import Claim, Service
 from checkpointd.store import UNAVAILABLE, Lease, Store
 from checkpointd.write import Poll, Saved
 
@@ -33,14 +33,12 @@ QUOTA_PAUSE: Final = 900.0
 class Finished(msgspec.Struct, frozen=True):
     """A finished poll: what to save of it, or (None) it is given back untouched; and what befell its source."""
 
-    lease: Lease
+    claim: Claim
     service: Service
     poll: Poll | None
     of_source: Failure | None
     requests: int
     """Requests that were made; its claim paid for one."""
-    deadline: float
-    """The end of its lease on the loop's clock, less a margin."""
 
     @property
     def items(self) -> int:
@@ -50,6 +48,15 @@ class Finished(msgspec.Struct, frozen=True):
 
 Result = Saved | Failure
 Report = Callable[[Lease, Result], None]
+
+
+async def note_trouble(store: Store, source: int, failure: Failure) -> None:
+    """Tell the other daemons what befell a source: it pauses for all, or this daemon's key was refused."""
+    if failure.error_class is ErrorClass.REFUSED:
+        await store.refuse_source(source, failure.message)
+    else:
+        default = QUOTA_PAUSE if failure.error_class is ErrorClass.QUOTA else THROTTLE_PAUSE
+        await store.pause_source(source, failure.retry_after or default, failure.message)
 
 
 class Outbox:
@@ -67,10 +74,12 @@ class Outbox:
 
     async def put(self, finished: Finished) -> None:
         """Hand over a finished poll; waits while the backlog is long."""
-        while self._items > BACKLOG_ITEMS:
-            self._drained.clear()
-            await self._drained.wait()
-        self.put_now(finished)
+        try:
+            while self._items > BACKLOG_ITEMS:
+                self._drained.clear()
+                await self._drained.wait()
+        finally:  # cut short, it is saved all the same
+            self.put_now(finished)
 
     def put_now(self, finished: Finished) -> None:
         """Hand over a finished poll at once."""
@@ -122,26 +131,28 @@ class Outbox:
                     saved = await self._write(batch)
             except UNAVAILABLE as e:
                 observe.database(e)
-                if self._closed or loop.time() + RETRY_SECONDS > min(f.deadline for f in batch):
+                if self._closed or loop.time() + RETRY_SECONDS > min(f.claim.save_by for f in batch):
                     log.warning("save.dropped", polls=len(batch))
                     break
                 await asyncio.sleep(RETRY_SECONDS)
+            except Exception:  # noqa: BLE001  # a bug of ours costs this batch, not the daemon
+                log.exception("save.crashed", polls=len(batch))
+                break
             else:
                 observe.database(None)
         self._tell(batch, saved or {})
 
     async def _write(self, batch: Sequence[Finished]) -> dict[int, Saved]:
         saved = {one.poll.lease.job: one for one in await save_polls(self._store, [f.poll for f in batch if f.poll])}
-        if given_back := [f.lease for f in batch if f.poll is None]:
+        if given_back := [f.claim.lease for f in batch if f.poll is None]:
             await self._store.release(given_back)
         troubles = {f.service.key: f.of_source for f in batch if f.of_source}
         for source, failure in troubles.items():
-            if failure.error_class is ErrorClass.REFUSED:
-                await self._store.refuse_source(source, failure.message)
-            else:
-                default = QUOTA_PAUSE if failure.error_class is ErrorClass.QUOTA else THROTTLE_PAUSE
-                await self._store.pause_source(source, failure.retry_after or default, failure.message)
-        if well := {f.service.key for f in batch if f.poll and f.poll.complete and f.lease.troubled} - troubles.keys():
+            await note_trouble(self._store, source, failure)
+        if (
+            well := {f.service.key for f in batch if f.poll and f.poll.complete and f.claim.lease.troubled}
+            - troubles.keys()
+        ):
             await self._store.accept_sources(list(well))
         extra = Counter[int]()
         for f in batch:
@@ -156,14 +167,14 @@ class Outbox:
         requests = Counter[str]()
         for f in batch:
             requests[f.service.name] += f.requests
-            one = saved.get(f.lease.job)
+            one = saved.get(f.claim.lease.job)
             if one:
                 by_source[f.service.name].append(one)
             if self._report:
                 lost = Failure(
                     ErrorClass.INTERNAL, "its lease was lost: another daemon polls it, or the database was away"
                 )
-                self._report(f.lease, one or f.of_source or lost)
+                self._report(f.claim.lease, one or f.of_source or lost)
         for source, polls in by_source.items():
             observe.committed(source, polls)
         for source, count in requests.items():

@@ -18,7 +18,7 @@ from checkpointd.cadence import Bounds, Memory
 from checkpointd.failures import OF_SOURCE, REFUSALS, ErrorClass, Failure
 from checkpointd.observe import log
 from checkpointd.outbox import Finished, Outbox, Report
-from checkpointd.service import Service
+from checkpointd.service import Claim, Service
 from checkpointd.store import UNAVAILABLE, Job, Lease, Store
 from checkpointd.write import Poll
 
@@ -69,8 +69,12 @@ class Poller:
         pending = {job.key: job for job in jobs if job.source in self._services}
         emissions = {s.key: s.emission for s in self._services.values() if s.emission}
         patience = loop.time() + self._lease_seconds
+        left: list[Job] = []
         self._wants_more = True
-        while pending and not all(service.refusal for service in self._services.values()):
+        while pending:
+            if any(service.refusal for service in self._services.values()):
+                left += [job for job in pending.values() if self._services[job.source].refusal]
+                pending = {key: job for key, job in pending.items() if not self._services[job.source].refusal}
             self.bell.clear()
             claimed_before = loop.time()
             batch = self._affordable(pending.values())
@@ -91,7 +95,7 @@ class Poller:
                     await asyncio.wait_for(self.bell.wait(), HELD_SECONDS)
         while self._workers:
             await asyncio.wait(self._workers)
-        return list(pending.values())
+        return [*left, *pending.values()]
 
     def _affordable(self, jobs: Iterable[Job]) -> list[Job]:
         """Return the first of these jobs for which their sources have room."""
@@ -108,10 +112,10 @@ class Poller:
 
     def _start(self, leases: Sequence[Lease], claimed_before: float) -> None:
         """Hand claimed jobs to the workers of their sources: as many as requests may be under way at once."""
-        deadline = claimed_before + POLL_SHARE * self._lease_seconds
+        poll_by, save_by = claimed_before + POLL_SHARE * self._lease_seconds, claimed_before + self._lease_seconds
         for lease in leases:
             service = self._services[lease.source]
-            service.begin(lease, deadline)
+            service.begin(Claim(lease, poll_by, save_by))
             if service.workers < service.concurrency:
                 service.workers += 1
                 worker = self._group.create_task(self._work(service))
@@ -122,35 +126,35 @@ class Poller:
         """Poll one waiting job after the other, as long as there are any."""
         try:
             while service.waiting:
-                lease, deadline = service.waiting.popleft()
+                claim = service.waiting.popleft()
                 try:
-                    await self._outbox.put(await self._poll(lease, service, deadline))
+                    await self._outbox.put(await self._poll(claim, service))
                 finally:
-                    service.end(lease)
+                    service.end(claim)
                     if self._wants_more and service.hungry:
                         self.bell.set()
         finally:
             service.workers -= 1
 
-    async def _poll(self, lease: Lease, service: Service, deadline: float) -> Finished:
+    async def _poll(self, claim: Claim, service: Service) -> Finished:
         """Poll one job. Whatever happens becomes a result: an exception here would end every other poll."""
         started = asyncio.get_running_loop().time()
-        if started >= deadline or (service.refusal and service.in_flight > 1):
-            return Finished(lease, service, None, service.refusal, 0, deadline)  # too late, or refused while it waited
+        if started >= claim.poll_by or (service.refusal and service.in_flight > 1):
+            return Finished(claim, service, None, service.refusal, 0)  # too late, or refused while it waited
         try:
-            pages = await service.client.list_checkpoints(lease.id, deadline)
-            finished = self._judge(lease, service, pages, deadline)
+            pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by)
+            finished = self._judge(claim, service, pages)
         except asyncio.CancelledError:
-            self._outbox.put_now(Finished(lease, service, None, None, 0, deadline))
+            self._outbox.put_now(Finished(claim, service, None, None, 0))
             raise
         except Exception:  # noqa: BLE001  # a bug of ours costs this poll, not the daemon
-            log.exception("poll.crashed", source=service.name, job=lease.id)
+            log.exception("poll.crashed", source=service.name, job=claim.lease.id)
             failure = Failure(ErrorClass.INTERNAL, "a fault of checkpointd itself: see its log")
-            finished = self._judge(lease, service, Pages([], failure, 1), deadline)
+            finished = self._judge(claim, service, Pages([], failure, 1))
         observe.POLL_SECONDS.observe(asyncio.get_running_loop().time() - started)
         return finished
 
-    def _judge(self, lease: Lease, service: Service, pages: Pages, deadline: float) -> Finished:
+    def _judge(self, claim: Claim, service: Service, pages: Pages) -> Finished:
         """Decide what a listing means for its job and its source."""
         failure = pages.failure
         of_source = failure if failure and failure.error_class in OF_SOURCE else None
@@ -158,16 +162,16 @@ class Poller:
             service.refuse(of_source, asyncio.get_running_loop().time())
         elif failure is None:
             service.accept()
-        poll = None if of_source and not pages.items else judge(lease, pages, self._bounds)
-        return Finished(lease, service, poll, of_source, pages.requests, deadline)
+        poll = None if of_source and not pages.items else judge(claim.lease, pages, self._bounds)
+        return Finished(claim, service, poll, of_source, pages.requests)
 
     async def drain(self, seconds: float) -> None:
         """Give back what waits; let polls under way end, for so long, then cut them short and give their jobs back."""
         for service in self._services.values():
             while service.waiting:
-                lease, deadline = service.waiting.popleft()
-                self._outbox.put_now(Finished(lease, service, None, None, 0, deadline))
-                service.end(lease)
+                claim = service.waiting.popleft()
+                self._outbox.put_now(Finished(claim, service, None, None, 0))
+                service.end(claim)
         if self._workers:
             await asyncio.wait(self._workers, timeout=seconds)
         for worker in list(self._workers):
@@ -227,12 +231,15 @@ async def polling(
 ) -> AsyncIterator[Poller]:  # fmt: skip
     """Open a poller; leaving drains it: polls end or are given back, and everything finished is saved."""
     outbox = Outbox(store, report)
-    async with asyncio.TaskGroup() as group:
-        saver = group.create_task(outbox.run())
-        poller = Poller(store, services, bounds, lease_seconds, outbox, group)
-        try:
-            yield poller
-        finally:
-            await poller.drain(drain_seconds)
-            outbox.close()
-            await saver
+    try:
+        async with asyncio.TaskGroup() as group:
+            saver = group.create_task(outbox.run())
+            poller = Poller(store, services, bounds, lease_seconds, outbox, group)
+            try:
+                yield poller
+            finally:
+                await poller.drain(drain_seconds)
+                outbox.close()
+                await saver
+    except ExceptionGroup as e:
+        raise e.exceptions[0] from None  # what the caller raised, or else a bug of ours

@@ -2,7 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from checkpointd.api import Client
 from checkpointd.failures import Failure
@@ -16,6 +16,14 @@ PROBES: Final = (60.0, 120.0, 300.0, 900.0)
 """Seconds of silence after this process's key was refused the first, second, … time in a row."""
 
 
+class Claim(NamedTuple):
+    """A claimed job on its way: until when it may be polled, and until when saved."""
+
+    lease: Lease
+    poll_by: float
+    save_by: float
+
+
 @dataclass(slots=True)
 class Service:
     """One source. Times are the event loop's."""
@@ -26,8 +34,8 @@ class Service:
     concurrency: int
     emission: float | None
     """Seconds between requests by the source's budget; None: no budget."""
-    waiting: deque[tuple[Lease, float]] = field(default_factory=deque)
-    """Claimed jobs that no worker has taken up, each with the deadline of its poll."""
+    waiting: deque[Claim] = field(default_factory=deque)
+    """Claimed jobs that no worker has taken up."""
     workers: int = 0
     in_flight: int = 0
     """Polls claimed and not yet finished."""
@@ -57,16 +65,16 @@ class Service:
         """Half of what it can take is free: a claim is worth while."""
         return self.in_flight <= (self.concurrency + self._ahead) // 2
 
-    def begin(self, lease: Lease, deadline: float) -> None:
+    def begin(self, claim: Claim) -> None:
         """Let a claimed job wait for a worker."""
-        self.waiting.append((lease, deadline))
+        self.waiting.append(claim)
         self.in_flight += 1
-        self.failing += lease.failures > 0
+        self.failing += claim.lease.failures > 0
 
-    def end(self, lease: Lease) -> None:
+    def end(self, claim: Claim) -> None:
         """Count a finished poll."""
         self.in_flight -= 1
-        self.failing -= lease.failures > 0
+        self.failing -= claim.lease.failures > 0
         self._finished += 1
 
     def refuse(self, refusal: Failure, now: float) -> None:
