@@ -59,7 +59,7 @@ async def tick(poller: Poller) -> int:
 async def track(store: Store, *ids: str) -> None:
     """Track jobs of the source `test`."""
     keys = await store.register_sources({"test": "openai"})
-    await store.track(keys["test"], list(ids or (JOB,)), "operator")
+    await store.track(keys["test"], list(ids or (JOB,)))
 
 
 async def sync(
@@ -80,4 +80,4 @@ async def sync(
 async def read_job_list(store: Store, provider: Provider, *, discover: bool = False) -> None:
     """Read the job list once."""
     async with serving(store, provider) as service:
-        await Discovery(store, [service], gap=30, lease_seconds=60, discover=discover).tick(due_or_not=True)
+        await Discovery(store, service, gap=30, lease_seconds=60, discover=discover).tick(due_or_not=True)

@@ -26,7 +26,9 @@ def after(seconds: float) -> datetime:
 
 def plan_for(memory: Memory = NOTHING, *, seconds: float = 0, bounds: Bounds = BOUNDS, **state: Any) -> Plan:
     """Plan for a job tracked at the start, `seconds` after that: running, unless `state` says otherwise."""
-    usual: dict[str, Any] = {"status": "running", "settling_since": None, "tracked_at": START, "equal_listings": 0}
+    usual: dict[str, Any] = {
+        "status": "running", "settling_since": None, "tracked_at": START, "changed_at": None, "equal_listings": 0,
+    }  # fmt: skip
     return plan(memory, **{**usual, **state}, now=after(seconds), bounds=bounds)
 
 
@@ -256,3 +258,11 @@ def test_gone(expected: bool, failures: int, seconds: float) -> None:
 def test_not_gone_without_a_start() -> None:
     """A job that has only begun to be missing is not gone, whatever the count says."""
     assert not is_gone(99, None, START)
+
+
+def test_what_still_changes_is_not_forgotten() -> None:
+    """A job whose status nobody tells is not sealed while its checkpoints still change, though no step is new."""
+    old = Memory(100, after(0), None, None)
+    days = 86_400.0
+    assert not plan_for(old, seconds=30 * days, status=None, equal_listings=9, changed_at=after(29.9 * days)).seal
+    assert plan_for(old, seconds=30 * days, status=None, equal_listings=9, changed_at=after(20 * days)).seal

@@ -98,8 +98,7 @@ def run(config: Config = None) -> None:
     observe.configure(chosen.log_format, chosen.log_level, [s for h in keyed.values() for s in secrets_of(h)])
 
     async def work() -> None:
-        stop = asyncio.Event()
-        with daemon.stop_on_signals(stop):
+        with daemon.stop_on_signals() as stop:
             async with _database(chosen) as connect_:
                 await daemon.run(chosen, connect_, keyed, migrate=chosen.database_url is None, stop=stop)
 
@@ -120,6 +119,8 @@ def sync(
     from checkpointd.sync import sync_jobs
 
     chosen = settings.load(config)
+    if source is not None:
+        _source(chosen, source)
     ids = None if not jobs else _ids(jobs)
     observe.configure(chosen.log_format, "error")
 
@@ -163,7 +164,7 @@ def track(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
             for job in ids:
                 _check_id(job, [named])
             keys = await store.register_sources({named.name: named.kind})
-            new = await store.track(keys[named.name], ids, "operator")
+            new = await store.track(keys[named.name], ids)
             print(f"{len(ids)} tracked, {new} of them new")
 
     asyncio.run(work())
@@ -269,8 +270,7 @@ def demo_(
     observe.configure("console", "error")
 
     async def work() -> None:
-        stop = asyncio.Event()
-        with daemon.stop_on_signals(stop):
+        with daemon.stop_on_signals() as stop:
             await demo.run(Console(), seconds, stop)
 
     asyncio.run(work())
@@ -287,13 +287,12 @@ def simulate(
     from checkpointd import daemon, demo, simulator
 
     async def work() -> None:
-        stop = asyncio.Event()
         world = simulator.World(seed, jobs, demo.EPOCH)
-        with daemon.stop_on_signals(stop):
+        with daemon.stop_on_signals() as stop:
             try:
                 async with simulator.serve(world, simulator.accelerated(speed, demo.EPOCH), port=port) as url:
                     print(f"export OPENAI_BASE_URL={url} OPENAI_API_KEY=any", flush=True)
-                    await stop.wait()
+                    await stop.asked.wait()
             except OSError as e:
                 raise CommandError(f"port {port}: {e.strerror or e}") from None
 

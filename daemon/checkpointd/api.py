@@ -23,6 +23,10 @@ from checkpointd.failures import ErrorClass, Failure, classify, error_object, re
 PAGE_BYTES: Final = 8 * 1024 * 1024
 ERROR_BYTES: Final = 64 * 1024
 PAGES: Final = 100
+LISTING_BYTES: Final = 32 * 1024 * 1024
+LONGEST_WAIT: Final = 5.0
+"""Seconds that a poll waits for another try; whoever asks for more is asked again at the next poll."""
+
 SHORTEST_SECRET: Final = 6
 """Characters: a header such as `1` or `on` is no secret, and must not blot every text it stands in."""
 
@@ -109,7 +113,10 @@ class Client:
         count = _Count()
         try:
             async for page in self._pages(path, deadline, count, most=PAGES):
-                items.append(page.items)  # noqa: PERF401  # what came before a failure must stay
+                items.append(page.items)
+                if page.has_more and count.bytes > LISTING_BYTES:
+                    failure = Failure(ErrorClass.TOO_LARGE, f"a list of more than {LISTING_BYTES} bytes")
+                    return Pages(items, failure, count.requests)
         except ApiError as e:
             return Pages(items, e.failure, count.requests)
         return Pages(items, None, count.requests)
@@ -148,15 +155,16 @@ class Client:
             tries += 1
             count.requests += 1
             try:
-                return await self._once(url, deadline, paging=paging)
+                return await self._once(url, deadline, count, paging=paging)
             except ApiError as e:
                 jitter = random.uniform(0.5, 1)  # noqa: S311  # no secret
                 wait = max(jitter * self._limits.backoff * 2**tries, e.failure.retry_after or 0)
-                if tries >= e.failure.tries or asyncio.get_running_loop().time() + wait >= deadline:
+                longest = min(deadline - asyncio.get_running_loop().time(), LONGEST_WAIT)
+                if tries >= e.failure.tries or wait > longest:
                     raise
             await asyncio.sleep(wait)
 
-    async def _once(self, url: URL, deadline: float, *, paging: bool) -> Page:
+    async def _once(self, url: URL, deadline: float, count: "_Count", *, paging: bool) -> Page:
         now = asyncio.get_running_loop().time()
         try:
             async with (
@@ -169,7 +177,9 @@ class Client:
                 if not _is_json(response.headers.get("Content-Type", "")):
                     kind = response.headers.get("Content-Type", "none")
                     raise ApiError(Failure(ErrorClass.CONTENT_TYPE, self._clean(f"not JSON, but content type {kind}")))
-                return read_page(await _body(response, PAGE_BYTES))
+                body = await _body(response, PAGE_BYTES)
+                count.bytes += len(body)
+                return read_page(body)
         except NotAListError as e:
             failure = Failure(ErrorClass(e.error_class), self._clean(str(e)))
         except TimeoutError:
@@ -198,9 +208,10 @@ class Client:
 
 
 class _Count:
-    """Requests made, for the source's budget."""
+    """What a list took: requests made, for the source's budget, and bytes read, for our memory."""
 
     requests = 0
+    bytes = 0
 
 
 _LIKE_A_KEY = re.compile(r"(?i)\b(sk-[\w*.-]{6,}|bearer\s+\S+|[\w-]*\*{3,}[\w*-]*)")

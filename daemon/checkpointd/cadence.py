@@ -75,20 +75,21 @@ def learn(memory: Memory, steps: Iterable[int], now: datetime) -> Memory:
 
 
 def plan(
-    memory: Memory, *, status: str | None, settling_since: datetime | None, tracked_at: datetime, equal_listings: int,
-    now: datetime, bounds: Bounds,
+    memory: Memory, *, status: str | None, settling_since: datetime | None, tracked_at: datetime,
+    changed_at: datetime | None, equal_listings: int, now: datetime, bounds: Bounds,
 ) -> Plan:  # fmt: skip
     """Say when to poll next. `equal_listings` counts this one, all times are the database's."""
     word = (status or "").casefold()
-    quiet = now - max(memory.newest_seen_at or tracked_at, tracked_at)
-    if settling_since is None and word != "running" and word not in WAITING and quiet > FORGOTTEN:
-        settling_since = now - quiet + FORGOTTEN
+    arrived_at = max(memory.newest_seen_at or tracked_at, tracked_at)
+    if settling_since is None and word != "running" and word not in WAITING:
+        forgotten_at = max(arrived_at, changed_at or arrived_at) + FORGOTTEN
+        settling_since = forgotten_at if forgotten_at < now else None
     if settling_since is not None:
         ended = now - settling_since
         return Plan(bounds.clamp(ended.total_seconds() / 4), seal=ended >= SETTLE and equal_listings >= SEAL_LISTINGS)
     if word in WAITING:
         return Plan(bounds.longest, seal=False)
-    return Plan(bounds.clamp(_watch(memory, quiet.total_seconds(), bounds.shortest)), seal=False)
+    return Plan(bounds.clamp(_watch(memory, (now - arrived_at).total_seconds(), bounds.shortest)), seal=False)
 
 
 def _watch(memory: Memory, age: float, shortest: float) -> float:

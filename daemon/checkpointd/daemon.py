@@ -2,8 +2,9 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Final
 
 from checkpointd import api, migrations, observe, systemd, web
@@ -19,7 +20,16 @@ WAIT_SECONDS: Final = 2.0
 """How often a database that is away, or whose schema is old, is looked at again."""
 
 
-async def run(settings: Settings, connect: Connect, keyed: Keyed, *, migrate: bool, stop: asyncio.Event) -> None:
+@dataclass
+class Stop:
+    """How a process is told to end."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    urge: Callable[[], None] = lambda: None
+    """What to do where it was asked before, and still takes its time."""
+
+
+async def run(settings: Settings, connect: Connect, keyed: Keyed, *, migrate: bool, stop: Stop) -> None:
     """Run the daemon until `stop`. With `migrate` the database is ours alone and is kept up to date."""
     problems = ["starting"]
     async with (
@@ -29,15 +39,16 @@ async def run(settings: Settings, connect: Connect, keyed: Keyed, *, migrate: bo
     ):
         while (keys := await _prepare(settings, store, problems, migrate=migrate)) is None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), WAIT_SECONDS)
-            if stop.is_set():
+                await asyncio.wait_for(stop.asked.wait(), WAIT_SECONDS)
+            if stop.asked.is_set():
                 return
         services = open_services(settings, keys, http, keyed)
-        async with pollers(settings, store, services) as (poller, discovery):
+        async with pollers(settings, store, services) as (poller, discoveries):
+            stop.urge = poller.cut_short
             problems.clear()
             log.info("daemon.ready", sources=[service.name for service in services])
             systemd.notify(READY=1, STATUS="polling")
-            await _ring(settings, poller, discovery, stop)
+            await _ring(settings, poller, discoveries, stop)
             systemd.notify(STOPPING=1, STATUS="draining")
             log.info("daemon.draining")
     log.info("daemon.stopped")
@@ -62,40 +73,49 @@ async def _prepare(settings: Settings, store: Store, problems: list[str], *, mig
     return None
 
 
-async def _ring(settings: Settings, poller: Poller, discovery: Discovery, stop: asyncio.Event) -> None:
+async def _ring(settings: Settings, poller: Poller, discoveries: Sequence[Discovery], stop: Stop) -> None:
     """Tick and list until told to stop."""
+    asked = stop.asked
     with metronome() as beat:
         async with asyncio.TaskGroup() as rings:
-            ticking = _follow(beat, poller.bell, min(1.0, settings.min_poll_seconds / 4), poller.tick)
-            listing = _follow(beat, asyncio.Event(), min(1.0, settings.job_list_seconds), discovery.tick)
-            tasks = [rings.create_task(ticking), rings.create_task(listing)]
-            await stop.wait()
+            seconds = min(1.0, settings.min_poll_seconds / 4)
+            # A tick is never cut short: a claim that was cut off may have claimed, and nobody would know what.
+            rings.create_task(_follow(beat, poller.bell, seconds, poller.tick, asked))
+            seconds = min(1.0, settings.job_list_seconds)
+            listing = [_follow(beat, asyncio.Event(), seconds, discovery.tick, asked) for discovery in discoveries]
+            tasks = [rings.create_task(follow) for follow in listing]
+            await asked.wait()
+            poller.bell.set()
             for task in tasks:
                 task.cancel()
 
 
-async def _follow(beat: Metronome, bell: asyncio.Event, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+async def _follow(
+    beat: Metronome, bell: asyncio.Event, seconds: float, work: Callable[[], Awaitable[object]], asked: asyncio.Event
+) -> None:
     beat.ring(bell, seconds)
     while True:
         await beat.wait(bell, seconds)
+        if asked.is_set():
+            return
         await work()
 
 
 @contextmanager
-def stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
-    """Let SIGTERM and SIGINT set `stop`; a second one cuts the draining short."""
+def stop_on_signals() -> Iterator[Stop]:
+    """Let SIGTERM and SIGINT ask to stop; every further one urges."""
     loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
+    stop = Stop()
 
     def heard() -> None:
-        if stop.is_set() and task:
-            task.cancel()
-        stop.set()
+        if stop.asked.is_set():
+            stop.urge()
+        stop.asked.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, heard)
     try:
-        yield
+        yield stop
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)

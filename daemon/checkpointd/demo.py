@@ -27,7 +27,7 @@ SHOWN: Final = 16
 LOOK: Final = "table fine_tuning.checkpoints"
 
 
-async def run(console: Console, seconds: float | None, stop: asyncio.Event) -> None:
+async def run(console: Console, seconds: float | None, stop: daemon.Stop) -> None:
     """Run the demo until `stop`, or for so many seconds. Everything it started ends with it."""
 
     def say(text: str) -> None:
@@ -51,13 +51,13 @@ async def run(console: Console, seconds: float | None, stop: asyncio.Event) -> N
             group.create_task(daemon.run(settings, lambda: connect(url), keyed, migrate=True, stop=stop))
             group.create_task(_show(store, console, say, stop))
             with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), seconds)
-            stop.set()
+                await asyncio.wait_for(stop.asked.wait(), seconds)
+            stop.asked.set()
         (totals,) = await store.fetch(queries.COUNT_EVERYTHING)
         say("{jobs} jobs, {checkpoints} checkpoints, {changes} changes".format(**totals))
 
 
-async def _show(store: Store, console: Console, say: Callable[[str], None], stop: asyncio.Event) -> None:
+async def _show(store: Store, console: Console, say: Callable[[str], None], stop: daemon.Stop) -> None:
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             async for rows in _rows(store, stop):
@@ -72,13 +72,13 @@ async def _show(store: Store, console: Console, say: Callable[[str], None], stop
                 say("  ".join(words))
 
 
-async def _rows(store: Store, stop: asyncio.Event) -> AsyncIterator[Sequence[asyncpg.Record]]:
+async def _rows(store: Store, stop: daemon.Stop) -> AsyncIterator[Sequence[asyncpg.Record]]:
     """Yield the jobs as they stand, twice a second, until `stop`."""
-    while not stop.is_set():
+    while not stop.asked.is_set():
         with suppress(*UNAVAILABLE):  # the schema is not made yet
             yield await store.fetch(queries.LIST_LATEST_LOSSES, SHOWN)
         with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), 0.5)
+            await asyncio.wait_for(stop.asked.wait(), 0.5)
 
 
 def _losses(row: asyncpg.Record) -> list[str]:

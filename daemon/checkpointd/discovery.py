@@ -1,16 +1,15 @@
-"""The second ring: the job list of each source, in bulk: what became of tracked jobs, and, if asked for, jobs to track.
+"""The second ring: a source's job list, in bulk: what became of tracked jobs, and, if asked for, jobs to track.
 
 One page tells the status of a hundred jobs, so that no job is ever asked for alone.
 """
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Final
 
 from checkpointd import observe, queries
 from checkpointd.api import ApiError
-from checkpointd.failures import OF_SOURCE, ErrorClass, Failure
+from checkpointd.failures import ErrorClass, Failure
 from checkpointd.jobs import read_jobs, save_jobs
 from checkpointd.observe import log
 from checkpointd.outbox import note_trouble
@@ -25,86 +24,74 @@ LONGEST_GAP: Final = 900.0
 
 
 class Discovery:
-    """Reads job lists. A lease on the source's row keeps replicas from reading one at the same time."""
+    """Reads the job list of one source. A lease on the source's row keeps replicas from reading it at the same time."""
 
-    def __init__(
-        self, store: Store, services: Sequence[Service], *, gap: float, lease_seconds: float, discover: bool
-    ) -> None:
+    def __init__(self, store: Store, service: Service, *, gap: float, lease_seconds: float, discover: bool) -> None:
         self._store = store
-        self._services = {service.key: service for service in services}
+        self._service = service
         self._gap = gap
         self._lease_seconds = lease_seconds
         self._discover = discover
-        self._read_through: set[int] = set()
-        self._failures: dict[int, int] = {}
+        self._read_through = False
+        self._unlisted: set[str] = set()
+        """Jobs that the last full pass did not show: no reason to read on to the end each time."""
+        self._failures = 0
 
     async def tick(self, *, due_or_not: bool = False) -> None:
-        """Read the job lists that are due, all at once. Failures are noted, not raised."""
-        loop = asyncio.get_running_loop()
-        # A refused key is probed by the polls; the job list waits for them.
-        sources = [key for key, service in self._services.items() if due_or_not or not service.refusal]
-        deadline = loop.time() + LIST_SHARE * self._lease_seconds
+        """Read the job list if it is due. Failures are noted, not raised."""
+        if self._service.refusal and not due_or_not:
+            return  # a refused key is probed by the polls
         try:
-            leases = await self._store.fetch(queries.CLAIM_JOB_LISTS, sources, self._lease_seconds, due_or_not)
+            await self._read(due_or_not=due_or_not)
         except UNAVAILABLE as e:
-            observe.database(e)
-            return
-        async with asyncio.TaskGroup() as group:
-            for lease in leases:
-                group.create_task(
-                    self._read(self._services[lease["source"]], lease["lease_token"], deadline, full=lease["full_pass"])
+            observe.database("job list", e)
+        else:
+            observe.database("job list", None)
+
+    async def _read(self, *, due_or_not: bool) -> None:
+        deadline = asyncio.get_running_loop().time() + LIST_SHARE * self._lease_seconds
+        leases = await self._store.fetch(queries.CLAIM_JOB_LISTS, [self._service.key], self._lease_seconds, due_or_not)
+        for lease in leases:
+            error, whole = None, False
+            try:
+                whole = await self._pass(deadline, full=lease["full_pass"] or not self._read_through)
+                self._read_through = self._read_through or whole
+                self._failures = 0
+            except ApiError as e:
+                error = e.failure.message
+                await self._fail(e.failure)
+            finally:  # cut short, too, the list is free for others
+                gap = min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap))
+                await self._store.fetch(
+                    queries.FINISH_JOB_LIST, self._service.key, lease["lease_token"], gap, whole, error
                 )
 
-    async def _read(self, service: Service, token: int, deadline: float, *, full: bool) -> None:
-        """Read one source's job list as far as needed: to its end at start and daily, else until all are told."""
-        error = None
-        whole = False
-        try:
-            whole = await self._pass(service, deadline, full=full or service.key not in self._read_through)
-            self._failures.pop(service.key, None)
-        except ApiError as e:
-            error = e.failure.message
-            if service.key not in self._failures:
-                log.warning("job_list.failed", source=service.name, error_class=e.failure.error_class, error=error)
-            self._failures[service.key] = self._failures.get(service.key, 0) + 1
-            await self._heed(service, e.failure)
-        except UNAVAILABLE as e:
-            observe.database(e)
-            return  # the lease runs out by itself
-        if whole:
-            self._read_through.add(service.key)
-        gap = min(self._gap * 2 ** self._failures.get(service.key, 0), max(LONGEST_GAP, self._gap))
-        try:
-            await self._store.fetch(queries.FINISH_JOB_LIST, service.key, token, gap, whole, error)
-        except UNAVAILABLE as e:
-            observe.database(e)
-
-    async def _heed(self, service: Service, failure: Failure) -> None:
-        """Let the polls of the source know what befell its job list, if it will befall them, too."""
-        if failure.error_class is ErrorClass.REFUSED:
-            service.refuse(failure, asyncio.get_running_loop().time())
-        if failure.error_class in OF_SOURCE:
-            try:
-                await note_trouble(self._store, service.key, failure)
-            except UNAVAILABLE as e:
-                observe.database(e)
-
-    async def _pass(self, service: Service, deadline: float, *, full: bool) -> bool:
-        """Read page after page. Returns whether the list's end was reached."""
-        unfinished = {row["id"] for row in await self._store.fetch(queries.FIND_UNFINISHED_JOBS, service.key)}
-        async with aclosing(service.client.list_jobs(deadline)) as pages:
+    async def _pass(self, deadline: float, *, full: bool) -> bool:
+        """Read page after page: to the list's end, or, if not `full`, until all is told. Returns whether to the end."""
+        source = self._service.key
+        unfinished = {row["id"] for row in await self._store.fetch(queries.FIND_UNFINISHED_JOBS, source)}
+        unfinished -= set() if full else self._unlisted
+        async with aclosing(self._service.client.list_jobs(deadline)) as pages:
             async for items in pages:
-                observe.REQUESTS.labels(service.name).inc()
-                if service.emission:
-                    await self._store.charge_sources({service.key: 1}, {service.key: service.emission})
+                observe.REQUESTS.labels(self._service.name).inc()
+                if self._service.emission:
+                    await self._store.charge_sources({source: 1}, {source: self._service.emission})
                 records = read_jobs(items)
-                if self._discover and (
-                    found := await self._store.track(service.key, [r.id for r in records], "discovery")
-                ):
-                    log.info("job_list.discovered", source=service.name, jobs=found)
-                if moved := await save_jobs(self._store, service.key, records):
-                    log.info("job_list.statuses_changed", source=service.name, jobs=moved)
+                found = await self._store.discover(source, [r.id for r in records]) if self._discover else 0
+                moved = await save_jobs(self._store, source, records)
+                if found or moved:
+                    log.info("job_list.changed", source=self._service.name, discovered=found, statuses=moved)
                 unfinished.difference_update(r.id for r in records)
-                if not full and not unfinished and not (self._discover and found):
+                if not (full or unfinished or found):
                     return False
+        self._unlisted = unfinished
         return True
+
+    async def _fail(self, failure: Failure) -> None:
+        if not self._failures:
+            kind = failure.error_class
+            log.warning("job_list.failed", source=self._service.name, error_class=kind, error=failure.message)
+        self._failures += 1
+        if failure.error_class in {ErrorClass.THROTTLED, ErrorClass.QUOTA}:
+            # What befalls the list befalls the polls, too. Of a refusal that is not sure: they find out for themselves.
+            await note_trouble(self._store, self._service.key, failure)

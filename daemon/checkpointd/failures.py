@@ -93,6 +93,11 @@ class Failure:
         return 1 if self.hopeless else _TRIES.get(self.error_class, 1)
 
 
+def pause_seconds(failure: Failure) -> float:
+    """Return how long a source pauses: as asked for, else a minute if throttled, a quarter hour if out of quota."""
+    return failure.retry_after or (900.0 if failure.error_class is ErrorClass.QUOTA else 60.0)
+
+
 def error_object(body: bytes) -> dict[str, Any]:
     """Return the error object that providers send with a status of failure; empty where there is none."""
     try:

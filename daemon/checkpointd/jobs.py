@@ -44,6 +44,13 @@ def read_jobs(items: Iterable[Raw]) -> list[JobRecord]:
     return list(records.values())
 
 
+def _is_utf8(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:  # half a character (a lone surrogate)
+        return False
+
+
 def _no_constant(name: str) -> None:
     raise ValueError(name)  # NaN and Infinity are no JSON: the column would refuse them
 
@@ -59,9 +66,11 @@ def _record(job: dict[str, Any], payload: str) -> JobRecord:
 
     def document(field: str) -> str | None:
         try:
-            return json.dumps(job[field], allow_nan=False) if job.get(field) is not None else None
+            text = json.dumps(job[field], allow_nan=False, ensure_ascii=False) if job.get(field) is not None else None
         except ValueError:  # a number beyond measure
             return None
+        # What no text can hold would fail whoever looks into the document, and with it their whole query.
+        return text if text and "\\u0000" not in text and _is_utf8(text) else None
 
     return JobRecord(
         job["id"], text("status"), text("model"), text("fine_tuned_model"), integer("created_at"),

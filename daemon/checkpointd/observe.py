@@ -23,7 +23,6 @@ CHECKPOINTS: Final = Counter(
 REJECTS: Final = Counter(
     "checkpointd_rejected_items", "Items that could not be read, by source.", ["source"], registry=REGISTRY
 )
-IN_FLIGHT: Final = Gauge("checkpointd_polls_in_flight", "Polls claimed and not yet saved.", registry=REGISTRY)
 POLL_SECONDS: Final = Histogram(
     "checkpointd_poll_seconds", "Time of a poll from its start to its last page.", registry=REGISTRY
 )
@@ -69,23 +68,25 @@ def _count_outcomes(saved: Iterable[Saved]) -> collections.Counter[str]:
     return collections.Counter(s.poll.error_class or ("changed" if s.new or s.changed else "quiet") for s in saved)
 
 
-_database_error: list[str] = []
+_database_errors: dict[str, str] = {}
 
 
-def database(error: Exception | None) -> None:
-    """Note how the last use of the database went; its going and its return are logged once each."""
-    DATABASE_UP.set(error is None)
-    if error is not None and not _database_error:
-        _database_error.append(type(error).__name__)
-        log.warning("database.unavailable", error=f"{type(error).__name__}: {error}")
-    elif error is None and _database_error:
-        _database_error.clear()
-        log.info("database.recovered")
+def database(work: str, error: Exception | None) -> None:
+    """Note how a piece of work with the database went: a new kind of failure, and its end, are logged once each."""
+    kind = type(error).__name__ if error else None
+    if _database_errors.get(work) != kind:
+        if error and kind:
+            _database_errors[work] = kind
+            log.warning("database.unavailable", work=work, error=f"{kind}: {error}")
+        else:
+            del _database_errors[work]
+            log.info("database.recovered", work=work)
+    DATABASE_UP.set(not _database_errors)
 
 
 def problems() -> list[str]:
     """Say what keeps a running daemon from its work."""
-    return [f"database: {name}" for name in _database_error]
+    return [f"database: {work}: {kind}" for work, kind in _database_errors.items()]
 
 
 def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -> None:

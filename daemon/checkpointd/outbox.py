@@ -2,16 +2,16 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from checkpointd import observe
-from checkpointd.failures import ErrorClass, Failure
+from checkpointd.failures import ErrorClass, Failure, pause_seconds
 from checkpointd.observe import log
-from checkpointd.save import save_polls
+from checkpointd.save import save_quiet, save_telling
 from checkpointd.service import Claim, Service
 from checkpointd.store import UNAVAILABLE, Lease, Store
 from checkpointd.write import Poll, Saved
@@ -25,9 +25,8 @@ BACKLOG_ITEMS: Final = 3 * BATCH_ITEMS
 """With more than this waiting, polls wait with their next request."""
 
 RETRY_SECONDS: Final = 1.0
-THROTTLE_PAUSE: Final = 60.0
-QUOTA_PAUSE: Final = 900.0
-"""Seconds that a source pauses where the provider names none."""
+LAST_TRIES: Final = 3
+"""A save that fails is tried again so often, while its leases last; after the closing only so many times."""
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -46,6 +45,7 @@ class Finished(msgspec.Struct, frozen=True):
         return 1 + (len(self.poll.reading.items) if self.poll and self.poll.reading else 0)
 
 
+T = TypeVar("T")
 Result = Saved | Failure
 Report = Callable[[Lease, Result], None]
 
@@ -55,8 +55,7 @@ async def note_trouble(store: Store, source: int, failure: Failure) -> None:
     if failure.error_class is ErrorClass.REFUSED:
         await store.refuse_source(source, failure.message)
     else:
-        default = QUOTA_PAUSE if failure.error_class is ErrorClass.QUOTA else THROTTLE_PAUSE
-        await store.pause_source(source, failure.retry_after or default, failure.message)
+        await store.pause_source(source, pause_seconds(failure), failure.message)
 
 
 class Outbox:
@@ -122,45 +121,60 @@ class Outbox:
         return batch
 
     async def _save(self, batch: Sequence[Finished]) -> None:
-        """Save a batch, as long as its leases last: a lost answer is no loss, for the leases are consumed but once."""
+        polls = [f.poll for f in batch if f.poll]
+        given_back = [f.claim.lease for f in batch if not f.poll]
+        quiet, telling = [p for p in polls if p.quiet], [p for p in polls if not p.quiet]
+        save_by = max(f.claim.save_by for f in batch)
+        saved: list[Saved] = []
+        if given_back:
+            await self._insist(lambda: self._store.release(given_back), save_by)
+        if quiet:
+            saved += await self._insist(lambda: save_quiet(self._store, quiet), save_by) or []
+        if telling:
+            saved += await self._insist(lambda: save_telling(self._store, telling), save_by) or []
+        self._tell(batch, {one.poll.lease.job: one for one in saved})
+        try:
+            await self._follow_up(batch)
+        except UNAVAILABLE as e:  # the next poll will find the same
+            observe.database("source", e)
+        else:
+            observe.database("source", None)
+
+    async def _insist(self, save: Callable[[], Awaitable[T]], save_by: float) -> T | None:
+        """Save as long as there are leases: after a lost answer a repeat finds nothing to do. None: it was dropped."""
         loop = asyncio.get_running_loop()
-        saved: dict[int, Saved] | None = None
-        while saved is None:
+        tries = 0
+        while True:
+            tries += 1
             try:
                 with observe.SAVE_SECONDS.time():
-                    saved = await self._write(batch)
+                    done = await save()
             except UNAVAILABLE as e:
-                observe.database(e)
-                if self._closed or loop.time() + RETRY_SECONDS > min(f.claim.save_by for f in batch):
-                    log.warning("save.dropped", polls=len(batch))
-                    break
-                await asyncio.sleep(RETRY_SECONDS)
+                observe.database("save", e)
+                if loop.time() + RETRY_SECONDS > save_by or (self._closed and tries >= LAST_TRIES):
+                    log.warning("save.dropped")
+                    return None
             except Exception:  # noqa: BLE001  # a bug of ours costs this batch, not the daemon
-                log.exception("save.crashed", polls=len(batch))
-                break
+                log.exception("save.crashed")
+                return None
             else:
-                observe.database(None)
-        self._tell(batch, saved or {})
+                observe.database("save", None)
+                return done
+            await asyncio.sleep(RETRY_SECONDS)
 
-    async def _write(self, batch: Sequence[Finished]) -> dict[int, Saved]:
-        saved = {one.poll.lease.job: one for one in await save_polls(self._store, [f.poll for f in batch if f.poll])}
-        if given_back := [f.claim.lease for f in batch if f.poll is None]:
-            await self._store.release(given_back)
+    async def _follow_up(self, batch: Sequence[Finished]) -> None:
+        """Tell the sources what befell them, and charge requests to their budgets."""
         troubles = {f.service.key: f.of_source for f in batch if f.of_source}
         for source, failure in troubles.items():
             await note_trouble(self._store, source, failure)
-        if (
-            well := {f.service.key for f in batch if f.poll and f.poll.complete and f.claim.lease.troubled}
-            - troubles.keys()
-        ):
+        well = {f.service.key for f in batch if f.poll and f.poll.complete and f.claim.lease.troubled}
+        if well := well - troubles.keys():
             await self._store.accept_sources(list(well))
         extra = Counter[int]()
         for f in batch:
             extra[f.service.key] += max(f.requests - 1, 0)
-        await self._store.charge_sources(
-            extra, {f.service.key: f.service.emission for f in batch if f.service.emission}
-        )
-        return saved
+        emissions = {f.service.key: f.service.emission for f in batch if f.service.emission}
+        await self._store.charge_sources(extra, emissions)
 
     def _tell(self, batch: Sequence[Finished], saved: dict[int, Saved]) -> None:
         by_source: dict[str, list[Saved]] = defaultdict(list)

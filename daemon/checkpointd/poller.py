@@ -55,9 +55,9 @@ class Poller:
         try:
             leases = await self._store.claim_due_jobs(rooms, self._lease_seconds)
         except UNAVAILABLE as e:
-            observe.database(e)
+            observe.database("claim", e)
             return 0
-        observe.database(None)
+        observe.database("claim", None)
         observe.LAST_TICK.set_to_current_time()
         self._wants_more = len(leases) >= min(room.slots for room in rooms.values())
         self._start(leases, claimed_before)
@@ -68,26 +68,28 @@ class Poller:
         loop = asyncio.get_running_loop()
         pending = {job.key: job for job in jobs if job.source in self._services}
         emissions = {s.key: s.emission for s in self._services.values() if s.emission}
-        patience = loop.time() + self._lease_seconds
+        # A held job is free after a lease at most; with a budget it may take as long until a request is allowed.
+        waiting = self._lease_seconds + 2 * max(emissions.values(), default=0)
+        patience = loop.time() + waiting
         left: list[Job] = []
         self._wants_more = True
         while pending:
-            if any(service.refusal for service in self._services.values()):
-                left += [job for job in pending.values() if self._services[job.source].refusal]
-                pending = {key: job for key, job in pending.items() if not self._services[job.source].refusal}
+            if troubled := {service.key for service in self._services.values() if service.trouble}:
+                left += [job for job in pending.values() if job.source in troubled]
+                pending = {key: job for key, job in pending.items() if job.source not in troubled}
             self.bell.clear()
             claimed_before = loop.time()
             batch = self._affordable(pending.values())
-            leases = await self._store.claim_named_jobs(batch, emissions, self._lease_seconds) if batch else []
-            taken = {lease.job for lease in leases}
-            for job in batch:
-                # Those that are held go to the end, so that they hold up nobody.
-                del pending[job.key]
-                if job.key not in taken:
-                    pending[job.key] = job
+            try:
+                leases = await self._store.claim_named_jobs(batch, emissions, self._lease_seconds) if batch else []
+            except UNAVAILABLE:
+                if loop.time() > patience:
+                    raise
+                leases = []
+            _move_to_the_end(pending, batch, {lease.job for lease in leases})
             self._start(leases, claimed_before)
             if leases or self._workers:
-                patience = loop.time() + self._lease_seconds
+                patience = loop.time() + waiting
             elif loop.time() > patience:
                 break
             if pending:
@@ -139,8 +141,8 @@ class Poller:
     async def _poll(self, claim: Claim, service: Service) -> Finished:
         """Poll one job. Whatever happens becomes a result: an exception here would end every other poll."""
         started = asyncio.get_running_loop().time()
-        if started >= claim.poll_by or (service.refusal and service.in_flight > 1):
-            return Finished(claim, service, None, service.refusal, 0)  # too late, or refused while it waited
+        if started >= claim.poll_by or service.is_silent(started):
+            return Finished(claim, service, None, service.trouble, 0)  # too late, or its source fell silent
         try:
             pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by)
             finished = self._judge(claim, service, pages)
@@ -158,15 +160,20 @@ class Poller:
         """Decide what a listing means for its job and its source."""
         failure = pages.failure
         of_source = failure if failure and failure.error_class in OF_SOURCE else None
-        if of_source and of_source.error_class is ErrorClass.REFUSED:
-            service.refuse(of_source, asyncio.get_running_loop().time())
+        if of_source:
+            service.suffer(of_source, asyncio.get_running_loop().time())
         elif failure is None:
             service.accept()
         poll = None if of_source and not pages.items else judge(claim.lease, pages, self._bounds)
         return Finished(claim, service, poll, of_source, pages.requests)
 
+    def cut_short(self) -> None:
+        """Cut the polls under way short; their jobs are given back."""
+        for worker in list(self._workers):
+            worker.cancel()
+
     async def drain(self, seconds: float) -> None:
-        """Give back what waits; let polls under way end, for so long, then cut them short and give their jobs back."""
+        """Give back what waits; let polls under way end, for so long, then cut them short."""
         for service in self._services.values():
             while service.waiting:
                 claim = service.waiting.popleft()
@@ -174,10 +181,17 @@ class Poller:
                 service.end(claim)
         if self._workers:
             await asyncio.wait(self._workers, timeout=seconds)
-        for worker in list(self._workers):
-            worker.cancel()
+        self.cut_short()
         if self._workers:
             await asyncio.wait(self._workers)
+
+
+def _move_to_the_end(pending: dict[int, Job], tried: Iterable[Job], taken: set[int]) -> None:
+    """Drop the jobs that were taken, and let those that are held hold up nobody."""
+    for job in tried:
+        del pending[job.key]
+        if job.key not in taken:
+            pending[job.key] = job
 
 
 def judge(lease: Lease, pages: Pages, bounds: Bounds) -> Poll:
@@ -197,6 +211,7 @@ def judge(lease: Lease, pages: Pages, bounds: Bounds) -> Poll:
         status=lease.status,
         settling_since=lease.settling_since,
         tracked_at=lease.tracked_at,
+        changed_at=lease.last_change_at,
         equal_listings=lease.equal_listings + 1 if reading is None and failure is None else 0,
         now=lease.claimed_at,
         bounds=bounds,

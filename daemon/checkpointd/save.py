@@ -3,7 +3,7 @@
 Quiet polls are one statement, the others one transaction. A value that the database refuses costs its item, no more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import asyncpg
@@ -15,10 +15,13 @@ from checkpointd.listing import Reading, Reject
 from checkpointd.store import Connection, Store
 from checkpointd.write import Poll, Saved, write_polls
 
+_Save = Callable[[Connection, Sequence[Poll]], Awaitable[dict[int, Saved]]]
+
 POISON: Final = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,
+    asyncpg.QueryCanceledError,  # of a statement that takes too long
     OverflowError,
     UnicodeEncodeError,
 )
@@ -28,23 +31,30 @@ RACES: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, async
 """Errors of a moment: the transaction is repeated."""
 
 
-async def save_polls(store: Store, polls: Sequence[Poll]) -> list[Saved]:
-    """Save polls and consume their leases. A poll whose lease is lost is left out of the result, and wrote nothing."""
-    saved = []
+async def save_quiet(store: Store, polls: Sequence[Poll]) -> list[Saved]:
+    """Save polls that found nothing new, in one statement, and consume their leases.
+
+    A poll whose lease is lost is left out of the result, and wrote nothing; so for save_telling.
+    """
     async with store.connection() as connection:
-        if quiet := [p for p in polls if p.quiet]:
-            kept = await _save_quiet(connection, quiet)
-            saved += [Saved(p) for p in quiet if p.lease.job in kept]
-        if telling := [p for p in polls if not p.quiet]:
-            done = await _save_halving(connection, telling)
-            # A row that another transaction held for a moment: once more.
-            if missed := [p for p in telling if p.lease.job not in done]:
-                done |= await _save_halving(connection, missed)
-            saved += done.values()
-    return saved
+        return await _twice(_save_quiet, connection, polls)
 
 
-async def _save_quiet(connection: Connection, polls: Sequence[Poll]) -> set[int]:
+async def save_telling(store: Store, polls: Sequence[Poll]) -> list[Saved]:
+    """Save polls that have something to tell, in one transaction, and consume their leases."""
+    async with store.connection() as connection:
+        return await _twice(_save_halving, connection, polls)
+
+
+async def _twice(save: _Save, connection: Connection, polls: Sequence[Poll]) -> list[Saved]:
+    """Save polls, and those whose row another transaction held for a moment once more."""
+    saved = await save(connection, polls)
+    if missed := [p for p in polls if p.lease.job not in saved]:
+        saved |= await save(connection, missed)
+    return list(saved.values())
+
+
+async def _save_quiet(connection: Connection, polls: Sequence[Poll]) -> dict[int, Saved]:
     rows = await connection.fetch(
         queries.SAVE_QUIET_POLLS,
         [p.lease.job for p in polls],
@@ -52,7 +62,8 @@ async def _save_quiet(connection: Connection, polls: Sequence[Poll]) -> set[int]
         [p.gap for p in polls],
         [p.seal for p in polls],
     )
-    return {row["job"] for row in rows}
+    kept = {row["job"] for row in rows}
+    return {p.lease.job: Saved(p) for p in polls if p.lease.job in kept}
 
 
 async def _save_halving(connection: Connection, polls: Sequence[Poll]) -> dict[int, Saved]:

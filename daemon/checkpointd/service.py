@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from checkpointd.api import Client
-from checkpointd.failures import Failure
+from checkpointd.failures import ErrorClass, Failure, pause_seconds
 from checkpointd.store import Lease, Room
 
 AHEAD_SECONDS: Final = 0.25
@@ -41,18 +41,29 @@ class Service:
     """Polls claimed and not yet finished."""
     failing: int = 0
     """How many of them are of failing jobs."""
-    refusal: Failure | None = None
-    """Why this process's key was refused; None: it is good, as far as we know."""
+    trouble: Failure | None = None
+    """Why the provider last turned this process away; None: it did not, since the last answer."""
     refusals: int = 0
     silent_until: float = 0.0
     _finished: int = 0
     _since: float = 0.0
     _ahead: int = 0
 
+    @property
+    def refusal(self) -> Failure | None:
+        """Why this process's key was refused; None: it is good, as far as we know."""
+        return self.trouble if self.refusals else None
+
+    def is_silent(self, now: float) -> bool:
+        """Say whether to ask nothing now: the provider asked for a pause, or refused the key."""
+        return now < self.silent_until
+
     def room(self, now: float) -> Room:
         """Return how many jobs to claim; of a refused key a single one, as a probe, once the silence is over."""
-        if self.refusal:
-            return Room(int(now >= self.silent_until and not self.in_flight), 1, self.emission)
+        if self.is_silent(now):
+            return Room(0, 0, self.emission)
+        if self.refusals:
+            return Room(int(not self.in_flight), 1, self.emission)
         if now - self._since > 0.1:
             rate = self._finished / (now - self._since)
             self._ahead = min(int(rate * AHEAD_SECONDS), AHEAD_MOST)
@@ -77,15 +88,18 @@ class Service:
         self.failing -= claim.lease.failures > 0
         self._finished += 1
 
-    def refuse(self, refusal: Failure, now: float) -> None:
-        """Fall silent: the key was refused. Refusals of polls that were under way meanwhile count once."""
-        self.refusal = refusal
-        if now >= self.silent_until:
+    def suffer(self, failure: Failure, now: float) -> None:
+        """Fall silent: the key was refused, or a pause is asked for. What was under way meanwhile counts once."""
+        if now < self.silent_until:
+            return
+        self.trouble = failure
+        if failure.error_class is ErrorClass.REFUSED:
             self.silent_until = now + PROBES[min(self.refusals, len(PROBES) - 1)]
             self.refusals += 1
+        else:
+            self.silent_until = now + pause_seconds(failure)
 
     def accept(self) -> None:
         """Speak again: an answer was accepted."""
-        self.refusal = None
+        self.trouble = None
         self.refusals = 0
-        self.silent_until = 0.0

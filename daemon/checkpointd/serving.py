@@ -41,13 +41,12 @@ def secrets_of(headers: Mapping[str, str]) -> list[str]:
 @asynccontextmanager
 async def pollers(
     settings: Settings, store: Store, services: Sequence[Service], report: Report | None = None
-) -> AsyncIterator[tuple[Poller, Discovery]]:
+) -> AsyncIterator[tuple[Poller, list[Discovery]]]:
     """Open what polls, and drain it at the end."""
     # What was made so far lives as long as the process: the collector need not walk it again (8 % of a quiet poll).
     gc.freeze()
     bounds = Bounds(settings.min_poll_seconds, settings.max_poll_seconds)
-    discovery = Discovery(
-        store, services, gap=settings.job_list_seconds, lease_seconds=settings.lease_seconds, discover=settings.discover
-    )
-    async with polling(store, services, bounds, settings.lease_seconds, settings.drain_seconds, report) as poller:
-        yield poller, discovery
+    gap, lease_seconds, discover = settings.job_list_seconds, settings.lease_seconds, settings.discover
+    discoveries = [Discovery(store, s, gap=gap, lease_seconds=lease_seconds, discover=discover) for s in services]
+    async with polling(store, services, bounds, lease_seconds, settings.drain_seconds, report) as poller:
+        yield poller, discoveries

@@ -179,9 +179,13 @@ class Store:
         if given:
             await self.fetch(queries.CHARGE_SOURCES, *map(list, zip(*given, strict=True)))
 
-    async def track(self, source: int, ids: Sequence[str], tracked_by: str) -> int:
-        """Track jobs; returns how many were not tracked before."""
-        return len(await self.fetch(queries.TRACK_JOBS, source, ids, tracked_by))
+    async def track(self, source: int, ids: Sequence[str]) -> int:
+        """Track jobs that a person chose; returns how many were not tracked before."""
+        return len(await self.fetch(queries.TRACK_JOBS, source, ids))
+
+    async def discover(self, source: int, ids: Sequence[str]) -> int:
+        """Track jobs that were never known before; returns how many."""
+        return len(await self.fetch(queries.DISCOVER_JOBS, source, ids))
 
     async def untrack(self, jobs: Sequence[Job]) -> int:
         """Stop polling jobs; their rows stay. Returns how many were tracked."""

@@ -1,5 +1,6 @@
 """One pass: poll jobs once, now, whether due or not, and tell what became of each."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -57,17 +58,20 @@ async def sync_jobs(
 
     async with api.session() as http:
         services = open_services(settings, keys, http, keyed)
-        async with pollers(settings, store, services, report) as (poller, discovery):
+        async with pollers(settings, store, services, report) as (poller, discoveries):
             if jobs is None or jobs:
-                await discovery.tick(due_or_not=True)
+                await asyncio.gather(*(discovery.tick(due_or_not=True) for discovery in discoveries))
             if jobs is None:
                 jobs = [j for j in await store.find_tracked_jobs(list(names)) if source in {None, j.source_name}]
             total = len(jobs)
             left = await poller.poll_named(jobs)
-    refusals = {service.key: service.refusal for service in services}
+    troubles = {service.key: service.trouble for service in services}
+    for job in jobs:
+        if job.source not in troubles:
+            results[job.source_name, job.id] = Failure(ErrorClass.INTERNAL, "its source is not configured any more")
     held = Failure(ErrorClass.INTERNAL, "another daemon holds it: try again later")
     for job in left:
-        results[job.source_name, job.id] = refusals[job.source] or held
+        results[job.source_name, job.id] = troubles[job.source] or held
     return _sum_up(results)
 
 

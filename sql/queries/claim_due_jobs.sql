@@ -7,7 +7,8 @@ asked as (
   join checkpointd.sources s on s.key = a.source, clock
   where s.resume_at is null or s.resume_at <= clock.t or s.resume_at > clock.t + interval '1 hour'),
 budget as materialized (   -- only sources with a budget are locked; who finds one locked leaves it for its next tick
-  select s.key, a.emission, greatest(s.budget_at, clock.t - greatest(interval '1 s', a.emission)) as spent_at
+  select s.key, a.emission, greatest(case when s.budget_at <= clock.t + interval '1 hour' then s.budget_at end,
+    clock.t - greatest(interval '1 s', a.emission)) as spent_at
   from checkpointd.sources s join asked a on a.source = s.key, clock
   where a.emission is not null
   order by s.key for no key update of s skip locked),
@@ -17,8 +18,8 @@ open as (
   select a.source, least(a.room, floor(extract(epoch from clock.t - b.spent_at) / extract(epoch from b.emission)))::int, a.failing
   from asked a join budget b on b.key = a.source, clock),
 failing as materialized (
-  select o.source, d.job from open o cross join lateral (
-    select p.job from checkpointd.polling p
+  select o.source, o.room, d.job, d.next_poll_at from open o cross join lateral (
+    select p.job, p.next_poll_at from checkpointd.polling p
     where p.source = o.source and p.failures > 0
       and (p.next_poll_at <= (select t from clock) or p.last_attempt_at > (select t from clock) and p.next_poll_at < 'infinity')
       and (p.lease_expires_at is null or p.lease_expires_at <= (select t from clock) or p.last_attempt_at > (select t from clock))
@@ -26,19 +27,22 @@ failing as materialized (
     limit greatest(least(o.failing, o.room), 0)
     for no key update skip locked) d),
 healthy as materialized (
-  select o.source, d.job from open o cross join lateral (
-    select p.job from checkpointd.polling p
+  select o.source, o.room, d.job, d.next_poll_at from open o cross join lateral (
+    select p.job, p.next_poll_at from checkpointd.polling p
     where p.source = o.source and p.failures = 0
       and (p.next_poll_at <= (select t from clock) or p.last_attempt_at > (select t from clock) and p.next_poll_at < 'infinity')
       and (p.lease_expires_at is null or p.lease_expires_at <= (select t from clock) or p.last_attempt_at > (select t from clock))
     order by p.next_poll_at
-    limit greatest(o.room - (select count(*) from failing f where f.source = o.source), 0)
+    limit greatest(o.room, 0)
     for no key update skip locked) d),
+due as (
+  select d.job, row_number() over (partition by d.source order by d.next_poll_at) <= d.room as fits
+  from (select * from failing union all select * from healthy) d),
 claimed as (
   update checkpointd.polling p
   set lease_token = p.lease_token + 1, lease_expires_at = clock.t + $5::float8 * interval '1 s', last_attempt_at = clock.t,
     next_poll_at = clock.t, poll_again = false
-  from clock where p.job = any (array(select job from failing union all select job from healthy))
+  from clock where p.job = any (array(select job from due where fits))
   returning p.job, p.source, p.lease_token, p.digest, p.failures, p.failing_since, p.error_class, p.equal_listings,
     p.rejected, p.settling_since, p.last_change_at, p.newest_step, p.newest_seen_at, p.spacing_s, p.spread_s, clock.t as claimed_at),
 spent as (

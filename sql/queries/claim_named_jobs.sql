@@ -1,12 +1,14 @@
--- Lease these jobs, due or not, paused or not; one that somebody polls is left out. $1 jobs, $2 the source of each,
+-- Lease these jobs, due or not, paused or not; one that somebody polls, or has untracked, is left out. $1 jobs, $2 the source of each,
 -- $3 sources with a budget, $4 seconds between requests of each of them. $5 seconds of the lease.
 with clock as materialized (select clock_timestamp() as t),
 asked as (
   select a.job, a.source, row_number() over (partition by a.source) as n
-  from unnest($1::bigint[], $2::int[]) as a (job, source)),
+  from unnest($1::bigint[], $2::int[]) as a (job, source)
+  join checkpointd.jobs j on j.key = a.job and j.untracked_at is null),
 budget as materialized (
   select s.key, b.emission * interval '1 s' as emission,
-    greatest(s.budget_at, clock.t - greatest(1, b.emission) * interval '1 s') as spent_at
+    greatest(case when s.budget_at <= clock.t + interval '1 hour' then s.budget_at end,
+      clock.t - greatest(1, b.emission) * interval '1 s') as spent_at
   from checkpointd.sources s join unnest($3::int[], $4::float8[]) as b (source, emission) on b.source = s.key, clock
   order by s.key for no key update of s),
 free as materialized (

@@ -1,9 +1,9 @@
--- Save polls whose listing was complete and equal to the one before: the whole transaction. $1 jobs, $2 lease tokens,
+-- Save polls whose listing was complete and equal to the one before: the whole transaction. A row that is locked is left. $1 jobs, $2 lease tokens,
 -- $3 seconds to the next poll, $4 whether to seal.
 with held as materialized (
   select p.job, g.gap, g.seal from checkpointd.polling p
   join unnest($1::bigint[], $2::bigint[], $3::float8[], $4::bool[]) as g (job, lease_token, gap, seal) using (job, lease_token)
-  where p.lease_expires_at is not null order by p.job for no key update of p),
+  where p.lease_expires_at is not null order by p.job for no key update of p skip locked),
 clock as materialized (select clock_timestamp() as t)
 update checkpointd.polling p
 set lease_expires_at = null,

@@ -1,7 +1,11 @@
--- Track jobs, anew or again; those already tracked are left alone. $1 source, $2 ids, $3 tracked by.
-with chosen as (
+-- Track jobs, anew or again; those already tracked are left alone. $1 source, $2 ids.
+with locked as materialized (   -- polling before jobs, as everybody
+  select p.job from checkpointd.polling p join checkpointd.jobs j on j.key = p.job
+  where j.source = $1::int and j.id = any ($2::text[]) order by p.job for no key update of p),
+chosen as (
   insert into checkpointd.jobs (source, id, tracked_by)
-  select $1::int, a.id, $3::text from (select distinct id from unnest($2::text[]) as a (id)) a order by a.id
+  select $1::int, a.id, 'operator' from (select distinct id from unnest($2::text[]) as a (id)) a
+  where (select count(*) from locked) >= 0 order by a.id
   on conflict (source, id) do update
   set untracked_at = null, tracked_at = clock_timestamp(), tracked_by = excluded.tracked_by
   where jobs.untracked_at is not null

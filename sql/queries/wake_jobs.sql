@@ -3,12 +3,12 @@
 with locked as materialized (
   select p.job, u.ended, u.wake from checkpointd.polling p
   join unnest($1::bigint[], $2::bool[], $3::bool[]) as u (job, ended, wake) using (job)
+  join checkpointd.jobs j on j.key = p.job and j.untracked_at is null
   order by p.job for no key update of p)
 update checkpointd.polling p
 set settling_since = case when l.ended then coalesce(p.settling_since, clock_timestamp()) end,
   sealed_at = null, equal_listings = 0,
-  next_poll_at = case when p.next_poll_at = 'infinity' and p.sealed_at is null then p.next_poll_at
-    when l.wake then clock_timestamp() else p.next_poll_at end,
-  poll_again = l.wake and p.lease_expires_at is not null
+  next_poll_at = case when l.wake or p.sealed_at is not null then clock_timestamp() else p.next_poll_at end,
+  poll_again = p.poll_again or l.wake and p.lease_expires_at is not null
 from locked l where p.job = l.job
 returning p.job

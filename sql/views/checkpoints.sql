@@ -6,15 +6,15 @@ select c.id, s.name as source, j.id as fine_tuning_job_id, c.step_number,
   c.valid_mean_token_accuracy, c.full_valid_loss, c.full_valid_mean_token_accuracy, c.extra_metrics,
   case when j.fine_tuned_model is not null then c.fine_tuned_model_checkpoint = j.fine_tuned_model
     else c.fine_tuned_model_checkpoint !~ ':ckpt-step-[0-9]+$' end as is_final,
-  case when c.step_number % epochs.steps = 0 and c.step_number / epochs.steps <= epochs.n
-    then c.step_number / epochs.steps end as epoch,
+  case when c.step_number % epochs.steps = 0 and c.step_number / epochs.steps between 1 and epochs.n
+    then (c.step_number / epochs.steps)::int end as epoch,
   c.first_seen_at, c.last_changed_at, c.missing_since
 from checkpointd.jobs j
 join checkpointd.sources s on s.key = j.source
 cross join lateral (
   select case when j.hyperparameters ->> 'n_epochs' ~ '^[0-9]{1,6}$' then (j.hyperparameters ->> 'n_epochs')::int end as n,
     nullif(percentile_disc(0.5) within group (order by d.distance), 0) as steps
-  from (select x.step_number - lag(x.step_number) over (order by x.step_number) as distance
+  from (select x.step_number::numeric - lag(x.step_number) over (order by x.step_number) as distance
     from checkpointd.checkpoints x where x.job = j.key) d) epochs
 join checkpointd.checkpoints c on c.job = j.key;
 comment on view fine_tuning.checkpoints is 'One row a checkpoint, for every one that was ever listed, with the last known value of each metric.';

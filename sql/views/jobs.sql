@@ -15,7 +15,7 @@ join checkpointd.polling p on p.job = j.key
 cross join lateral (
   select count(*) as checkpoint_count,
     max(d.distance) > 1.5 * percentile_cont(0.5) within group (order by d.distance) as wide
-  from (select c.step_number - lag(c.step_number) over (order by c.step_number) as distance
+  from (select c.step_number::float8 - lag(c.step_number) over (order by c.step_number) as distance
     from checkpointd.checkpoints c where c.job = j.key) d) known;
 comment on view fine_tuning.jobs is 'One row a job that was ever tracked, as the provider''s job list last gave it.';
 comment on column fine_tuning.jobs.id is 'The provider''s id.';
