@@ -103,7 +103,7 @@ async def test_the_cursor_is_encoded(provider: Provider, ask: Ask) -> None:
     assert ([odd], ["100"]) == (provider.requests[1].query.getall("after"), provider.requests[1].query.getall("limit"))
 
 
-# What each status means (reference: reliability 3.1)
+# What each status means
 
 
 STATUSES: list[tuple[Answer, ErrorClass, int]] = [
@@ -250,7 +250,7 @@ async def test_a_date_needs_the_answers_clock(provider: Provider, ask: Ask) -> N
     provider.checkpoints[JOB] = raw(
         b"HTTP/1.1 429 X\r\nRetry-After: Tue, 15 Nov 2094 08:12:01 GMT\r\nContent-Length: 0\r\n\r\n"
     )
-    assert Failure(ErrorClass.THROTTLED, "HTTP 429", None) == (await ask()).failure
+    assert Failure(ErrorClass.THROTTLED, "HTTP 429", None, status=429) == (await ask()).failure
 
 
 # Bodies

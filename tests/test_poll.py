@@ -472,3 +472,102 @@ async def test_unknown_job_is_missing(store: Store, provider: Provider, sql: asy
     )
     assert row is not None
     assert ("gone", 86400) == (row["phase"], row["gap"].total_seconds())
+
+
+async def test_reflected_key_is_not_stored(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """An item, or a job record, in which the key stands, escaped or not, is kept without its bytes."""
+    key = "canary-key"
+    escaped = "".join(f"\\u{ord(c):04x}" for c in key)
+    texts = [
+        json.dumps({**checkpoint(1), "fine_tuned_model_checkpoint": f"ft:{key}"}),
+        json.dumps({**checkpoint(2), "fine_tuned_model_checkpoint": "ft:KEY"}).replace("KEY", escaped),
+        json.dumps(checkpoint(3)),
+    ]
+    provider.checkpoints[JOB] = body('{"object":"list","data":[' + ",".join(texts) + '],"has_more":false}')
+    provider.jobs = page([job(metadata={"echo": key}), job("ftjob-2")])
+    await sync(store, provider)
+    await read_job_list(store, provider)
+    assert [3] == [r[0] for r in await sql.fetch("select step_number from fine_tuning.checkpoints")]
+    assert {("a secret stands in it", None)} == {
+        tuple(r) for r in await sql.fetch("select reason, raw from fine_tuning.rejects")
+    }
+    assert await sql.fetchval("select status is null from fine_tuning.jobs")
+
+
+async def test_one_forbidden_job_silences_no_other(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Once a key was good for one job, a 403 for another is that job's own."""
+    await track(store, JOB, "ftjob-2")
+    provider.checkpoints[JOB] = page([])
+    provider.checkpoints["ftjob-2"] = body("<html>blocked", "text/html", 403)
+    async with polling_one(store, provider) as (poller, service, _):
+        await poller.poll_named(await store.find_jobs([JOB]))
+        await poller.poll_named(await store.find_jobs(["ftjob-2"]))
+        assert service.refusal is None
+    assert ["active", "forbidden"] == [
+        r[0] for r in await sql.fetch("select phase from fine_tuning.jobs order by phase")
+    ]
+
+
+async def test_untracked_stays_so(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Discovery does not bring back what a person untracked, nor does a claim, a resync or a status."""
+    provider.jobs = page([job()])
+    await read_job_list(store, provider, discover=True)
+    found = await store.find_jobs([JOB])
+    await store.untrack(found)
+    provider.jobs = page([job(status="succeeded")])
+    await read_job_list(store, provider, discover=True)
+    await store.resync(found)
+    assert [] == await store.claim_named_jobs(found, {}, 60)
+    assert (True, "untracked") == tuple(
+        (await sql.fetch("select next_poll_at = 'infinity', phase from checkpointd.polling, fine_tuning.jobs"))[0]
+    )
+
+
+async def test_sealed_job_gets_its_first_status(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job that was sealed before its status was known is polled again once it is."""
+    await track(store)
+    await sql.execute("update checkpointd.polling set sealed_at = now(), next_poll_at = 'infinity'")
+    provider.jobs = page([job(status="running")])
+    await read_job_list(store, provider)
+    assert await sql.fetchval("select next_poll_at <= now() from checkpointd.polling")
+
+
+async def test_odd_records_cost_no_view(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Steps at the ends of 64 bits, and documents with what no text holds, cost no reader a view."""
+    items = [checkpoint(1), {**checkpoint(2), "step_number": 2**63 - 1}, {**checkpoint(3), "step_number": -5}]
+    provider.checkpoints[JOB] = page(items)
+    provider.jobs = page([job(hyperparameters={"n_epochs": "3\0"}, created_at=2**62, status="running\0")])
+    await sync(store, provider)
+    await read_job_list(store, provider)
+    for view in await sql.fetch("select viewname from pg_views where schemaname = 'fine_tuning'"):
+        await sql.fetch(f"select * from fine_tuning.{view['viewname']}")
+    assert 3 == await sql.fetchval("select checkpoint_count from fine_tuning.jobs")
+
+
+async def test_a_row_that_is_held_holds_up_no_other(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Somebody's lock on one job's row costs that job's poll, and no other's."""
+    jobs = [f"ftjob-{n}" for n in range(8)]
+    for name in jobs:
+        provider.checkpoints[name] = page([checkpoint(1, job=name)])
+    for saved in (8, 8):  # the first time they have something to tell, then they are quiet
+        await sync(store, provider, *jobs)
+        await sql.execute("update checkpointd.polling set next_poll_at = now()")
+        async with polling_one(store, provider) as (poller, _, results):
+            assert 8 == await poller.tick()
+            async with sql.transaction():
+                await sql.execute("select from checkpointd.polling limit 1 for update")
+                while len(results) < 8:
+                    await asyncio.wait(poller._workers) if poller._workers else await asyncio.sleep(0.01)
+        assert saved - 1 == sum(isinstance(result, Saved) for result in results.values())
+        await sql.execute("update checkpointd.polling set lease_expires_at = null")
+
+
+async def test_pause_is_not_shortened(store: Store, sql: asyncpg.Connection) -> None:
+    """A shorter pause does not shorten a longer one; a refusal after a pause is seen."""
+    key = (await store.register_sources({"test": "openai"}))["test"]
+    await store.pause_source(key, 900, "long")
+    await store.pause_source(key, 1, "short")
+    assert await sql.fetchval("select resume_at > now() + interval '800 s' from fine_tuning.sources")
+    await sql.execute("update checkpointd.sources set resume_at = now() - interval '1 s'")
+    await store.refuse_source(key, "no")
+    assert "refused" == await sql.fetchval("select state from fine_tuning.sources")

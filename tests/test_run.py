@@ -98,8 +98,8 @@ async def test_api_down(url: str, sql: asyncpg.Connection, tmp_path: Path) -> No
         assert daemon.returncode is None
 
 
-async def test_second_signal_cuts_short(url: str, provider: Provider, tmp_path: Path) -> None:
-    """A second SIGTERM ends a drain that would wait for a slow answer."""
+async def test_second_signal_cuts_short(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
+    """A second SIGTERM ends a drain that would wait for a slow answer; its job is free at once."""
     reached = asyncio.Event()
 
     async def never(_: web.Request) -> web.StreamResponse:
@@ -116,7 +116,8 @@ async def test_second_signal_cuts_short(url: str, provider: Provider, tmp_path: 
         daemon.terminate()
         await wait_for_line(daemon, "daemon.draining")
         daemon.terminate()
-        await asyncio.wait_for(daemon.wait(), 10)
+        assert 0 == await asyncio.wait_for(daemon.wait(), 10)
+    assert 0 == await sql.fetchval("select count(*) from checkpointd.polling where lease_expires_at is not null")
 
 
 async def test_kill_during_a_burst(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:

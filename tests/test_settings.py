@@ -461,3 +461,41 @@ def test_job_ids(text: str, kinds: list[str]) -> None:
     every: list[Any] = ["openai", "azure", "compatible"]
     sources = [Source(name="a", api_key="K", kind=kind, base_url="https://h.example") for kind in every]
     assert kinds == [source.kind for source in sources if source.is_job_id(text)]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:canary/ret@h/db",
+        "postgresql://u:canary#x@h/db",
+        "postgresql://u:canary?x@h/db",
+        "postgresql://u:12/canary@h/db",
+        "postgresql://u:canary@h:xx/db",
+        "postgresql://u:canary@h:99999/db",
+        "postgresql://u:canary@[::1/db",
+        "postgresql://u:canary@h/db?sslmode=frob",
+    ],
+)
+def test_broken_database_url(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database URL that cannot be one is a settings error of one line, without a word of it."""
+    monkeypatch.setenv("CHECKPOINTD_DATABASE_URL", url)
+    with pytest.raises(SettingsError, match=r"^CHECKPOINTD_DATABASE_URL: ") as caught:
+        settings.load()
+    assert "canary" not in str(caught.value)
+    assert 1 == len(str(caught.value).splitlines())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://h/db",
+        "postgres://u:p%2Fq@h:5433/db?sslmode=verify-full",
+        "postgresql://u@h1:5432,h2:5433/db?target_session_attrs=read-write",
+        "postgresql://postgres@/checkpointd?host=/run/postgresql&port=5432",
+        "postgresql://u@[::1]:5432/db",
+    ],
+)
+def test_database_urls(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One host or several, a socket's folder, IPv6 and an encoded password are taken as they are."""
+    monkeypatch.setenv("CHECKPOINTD_DATABASE_URL", url)
+    assert url == settings.load().database_url

@@ -15,7 +15,7 @@ import checkpointd
 from checkpointd import migrations, settings, terminal
 from checkpointd.embedded import EmbeddedError, EmbeddedPostgres
 from checkpointd.settings import Settings, SettingsError, Source
-from checkpointd.store import UNAVAILABLE, Connect, Job, Store, connect, open_store
+from checkpointd.store import UNAVAILABLE, Connect, Job, Store, connect, explain, open_store
 
 if TYPE_CHECKING:
     from checkpointd.sync import Summary
@@ -38,6 +38,10 @@ SourceName = Annotated[str | None, typer.Option("--source", help="The source, wh
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+_WrongCallError: Any = typer.BadParameter.__bases__[0]
+"""What typer raises for a call that is wrong; it has no public name."""
+
+
 class CommandError(Exception):
     """The work failed; the text says what and what to do."""
 
@@ -49,27 +53,25 @@ class UsageError(Exception):
 def main() -> NoReturn:
     """Run a verb."""
     try:
-        app()
+        code = app(standalone_mode=False)
+    except _WrongCallError as e:
+        _fail(f"{e.format_message()} Try checkpointd --help.", 2)
     except (SettingsError, UsageError) as e:
         _fail(str(e), 2)
     except (CommandError, EmbeddedError, migrations.MigrationError) as e:
         _fail(str(e), 1)
-    except UNAVAILABLE as e:
-        _fail(f"database: {_why(e)}", 1)
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         _fail("interrupted", 130)
-    sys.exit(0)
+    except BrokenPipeError:  # whoever read the output has gone
+        os._exit(1)
+    except OSError as e:
+        _fail(str(e), 1)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str, code: int) -> NoReturn:
     print(f"checkpointd: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time: is it up, and is its address right?"
-    return str(error) or type(error).__name__
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001  # typer's convention
@@ -122,6 +124,8 @@ def sync(
     if source is not None:
         _source(chosen, source)
     ids = None if not jobs else _ids(jobs)
+    for job in ids or ():
+        _check_id(job, chosen.sources)
     observe.configure(chosen.log_format, "error")
 
     async def work() -> "Summary":
@@ -129,7 +133,7 @@ def sync(
         with terminal.progress() as progress:
             bar = progress.add_task("sync", total=None)
             async with _ready(chosen) as store:
-                wanted = None if ids is None else await _find(store, chosen, ids, source)
+                wanted = None if ids is None else await _find(store, ids, source)
                 return await sync_jobs(
                     chosen, store, keyed, wanted, source, lambda n, of: progress.update(bar, completed=n, total=of)
                 )
@@ -158,11 +162,12 @@ def track(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
     chosen = settings.load(config)
     ids = _ids(jobs)
 
+    named = _source(chosen, source)
+    for job in ids:
+        _check_id(job, [named])
+
     async def work() -> None:
         async with _ready(chosen) as store:
-            named = _source(chosen, source)
-            for job in ids:
-                _check_id(job, [named])
             keys = await store.register_sources({named.name: named.kind})
             new = await store.track(keys[named.name], ids)
             print(f"{len(ids)} tracked, {new} of them new")
@@ -184,8 +189,10 @@ def resync(jobs: Jobs, source: SourceName = None, config: Config = None) -> None
 
 async def _change(chosen: Settings, jobs: Sequence[str], source: str | None, verb: Any, done: str) -> None:  # noqa: ANN401
     ids = _ids(jobs)
+    for job in ids:
+        _check_id(job, chosen.sources)
     async with _ready(chosen) as store:
-        found = await _find(store, chosen, ids, source)
+        found = await _find(store, ids, source)
         print(f"{await verb(store, found)} {done}")
 
 
@@ -198,7 +205,7 @@ def list_jobs(as_json: AsJson = False, config: Config = None) -> None:
         async with _ready(chosen) as store:
             rows = await store.list_jobs()
         if as_json:
-            print(json.dumps(rows, default=str))
+            print(json.dumps(rows, default=terminal.plain))
         else:
             terminal.table(
                 rows,
@@ -249,8 +256,12 @@ def migrate_(config: Config = None) -> None:
     chosen = settings.load(config)
 
     async def work() -> None:
-        async with _database(chosen) as connect_, open_store(connect_) as store, store.connection() as connection:
-            done = await migrations.migrate(connection)
+        async with _database(chosen) as connect_, open_store(connect_) as store:
+            try:
+                async with store.connection() as connection:
+                    done = await migrations.migrate(connection)
+            except UNAVAILABLE as e:
+                raise CommandError(f"database: {explain(e)}") from None
         print(f"applied {', '.join(done)}" if done else "the schema is up to date")
 
     asyncio.run(work())
@@ -314,7 +325,7 @@ async def _database(chosen: Settings) -> AsyncIterator[Connect]:
     if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
         raise SettingsError(f"{settings.PREFIX}DATABASE_URL: a service needs one; see the unit's LoadCredential=")
     async with EmbeddedPostgres(settings.state_folder() / "postgres") as embedded:
-        print(f"checkpointd: using the embedded PostgreSQL: {embedded.psql}", file=sys.stderr)
+        print(f"checkpointd: using the embedded PostgreSQL of {settings.state_folder()}", file=sys.stderr)
 
         async def joined() -> Any:  # noqa: ANN401  # a connection
             try:
@@ -329,18 +340,21 @@ async def _database(chosen: Settings) -> AsyncIterator[Connect]:
 async def _ready(chosen: Settings) -> AsyncIterator[Store]:
     """Open the database for a verb; its schema must be there (the embedded one's is made)."""
     async with _database(chosen) as connect_, open_store(connect_) as store:
-        async with store.connection() as connection:
-            if chosen.database_url is None:
-                await migrations.migrate(connection)
-            await migrations.require_current(connection)
-        yield store
+        try:
+            async with store.connection() as connection:
+                if chosen.database_url is None:
+                    await migrations.migrate(connection)
+                await migrations.require_current(connection)
+            yield store
+        except UNAVAILABLE as e:
+            raise CommandError(f"database: {explain(e)}") from None
 
 
 def _ids(given: Iterable[str]) -> list[str]:
     """Return the ids that were given, those of standard input in the place of -, each once."""
     ids: dict[str, None] = {}
     for word in given:
-        lines = (line.strip() for line in sys.stdin) if word == "-" else [word]
+        lines = (line.strip() for line in sys.stdin or ()) if word == "-" else [word]
         ids.update((line, None) for line in lines if line or word != "-")
     return list(ids)
 
@@ -362,17 +376,16 @@ def _source(chosen: Settings, name: str | None) -> Source:
     raise UsageError(f"--source {name}: not configured; there are: {names}")
 
 
-async def _find(store: Store, chosen: Settings, ids: Sequence[str], source: str | None) -> list[Job]:
+async def _find(store: Store, ids: Sequence[str], source: str | None) -> list[Job]:
     """Find jobs by id; each must be known, and in one source only."""
-    for job in ids:
-        _check_id(job, chosen.sources)
     by_id: dict[str, list[Job]] = {}
     for found in await store.find_jobs(ids):
         if source in {None, found.source_name} and found.tracked:
             by_id.setdefault(found.id, []).append(found)
+    if unknown := [job for job in ids if job not in by_id]:
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        raise CommandError(f"{unknown[0]} is not tracked{more}: checkpointd track {unknown[0]}")
     for job in ids:
-        if job not in by_id:
-            raise CommandError(f"{job} is not tracked: checkpointd track {job}")
         if len(by_id[job]) > 1:
             names = ", ".join(found.source_name for found in by_id[job])
             raise UsageError(f"{job} is in several sources: choose one with --source ({names})")

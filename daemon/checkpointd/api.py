@@ -1,6 +1,6 @@
 """One HTTP client for every provider shape. Its failures say what they mean for the poll, the job and the source.
 
-Sources: reference api (what providers answer) and reliability 3.1 (what each answer means), R19 to R25.
+Every read is bounded in bytes, pages and time, and nothing an answer says is repeated as it came.
 """
 
 import asyncio
@@ -86,6 +86,7 @@ class Client:
         # What begins like a secret is one: providers echo keys whole, cut off or masked.
         echoes = (f"{re.escape(s)}|{re.escape(s[:8])}\\S*" for s in secrets if len(s) >= SHORTEST_SECRET)
         self._secrets = re.compile("|".join(echoes) or "(?!)")
+        self._keys = [s.encode() for s in secrets if len(s) >= SHORTEST_SECRET]
 
     async def list_checkpoints(self, job_id: str, deadline: float) -> Pages:
         """List all checkpoints of a job, until `deadline` on the loop's clock. Never raises for what a provider does.
@@ -107,6 +108,15 @@ class Client:
         """Yield the pages of the job list, newest first as providers have it. Raises ApiError."""
         async for page in self._pages("/fine_tuning/jobs", deadline, _Count(), most=10 * PAGES):
             yield page.items
+
+    def holds_secret(self, json_text: bytes) -> bool:
+        """Say whether the key stands in what a provider sent, escaped or not."""
+        if any(key in json_text for key in self._keys):
+            return True
+        if b"\\" not in json_text:
+            return False
+        unescaped = re.sub(rb"\\u00([0-7][0-9a-fA-F])", lambda found: bytes.fromhex(found[1].decode()), json_text)
+        return any(key in unescaped.replace(b"\\/", b"/") for key in self._keys)
 
     async def _list(self, path: str, deadline: float) -> Pages:
         items: list[Sequence[Raw]] = []
@@ -191,14 +201,14 @@ class Client:
         raise ApiError(failure)  # out here, where it has no context: that would be what shows the request
 
     def _unhappy(self, status: int, headers: Mapping[str, str], body: bytes, *, paging: bool) -> Failure:
-        """Say what a status other than 200 means (reference: reliability 3.1)."""
+        """Say what a status other than 200 means."""
         error = error_object(body)
         kind = classify(status, error, paging=paging)
         said = "" if kind in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN} else error.get("message")
         code = error.get("code") or error.get("type")
         words = [f"HTTP {status}", *(str(w) for w in (code, said) if isinstance(w, str) and w)]
         hopeless = headers.get("x-should-retry", "").lower() == "false"
-        return Failure(kind, self._clean(" ".join(words)), retry_after(headers), hopeless)
+        return Failure(kind, self._clean(" ".join(words)), retry_after(headers), hopeless, status)
 
     def _clean(self, text: str) -> str:
         """Make what a provider said fit to be repeated: one short line without anything like a key."""

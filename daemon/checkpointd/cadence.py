@@ -16,7 +16,7 @@ WAITING = frozenset({"validating_files", "queued", "created", "pending", "paused
 """Statuses in which no checkpoint can come. Any other, known to us or not, counts as running."""
 
 SETTLE = timedelta(hours=24)
-"""How long a job is watched after its end: checkpoints and metrics come late (reference: api)."""
+"""How long a job is watched after its end: checkpoints and metrics come late, minutes to hours after the end."""
 
 SEAL_LISTINGS = 3
 """How many equal complete listings in a row it takes to stop."""

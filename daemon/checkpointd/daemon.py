@@ -14,7 +14,7 @@ from checkpointd.observe import log
 from checkpointd.poller import Poller
 from checkpointd.serving import Keyed, open_services, pollers
 from checkpointd.settings import Settings
-from checkpointd.store import UNAVAILABLE, Connect, Store, open_store
+from checkpointd.store import UNAVAILABLE, Connect, Store, explain, open_store
 
 WAIT_SECONDS: Final = 2.0
 """How often a database that is away, or whose schema is old, is looked at again."""
@@ -65,7 +65,7 @@ async def _prepare(settings: Settings, store: Store, problems: list[str], *, mig
     except migrations.MigrationError as e:
         problem = f"database: {e}"
     except UNAVAILABLE as e:
-        problem = f"database: {type(e).__name__}: {e}"
+        problem = f"database: {explain(e)}"
     if problems != [problem]:
         log.warning("daemon.waiting", reason=problem)
         systemd.notify(STATUS=f"waiting: {problem}")

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from checkpointd import daemon, queries
 from checkpointd.embedded import EmbeddedPostgres
-from checkpointd.settings import Settings, Source
+from checkpointd.settings import FixedSettings, Source
 from checkpointd.simulator import World, accelerated, serve
 from checkpointd.store import UNAVAILABLE, Store, connect, open_store
 
@@ -39,7 +39,7 @@ async def run(console: Console, seconds: float | None, stop: daemon.Stop) -> Non
         url = await embedded.start_or_connect()
         provider = await stack.enter_async_context(serve(World(SEED, JOBS, EPOCH), accelerated(SPEED, EPOCH)))
         (folder / "key").write_text("simulated")
-        settings = Settings(
+        settings = FixedSettings(
             min_poll_seconds=0.5, max_poll_seconds=2, job_list_seconds=1, discover=True, drain_seconds=1,
             sources=(Source(name="simulated", base_url=provider, api_key=str(folder / "key")),),
         )  # fmt: skip
@@ -92,7 +92,9 @@ def _losses(row: asyncpg.Record) -> list[str]:
 def _table(rows: Sequence[asyncpg.Record]) -> Table:
     table = Table(title="fine-tuning jobs, newest news first", title_justify="left", box=None, pad_edge=False)
     for name in ("job", "status", "checkpoints", "latest step", "train loss", "valid loss"):
-        table.add_column(name, justify="left" if name in {"job", "status"} else "right", no_wrap=True)
+        # On a narrow terminal the id gives way, nothing else.
+        table.add_column(name, justify="left" if name in {"job", "status"} else "right", no_wrap=True,
+                         min_width={"job": 12, "status": 16}.get(name, len(name)))  # fmt: skip
     for row in rows:
         losses = ["" if row[name] is None else f"{row[name]:.4f}" for name in ("train_loss", "valid_loss")]
         cells = [row["id"], row["status"] or "", str(row["checkpoint_count"]), str(row["latest_step"] or ""), *losses]

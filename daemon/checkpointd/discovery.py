@@ -56,7 +56,9 @@ class Discovery:
             try:
                 whole = await self._pass(deadline, full=lease["full_pass"] or not self._read_through)
                 self._read_through = self._read_through or whole
-                self._failures = 0
+                if self._failures:
+                    self._failures = 0
+                    await self._store.accept_sources([self._service.key])
             except ApiError as e:
                 error = e.failure.message
                 await self._fail(e.failure)
@@ -76,7 +78,7 @@ class Discovery:
                 observe.REQUESTS.labels(self._service.name).inc()
                 if self._service.emission:
                     await self._store.charge_sources({source: 1}, {source: self._service.emission})
-                records = read_jobs(items)
+                records = read_jobs(items, self._service.client.holds_secret)
                 found = await self._store.discover(source, [r.id for r in records]) if self._discover else 0
                 moved = await save_jobs(self._store, source, records)
                 if found or moved:
@@ -93,5 +95,5 @@ class Discovery:
             log.warning("job_list.failed", source=self._service.name, error_class=kind, error=failure.message)
         self._failures += 1
         if failure.error_class in {ErrorClass.THROTTLED, ErrorClass.QUOTA}:
-            # What befalls the list befalls the polls, too. Of a refusal that is not sure: they find out for themselves.
+            # What befalls the list befalls the polls, too. Not so a refusal: a key may be good for them alone.
             await note_trouble(self._store, self._service.key, failure)

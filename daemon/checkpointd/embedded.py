@@ -133,6 +133,9 @@ class EmbeddedPostgres:
                     await process.wait()
                 break
         self._process = None
+        if self._sockets.parent != self._folder:
+            with suppress(OSError):
+                self._sockets.rmdir()
 
     def _url_of(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={quote(str(self._sockets))}&port=5432"

@@ -1,6 +1,6 @@
 """Bytes of an answer → the items of one page of a list, each with its own bytes, or why it is no list. Pure.
 
-A list is an object with `data`, an array, and `has_more`, a boolean (reference: the published specification and what
+A list is an object with `data`, an array, and `has_more`, a boolean (so the published specification, and what
 its official client relies on). Anything else must never be taken for an empty list.
 """
 

@@ -1,6 +1,6 @@
 """What a provider's unhappy answer means for the poll, the job and the source. Pure.
 
-Source: reference reliability 3.1, which follows what providers document and what their own client does.
+It follows what providers document and what their own clients do.
 """
 
 import json
@@ -86,6 +86,8 @@ class Failure:
     """Seconds that the provider asks to wait."""
     hopeless: bool = False
     """The provider says that trying again now is no use (x-should-retry: false)."""
+    status: int | None = None
+    """The HTTP status, where it is not 200."""
 
     @property
     def tries(self) -> int:

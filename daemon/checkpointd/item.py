@@ -1,6 +1,6 @@
 """One item of a checkpoint list: its bytes → a checkpoint, read strictly and alone: a bad one costs only itself.
 
-Source of the rules: reference reliability, 3.3. Pure.
+Strict, because PostgreSQL and its drivers are not: they store 1.5 as 1, and true as 1. Pure.
 """
 
 import json

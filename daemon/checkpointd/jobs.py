@@ -1,7 +1,7 @@
 """Job records as the job list gives them: read leniently, kept as received, every change of status noted."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -30,8 +30,8 @@ class JobRecord(NamedTuple):
     payload: str
 
 
-def read_jobs(items: Iterable[Raw]) -> list[JobRecord]:
-    """Read the records of one page; what has no usable id is left out."""
+def read_jobs(items: Iterable[Raw], holds_secret: Callable[[bytes], bool] = lambda _: False) -> list[JobRecord]:
+    """Read the records of one page; what has no usable id is left out, and what `holds_secret` finds one in."""
     records = {}
     for raw in items:
         try:
@@ -39,7 +39,9 @@ def read_jobs(items: Iterable[Raw]) -> list[JobRecord]:
             job = json.loads(payload, parse_constant=_no_constant)
         except (ValueError, RecursionError):
             continue
-        if isinstance(job, dict) and isinstance(job.get("id"), str) and is_sane_id(job["id"]):
+        if not isinstance(job, dict) or holds_secret(bytes(raw)):
+            continue
+        if isinstance(job.get("id"), str) and is_sane_id(job["id"]):
             records[job["id"]] = _record(job, payload)
     return list(records.values())
 

@@ -1,7 +1,7 @@
 """A listing: the pages of one job's checkpoint list → checkpoints and rejects, and a digest of them all. Pure."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ READER = b"1"
 
 
 class Reject(NamedTuple):
-    """What could not be read: the item's bytes, what is wrong, and its id if that much could be read."""
+    """What could not be read: the item's bytes (None: a secret stands in them), what is wrong, its id if readable."""
 
-    raw: bytes
+    raw: bytes | None
     reason: str
     id: str | None
 
@@ -38,14 +38,23 @@ def digest(pages: Sequence[Sequence[Raw]]) -> bytes:
     return summary.digest()
 
 
-def read(job_id: str, pages: Sequence[Sequence[Raw]]) -> Reading:
-    """Read the checkpoints of job `job_id`. Of items with one id the last one counts."""
+def read(
+    job_id: str, pages: Sequence[Sequence[Raw]], holds_secret: Callable[[bytes], bool] = lambda _: False
+) -> Reading:
+    """Read the checkpoints of job `job_id`. Of items with one id the last one counts.
+
+    An item in which `holds_secret` finds one (a provider that echoes the key) is a reject without its bytes.
+    """
     items: dict[str, Item] = {}
     rejects: list[Reject] = []
     for page in pages:
         page_items: list[Item] = []
         page_rejects: list[Reject] = []
+        suspicious = holds_secret(b"\n".join(page))
         for raw in page:
+            if suspicious and holds_secret(bytes(raw)):
+                page_rejects.append(Reject(None, "a secret stands in it", None))
+                continue
             try:
                 item, flaw = read_item(raw, job_id)
             except BadItemError as e:

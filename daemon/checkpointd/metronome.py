@@ -1,8 +1,7 @@
 """The metronome: APScheduler rings bells at fixed intervals. It only rings; who hears it does the work.
 
-APScheduler counts by the wall clock: set back, it falls silent, set forward, it makes up for every missed ring
-(reference: reliability, R26). So a trigger of ours looks only ahead, and whoever waits for a bell waits no longer than
-some intervals by the loop's clock.
+APScheduler counts by the wall clock: set back, it falls silent, set forward, it makes up for every missed ring. So a
+trigger of ours looks only ahead, and whoever waits for a bell waits no longer than some intervals by the loop's clock.
 """
 
 import asyncio

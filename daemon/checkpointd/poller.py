@@ -6,8 +6,10 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
 from typing import Final
 
 from msgspec.structs import replace
@@ -159,12 +161,18 @@ class Poller:
     def _judge(self, claim: Claim, service: Service, pages: Pages) -> Finished:
         """Decide what a listing means for its job and its source."""
         failure = pages.failure
+        if failure and failure.status == HTTPStatus.FORBIDDEN and service.well:
+            # The key is good for other jobs: so this one alone is out of bounds.
+            pages = pages._replace(failure=dataclasses.replace(failure, error_class=ErrorClass.FORBIDDEN))
+            failure = pages.failure
         of_source = failure if failure and failure.error_class in OF_SOURCE else None
         if of_source:
             service.suffer(of_source, asyncio.get_running_loop().time())
         elif failure is None:
             service.accept()
-        poll = None if of_source and not pages.items else judge(claim.lease, pages, self._bounds)
+        if of_source and not pages.items:
+            return Finished(claim, service, None, of_source, pages.requests)
+        poll = judge(claim.lease, pages, self._bounds, service.client.holds_secret)
         return Finished(claim, service, poll, of_source, pages.requests)
 
     def cut_short(self) -> None:
@@ -194,7 +202,7 @@ def _move_to_the_end(pending: dict[int, Job], tried: Iterable[Job], taken: set[i
             pending[job.key] = job
 
 
-def judge(lease: Lease, pages: Pages, bounds: Bounds) -> Poll:
+def judge(lease: Lease, pages: Pages, bounds: Bounds, holds_secret: Callable[[bytes], bool]) -> Poll:
     """Read a listing and plan the job's next poll. Pure."""
     failure = pages.failure
     digest = reading = None
@@ -202,7 +210,7 @@ def judge(lease: Lease, pages: Pages, bounds: Bounds) -> Poll:
     if pages.items:
         digest = listing.digest(pages.items)
         if failure or digest != lease.digest:
-            reading = listing.read(lease.id, pages.items)
+            reading = listing.read(lease.id, pages.items, holds_secret)
             if reading.foreign is not None:
                 failure = Failure(ErrorClass.OTHER_LIST, f"a list of {reading.foreign}, not of checkpoints")
             memory = cadence.learn(memory, (item.step_number for item in reading.items), lease.claimed_at)

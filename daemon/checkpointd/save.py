@@ -3,6 +3,7 @@
 Quiet polls are one statement, the others one transaction. A value that the database refuses costs its item, no more.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -16,6 +17,9 @@ from checkpointd.store import Connection, Store
 from checkpointd.write import Poll, Saved, write_polls
 
 _Save = Callable[[Connection, Sequence[Poll]], Awaitable[dict[int, Saved]]]
+
+MOMENTS: Final = (0.02, 0.1, 0.3)
+"""Seconds between tries for a row that is locked: our own transactions are shorter, and others must hold up nobody."""
 
 POISON: Final = (
     asyncpg.DataError,
@@ -37,19 +41,22 @@ async def save_quiet(store: Store, polls: Sequence[Poll]) -> list[Saved]:
     A poll whose lease is lost is left out of the result, and wrote nothing; so for save_telling.
     """
     async with store.connection() as connection:
-        return await _twice(_save_quiet, connection, polls)
+        return await _insist(_save_quiet, connection, polls)
 
 
 async def save_telling(store: Store, polls: Sequence[Poll]) -> list[Saved]:
     """Save polls that have something to tell, in one transaction, and consume their leases."""
     async with store.connection() as connection:
-        return await _twice(_save_halving, connection, polls)
+        return await _insist(_save_halving, connection, polls)
 
 
-async def _twice(save: _Save, connection: Connection, polls: Sequence[Poll]) -> list[Saved]:
-    """Save polls, and those whose row another transaction held for a moment once more."""
+async def _insist(save: _Save, connection: Connection, polls: Sequence[Poll]) -> list[Saved]:
+    """Save polls; those whose row another transaction holds (a status that changed, say) again, a moment later."""
     saved = await save(connection, polls)
-    if missed := [p for p in polls if p.lease.job not in saved]:
+    for pause in MOMENTS:
+        if not (missed := [p for p in polls if p.lease.job not in saved]):
+            break
+        await asyncio.sleep(pause)
         saved |= await save(connection, missed)
     return list(saved.values())
 

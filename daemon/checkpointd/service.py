@@ -43,6 +43,8 @@ class Service:
     """How many of them are of failing jobs."""
     trouble: Failure | None = None
     """Why the provider last turned this process away; None: it did not, since the last answer."""
+    well: bool = False
+    """The last answer that was no trouble came after the last refusal."""
     refusals: int = 0
     silent_until: float = 0.0
     _finished: int = 0
@@ -96,6 +98,7 @@ class Service:
         if failure.error_class is ErrorClass.REFUSED:
             self.silent_until = now + PROBES[min(self.refusals, len(PROBES) - 1)]
             self.refusals += 1
+            self.well = False
         else:
             self.silent_until = now + pause_seconds(failure)
 
@@ -103,3 +106,4 @@ class Service:
         """Speak again: an answer was accepted."""
         self.trouble = None
         self.refusals = 0
+        self.well = True

@@ -1,7 +1,7 @@
 """Every setting and source: checkpointd.toml below CHECKPOINTD_… variables. Secrets are named here, never held.
 
 An error here ends the program with one line that says what and where, and never shows a value that may be a secret:
-the settings library's own messages show their input (reference: reliability, R30).
+the settings library's own messages show their input.
 """
 
 import difflib
@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -188,6 +189,20 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
+class FixedSettings(Settings):
+    """Settings that no environment changes: the demo's."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        """Only what is given in the code counts."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+
 def load(config: Path | None = None) -> Settings:
     """Read the settings from the file (an explicit one must exist), the environment and credentials.
 
@@ -205,9 +220,32 @@ def load(config: Path | None = None) -> Settings:
         settings = Settings(**values)
     except ValidationError as e:
         raise SettingsError(_explain(e, path, by_default=by_default)) from None
-    if settings.database_url is not None and not re.match(r"postgres(ql)?://", settings.database_url):
-        raise SettingsError(f"{PREFIX}DATABASE_URL: it does not begin with postgresql://")
+    if settings.database_url is not None:
+        _check_database_url(settings.database_url)
     return settings
+
+
+def _check_database_url(text: str) -> None:
+    """Raise SettingsError, without a word of the URL, where it cannot be one: the driver's own errors show it."""
+    what = f"{PREFIX}DATABASE_URL"
+    if not re.match(r"postgres(ql)?://", text):
+        raise SettingsError(f"{what}: it does not begin with postgresql://")
+    encode = "in a password / ? # @ : are written %2F %3F %23 %40 %3A"
+    try:
+        url = urlsplit(text)
+        hosts = url.netloc.rpartition("@")[2].split(",")
+        ports = [
+            match[2] for match in (re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d+))?", host) for host in hosts) if match
+        ]
+    except ValueError:
+        raise SettingsError(f"{what}: no URL; {encode}") from None
+    if len(ports) < len(hosts) or any(port and not 0 < int(port) < 65536 for port in ports):
+        raise SettingsError(f"{what}: a host or a port in it is none; {encode}")
+    if "@" in url.path or url.fragment:
+        raise SettingsError(f"{what}: something stands behind the host that does not belong there; {encode}")
+    sslmode = parse_qs(url.query).get("sslmode", ["prefer"])[0]
+    if sslmode not in {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}:
+        raise SettingsError(f"{what}: its sslmode is none of PostgreSQL's; verify-full is the safe one")
 
 
 def _read(path: Path, *, must_exist: bool) -> dict[str, Any]:
@@ -298,4 +336,9 @@ def state_folder() -> Path:
     if given := os.environ.get("STATE_DIRECTORY"):
         return Path(given.split(":")[0])
     base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state") / "checkpointd"
+    try:
+        return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state") / "checkpointd"
+    except RuntimeError:
+        raise SettingsError(
+            "no home folder for the embedded PostgreSQL: set HOME, or CHECKPOINTD_DATABASE_URL"
+        ) from None

@@ -216,6 +216,13 @@ class Store:
         return [dict(row) for row in await self.fetch(queries.LIST_SOURCES)]
 
 
+def explain(error: Exception) -> str:
+    """Say in one line what is wrong with the database."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time: is it up, and is its address right?"
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}"
+
+
 @asynccontextmanager
 async def open_store(connect: Connect) -> AsyncIterator[Store]:
     """Open a store over `connect`, which is called for each new connection. Does not connect by itself."""

@@ -1,8 +1,8 @@
 """What a terminal shows: tables and a progress bar, plain text where there is no terminal."""
 
-import contextlib
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -20,23 +20,27 @@ def progress() -> Progress:
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Print rows as a table: as wide as the terminal, unclipped elsewhere."""
-    terminal = sys.stdout.isatty()
-    shown = Table(box=None, pad_edge=False, header_style="bold" if terminal else "")
+    cells = [[cell(row[column]) for column in columns] for row in rows]
+    if sys.stdout is None or not sys.stdout.isatty():
+        lines = [columns, *cells]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            print("  ".join(map(str.ljust, line, widths)).rstrip())
+        return
+    shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        shown.add_column(column, overflow="fold" if terminal else "ignore", no_wrap=not terminal)
-    for row in rows:
-        shown.add_row(*(Text(cell(row[column])) for column in columns))
-    console = Console() if terminal else Console(width=10_000, no_color=True)
-    with contextlib.suppress(BrokenPipeError):
-        console.print(shown)
+        shown.add_column(column, overflow="fold", no_wrap="id" in column)
+    for line in cells:
+        shown.add_row(*map(Text, line))
+    Console().print(shown)
 
 
 def cell(value: object) -> str:
     """Return a value as people read it; what providers sent cannot steer the terminal."""
-    text = "" if value is None else f"{value:.0f}" if isinstance(value, float) else str(plain(value))
+    text = "" if value is None else f"{value:.0f}" if isinstance(value, float) else str(value)
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
-def plain(value: object) -> object:
-    """Return what JSON and people can take for a value of the database."""
-    return float(value) if type(value).__name__ == "Decimal" else str(value)  # type: ignore[arg-type]
+def plain(value: object) -> str:
+    """Return what JSON has for a value that it has no type for: a time."""
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -153,7 +153,7 @@ _METRIC_SET: Final = frozenset(METRICS)
 
 async def _write_rejects(connection: Connection, polls: Iterable[Poll]) -> None:
     rejects = {
-        (p.lease.job, sha256(r.raw).digest()): (r.reason, r.raw[:REJECT_BYTES])
+        (p.lease.job, sha256(r.raw or r.reason.encode()).digest()): (r.reason, r.raw and r.raw[:REJECT_BYTES])
         for p in polls
         if p.reading
         for r in p.reading.rejects
