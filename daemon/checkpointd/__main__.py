@@ -130,13 +130,10 @@ def sync(
 
     async def work() -> "Summary":
         keyed = _keys(chosen)
-        with terminal.progress() as progress:
-            bar = progress.add_task("sync", total=None)
+        with terminal.progress("sync") as progress:
             async with _ready(chosen) as store:
                 wanted = None if ids is None else await _find(store, ids, source)
-                return await sync_jobs(
-                    chosen, store, keyed, wanted, source, lambda n, of: progress.update(bar, completed=n, total=of)
-                )
+                return await sync_jobs(chosen, store, keyed, wanted, source, progress)
 
     done = asyncio.run(work())
     _report(done, as_json=as_json)

@@ -4,6 +4,7 @@ Every read is bounded in bytes, pages and time, and nothing an answer says is re
 """
 
 import asyncio
+import math
 import random
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -106,8 +107,13 @@ class Client:
 
     async def list_jobs(self, deadline: float) -> AsyncGenerator[Sequence[Raw], None]:
         """Yield the pages of the job list, newest first as providers have it. Raises ApiError."""
-        async for page in self._pages("/fine_tuning/jobs", deadline, _Count(), most=10 * PAGES):
+        cursor, way = None, _Way(10 * PAGES)
+        while True:
+            page = await self._page("/fine_tuning/jobs", cursor, way, deadline)
             yield page.items
+            cursor = way.cursor_after(page)
+            if cursor is None:
+                return
 
     def holds_secret(self, json_text: bytes) -> bool:
         """Say whether the key stands in what a provider sent, escaped or not."""
@@ -120,35 +126,16 @@ class Client:
 
     async def _list(self, path: str, deadline: float) -> Pages:
         items: list[Sequence[Raw]] = []
-        count = _Count()
+        cursor, way = None, _Way(PAGES, LISTING_BYTES)
         try:
-            async for page in self._pages(path, deadline, count, most=PAGES):
+            while True:
+                page = await self._page(path, cursor, way, deadline)
                 items.append(page.items)
-                if page.has_more and count.bytes > LISTING_BYTES:
-                    failure = Failure(ErrorClass.TOO_LARGE, f"a list of more than {LISTING_BYTES} bytes")
-                    return Pages(items, failure, count.requests)
+                cursor = way.cursor_after(page)
+                if cursor is None:
+                    return Pages(items, None, way.requests)
         except ApiError as e:
-            return Pages(items, e.failure, count.requests)
-        return Pages(items, None, count.requests)
-
-    async def _pages(self, path: str, deadline: float, count: "_Count", most: int) -> AsyncIterator[Page]:
-        """Yield page after page; stop with an ApiError where a list never ends."""
-        cursors: set[str] = set()
-        cursor: str | None = None
-        for _ in range(most):
-            page = await self._page(self._url(path, cursor), deadline, count, paging=cursor is not None)
-            yield page
-            if not page.has_more:
-                return
-            cursor = page.last_id
-            if not page.items:
-                raise ApiError(Failure(ErrorClass.EMPTY_PAGE, "an empty page that says that more follow"))
-            if cursor is None:
-                raise ApiError(Failure(ErrorClass.BAD_HAS_MORE, "more pages follow, but the last item has no id"))
-            if cursor in cursors:
-                raise ApiError(Failure(ErrorClass.CURSOR_REPEATED, "a page that was read before: `after` is ignored"))
-            cursors.add(cursor)
-        raise ApiError(Failure(ErrorClass.TOO_MANY_PAGES, f"more than {most} pages"))
+            return Pages(items, e.failure, way.requests)
 
     def _url(self, path: str, after: str | None) -> URL:
         cursor = f"&after={quote(after, safe='')}" if after else ""
@@ -158,14 +145,17 @@ class Client:
             query_string=self._query + cursor, encoded=True,
         )  # fmt: skip
 
-    async def _page(self, url: URL, deadline: float, count: "_Count", *, paging: bool) -> Page:
-        """Read one page, trying again where that can help and the deadline allows."""
+    async def _page(self, path: str, cursor: str | None, way: "_Way", deadline: float) -> Page:
+        """Read the page after `cursor`, trying again where that can help and the deadline allows."""
+        url = self._url(path, cursor)
         tries = 0
         while True:
             tries += 1
-            count.requests += 1
+            way.requests += 1
             try:
-                return await self._once(url, deadline, count, paging=paging)
+                body = await self._once(url, deadline, paging=cursor is not None)
+                way.bytes += len(body)
+                return self._read(body)
             except ApiError as e:
                 jitter = random.uniform(0.5, 1)  # noqa: S311  # no secret
                 wait = max(jitter * self._limits.backoff * 2**tries, e.failure.retry_after or 0)
@@ -174,7 +164,7 @@ class Client:
                     raise
             await asyncio.sleep(wait)
 
-    async def _once(self, url: URL, deadline: float, count: "_Count", *, paging: bool) -> Page:
+    async def _once(self, url: URL, deadline: float, *, paging: bool) -> bytes:
         now = asyncio.get_running_loop().time()
         try:
             async with (
@@ -187,11 +177,7 @@ class Client:
                 if not _is_json(response.headers.get("Content-Type", "")):
                     kind = response.headers.get("Content-Type", "none")
                     raise ApiError(Failure(ErrorClass.CONTENT_TYPE, self._clean(f"not JSON, but content type {kind}")))
-                body = await _body(response, PAGE_BYTES)
-                count.bytes += len(body)
-                return read_page(body)
-        except NotAListError as e:
-            failure = Failure(ErrorClass(e.error_class), self._clean(str(e)))
+                return await _body(response, PAGE_BYTES)
         except TimeoutError:
             failure = Failure(ErrorClass.TIMEOUT, f"no whole answer within {self._limits.request_timeout:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as e:
@@ -199,6 +185,13 @@ class Client:
             reason = e.strerror if isinstance(e, OSError) and e.strerror else type(e).__name__
             failure = Failure(ErrorClass.NETWORK, self._clean(f"no connection: {reason}"))
         raise ApiError(failure)  # out here, where it has no context: that would be what shows the request
+
+    def _read(self, body: bytes) -> Page:
+        try:
+            return read_page(body)
+        except NotAListError as e:
+            failure = Failure(ErrorClass(e.error_class), self._clean(str(e)))
+        raise ApiError(failure)
 
     def _unhappy(self, status: int, headers: Mapping[str, str], body: bytes, *, paging: bool) -> Failure:
         """Say what a status other than 200 means."""
@@ -217,11 +210,35 @@ class Client:
         return "".join(c if c.isprintable() else " " for c in text)[:200]
 
 
-class _Count:
-    """What a list took: requests made, for the source's budget, and bytes read, for our memory."""
+class _Way:
+    """The way through a list, which may be endless: requests and bytes so far, and the cursors that were met."""
 
-    requests = 0
-    bytes = 0
+    def __init__(self, most_pages: int, most_bytes: float = math.inf) -> None:
+        self.requests = 0
+        self.bytes = 0
+        self._most_pages = most_pages
+        self._most_bytes = most_bytes
+        self._cursors: set[str] = set()
+
+    def cursor_after(self, page: Page) -> str | None:
+        """Return the cursor of the next page, None after the last one. Raises ApiError where the way leads nowhere."""
+        if not page.has_more:
+            return None
+        cursor = page.last_id
+        if not page.items:
+            failure = Failure(ErrorClass.EMPTY_PAGE, "an empty page that says that more follow")
+        elif cursor is None:
+            failure = Failure(ErrorClass.BAD_HAS_MORE, "more pages follow, but the last item has no id")
+        elif cursor in self._cursors:
+            failure = Failure(ErrorClass.CURSOR_REPEATED, "a page that was read before: `after` is ignored")
+        elif len(self._cursors) + 1 >= self._most_pages:
+            failure = Failure(ErrorClass.TOO_MANY_PAGES, f"more than {self._most_pages} pages")
+        elif self.bytes > self._most_bytes:
+            failure = Failure(ErrorClass.TOO_LARGE, f"a list of more than {self._most_bytes} bytes")
+        else:
+            self._cursors.add(cursor)
+            return cursor
+        raise ApiError(failure)
 
 
 _LIKE_A_KEY = re.compile(r"(?i)\b(sk-[\w*.-]{6,}|bearer\s+\S+|[\w-]*\*{3,}[\w*-]*)")

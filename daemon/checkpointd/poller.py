@@ -132,7 +132,8 @@ class Poller:
             while service.waiting:
                 claim = service.waiting.popleft()
                 try:
-                    await self._outbox.put(await self._poll(claim, service))
+                    finished = await self._poll(claim, service)
+                    await self._outbox.put(finished)
                 finally:
                     service.end(claim)
                     if self._wants_more and service.hungry:
