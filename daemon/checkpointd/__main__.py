@@ -101,7 +101,7 @@ def run(config: Config = None) -> None:
 
     async def work() -> None:
         with daemon.stop_on_signals() as stop:
-            async with _database(chosen) as connect_:
+            async with _database(chosen, lasting=True) as connect_:
                 await daemon.run(chosen, connect_, keyed, migrate=chosen.database_url is None, stop=stop)
 
     asyncio.run(work())
@@ -313,8 +313,8 @@ def _keys(chosen: Settings) -> dict[str, dict[str, str]]:
 
 
 @asynccontextmanager
-async def _database(chosen: Settings) -> AsyncIterator[Connect]:
-    """Open the way to the database: that of the settings, or the embedded one, started where it is down."""
+async def _database(chosen: Settings, *, lasting: bool = False) -> AsyncIterator[Connect]:
+    """Open the way to the database: that of the settings, or the embedded one; one that lasts says how to look."""
     if chosen.database_url is not None:
         url = chosen.database_url
         yield lambda: connect(url)
@@ -322,7 +322,8 @@ async def _database(chosen: Settings) -> AsyncIterator[Connect]:
     if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
         raise SettingsError(f"{settings.PREFIX}DATABASE_URL: a service needs one; see the unit's LoadCredential=")
     async with EmbeddedPostgres(settings.state_folder() / "postgres") as embedded:
-        print(f"checkpointd: using the embedded PostgreSQL of {settings.state_folder()}", file=sys.stderr)
+        look = f": {embedded.psql}" if lasting else ""
+        print(f"checkpointd: using the embedded PostgreSQL of {settings.state_folder()}{look}", file=sys.stderr)
 
         async def joined() -> Any:  # noqa: ANN401  # a connection
             try:
