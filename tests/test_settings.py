@@ -422,7 +422,7 @@ BROKEN: list[tuple[str | bytes | None, dict[str, str]]] = [
 
 @pytest.mark.parametrize(("toml", "variables"), BROKEN)
 def test_no_error_tells_a_secret(load: Load, toml: str | bytes | None, variables: dict[str, str]) -> None:
-    """However a configuration is broken around a secret: one line, and the secret is not in it (S3, R30)."""
+    """However a configuration is broken around a secret: one line, and the secret is not in it."""
     with pytest.raises(SettingsError) as caught:
         load(toml, THE_KEY="K", **variables)
     assert str(caught.value).isprintable()

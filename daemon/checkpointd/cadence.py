@@ -1,11 +1,12 @@
 """When to look again at a job. Pure: what is remembered stands in the job's row of polling, the time is an argument.
 
+All times are the database's, in Unix seconds, and all gaps are in seconds.
+
 Checkpoints of a job become visible at regular distances. Once two arrivals were seen, polls are aimed at the window in
 which the next one is expected and are sparse elsewhere; before, and when it is overdue, the gap grows with the wait.
 """
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
 from typing import NamedTuple
 from zlib import crc32
 
@@ -15,21 +16,21 @@ ENDED = frozenset({"succeeded", "failed", "cancelled", "canceled"})
 WAITING = frozenset({"validating_files", "queued", "created", "pending", "paused", "pausing"})
 """Statuses in which no checkpoint can come. Any other, known to us or not, counts as running."""
 
-SETTLE = timedelta(hours=24)
-"""How long a job is watched after its end: checkpoints and metrics come late, minutes to hours after the end."""
+SETTLE = 24 * 3600.0
+"""Seconds that a job is watched after its end: checkpoints and metrics come late, minutes to hours after the end."""
 
 SEAL_LISTINGS = 3
 """How many equal complete listings in a row it takes to stop."""
 
-FORGOTTEN = timedelta(days=3)
-"""Without news for so long, a job whose status nobody tells counts as ended."""
+FORGOTTEN = 3 * 86400.0
+"""Without news for so many seconds, a job whose status nobody tells counts as ended."""
 
 FAILURE_CAP = 900.0
 REFUSAL_CAP = 3600.0
 """The longest gaps, in seconds, that failures double up to."""
 
 GONE_GAP = 86400.0
-GONE_FAILURES, GONE_AFTER = 5, timedelta(hours=1)
+GONE_FAILURES, GONE_AFTER = 5, 3600.0
 """A job that was not found so often, for so long, is asked for at this gap in seconds."""
 
 
@@ -48,7 +49,7 @@ class Memory(NamedTuple):
     """What is remembered of a job's arrivals: the largest step, when it was first seen, and the learnt rhythm (s)."""
 
     newest_step: int | None
-    newest_seen_at: datetime | None
+    newest_seen_at: float | None
     spacing_s: float | None
     spread_s: float | None
 
@@ -60,14 +61,14 @@ class Plan(NamedTuple):
     seal: bool
 
 
-def learn(memory: Memory, steps: Iterable[int], now: datetime) -> Memory:
+def learn(memory: Memory, steps: Iterable[int], now: float) -> Memory:
     """Take note of the steps of a listing that was claimed at `now`."""
     arrived = {step for step in steps if memory.newest_step is None or step > memory.newest_step}
     if not arrived:
         return memory
     if memory.newest_step is None or memory.newest_seen_at is None:
         return Memory(max(arrived), now, None, None)
-    sample = max((now - memory.newest_seen_at).total_seconds(), 0.0) / len(arrived)
+    sample = max(now - memory.newest_seen_at, 0.0) / len(arrived)
     if memory.spacing_s is None or memory.spread_s is None:
         return Memory(max(arrived), now, sample, sample / 4)
     error = sample - memory.spacing_s
@@ -75,8 +76,8 @@ def learn(memory: Memory, steps: Iterable[int], now: datetime) -> Memory:
 
 
 def plan(
-    memory: Memory, *, status: str | None, settling_since: datetime | None, tracked_at: datetime,
-    changed_at: datetime | None, equal_listings: int, now: datetime, bounds: Bounds,
+    memory: Memory, *, status: str | None, settling_since: float | None, tracked_at: float,
+    changed_at: float | None, equal_listings: int, now: float, bounds: Bounds,
 ) -> Plan:  # fmt: skip
     """Say when to poll next. `equal_listings` counts this one, all times are the database's."""
     word = (status or "").casefold()
@@ -86,10 +87,10 @@ def plan(
         settling_since = forgotten_at if forgotten_at < now else None
     if settling_since is not None:
         ended = now - settling_since
-        return Plan(bounds.clamp(ended.total_seconds() / 4), seal=ended >= SETTLE and equal_listings >= SEAL_LISTINGS)
+        return Plan(bounds.clamp(ended / 4), seal=ended >= SETTLE and equal_listings >= SEAL_LISTINGS)
     if word in WAITING:
         return Plan(bounds.longest, seal=False)
-    return Plan(bounds.clamp(_watch(memory, (now - arrived_at).total_seconds(), bounds.shortest)), seal=False)
+    return Plan(bounds.clamp(_watch(memory, now - arrived_at, bounds.shortest)), seal=False)
 
 
 def _watch(memory: Memory, age: float, shortest: float) -> float:
@@ -105,7 +106,7 @@ def _watch(memory: Memory, age: float, shortest: float) -> float:
     return (age - memory.spacing_s) / 4
 
 
-def is_gone(failures: int, since: datetime | None, now: datetime) -> bool:
+def is_gone(failures: int, since: float | None, now: float) -> bool:
     """Say whether a job that its provider does not know is past hope: asked often enough, for long enough."""
     return failures >= GONE_FAILURES and since is not None and now - since >= GONE_AFTER
 

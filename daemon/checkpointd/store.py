@@ -5,7 +5,6 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
@@ -40,27 +39,29 @@ _KEEPALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
-    """A claimed job: what its row of polling said at the claim. Fields in the order of the claims' columns."""
+    """A claimed job: what its row of polling said at the claim. Fields in the order of the claims' columns.
+
+    Times are the database's, in Unix seconds: the cadence reckons with them, and nobody else.
+    """
 
     job: int
     source: int
     lease_token: int
     digest: bytes | None
     failures: int
-    failing_since: datetime | None
+    failing_since: float | None
     error_class: str | None
     equal_listings: int
-    rejected: int
-    settling_since: datetime | None
-    last_change_at: datetime | None
+    settling_since: float | None
+    last_change_at: float | None
     newest_step: int | None
-    newest_seen_at: datetime | None
+    newest_seen_at: float | None
     spacing_s: float | None
     spread_s: float | None
-    claimed_at: datetime
+    claimed_at: float
     id: str
     status: str | None
-    tracked_at: datetime
+    tracked_at: float
     troubled: bool
     """The source's state was not ok."""
 
