@@ -571,3 +571,38 @@ async def test_pause_is_not_shortened(store: Store, sql: asyncpg.Connection) -> 
     await sql.execute("update checkpointd.sources set resume_at = now() - interval '1 s'")
     await store.refuse_source(key, "no")
     assert "refused" == await sql.fetchval("select state from fine_tuning.sources")
+
+
+async def test_answers_under_way_end_no_silence(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Asked to pause, a pass ends at once and says so for each job, whatever good answers were still under way."""
+    jobs = [f"ftjob-{n}" for n in range(40)]
+    for name in jobs:
+        provider.checkpoints[name] = page([])
+    provider.checkpoints[jobs[0]] = error(429, "rate_limit_exceeded", retry_after="120")
+    await track(store, *jobs)
+    started = asyncio.get_running_loop().time()
+    async with polling_one(store, provider) as (poller, service, results):
+        left = await poller.poll_named(await store.find_jobs(jobs))
+        assert service.trouble is not None
+    assert asyncio.get_running_loop().time() - started < 5
+    throttled = [result for result in results.values() if isinstance(result, Failure)]
+    assert {"throttled"} == {failure.error_class for failure in throttled}
+    assert 40 == len(left) + len(results)
+    assert "paused" == await sql.fetchval("select state from fine_tuning.sources")
+
+
+async def test_key_that_lost_its_rights(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """After good answers, a 403 for every job is the key's: the source is refused, and the jobs are given back."""
+    jobs = [f"ftjob-{n}" for n in range(5)]
+    for name in jobs:
+        provider.checkpoints[name] = page([])
+    await sync(store, provider, *jobs)
+    for name in jobs:
+        provider.checkpoints[name] = error(403, "unsupported_country_region_territory")
+    await sql.execute("update checkpointd.polling set next_poll_at = now()")
+    async with polling_one(store, provider) as (poller, service, _):
+        service.well = True
+        await tick(poller)
+        assert service.refusal is not None
+    assert "refused" == await sql.fetchval("select state from fine_tuning.sources")
+    assert 1 >= await sql.fetchval("select count(*) from checkpointd.polling where failures > 0")

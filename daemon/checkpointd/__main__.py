@@ -24,7 +24,7 @@ SHOWN_FAILURES = 20
 
 app = typer.Typer(
     help="Keeps a PostgreSQL copy of the checkpoints of fine-tuning jobs, and keeps it true.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
 Config = Annotated[
@@ -80,13 +80,16 @@ def _version(wanted: bool) -> None:  # noqa: FBT001  # typer's convention
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
     del version
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()

@@ -20,6 +20,10 @@ WAIT_SECONDS: Final = 2.0
 """How often a database that is away, or whose schema is old, is looked at again."""
 
 
+TICK_SECONDS: Final = 1.0
+"""How long the last tick may take at a stop."""
+
+
 @dataclass
 class Stop:
     """How a process is told to end."""
@@ -79,15 +83,17 @@ async def _ring(settings: Settings, poller: Poller, discoveries: Sequence[Discov
     with metronome() as beat:
         async with asyncio.TaskGroup() as rings:
             seconds = min(1.0, settings.min_poll_seconds / 4)
-            # A tick is never cut short: a claim that was cut off may have claimed, and nobody would know what.
-            rings.create_task(_follow(beat, poller.bell, seconds, poller.tick, asked))
+            ticking = rings.create_task(_follow(beat, poller.bell, seconds, poller.tick, asked))
             seconds = min(1.0, settings.job_list_seconds)
-            listing = [_follow(beat, asyncio.Event(), seconds, discovery.tick, asked) for discovery in discoveries]
-            tasks = [rings.create_task(follow) for follow in listing]
+            follows = [_follow(beat, asyncio.Event(), seconds, discovery.tick, asked) for discovery in discoveries]
+            listing = [rings.create_task(follow) for follow in follows]
             await asked.wait()
-            poller.bell.set()
-            for task in tasks:
+            for task in listing:
                 task.cancel()
+            # A tick is cut short only if it hangs: a claim that is cut off may have claimed, and nobody knows what.
+            poller.bell.set()
+            await asyncio.wait([ticking], timeout=TICK_SECONDS)
+            ticking.cancel()
 
 
 async def _follow(

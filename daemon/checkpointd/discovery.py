@@ -39,8 +39,8 @@ class Discovery:
 
     async def tick(self, *, due_or_not: bool = False) -> None:
         """Read the job list if it is due. Failures are noted, not raised."""
-        if self._service.refusal and not due_or_not:
-            return  # a refused key is probed by the polls
+        if self._service.is_silent(asyncio.get_running_loop().time()) and not due_or_not:
+            return
         try:
             await self._read(due_or_not=due_or_not)
         except UNAVAILABLE as e:

@@ -11,22 +11,22 @@ import msgspec
 from checkpointd import observe
 from checkpointd.failures import ErrorClass, Failure, pause_seconds
 from checkpointd.observe import log
-from checkpointd.save import save_quiet, save_telling
+from checkpointd.save import release, save_quiet, save_telling
 from checkpointd.service import Claim, Service
 from checkpointd.store import UNAVAILABLE, Lease, Store
 from checkpointd.write import Poll, Saved
 
-BATCH_POLLS: Final = 256
+BATCH_POLLS: Final = 512
 BATCH_ITEMS: Final = 10_000
-BATCH_SECONDS: Final = 0.03
+BATCH_SECONDS: Final = 0.05
 """A save takes this many polls or items, or what has come within this many seconds."""
 
 BACKLOG_ITEMS: Final = 3 * BATCH_ITEMS
 """With more than this waiting, polls wait with their next request."""
 
 RETRY_SECONDS: Final = 1.0
-LAST_TRIES: Final = 3
-"""A save that fails is tried again so often, while its leases last; after the closing only so many times."""
+CLOSE_SECONDS: Final = 3.0
+"""A save that fails is tried again each second while its leases last; at the end, for so long at most."""
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -70,6 +70,8 @@ class Outbox:
         self._drained = asyncio.Event()
         self._full = asyncio.Event()
         self._closed = False
+        self._close_by: float | None = None
+        self._limit: asyncio.Timeout | None = None
 
     async def put(self, finished: Finished) -> None:
         """Hand over a finished poll; waits while the backlog is long."""
@@ -89,8 +91,12 @@ class Outbox:
             self._full.set()
 
     def close(self) -> None:
-        """Let run() end once nothing waits."""
+        """Let run() end once nothing waits; a database that hangs cannot hold it up for long."""
         self._closed = True
+        self._close_by = asyncio.get_running_loop().time() + CLOSE_SECONDS
+        if self._limit is not None and not self._limit.expired():
+            with suppress(RuntimeError):  # it is over
+                self._limit.reschedule(self._close_by)
         self._arrived.set()
         self._full.set()
 
@@ -127,7 +133,7 @@ class Outbox:
         save_by = max(f.claim.save_by for f in batch)
         saved: list[Saved] = []
         if given_back:
-            await self._insist(lambda: self._store.release(given_back), save_by)
+            await self._insist(lambda: release(self._store, given_back), save_by)
         if quiet:
             saved += await self._insist(lambda: save_quiet(self._store, quiet), save_by) or []
         if telling:
@@ -143,28 +149,27 @@ class Outbox:
     async def _insist(self, save: Callable[[], Awaitable[T]], save_by: float) -> T | None:
         """Save as long as there are leases: after a lost answer a repeat finds nothing to do. None: it was dropped."""
         loop = asyncio.get_running_loop()
-        tries = 0
         while True:
-            tries += 1
             try:
-                with observe.SAVE_SECONDS.time():
-                    done = await save()
+                async with asyncio.timeout_at(self._close_by) as self._limit:
+                    with observe.SAVE_SECONDS.time():
+                        done = await save()
             except UNAVAILABLE as e:
                 observe.database("save", e)
-                if loop.time() + RETRY_SECONDS > save_by or (self._closed and tries >= LAST_TRIES):
-                    log.warning("save.dropped")
-                    return None
             except Exception:  # noqa: BLE001  # a bug of ours costs this batch, not the daemon
                 log.exception("save.crashed")
                 return None
             else:
                 observe.database("save", None)
                 return done
+            if loop.time() + RETRY_SECONDS > min(save_by, self._close_by or save_by):
+                log.warning("save.dropped")
+                return None
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _follow_up(self, batch: Sequence[Finished]) -> None:
         """Tell the sources what befell them, and charge requests to their budgets."""
-        troubles = {f.service.key: f.of_source for f in batch if f.of_source}
+        troubles = {f.service.key: f.of_source for f in batch if f.of_source and f.requests}
         for source, failure in troubles.items():
             await note_trouble(self._store, source, failure)
         well = {f.service.key for f in batch if f.poll and f.poll.complete and f.claim.lease.troubled}

@@ -144,8 +144,10 @@ class Poller:
     async def _poll(self, claim: Claim, service: Service) -> Finished:
         """Poll one job. Whatever happens becomes a result: an exception here would end every other poll."""
         started = asyncio.get_running_loop().time()
-        if started >= claim.poll_by or service.is_silent(started):
-            return Finished(claim, service, None, service.trouble, 0)  # too late, or its source fell silent
+        if service.is_silent(started):
+            return Finished(claim, service, None, service.trouble, 0)
+        if started >= claim.poll_by:
+            return Finished(claim, service, None, None, 0)
         try:
             pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by)
             finished = self._judge(claim, service, pages)
@@ -164,13 +166,15 @@ class Poller:
         failure = pages.failure
         if failure and failure.status == HTTPStatus.FORBIDDEN and service.well:
             # The key is good for other jobs: so this one alone is out of bounds.
+            # A second one in a row says something else.
+            service.well = False
             pages = pages._replace(failure=dataclasses.replace(failure, error_class=ErrorClass.FORBIDDEN))
             failure = pages.failure
         of_source = failure if failure and failure.error_class in OF_SOURCE else None
         if of_source:
             service.suffer(of_source, asyncio.get_running_loop().time())
         elif failure is None:
-            service.accept()
+            service.accept(asyncio.get_running_loop().time())
         if of_source and not pages.items:
             return Finished(claim, service, None, of_source, pages.requests)
         poll = judge(claim.lease, pages, self._bounds, service.client.holds_secret)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from checkpointd import queries
 from checkpointd.item import Item
 from checkpointd.listing import Reading, Reject
-from checkpointd.store import Connection, Store
+from checkpointd.store import UNAVAILABLE, Connection, Lease, Store
 from checkpointd.write import Poll, Saved, write_polls
 
 _Save = Callable[[Connection, Sequence[Poll]], Awaitable[dict[int, Saved]]]
@@ -25,7 +25,6 @@ POISON: Final = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,
-    asyncpg.QueryCanceledError,  # of a statement that takes too long
     OverflowError,
     UnicodeEncodeError,
 )
@@ -50,6 +49,17 @@ async def save_telling(store: Store, polls: Sequence[Poll]) -> list[Saved]:
         return await _insist(_save_halving, connection, polls)
 
 
+async def release(store: Store, leases: Sequence[Lease]) -> None:
+    """Give claimed jobs back untouched: due again at once."""
+    left = list(leases)
+    for pause in (0, *MOMENTS):
+        await asyncio.sleep(pause)
+        given = await store.fetch(queries.RELEASE_LEASES, [x.job for x in left], [x.lease_token for x in left])
+        left = [lease for lease in left if lease.job not in {row["job"] for row in given}]
+        if not left:
+            return
+
+
 async def _insist(save: _Save, connection: Connection, polls: Sequence[Poll]) -> list[Saved]:
     """Save polls; those whose row another transaction holds (a status that changed, say) again, a moment later."""
     saved = await save(connection, polls)
@@ -57,7 +67,10 @@ async def _insist(save: _Save, connection: Connection, polls: Sequence[Poll]) ->
         if not (missed := [p for p in polls if p.lease.job not in saved]):
             break
         await asyncio.sleep(pause)
-        saved |= await save(connection, missed)
+        try:
+            saved |= await save(connection, missed)
+        except UNAVAILABLE:  # what is saved is saved
+            break
     return list(saved.values())
 
 
@@ -117,8 +130,8 @@ async def _find_poison(connection: Connection, poll: Poll, items: list[Item]) ->
     try:
         await _save_telling(connection, [replace(poll, reading=Reading(items, [], None))], keep=False)
     except POISON as e:
-        if len(items) == 1:
-            return {items[0].id: (items[0], _name(e))}
+        if len(items) <= 1:
+            return {item.id: (item, _name(e)) for item in items}
         half = len(items) // 2
         return await _find_poison(connection, poll, items[:half]) | await _find_poison(connection, poll, items[half:])
     return {}

@@ -9,7 +9,7 @@ from checkpointd.failures import ErrorClass, Failure, pause_seconds
 from checkpointd.store import Lease, Room
 
 AHEAD_SECONDS: Final = 0.25
-AHEAD_MOST: Final = 256
+AHEAD_MOST: Final = 512
 """Jobs are claimed beyond the free slots only as far as the source will start them within so many seconds."""
 
 PROBES: Final = (60.0, 120.0, 300.0, 900.0)
@@ -102,8 +102,10 @@ class Service:
         else:
             self.silent_until = now + pause_seconds(failure)
 
-    def accept(self) -> None:
-        """Speak again: an answer was accepted."""
+    def accept(self, now: float) -> None:
+        """Speak again: an answer was accepted, and not one that was under way when silence fell."""
+        if self.is_silent(now):
+            return
         self.trouble = None
         self.refusals = 0
         self.well = True

@@ -235,13 +235,13 @@ def _check_database_url(text: str) -> None:
         url = urlsplit(text)
         hosts = url.netloc.rpartition("@")[2].split(",")
         ports = [
-            match[2] for match in (re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d+))?", host) for host in hosts) if match
+            match[2] for match in (re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d*))?", host) for host in hosts) if match
         ]
     except ValueError:
         raise SettingsError(f"{what}: no URL; {encode}") from None
     if len(ports) < len(hosts) or any(port and not 0 < int(port) < 65536 for port in ports):
         raise SettingsError(f"{what}: a host or a port in it is none; {encode}")
-    if "@" in url.path or url.fragment:
+    if ("@" in url.path and "@" not in url.netloc) or url.fragment:
         raise SettingsError(f"{what}: something stands behind the host that does not belong there; {encode}")
     sslmode = parse_qs(url.query).get("sslmode", ["prefer"])[0]
     if sslmode not in {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}:

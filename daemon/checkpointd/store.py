@@ -158,10 +158,6 @@ class Store:
         )
         return [Lease(*row) for row in rows]
 
-    async def release(self, leases: Sequence[Lease]) -> None:
-        """Give claimed jobs back untouched."""
-        await self.fetch(queries.RELEASE_LEASES, [x.job for x in leases], [x.lease_token for x in leases])
-
     async def pause_source(self, source: int, seconds: float, why: str) -> None:
         """Stop claims of a source for every daemon."""
         await self.fetch(queries.PAUSE_SOURCE, source, seconds, why)

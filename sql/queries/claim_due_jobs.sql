@@ -7,7 +7,7 @@ asked as (
   join checkpointd.sources s on s.key = a.source, clock
   where s.resume_at is null or s.resume_at <= clock.t or s.resume_at > clock.t + interval '1 hour'),
 budget as materialized (   -- only sources with a budget are locked; who finds one locked leaves it for its next tick
-  select s.key, a.emission, greatest(case when s.budget_at <= clock.t + interval '1 hour' then s.budget_at end,
+  select s.key, a.emission, greatest(case when s.budget_at <= clock.t + interval '1 hour' + 200 * a.emission then s.budget_at end,
     clock.t - greatest(interval '1 s', a.emission)) as spent_at
   from checkpointd.sources s join asked a on a.source = s.key, clock
   where a.emission is not null

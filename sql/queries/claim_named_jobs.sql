@@ -7,7 +7,7 @@ asked as (
   join checkpointd.jobs j on j.key = a.job and j.untracked_at is null),
 budget as materialized (
   select s.key, b.emission * interval '1 s' as emission,
-    greatest(case when s.budget_at <= clock.t + interval '1 hour' then s.budget_at end,
+    greatest(case when s.budget_at <= clock.t + interval '1 hour' + 200 * b.emission * interval '1 s' then s.budget_at end,
       clock.t - greatest(1, b.emission) * interval '1 s') as spent_at
   from checkpointd.sources s join unnest($3::int[], $4::float8[]) as b (source, emission) on b.source = s.key, clock
   order by s.key for no key update of s),
