@@ -1,6 +1,8 @@
 """The daemon as a process: it follows jobs, outlives its database and its provider, and ends when told."""
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
 import asyncpg
@@ -164,3 +166,29 @@ async def test_kill_during_a_burst(url: str, provider: Provider, sql: asyncpg.Co
         await _until(sql, "select count(*) = $1 from fine_tuning.checkpoints", len(items))
     new = "select count(*), count(distinct checkpoint_id) from fine_tuning.changes where kind = 'new'"
     assert [(len(items), len(items))] == [tuple(row) for row in await sql.fetch(new)]
+
+
+async def test_a_database_that_hangs_holds_up_no_stop(provider: Provider, tmp_path: Path) -> None:
+    """With a database that freezes in the middle of the work, SIGTERM ends the daemon in a few seconds."""
+    async with EmbeddedPostgres(tmp_path / "postgres", sync=False) as database:
+        often = {"CHECKPOINTD_MIN_POLL_SECONDS": "0.1", "CHECKPOINTD_MAX_POLL_SECONDS": "0.1"}
+        env = environment(tmp_path, database.url, provider.url, **often, CHECKPOINTD_DRAIN_SECONDS="1")
+        await checkpointd("migrate", env=env)
+        provider.checkpoints[JOB] = page([checkpoint(1)])
+        await checkpointd("track", JOB, env=env)
+        async with running("run", env=env) as daemon:
+            await wait_for_line(daemon, "poll.changed")
+            sql = await asyncpg.connect(database.url)
+            frozen = [
+                row["pid"] for row in await sql.fetch("select pid from pg_stat_activity where pid <> pg_backend_pid()")
+            ]
+            await sql.close()
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                await asyncio.sleep(0.5)  # in which a claim and a save begin to hang
+                daemon.terminate()
+                assert 0 == await asyncio.wait_for(daemon.wait(), 10)
+            finally:
+                for pid in frozen:
+                    os.kill(pid, signal.SIGCONT)

@@ -23,6 +23,10 @@ LONGEST_GAP: Final = 900.0
 """Seconds until a job list that cannot be read is tried again."""
 
 
+FINISH_SECONDS: Final = 2.0
+"""How long the end of a reading may take to be noted; else its lease runs out."""
+
+
 class Discovery:
     """Reads the job list of one source. A lease on the source's row keeps replicas from reading it at the same time."""
 
@@ -64,9 +68,10 @@ class Discovery:
                 await self._fail(e.failure)
             finally:  # cut short, too, the list is free for others
                 gap = min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap))
-                await self._store.fetch(
-                    queries.FINISH_JOB_LIST, self._service.key, lease["lease_token"], gap, whole, error
-                )
+                async with asyncio.timeout(FINISH_SECONDS):
+                    await self._store.fetch(
+                        queries.FINISH_JOB_LIST, self._service.key, lease["lease_token"], gap, whole, error
+                    )
 
     async def _pass(self, deadline: float, *, full: bool) -> bool:
         """Read page after page: to the list's end, or, if not `full`, until all is told. Returns whether to the end."""

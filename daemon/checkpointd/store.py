@@ -116,7 +116,11 @@ class Store:
         """Lend a connection; after a failure every idle one is renewed, for it may lead to a server that is gone."""
         try:
             async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-                yield connection
+                try:
+                    yield connection
+                except (asyncio.CancelledError, TimeoutError):
+                    connection.terminate()  # what it did nobody knows, and to ask a server that hangs takes long
+                    raise
         except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError,
                 asyncpg.ReadOnlySQLTransactionError):  # fmt: skip
             await self._pool.expire_connections()
