@@ -69,7 +69,6 @@ class Outbox:
         self._arrived = asyncio.Event()
         self._drained = asyncio.Event()
         self._full = asyncio.Event()
-        self._closed = False
         self._close_by: float | None = None
         self._limit: asyncio.Timeout | None = None
 
@@ -92,7 +91,6 @@ class Outbox:
 
     def close(self) -> None:
         """Let run() end once nothing waits; a database that hangs cannot hold it up for long."""
-        self._closed = True
         self._close_by = asyncio.get_running_loop().time() + CLOSE_SECONDS
         if self._limit is not None and not self._limit.expired():
             with suppress(RuntimeError):  # it is over
@@ -119,7 +117,7 @@ class Outbox:
             taken += 1
         batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
         self._items -= items
-        if not self._closed:
+        if self._close_by is None:
             if len(self._waiting) < BATCH_POLLS and self._items < BATCH_ITEMS:
                 self._full.clear()
             if not self._waiting:
@@ -140,7 +138,8 @@ class Outbox:
             saved += await self._insist(lambda: save_telling(self._store, telling), save_by) or []
         self._tell(batch, {one.poll.lease.job: one for one in saved})
         try:
-            await self._follow_up(batch)
+            async with asyncio.timeout_at(self._close_by) as self._limit:
+                await self._follow_up(batch)
         except UNAVAILABLE as e:  # the next poll will find the same
             observe.database("source", e)
         else:
