@@ -1,5 +1,6 @@
 """A provider whose every answer a test scripts: a real HTTP server on loopback."""
 
+import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
@@ -83,6 +84,18 @@ def raw(answer: bytes, *, reset: bool = False) -> Callable[[web.Request], Awaita
         return web.Response()
 
     return send
+
+
+def held(answer: Answer) -> tuple[Answer, asyncio.Event, asyncio.Event]:
+    """Return an answer that waits, the event that it was asked for, and the event that lets it go on."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: web.Request) -> web.StreamResponse:
+        reached.set()
+        await go_on.wait()
+        return await _answer(answer, request)
+
+    return wait, reached, go_on
 
 
 class Provider:

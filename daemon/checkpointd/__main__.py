@@ -4,8 +4,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -126,9 +126,7 @@ def sync(
     chosen = settings.load(config)
     if source is not None:
         _source(chosen, source)
-    ids = None if not jobs else _ids(jobs)
-    for job in ids or ():
-        _check_id(job, chosen.sources)
+    ids = None if not jobs else _ids(jobs, chosen.sources)
     observe.configure(chosen.log_format, "error")
 
     async def work() -> "Summary":
@@ -160,11 +158,8 @@ def _report(done: "Summary", *, as_json: bool) -> None:
 def track(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
     """Choose jobs to poll. Makes no request."""
     chosen = settings.load(config)
-    ids = _ids(jobs)
-
     named = _source(chosen, source)
-    for job in ids:
-        _check_id(job, [named])
+    ids = _ids(jobs, [named])
 
     async def work() -> None:
         async with _ready(chosen) as store:
@@ -188,9 +183,7 @@ def resync(jobs: Jobs, source: SourceName = None, config: Config = None) -> None
 
 
 async def _change(chosen: Settings, jobs: Sequence[str], source: str | None, verb: Any, done: str) -> None:  # noqa: ANN401
-    ids = _ids(jobs)
-    for job in ids:
-        _check_id(job, chosen.sources)
+    ids = _ids(jobs, chosen.sources)
     async with _ready(chosen) as store:
         found = await _find(store, ids, source)
         print(f"{await verb(store, found)} {done}")
@@ -257,11 +250,9 @@ def migrate_(config: Config = None) -> None:
 
     async def work() -> None:
         async with _database(chosen) as connect_, open_store(connect_) as store:
-            try:
+            with _database_errors():
                 async with store.connection() as connection:
                     done = await migrations.migrate(connection)
-            except UNAVAILABLE as e:
-                raise CommandError(f"database: {explain(e)}") from None
         print(f"applied {', '.join(done)}" if done else "the schema is up to date")
 
     asyncio.run(work())
@@ -341,28 +332,33 @@ async def _database(chosen: Settings, *, lasting: bool = False) -> AsyncIterator
 async def _ready(chosen: Settings) -> AsyncIterator[Store]:
     """Open the database for a verb; its schema must be there (the embedded one's is made)."""
     async with _database(chosen) as connect_, open_store(connect_) as store:
-        try:
+        with _database_errors():
             async with store.connection() as connection:
                 if chosen.database_url is None:
                     await migrations.migrate(connection)
                 await migrations.require_current(connection)
             yield store
-        except UNAVAILABLE as e:
-            raise CommandError(f"database: {explain(e)}") from None
 
 
-def _ids(given: Iterable[str]) -> list[str]:
-    """Return the ids that were given, those of standard input in the place of -, each once."""
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    """Make what the database cannot do a failure of the command."""
+    try:
+        yield
+    except UNAVAILABLE as e:
+        raise CommandError(f"database: {explain(e)}") from None
+
+
+def _ids(given: Iterable[str], sources: Sequence[Source]) -> list[str]:
+    """Return the ids that were given, those of standard input in the place of -, each once; one must fit a source."""
     ids: dict[str, None] = {}
     for word in given:
         lines = (line.strip() for line in sys.stdin or ()) if word == "-" else [word]
         ids.update((line, None) for line in lines if line or word != "-")
+    for job in ids:
+        if not any(source.is_job_id(job) for source in sources):
+            raise UsageError(f"{job[:80]!r} is no id of a fine-tuning job (such as ftjob-abc123)")
     return list(ids)
-
-
-def _check_id(job: str, sources: Iterable[Source]) -> None:
-    if not any(source.is_job_id(job) for source in sources):
-        raise UsageError(f"{job[:80]!r} is no id of a fine-tuning job (such as ftjob-abc123)")
 
 
 def _source(chosen: Settings, name: str | None) -> Source:

@@ -92,8 +92,8 @@ class Outbox:
     def close(self) -> None:
         """Let run() end once nothing waits; a database that hangs cannot hold it up for long."""
         self._close_by = asyncio.get_running_loop().time() + CLOSE_SECONDS
-        if self._limit is not None and not self._limit.expired():
-            with suppress(RuntimeError):  # it is over
+        if self._limit is not None:
+            with suppress(RuntimeError):  # that save is over
                 self._limit.reschedule(self._close_by)
         self._arrived.set()
         self._full.set()

@@ -46,15 +46,11 @@ class Service:
     well: bool = False
     """The last answer that was no trouble came after the last refusal."""
     refusals: int = 0
+    """How often in a row this process's key was refused; 0: it is good, as far as we know."""
     silent_until: float = 0.0
     _finished: int = 0
     _since: float = 0.0
     _ahead: int = 0
-
-    @property
-    def refusal(self) -> Failure | None:
-        """Why this process's key was refused; None: it is good, as far as we know."""
-        return self.trouble if self.refusals else None
 
     def is_silent(self, now: float) -> bool:
         """Say whether to ask nothing now: the provider asked for a pause, or refused the key."""

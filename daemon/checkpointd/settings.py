@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -121,6 +121,7 @@ class Source(BaseModel):
 class Settings(BaseSettings):
     """What the daemon is told. Durations in seconds, decimals allowed."""
 
+    heeds_environment: ClassVar[bool] = True
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", hide_input_in_errors=True, frozen=True)
 
     database_url: Annotated[
@@ -186,21 +187,13 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
         """Variables go over the file, whose values are the arguments."""
         del settings_cls, dotenv_settings, file_secret_settings
-        return env_settings, init_settings
+        return (env_settings, init_settings) if cls.heeds_environment else (init_settings,)
 
 
 class FixedSettings(Settings):
     """Settings that no environment changes: the demo's."""
 
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
-        """Only what is given in the code counts."""
-        del settings_cls, env_settings, dotenv_settings, file_secret_settings
-        return (init_settings,)
+    heeds_environment: ClassVar[bool] = False
 
 
 def load(config: Path | None = None) -> Settings:
