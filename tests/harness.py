@@ -13,7 +13,7 @@ from checkpointd.service import Service
 from checkpointd.store import Lease, Store
 from provider import JOB, Provider
 
-BOUNDS = Bounds(15, 300)
+BOUNDS = Bounds(15, 300, settle=86400, assume_ended=3 * 86400)
 Sync = Callable[..., Awaitable[dict[str, Result]]]
 
 

@@ -15,7 +15,7 @@ examples = settings(max_examples=150, deadline=None)
 
 START = 1_793_491_200.0
 NOTHING = Memory(None, None, None, None)
-BOUNDS = Bounds(15, 300)
+BOUNDS = Bounds(15, 300, settle=86400, assume_ended=3 * 86400)
 
 
 def after(seconds: float) -> float:
@@ -68,7 +68,9 @@ memories = st.builds(
     st.none() | st.floats(0, 1e9),
 )
 statuses = st.none() | st.sampled_from([*cadence.ENDED, *cadence.WAITING, "running", ""]) | st.text()
-bounds = st.tuples(st.floats(0.01, 1e6), st.floats(0.01, 1e6)).map(lambda pair: Bounds(min(pair), max(pair)))
+bounds = st.tuples(st.floats(0.01, 1e6), st.floats(0.01, 1e6)).map(
+    lambda pair: BOUNDS._replace(shortest=min(pair), longest=max(pair))
+)
 
 
 @examples
@@ -82,7 +84,9 @@ def test_gaps_stay_within_bounds(
     gap = plan_for(memory, seconds=now, bounds=bounds, **state).gap
     assert bounds.shortest <= gap <= bounds.longest
     for fixed in bounds:
-        assert fixed == plan_for(memory, seconds=now, bounds=Bounds(fixed, fixed), **state).gap
+        assert (
+            fixed == plan_for(memory, seconds=now, bounds=BOUNDS._replace(shortest=fixed, longest=fixed), **state).gap
+        )
 
 
 @pytest.mark.parametrize("status", ["validating_files", "queued", "created", "pending", "paused", "pausing", "Queued"])
@@ -156,7 +160,7 @@ def test_never_sealed_early(memory: Memory, now: float, status: str | None, sett
 @pytest.mark.parametrize("longest", [300, 1200])
 def test_polls_are_aimed(seed: int, longest: float) -> None:
     """Of checkpoints every 600 s ± 5 % half are seen within 20 s, by fewer than 8 polls each."""
-    watch = Watch(arrivals(600, 0.05, 60, seed), Bounds(15, longest))
+    watch = Watch(arrivals(600, 0.05, 60, seed), BOUNDS._replace(longest=longest))
     assert 20 > median(watch.delays[3:])
     assert 120 > max(watch.delays[3:])
     assert 8 * 60 > watch.polls
@@ -167,7 +171,7 @@ def test_aim_window_and_patience() -> None:
     """Before its window the next poll is aimed at it, within it they are dense, and past it ever more sparse."""
     rhythm = Memory(7, START, 600, 80)
     ages = {0: 425, 400: 25, 425: 40, 774: 40, 775: 43.75, 1000: 100, 3000: 600, 86_400: 900}
-    assert ages == {age: plan_for(rhythm, seconds=age, bounds=Bounds(15, 900)).gap for age in ages}
+    assert ages == {age: plan_for(rhythm, seconds=age, bounds=BOUNDS._replace(longest=900)).gap for age in ages}
 
 
 @pytest.mark.parametrize("spacing", [40, 150, 600, 3600])
@@ -191,7 +195,7 @@ def test_change_of_rhythm_is_learnt() -> None:
 def test_any_arrivals_are_seen(gaps: list[float], shortest: float, longest: float) -> None:
     """However irregular they are, every checkpoint is seen within the longest gap after it became visible."""
     times = [sum(gaps[: n + 1]) for n in range(len(gaps))]
-    watch = Watch(times, Bounds(shortest, longest))
+    watch = Watch(times, BOUNDS._replace(shortest=shortest, longest=longest))
     assert longest >= max(watch.delays)
     assert sum(gaps) / shortest + 2 >= watch.polls
 
@@ -257,6 +261,17 @@ def test_gone(expected: bool, failures: int, seconds: float) -> None:
 def test_not_gone_without_a_start() -> None:
     """A job that has only begun to be missing is not gone, whatever the count says."""
     assert not is_gone(99, None, START)
+
+
+def test_settling_is_set_by_the_operator() -> None:
+    """How long a job is watched after its end, and when one of unknown status counts as ended, are the operator's."""
+    brief = BOUNDS._replace(settle=60, assume_ended=600)
+    ended = {"settling_since": START, "equal_listings": 3, "status": "succeeded"}
+    assert [False, True] == [plan_for(seconds=s, bounds=brief, **ended).seal for s in (59, 60)]
+    unknown = {"status": None, "equal_listings": 3}
+    assert [False, True] == [
+        plan_for(Memory(7, START, None, None), seconds=s, bounds=brief, **unknown).seal for s in (659, 661)
+    ]
 
 
 def test_what_still_changes_is_not_forgotten() -> None:

@@ -16,14 +16,8 @@ ENDED = frozenset({"succeeded", "failed", "cancelled", "canceled"})
 WAITING = frozenset({"validating_files", "queued", "created", "pending", "paused", "pausing"})
 """Statuses in which no checkpoint can come. Any other, known to us or not, counts as running."""
 
-SETTLE = 24 * 3600.0
-"""Seconds that a job is watched after its end: checkpoints and metrics come late, minutes to hours after the end."""
-
 SEAL_LISTINGS = 3
 """How many equal complete listings in a row it takes to stop."""
-
-FORGOTTEN = 3 * 86400.0
-"""Without news for so many seconds, a job whose status nobody tells counts as ended."""
 
 FAILURE_CAP = 900.0
 REFUSAL_CAP = 3600.0
@@ -35,10 +29,15 @@ GONE_FAILURES, GONE_AFTER = 5, 3600.0
 
 
 class Bounds(NamedTuple):
-    """The shortest and the longest gap between two polls of a job that does not fail, in seconds."""
+    """What an operator sets, in seconds."""
 
     shortest: float
     longest: float
+    """The gap between two polls of a job that does not fail lies between these two."""
+    settle: float
+    """How long a job is watched after its end: checkpoints and metrics come late, minutes to hours after it."""
+    assume_ended: float
+    """After so long without news, a job whose status nobody tells counts as ended."""
 
     def clamp(self, gap: float) -> float:
         """Return the nearest gap within the bounds."""
@@ -83,11 +82,11 @@ def plan(
     word = (status or "").casefold()
     arrived_at = max(memory.newest_seen_at or tracked_at, tracked_at)
     if settling_since is None and word != "running" and word not in WAITING:
-        forgotten_at = max(arrived_at, changed_at or arrived_at) + FORGOTTEN
-        settling_since = forgotten_at if forgotten_at < now else None
+        ended_at = max(arrived_at, changed_at or arrived_at) + bounds.assume_ended
+        settling_since = ended_at if ended_at < now else None
     if settling_since is not None:
         ended = now - settling_since
-        return Plan(bounds.clamp(ended / 4), seal=ended >= SETTLE and equal_listings >= SEAL_LISTINGS)
+        return Plan(bounds.clamp(ended / 4), seal=ended >= bounds.settle and equal_listings >= SEAL_LISTINGS)
     if word in WAITING:
         return Plan(bounds.longest, seal=False)
     return Plan(bounds.clamp(_watch(memory, now - arrived_at, bounds.shortest)), seal=False)

@@ -45,7 +45,9 @@ async def pollers(
     """Open what polls, and drain it at the end."""
     # What was made so far lives as long as the process: the collector need not walk it again (8 % of a quiet poll).
     gc.freeze()
-    bounds = Bounds(settings.min_poll_seconds, settings.max_poll_seconds)
+    bounds = Bounds(
+        settings.min_poll_seconds, settings.max_poll_seconds, settings.settle_seconds, settings.assume_ended_seconds
+    )
     gap, lease_seconds, discover = settings.job_list_seconds, settings.lease_seconds, settings.discover
     discoveries = [Discovery(store, s, gap=gap, lease_seconds=lease_seconds, discover=discover) for s in services]
     async with polling(store, services, bounds, lease_seconds, settings.drain_seconds, report) as poller:

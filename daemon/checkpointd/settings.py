@@ -142,6 +142,18 @@ class Settings(BaseSettings):
             description="the longest gap of a job that does not fail; equal to the shortest: a fixed interval",
         ),
     ] = 300
+    settle_seconds: Annotated[
+        float,
+        Field(ge=0, le=31_536_000, description="how long a job is watched after its end, before polling of it stops"),
+    ] = 86400
+    assume_ended_seconds: Annotated[
+        float,
+        Field(
+            ge=60,
+            le=31_536_000,
+            description="without news for so long, a job of unknown status counts as ended",
+        ),
+    ] = 259_200
     lease_seconds: Annotated[
         float, Field(ge=2, le=3600, description="how long a daemon may take for one poll before another takes over")
     ] = 60
