@@ -22,7 +22,7 @@ async def _migrate(url: str) -> list[str]:
 async def test_six_at_once(empty_url: str) -> None:
     """Six migrators started at once on an empty database all succeed, and each file is applied once."""
     applied = await asyncio.gather(*(_migrate(empty_url) for _ in range(6)))
-    assert ["0001_initial.sql", "views"] == sorted(name for names in applied for name in names)
+    assert ["0001_initial.sql", "0002_summaries.sql", "views"] == sorted(name for names in applied for name in names)
 
 
 async def test_again_does_nothing(empty_url: str) -> None:
@@ -62,6 +62,22 @@ async def test_views_are_made_again(url: str, sql: asyncpg.Connection) -> None:
     assert await sql.fetchval("select has_table_privilege('guest', 'fine_tuning.jobs', 'select')")
     await sql.execute("drop owned by guest")
     await sql.execute("drop role guest")
+
+
+async def test_upgrade_summarises_what_is_stored(url: str, sql: asyncpg.Connection) -> None:
+    """A database that has checkpoints from before there were summaries gets them with the upgrade."""
+    await sql.execute(
+        """insert into checkpointd.sources (name, kind) values ('test', 'openai');
+        insert into checkpointd.jobs (source, id, tracked_by)
+        select key, 'ftjob-1', 'operator' from checkpointd.sources;
+        insert into checkpointd.polling (job, source) select key, source from checkpointd.jobs;
+        insert into checkpointd.checkpoints (job, id, step_number, created_at, fine_tuned_model_checkpoint, payload)
+        select key, 'ftckpt_' || n, 10 * n, 0, 'ft', '{}' from checkpointd.jobs, generate_series(1, 3) n;
+        drop table checkpointd.summaries cascade;
+        delete from checkpointd.schema_migrations where name in ('0002_summaries.sql', 'views')"""
+    )
+    assert ["0002_summaries.sql", "views"] == await _migrate(url)
+    assert (3, 30) == tuple(await sql.fetchrow("select checkpoint_count, latest_step from fine_tuning.jobs") or ())
 
 
 async def test_a_lock_is_waited_for_briefly(url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ polls and changes. Order of locks, here and everywhere: polling by key, sources,
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -20,6 +20,11 @@ from checkpointd.listing import Reading
 from checkpointd.store import Connection, Lease
 
 REJECT_BYTES: Final = 64 * 1024
+REJECTS_PER_JOB: Final = 1000
+"""What cannot be read is kept, but a job whose every listing is rubbish of a new kind fills no disk."""
+
+BURST: Final = 3
+"""Providers list the last three epochs' checkpoints: if more than three come at once, others may have come and gone."""
 
 _COLUMNS: Final = ("step_number", "created_at", "fine_tuned_model_checkpoint", *METRICS)
 _COPIED: Final = ("job", "id", *_COLUMNS, "extra_metrics", "payload")
@@ -83,6 +88,7 @@ async def write_polls(connection: Connection, polls: Sequence[Poll]) -> dict[int
     }
     await _write_checkpoints(connection, diffs)
     await _write_rejects(connection, polls)
+    await _summarise(connection, diffs, {job for job, row in held.items() if row["listed_before"]})
     rows = await _write_polls(connection, polls, diffs, held)
     await _finish(connection, polls, diffs, rows)
     await write_changes(
@@ -131,6 +137,11 @@ async def _write_checkpoints(connection: Connection, diffs: Mapping[int, Diff]) 
         await connection.execute(queries.MARK_CHECKPOINTS, *map(list, zip(*marked, strict=True)))
 
 
+async def _summarise(connection: Connection, diffs: Mapping[int, Diff], listed_before: Collection[int]) -> None:
+    if changed := {job: job in listed_before and len(diff.new) > BURST for job, diff in diffs.items() if diff.changes}:
+        await connection.execute(queries.SUMMARISE_JOBS, list(changed), list(changed.values()))
+
+
 def _record(job: int, item: Item) -> tuple[object, ...]:
     metrics = item.metrics
     extra = {}
@@ -160,7 +171,7 @@ async def _write_rejects(connection: Connection, polls: Iterable[Poll]) -> None:
     }
     if rejects:
         rows = [(*key, *value) for key, value in sorted(rejects.items())]
-        await connection.execute(queries.SAVE_REJECTS, *map(list, zip(*rows, strict=True)))
+        await connection.execute(queries.SAVE_REJECTS, *map(list, zip(*rows, strict=True)), REJECTS_PER_JOB)
 
 
 async def _write_polls(
@@ -221,10 +232,10 @@ async def write_changes(connection: Connection, changes: Iterable[tuple[object, 
     records = list(changes)
     if not records:
         return
-    await connection.execute(queries.LOCK_FEED_GATE)
+    at = await connection.fetchval(queries.LOCK_FEED_GATE)
     await connection.copy_records_to_table(
         "changes",
         schema_name="checkpointd",
-        columns=("job", "poll", "kind", "checkpoint_id", "field", "old_value", "new_value"),
-        records=records,
+        columns=("at", "job", "poll", "kind", "checkpoint_id", "field", "old_value", "new_value"),
+        records=[(at, *record) for record in records],
     )

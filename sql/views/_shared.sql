@@ -1,4 +1,5 @@
--- What several views share: where a tracked job stands, and providers' times, which may be anything.
+-- What several views share: where a tracked job stands, providers' times, which may be anything, and a job's checkpoints
+-- as a whole.
 create or replace function checkpointd.phase(job checkpointd.jobs, polling checkpointd.polling) returns text
 language sql stable return case
   when job.untracked_at is not null then 'untracked'
@@ -13,3 +14,47 @@ create or replace function checkpointd.unix_time(seconds bigint, ahead interval)
 language sql stable return case when seconds >= 1420070400 and seconds <= extract(epoch from now() + ahead)
   then to_timestamp(seconds) end;
 comment on function checkpointd.unix_time is 'A provider''s time; null where it cannot be: before 2015, or further ahead than given.';
+create or replace function checkpointd.epoch(step_number bigint, step_distance numeric, latest_step bigint, n_epochs text) returns int
+language sql immutable return case when n_epochs ~ '^[0-9]{1,6}$' then case
+  when round(latest_step / step_distance) <= n_epochs::int and round(step_number / step_distance) >= 1
+    and abs(step_number / step_distance - round(step_number / step_distance)) <= 0.1
+  then round(step_number / step_distance)::int end end;
+comment on function checkpointd.epoch is 'The epoch that a checkpoint ended, if a checkpoint was made at the end of each; null where the steps say otherwise. Epochs may not divide evenly into steps: a tenth of one is allowed for that.';
+create or replace function checkpointd.summarise(jobs bigint[], bursts boolean[]) returns void
+language sql as $$
+with own as (
+  select c.job, c.id, c.step_number, nullif(c.full_valid_loss, 'NaN') as full_valid_loss, nullif(c.valid_loss, 'NaN') as valid_loss,
+    nullif(c.step_number::numeric - lag(c.step_number) over (partition by c.job order by c.step_number), 0) as distance,
+    c.missing_since is null or bool_and(c.missing_since is not null) over (partition by c.job) as is_candidate
+  from checkpointd.checkpoints c where c.job = any (jobs)),
+whole as (
+  select o.job, count(*) as n, max(o.step_number) as latest, percentile_disc(0.5) within group (order by o.distance) as median,
+    coalesce(max(o.distance) > 1.5 * percentile_disc(0.5) within group (order by o.distance), false) as is_uneven,
+    count(*) filter (where o.is_candidate) as candidates,
+    count(o.full_valid_loss) filter (where o.is_candidate) as full_valid, count(o.valid_loss) filter (where o.is_candidate) as valid
+  from own o group by o.job),
+rule as (
+  select w.job, greatest(w.full_valid, w.valid) as covered, case
+    when w.full_valid > 0 and w.full_valid >= w.valid then 'full_valid_loss' when w.valid > 0 then 'valid_loss' end as metric
+  from whole w),
+best as (
+  select distinct on (o.job) o.job, o.id
+  from own o join rule r on r.job = o.job
+  cross join lateral (select case r.metric when 'full_valid_loss' then o.full_valid_loss when 'valid_loss' then o.valid_loss end) v (loss)
+  where o.is_candidate and v.loss is not null
+  order by o.job, v.loss, o.step_number desc, o.id)
+insert into checkpointd.summaries as s (job, checkpoint_count, latest_step, step_distance, is_uneven, came_in_a_burst, candidates,
+  best_rule, best_covered, best_id)
+select w.job, w.n, w.latest, w.median, w.is_uneven, u.burst, w.candidates, r.metric, r.covered, b.id
+from whole w
+join unnest(jobs, bursts) u (job, burst) on u.job = w.job
+join rule r on r.job = w.job
+left join best b on b.job = w.job
+on conflict (job) do update set checkpoint_count = excluded.checkpoint_count, latest_step = excluded.latest_step,
+  step_distance = excluded.step_distance, is_uneven = excluded.is_uneven,
+  came_in_a_burst = s.came_in_a_burst or excluded.came_in_a_burst, candidates = excluded.candidates,
+  best_rule = excluded.best_rule, best_covered = excluded.best_covered, best_id = excluded.best_id $$;
+comment on function checkpointd.summarise is 'Rewrites the summaries of jobs; for each, whether more than three of its checkpoints came at once.';
+select checkpointd.summarise(array_agg(j.key), array_agg(false)) from checkpointd.jobs j
+where not exists (select from checkpointd.summaries s where s.job = j.key)
+  and exists (select from checkpointd.checkpoints c where c.job = j.key);

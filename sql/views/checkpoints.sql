@@ -1,4 +1,4 @@
--- Every checkpoint ever listed. The epoch needs the job's n_epochs and its steps, so it is worked out a job at a time.
+-- Every checkpoint ever listed.
 create or replace view fine_tuning.checkpoints as
 select c.id, s.name as source, j.id as fine_tuning_job_id, c.step_number,
   checkpointd.unix_time(c.created_at, interval '1 day') as created_at,
@@ -6,17 +6,12 @@ select c.id, s.name as source, j.id as fine_tuning_job_id, c.step_number,
   c.valid_mean_token_accuracy, c.full_valid_loss, c.full_valid_mean_token_accuracy, c.extra_metrics,
   case when j.fine_tuned_model is not null then c.fine_tuned_model_checkpoint = j.fine_tuned_model
     else c.fine_tuned_model_checkpoint !~ ':ckpt-step-[0-9]+$' end as is_final,
-  case when c.step_number % epochs.steps = 0 and c.step_number / epochs.steps between 1 and epochs.n
-    then (c.step_number / epochs.steps)::int end as epoch,
+  checkpointd.epoch(c.step_number, w.step_distance, w.latest_step, j.hyperparameters ->> 'n_epochs') as epoch,
   c.first_seen_at, c.last_changed_at, c.missing_since
-from checkpointd.jobs j
+from checkpointd.checkpoints c
+join checkpointd.jobs j on j.key = c.job
 join checkpointd.sources s on s.key = j.source
-cross join lateral (
-  select case when j.hyperparameters ->> 'n_epochs' ~ '^[0-9]{1,6}$' then (j.hyperparameters ->> 'n_epochs')::int end as n,
-    nullif(percentile_disc(0.5) within group (order by d.distance), 0) as steps
-  from (select x.step_number::numeric - lag(x.step_number) over (order by x.step_number) as distance
-    from checkpointd.checkpoints x where x.job = j.key) d) epochs
-join checkpointd.checkpoints c on c.job = j.key;
+left join checkpointd.summaries w on w.job = c.job;
 comment on view fine_tuning.checkpoints is 'One row a checkpoint, for every one that was ever listed, with the last known value of each metric.';
 comment on column fine_tuning.checkpoints.id is 'The provider''s id; unique within a job.';
 comment on column fine_tuning.checkpoints.source is 'The source of the job.';
@@ -33,7 +28,7 @@ comment on column fine_tuning.checkpoints.full_valid_loss is 'Metric, on the who
 comment on column fine_tuning.checkpoints.full_valid_mean_token_accuracy is 'Metric, on the whole validation file; null: never received.';
 comment on column fine_tuning.checkpoints.extra_metrics is 'Any other numeric metric, as an object of numbers by name; null: none.';
 comment on column fine_tuning.checkpoints.is_final is 'It is the job''s result: its model is the job''s fine-tuned model, or, before that is known, carries no :ckpt-step-N.';
-comment on column fine_tuning.checkpoints.epoch is 'The epoch that it ended, by the job''s n_epochs and the usual distance of its steps; null where either is unknown or they do not fit.';
+comment on column fine_tuning.checkpoints.epoch is 'The epoch that it ended, by the job''s n_epochs and the usual distance of its steps (providers make a checkpoint an epoch); null where either is unknown or they do not fit.';
 comment on column fine_tuning.checkpoints.first_seen_at is 'When checkpointd stored it.';
 comment on column fine_tuning.checkpoints.last_changed_at is 'When one of its values last changed.';
 comment on column fine_tuning.checkpoints.missing_since is 'Since when the provider no longer lists it (two complete listings in a row lacked it); null: it does.';

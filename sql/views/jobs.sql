@@ -4,19 +4,12 @@ select j.id, s.name as source, j.status, j.model, j.fine_tuned_model,
   checkpointd.unix_time(j.created_at, interval '1 day') as created_at,
   checkpointd.unix_time(j.finished_at, interval '1 day') as finished_at,
   checkpointd.unix_time(j.estimated_finish, interval '1 year') as estimated_finish, j.hyperparameters, j.error, j.trained_tokens, j.metadata,
-  checkpointd.phase(j, p) as phase, j.tracked_by, j.tracked_at, known.checkpoint_count, p.newest_step as latest_step,
-  coalesce(known.wide, false) or exists (
-    select from checkpointd.polls o
-    where o.job = j.key and o.new > 3 and exists (select from checkpointd.polls e where e.job = j.key and e.id < o.id and e.new > 0)
-  ) as suspected_gap
+  checkpointd.phase(j, p) as phase, j.tracked_by, j.tracked_at, coalesce(w.checkpoint_count, 0) as checkpoint_count, w.latest_step,
+  coalesce(w.is_uneven or w.came_in_a_burst, false) as suspected_gap
 from checkpointd.jobs j
 join checkpointd.sources s on s.key = j.source
 join checkpointd.polling p on p.job = j.key
-cross join lateral (
-  select count(*) as checkpoint_count,
-    max(d.distance) > 1.5 * percentile_cont(0.5) within group (order by d.distance) as wide
-  from (select c.step_number::float8 - lag(c.step_number) over (order by c.step_number) as distance
-    from checkpointd.checkpoints c where c.job = j.key) d) known;
+left join checkpointd.summaries w on w.job = j.key;
 comment on view fine_tuning.jobs is 'One row a job that was ever tracked, as the provider''s job list last gave it.';
 comment on column fine_tuning.jobs.id is 'The provider''s id.';
 comment on column fine_tuning.jobs.source is 'The source it belongs to.';

@@ -1,0 +1,123 @@
+"""The life of a job as its polls see it: it ends, settles and is sealed, goes missing and comes back."""
+
+import asyncpg
+import pytest
+
+from checkpointd.store import Store
+from harness import polling_one, read_job_list, sync, tick, track
+from provider import JOB, Provider, checkpoint, error, job, page
+
+
+async def _poll(store: Store, provider: Provider) -> int:
+    """Poll the one job if it is due; returns how many were."""
+    async with polling_one(store, provider) as (poller, _, _):
+        return await tick(poller)
+
+
+async def _hours_pass(sql: asyncpg.Connection, hours: float) -> None:
+    """Let time pass for the one job: what it remembers lies so much further back."""
+    await sql.execute(
+        """update checkpointd.polling set next_poll_at = next_poll_at - $1, last_attempt_at = last_attempt_at - $1,
+        last_complete_at = last_complete_at - $1, failing_since = failing_since - $1,
+        settling_since = settling_since - $1, newest_seen_at = newest_seen_at - $1, last_change_at = last_change_at - $1
+        """.replace("$1", f"interval '{hours} h'")
+    )
+
+
+async def _phase(sql: asyncpg.Connection) -> str:
+    phase = await sql.fetchval("select phase from fine_tuning.jobs")
+    assert isinstance(phase, str)
+    return phase
+
+
+async def test_gone_and_back(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Not found five times over an hour a job is gone, is asked for daily, is not stale, and comes back by itself."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    provider.checkpoints[JOB] = error(404, "fine_tune_not_found")
+    phases = []
+    for _ in range(5):
+        await _hours_pass(sql, 0.26)
+        assert 1 == await _poll(store, provider)
+        phases.append(await _phase(sql))
+    assert ["missing", "missing", "missing", "missing", "gone"] == phases
+    row = await sql.fetchrow("select is_stale, next_poll_at - last_attempt_at as gap from fine_tuning.freshness")
+    assert row is not None
+    assert (False, 86400) == (row["is_stale"], row["gap"].total_seconds())
+    assert await sql.fetchval("select missing_since is null from fine_tuning.checkpoints")
+
+    provider.checkpoints[JOB] = page([checkpoint(2), checkpoint(1)])
+    assert 0 == await _poll(store, provider)
+    await _hours_pass(sql, 24)
+    assert 1 == await _poll(store, provider)
+    assert ("active", 2) == (await _phase(sql), await sql.fetchval("select count(*) from fine_tuning.checkpoints"))
+
+
+async def test_other_failures_between_start_the_hour_anew(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """Five failures of which some were no 404 make no job gone: its provider was not well."""
+    await track(store)
+    for answer in (error(404), error(404), error(404), error(404), error(400), error(404)):
+        provider.checkpoints[JOB] = answer
+        await _hours_pass(sql, 2)
+        assert 1 == await _poll(store, provider)
+    assert "missing" == await _phase(sql)
+
+
+async def test_settles_then_is_sealed(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """An ended job is polled on for a day, then sealed by equal listings: asked for no more, and not stale either."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    provider.jobs = page([job(status="succeeded")])
+    await read_job_list(store, provider)
+    phases = []
+    while "sealed" not in phases:
+        await _hours_pass(sql, 6)
+        assert 1 == await _poll(store, provider)
+        phases.append(await _phase(sql))
+    assert ["settling"] * 3 + ["sealed"] == phases
+    assert (None, False) == tuple(await sql.fetchrow("select next_poll_at, is_stale from fine_tuning.freshness") or ())
+    assert 0 == await _poll(store, provider)
+
+
+@pytest.mark.parametrize("by", ["resync", "status"])
+async def test_sealed_job_is_reopened(store: Store, provider: Provider, sql: asyncpg.Connection, by: str) -> None:
+    """A resync or a new status reopens a sealed job, and what came after its sealing is stored."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    provider.jobs = page([job(status="succeeded")])
+    await track(store)
+    await read_job_list(store, provider)
+    await sync(store, provider)
+    await sql.execute("update checkpointd.polling set sealed_at = now(), next_poll_at = 'infinity'")
+    assert "sealed" == await _phase(sql)
+    provider.checkpoints[JOB] = page([checkpoint(1, full_valid_loss=0.25)])
+    if by == "resync":
+        await store.resync(await store.find_jobs([JOB]))
+    else:
+        provider.jobs = page([job(status="running")])
+        await read_job_list(store, provider)
+    assert 1 == await _poll(store, provider)
+    assert {"resync": "settling", "status": "active"}[by] == await _phase(sql)
+    assert 0.25 == await sql.fetchval("select full_valid_loss from fine_tuning.checkpoints")
+
+
+async def test_late_metric_while_settling_holds_off_the_seal(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """A listing that differs, a day after the end too, is stored, and equal ones are counted anew."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    provider.jobs = page([job(status="succeeded")])
+    await track(store)
+    await read_job_list(store, provider)
+    for _ in range(4):
+        assert 1 == await _poll(store, provider)
+        await _hours_pass(sql, 7)
+    provider.checkpoints[JOB] = page([checkpoint(1, valid_loss=0.5)])  # an equal one would have sealed it now
+    phases = []
+    while "sealed" not in phases:
+        assert 1 == await _poll(store, provider)
+        phases.append(await _phase(sql))
+        await _hours_pass(sql, 1)
+    assert ["settling"] * 3 + ["sealed"] == phases
+    assert 0.5 == await sql.fetchval("select valid_loss from fine_tuning.checkpoints")
