@@ -9,8 +9,9 @@ import asyncpg
 import pytest
 from aiohttp import web
 
+from checkpointd import queries
 from checkpointd.failures import Failure
-from checkpointd.store import Store
+from checkpointd.store import Room, Store
 from checkpointd.write import Saved
 from harness import polling_one, read_job_list, sync, tick, track
 from provider import JOB, Provider, body, checkpoint, error, held, job, page, paged
@@ -284,6 +285,24 @@ async def test_two_pollers_share(store: Store, provider: Provider) -> None:
 
     assert 60 == sum(await asyncio.gather(work(), work()))
     assert [1] * 60 == [provider.asked(name) for name in jobs]
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_slow_claim_takes_nothing_twice(
+    store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    """A claim that began before another one, and was held up, takes neither its leases nor what it has polled since."""
+    await track(store)
+    (found,) = await store.find_jobs([JOB])
+    rooms = {found.source: Room(8, 2, None)}
+    (lease,) = await store.claim_due_jobs(rooms, 60)
+    began = "clock_timestamp() - interval '9 s' as t"
+    for name in ("CLAIM_DUE_JOBS", "CLAIM_NAMED_JOBS"):
+        monkeypatch.setattr(queries, name, getattr(queries, name).replace("clock_timestamp() as t", began))
+    assert [] == await (store.claim_named_jobs([found], {}, 60) if named else store.claim_due_jobs(rooms, 60))
+    await sql.execute("update checkpointd.polling set lease_expires_at = null, next_poll_at = now() + interval '9 s'")
+    assert [] == await store.claim_due_jobs(rooms, 60)
+    assert lease.lease_token == await sql.fetchval("select lease_token from checkpointd.polling")
 
 
 async def test_refused_key_releases_its_jobs(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
