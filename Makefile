@@ -20,7 +20,7 @@ test-oldest: $(READY)  ## the tests, on the oldest PostgreSQL of this machine, w
 	else echo "skipped: no PostgreSQL 15 to 18 in /usr/lib/postgresql"; fi
 
 # What is looked for is on the PATH, or is pyenv's. PostgreSQL 18 is the embedded one, which each of them takes.
-test-all:  ## the tests on each Python from 3.11 to 3.13 that is installed, and on PostgreSQL 15 and 18
+test-all: $(READY)  ## the tests on each Python from 3.11 to 3.13 that is installed, and on PostgreSQL 15 and 18
 	@for version in 3.11 3.12 3.13; do \
 	  for python in "$$(command -v python$$version)" "$$HOME"/.pyenv/versions/$$version.*/bin/python; do \
 	    "$$python" --version >/dev/null 2>&1 && break; python=; done; \
@@ -32,7 +32,7 @@ test-all:  ## the tests on each Python from 3.11 to 3.13 that is installed, and 
 
 contract: $(READY)  ## what Prism, by OpenAI's specification, and OpenAI's SDK say of the simulated provider
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(PRISM) && \
-	  TEST_PRISM=$(PRISM) $(VENV)/bin/pytest tests/test_contract.py $(ARGS); \
+	  TEST_PRISM=$(PRISM) $(VENV)/bin/pytest -v tests/test_contract.py $(ARGS); \
 	else echo "skipped: no npm, which Prism comes by"; fi
 
 lint: $(READY)

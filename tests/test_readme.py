@@ -149,11 +149,9 @@ def _lines(first_word: str = "") -> list[str]:
 async def _typed(lines: list[str], folder: Path, **env: str) -> AsyncIterator[Process]:
     """Have a shell carry out lines; what still runs is ended."""
     bin_ = Path(sys.executable).parent
-    # MAKEFLAGS: under `make test` a make of our own uses the same environment.
-    makeflags = {"MAKEFLAGS": os.environ["MAKEFLAGS"]} if "MAKEFLAGS" in os.environ else {}
     process = await asyncio.create_subprocess_shell(
         "set -e\n" + "\n".join(lines), stdout=PIPE, stderr=STDOUT, cwd=TOP, start_new_session=True,
-        env={**environment(folder), **makeflags, **env, "PATH": f"{bin_}:{os.environ['PATH']}", "TMPDIR": str(folder)},
+        env={**environment(folder), **env, "PATH": f"{bin_}:{os.environ['PATH']}", "TMPDIR": str(folder)},
     )  # fmt: skip
     try:
         yield process

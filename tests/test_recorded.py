@@ -130,6 +130,8 @@ async def test_replay_of_nothing(arguments: list[str], says: str, tmp_path: Path
         ('{"error": {}}', "not a list of checkpoints"),
         ("[]", "not a list of checkpoints"),
         ("<html>", "not a list of checkpoints"),
+        ("[" * 100_000, "not a list of checkpoints"),
+        ('{"data": [{"fine_tuning_job_id": "$(reboot)"}], "has_more": false}', "no id of a job"),
         ('{"data": [{"fine_tuning_job_id": "ftjob-1"}], "has_more": false}', "ftjob-1 is in an earlier file, too"),
     ],
 )

@@ -1,6 +1,7 @@
 """Recorded lists of checkpoints, served byte for byte as they were received."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,10 +27,12 @@ def read_recorded(folder: Path) -> tuple[dict[str, bytes], list[str]]:
         try:
             page = json.loads(body)
             job, has_more = str(page["data"][0]["fine_tuning_job_id"]), page["has_more"]
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             left_out.append(f"{path.name}: not a list of checkpoints, or an empty one, which tells no job")
             continue
-        if has_more:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", job):  # who reads it may type it
+            left_out.append(f"{path.name}: its fine_tuning_job_id is no id of a job")
+        elif has_more:
             left_out.append(f"{path.name}: it claims more pages than there are")
         elif job in bodies:
             left_out.append(f"{path.name}: {job} is in an earlier file, too")
