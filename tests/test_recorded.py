@@ -1,14 +1,17 @@
 """Recorded answers of real providers, synced end to end, are in the views value by value."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import asyncpg
 import pytest
 
+from checkpointd.simulator.replay import read_recorded
 from provider import Provider, body
-from verbs import checkpointd, environment
+from verbs import checkpointd, environment, running
 
 RECORDED = Path(__file__).parent / "data" / "recorded"
 COMPLETE = sorted(p.name for p in RECORDED.glob("*.json") if p.name != "openai_documented_example.json")
@@ -70,6 +73,78 @@ async def test_values(name: str, url: str, provider: Provider, sql: asyncpg.Conn
     await sql.execute("select pg_stat_force_next_flush()")
     assert set(before) == set(await sql.fetch(tables))
     assert changes == await sql.fetch("select * from fine_tuning.changes")
+
+
+async def test_replay(url: str, sql: asyncpg.Connection, tmp_path: Path) -> None:
+    """`simulate --replay` serves each recorded body byte for byte, and a sync of it stores what was recorded.
+
+    The documented example that claims more pages than it has is left out, by name.
+    """
+    recorded = {json.loads(body)["data"][0]["fine_tuning_job_id"]: body
+                for body in ((RECORDED / name).read_bytes() for name in COMPLETE)}  # fmt: skip
+    env = environment(tmp_path, url)
+    async with running("simulate", "--port", "0", "--replay", str(RECORDED), env=env) as provider:
+        assert provider.stdout is not None
+        told = [(await asyncio.wait_for(provider.stdout.readline(), 20)).decode() for _ in range(2)]
+        env |= dict(word.split("=", 1) for word in told[0].removeprefix("export ").split())
+        track = told[1].split()
+        assert ["checkpointd", "track", *sorted(recorded)] == [*track[:2], *sorted(track[2:])]
+        async with aiohttp.ClientSession() as client:
+            for job, body in recorded.items():
+                path = f"{env['OPENAI_BASE_URL']}/fine_tuning/jobs/{job}/checkpoints?limit=100"
+                async with client.get(path, headers={"Authorization": "Bearer any"}) as response:
+                    assert (body, "application/json") == (await response.read(), response.content_type)
+        assert 0 == (await checkpointd(*track[1:], env=env)).code
+        ended = await checkpointd("sync", env=env)
+        items = [item for body in recorded.values() for item in json.loads(body)["data"]]
+        said = f"{len(recorded)} jobs: {len(items)} new checkpoints, 0 changed, 0 rejected items, 0 failed\n"
+        assert (0, said, "") == ended
+        provider.terminate()
+        _, said_first = await provider.communicate()
+    expected = "checkpointd: left out: openai_documented_example.json: it claims more pages than there are\n"
+    assert expected == said_first.decode()
+    by_id = {row["id"]: row for row in await _rows(sql)}
+    assert [_row(item) for item in items] == [{k: by_id[item["id"]][k] for k in _row(item)} for item in items]
+    assert len(by_id) == len(items)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--replay", "nowhere"], "--replay nowhere: No such file or directory"),
+        (["--replay", str(RECORDED.parent)], "data: no recorded list of checkpoints (*.json) in it"),
+        (["--replay", str(RECORDED), "--order", "ascending"], "--order means nothing to --replay"),
+    ],
+)
+async def test_replay_of_nothing(arguments: list[str], says: str, tmp_path: Path) -> None:
+    """A folder without recordings, and an option that a recording cannot heed, are wrong usage, in one line."""
+    ended = await checkpointd("simulate", "--port", "0", *arguments, env=environment(tmp_path))
+    assert (2, "", 1) == (ended.code, ended.out, len(ended.err.splitlines()))
+    assert says in ended.err
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ('{"object": "list", "data": [], "has_more": false}', "or an empty one, which tells no job"),
+        ('{"error": {}}', "not a list of checkpoints"),
+        ("[]", "not a list of checkpoints"),
+        ("<html>", "not a list of checkpoints"),
+        ("[" * 100_000, "not a list of checkpoints"),
+        ('{"data": [{"fine_tuning_job_id": "$(reboot)"}], "has_more": false}', "no id of a job"),
+        ('{"data": [{"fine_tuning_job_id": "ftjob-1"}], "has_more": false}', "ftjob-1 is in an earlier file, too"),
+    ],
+)
+def test_what_a_replay_leaves_out(body: str, reason: str, tmp_path: Path) -> None:
+    """What is no recorded list, or lists a job a second time, is left out with its name and the reason."""
+    good = '{"data": [{"fine_tuning_job_id": "ftjob-1"}], "has_more": false}'
+    (tmp_path / "1.json").write_text(good)
+    (tmp_path / "2.json").write_text(body)
+    (tmp_path / "README.md").write_text("not looked at")
+    bodies, (left_out,) = read_recorded(tmp_path)
+    assert {"ftjob-1": good.encode()} == bodies
+    assert left_out.startswith("2.json: ")
+    assert reason in left_out
 
 
 async def test_example_that_claims_more(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
