@@ -201,13 +201,13 @@ async def test_with_a_real_key(provider: Provider, tmp_path: Path) -> None:
 
 
 async def test_with_a_database(empty_url: str, tmp_path: Path) -> None:
-    """What is to be typed with a database creates the schema, which the README's query reads."""
+    """What is to be typed with a database creates the schema, which the README's queries read."""
     typed = [line.replace("postgresql://…", f"'{empty_url}'") for line in _lines("export CHECKPOINTD_DATABASE_URL")]
     async with _typed(typed, tmp_path, OPENAI_API_KEY="any") as process:
         assert "applied 0001_initial" in await _reads(process, "applied")
-    (query,) = re.findall(r"^```sql\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
     sql = await asyncpg.connect(empty_url)
-    assert [] == await sql.fetch(query)
+    for query in re.findall(r"^```sql\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL):
+        assert [] == await sql.fetch(query), query
     await sql.close()
 
 
