@@ -7,6 +7,7 @@ import asyncpg
 from typer.main import get_command
 
 from checkpointd.__main__ import app
+from checkpointd.failures import ErrorClass
 from checkpointd.settings import PREFIX, Settings, Source
 
 TOP = Path(__file__).parents[1]
@@ -48,6 +49,11 @@ async def test_views(sql: asyncpg.Connection) -> None:
     """Each view stands in the README, and no other."""
     rows = await sql.fetch("select viewname from pg_views where schemaname = 'fine_tuning'")
     assert {row["viewname"] for row in rows} == set(_first_cells("Views"))
+
+
+def test_error_classes() -> None:
+    """Each class of failures stands in the README, and no other."""
+    assert set(ErrorClass) == set(_first_cells("Error classes"))
 
 
 def test_make_targets() -> None:
