@@ -9,7 +9,7 @@ import asyncpg
 from aiohttp import web
 
 from checkpointd.failures import Failure
-from checkpointd.store import Store
+from checkpointd.store import Room, Store
 from checkpointd.write import Saved
 from harness import polling_one, read_job_list, sync, tick, track
 from provider import JOB, Provider, body, checkpoint, error, held, job, page, paged
@@ -303,6 +303,21 @@ async def test_failing_jobs_take_a_quarter(store: Store, provider: Provider, sql
             "select failures > 0, count(*) from checkpointd.polling where lease_expires_at > now() group by 1"
         )
         assert {True: 2, False: 6} == dict(map(tuple, rows))
+
+
+async def test_a_claim_that_waited_takes_no_lease(store: Store, sql: asyncpg.Connection) -> None:
+    """A claim that read the clock before another one's, and then waited, does not think that the clock went back."""
+    await track(store)
+    (found,) = await store.find_jobs([JOB])
+    async with sql.transaction():
+        await sql.execute("select from checkpointd.sources for update")
+        waiting = asyncio.create_task(store.claim_named_jobs([found], {found.source: 1.0}, 60))
+        blocked = """
+            select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"""
+        while not await store.fetch(blocked):
+            await asyncio.sleep(0.01)
+        assert 1 == len(await store.claim_due_jobs({found.source: Room(8, 2, None)}, 60))
+    assert [] == await waiting
 
 
 async def test_clock_set_back(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
