@@ -58,6 +58,3 @@ FAULTS = {
     "503 in HTML": Fault("server_error", lambda _: body("<html>", "text/html", 503)),
     "302": Fault("redirect", lambda _: error(302, Location="/elsewhere")),
 }
-
-OF_SOURCE = {"refused", "throttled", "quota"}
-"""Classes that tell of the key or the account, and so count against no job."""

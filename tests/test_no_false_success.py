@@ -9,8 +9,9 @@ from aiohttp import web
 
 from checkpointd.api import PAGES
 from checkpointd.store import Store
-from faults import FAULTS, OF_SOURCE
+from faults import FAULTS
 from harness import polling_one, sync, track
+from model import OF_SOURCE
 from provider import JOB, Provider, body, checkpoint, page, paged
 
 ITEMS = [checkpoint(n) for n in range(6, 0, -1)]
