@@ -2,6 +2,7 @@
 PYTHON ?= python3
 UV = .tools/bin/uv --quiet --system-certs
 READY = .venv/.ready
+HISTORIES ?= 3000
 OLDEST = $(firstword $(patsubst %/initdb,%,$(wildcard $(foreach v,15 16 17 18,/usr/lib/postgresql/$(v)/bin/initdb))))
 
 help:  ## what can be made
@@ -21,6 +22,12 @@ lint: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+check-long: planted  ## thousands of histories against the model (HISTORIES=5000 says how many), and the planted mistakes
+	HISTORIES=$(HISTORIES) .venv/bin/pytest -q tests/test_model.py
+
+planted: $(READY)  ## make twelve well-known mistakes, one by one: the tests must catch each
+	.venv/bin/python tests/planted.py
 
 check: lint test test-oldest wheel  ## lint, types, tests on two PostgreSQLs, and the built wheel installed and run elsewhere
 
@@ -44,4 +51,4 @@ $(READY): .tools/bin/uv pyproject.toml requirements.lock
 	$(UV) pip install --python .venv --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-.PHONY: help demo test test-oldest lint check wheel lock clean
+.PHONY: help demo test test-oldest lint check check-long planted wheel lock clean
