@@ -4,6 +4,7 @@ UV = .tools/bin/uv --quiet --system-certs
 VENV = .venv
 READY = $(VENV)/.ready
 PRISM = .tools/prism/node_modules/.bin/prism
+HISTORIES ?= 3000
 OLDEST = $(firstword $(patsubst %/initdb,%,$(wildcard $(foreach v,15 16 17 18,/usr/lib/postgresql/$(v)/bin/initdb))))
 
 help:  ## what can be made
@@ -40,6 +41,12 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+check-long: planted  ## thousands of histories against the model (HISTORIES=5000 says how many), and the planted mistakes
+	HISTORIES=$(HISTORIES) $(VENV)/bin/pytest -q tests/test_model.py
+
+planted: $(READY)  ## make twelve well-known mistakes, one by one: the tests must catch each
+	$(VENV)/bin/python tests/planted.py
+
 check: lint test test-oldest contract wheel  ## all of these: types, two PostgreSQLs, the contract, the wheel run elsewhere
 
 wheel: $(READY)
@@ -66,4 +73,4 @@ $(READY): .tools/bin/uv pyproject.toml requirements.lock
 $(PRISM):
 	npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .tools/prism @stoplight/prism-cli@5.14.2
 
-.PHONY: help demo test test-oldest test-all contract lint check wheel lock clean
+.PHONY: help demo test test-oldest test-all contract lint check check-long planted wheel lock clean

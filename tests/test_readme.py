@@ -17,6 +17,7 @@ import pytest
 from typer.main import get_command
 
 from checkpointd import __main__, web
+from checkpointd.failures import ErrorClass
 from checkpointd.settings import PREFIX, Settings, Source
 from provider import JOB, Provider, checkpoint, page
 from verbs import environment
@@ -112,6 +113,11 @@ def test_status_port() -> None:
     """The README names each path of the status port."""
     paths = re.findall(r'add_get\("(/\w+)"', Path(web.__file__).read_text())
     assert paths == re.findall(r"`(/\w+z|/metrics)`", SECTIONS["Settings"])
+
+
+def test_error_classes() -> None:
+    """Each class of failures stands in the README, and no other."""
+    assert set(ErrorClass) == set(_first_cells("Error classes"))
 
 
 def test_make_targets() -> None:

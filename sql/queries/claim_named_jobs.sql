@@ -1,5 +1,6 @@
 -- Lease these jobs, due or not, paused or not; one that somebody polls, or has untracked, is left out. $1 jobs, $2 the source of each,
 -- $3 sources with a budget, $4 seconds between requests of each of them. $5 seconds of the lease.
+-- Whether the clock went back is judged row by row: another claim may have passed since this one read its clock.
 with clock as materialized (select clock_timestamp() as t),
 asked as (
   select a.job, a.source, row_number() over (partition by a.source) as n
