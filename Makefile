@@ -16,8 +16,12 @@ demo: $(READY)  ## a simulated provider, a private PostgreSQL and the daemon (AR
 test: $(READY)  ## the tests, on the embedded PostgreSQL (ARGS='-k word' chooses)
 	$(VENV)/bin/pytest $(ARGS)
 
-test-oldest: $(READY)  ## the tests, on the oldest PostgreSQL of this machine, where Debian's packages are
-	@if [ -n "$(OLDEST)" ]; then echo "PostgreSQL: $(OLDEST)"; TEST_POSTGRES_BIN=$(OLDEST) $(VENV)/bin/pytest $(ARGS); \
+test-slow: $(READY)  ## the tests that take too long for `make test`
+	$(VENV)/bin/pytest -m slow $(ARGS)
+
+test-oldest: $(READY)  ## all tests, on the oldest PostgreSQL of this machine, where Debian's packages are
+	@if [ -n "$(OLDEST)" ]; then echo "PostgreSQL: $(OLDEST)"; \
+	TEST_POSTGRES_BIN=$(OLDEST) $(VENV)/bin/pytest -m "slow or not slow" $(ARGS); \
 	else echo "skipped: no PostgreSQL 15 to 18 in /usr/lib/postgresql"; fi
 
 # What is looked for is on the PATH, or is pyenv's. PostgreSQL 18 is the embedded one, which each of them takes.
@@ -47,7 +51,10 @@ check-long: planted  ## thousands of histories against the model (HISTORIES=5000
 planted: $(READY)  ## make twelve well-known mistakes, one by one: the tests must catch each
 	$(VENV)/bin/python tests/planted.py
 
-check: lint test test-oldest contract wheel  ## all of these: types, two PostgreSQLs, the contract, the wheel run elsewhere
+catalogue: $(READY)  ## write anew what is kept of the views: catalogue, privileges, migrations, the guide's answers
+	$(VENV)/bin/pytest --update tests/test_catalogue.py $(wildcard tests/test_guide.py)
+
+check: lint test test-slow test-oldest contract wheel  ## all of these: types, two PostgreSQLs, the contract, the wheel run elsewhere
 
 wheel: $(READY)
 	sh tests/check_wheel.sh "$(UV)"
@@ -73,4 +80,4 @@ $(READY): .tools/bin/uv pyproject.toml requirements.lock
 $(PRISM):
 	npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .tools/prism @stoplight/prism-cli@5.14.2
 
-.PHONY: help demo test test-oldest test-all contract lint check check-long planted wheel lock clean
+.PHONY: help demo test test-slow test-oldest test-all contract catalogue lint check check-long planted wheel lock clean

@@ -246,7 +246,7 @@ def status(as_json: AsJson = False, config: Config = None) -> None:
 
 @app.command("migrate")
 def migrate_(config: Config = None) -> None:
-    """Create or upgrade the schema. Two at once are safe."""
+    """Create or upgrade the schema and the roles. Two at once are safe."""
     chosen = settings.load(config)
 
     async def work() -> None:
@@ -254,7 +254,10 @@ def migrate_(config: Config = None) -> None:
             with _database_errors():
                 async with store.connection() as connection:
                     done = await migrations.migrate(connection)
-        print(f"applied {', '.join(done)}" if done else "the schema is up to date")
+        print(f"applied {', '.join(done.files)}" if done.files else "the schema is up to date")
+        if done.roles_left is not None:
+            print(f"checkpointd: the roles are as they were, nothing depends on them ({done.roles_left}): to have them,"
+                  f" run {migrations.roles_file()} with psql as an administrator", file=sys.stderr)  # fmt: skip
 
     asyncio.run(work())
 
@@ -398,7 +401,7 @@ async def _ready(chosen: Settings) -> AsyncIterator[Store]:
         with _database_errors():
             async with store.connection() as connection:
                 if chosen.database_url is None:
-                    await migrations.migrate(connection)
+                    await migrations.keep_current(connection)
                 await migrations.require_current(connection)
             yield store
 
