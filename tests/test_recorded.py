@@ -10,7 +10,10 @@ import asyncpg
 import pytest
 
 from checkpointd.simulator.replay import read_recorded
-from provider import Provider, body
+from checkpointd.store import Store
+from harness import read_job_list, sync, track
+from provider import Provider, body, page
+from provider import job as job_record
 from verbs import checkpointd, environment, running
 
 RECORDED = Path(__file__).parent / "data" / "recorded"
@@ -160,3 +163,39 @@ async def test_example_that_claims_more(url: str, provider: Provider, sql: async
     )
     assert [0.167, 0.134] == [row["full_valid_loss"] for row in await _rows(sql)]
     assert await sql.fetchval("select last_complete_at is null from fine_tuning.freshness")
+
+
+# By hand from the files: n_epochs, the epochs in the order of steps, whether the last one is the final one, which place
+# the best one has among them, and what best_checkpoints says of it: metric, value, how many have it, of how many.
+JUDGED = {
+    "openai_three_epochs_with_validation.json": (3, [1, 2, 3], True, 2, ("valid_loss", 2.2545838967347758e-05, 3, 3)),
+    "openai_without_validation.json": (2, [1, 2], True, None, (None, None, 0, 2)),
+    # valid_loss is smallest at step 90: the whole validation file decides, not a sample of it
+    "azure_ten_epochs_lists_last_three.json": (10, [8, 9, 10], True, 0, ("full_valid_loss", 2.1294603796566234, 3, 3)),
+    "azure_documented_example_ascending.json": (3, [1, 2, 3], False, 2, ("full_valid_loss", 0.114, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+async def test_judgements(name: str, store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Epochs, the final and the best checkpoint and freshness are those that a person reads from each recorded run."""
+    n_epochs, epochs, last_is_final, best, judged = JUDGED[name]
+    items = sorted(json.loads((RECORDED / name).read_text())["data"], key=lambda item: item["step_number"])
+    of = items[0]["fine_tuning_job_id"]
+    provider.checkpoints[of] = page(items)
+    provider.jobs = page([job_record(of, "succeeded", hyperparameters={"n_epochs": n_epochs})])
+    await track(store, of)
+    await read_job_list(store, provider)
+    await sync(store, provider, of)
+    rows = await sql.fetch("select epoch, is_final from fine_tuning.checkpoints order by step_number")
+    assert [(n, last_is_final and n == epochs[-1]) for n in epochs] == [tuple(row) for row in rows]
+    chosen = await sql.fetchrow("select rule, value, covered, checkpoints, checkpoint_id, step_number, missing_since,"
+                                " fine_tuned_model_checkpoint from fine_tuning.best_checkpoints")  # fmt: skip
+    item = dict.fromkeys(items[0]) if best is None else items[best]
+    assert (*judged, item["id"], item["step_number"], None, item["fine_tuned_model_checkpoint"]) == tuple(chosen or ())
+    fresh = await sql.fetchrow("""
+        select last_attempt_at <= last_complete_at, last_complete_at = last_success_at,
+          last_complete_at = last_change_at, lag between interval '0' and interval '30 s', is_stale,
+          consecutive_failures, error_class, next_poll_at > now()
+        from fine_tuning.freshness""")
+    assert (True, True, True, True, False, 0, None, True) == tuple(fresh or ())

@@ -229,8 +229,8 @@ async def test_operations_do_as_the_commands(
     """An operator's functions leave the same rows as the commands, and give the role nothing else."""
     env = environment(tmp_path, url, provider.url)
     rows = """select j.tracked_by, j.untracked_at is not null as untracked, p.next_poll_at = 'infinity' as never,
-        p.digest, p.poll_again, p.equal_listings, p.sealed_at from checkpointd.jobs j join checkpointd.polling p on p.job = j.key
-        where j.id = $1"""
+        p.digest, p.poll_again, p.equal_listings, p.sealed_at
+        from checkpointd.jobs j join checkpointd.polling p on p.job = j.key where j.id = $1"""
     held = """update checkpointd.polling set digest = 'x', equal_listings = 3, sealed_at = now(),
         lease_expires_at = now() + interval '1 minute'"""
     await checkpointd("track", "ftjob-command", env=env)
