@@ -120,8 +120,15 @@ begin
 
   grant usage on schema fine_tuning to checkpointd, checkpointd_operator, checkpointd_reader;
   grant select on all tables in schema fine_tuning to checkpointd, checkpointd_reader;
-  for callable in select p.oid::regprocedure as name, p.prosecdef from pg_proc p where p.pronamespace = 'fine_tuning'::regnamespace loop
-    if callable.prosecdef then
+  for callable in
+    select p.oid::regprocedure as name, p.prosecdef, p.pronamespace = 'checkpointd'::regnamespace as is_private
+    from pg_proc p where p.pronamespace = 'fine_tuning'::regnamespace
+      or p.pronamespace = 'checkpointd'::regnamespace and p.provolatile = 'v'  -- the others stand in views: their readers call them
+  loop
+    if callable.is_private then
+      execute format('revoke all on function %s from public', callable.name);
+      execute format('grant execute on function %s to checkpointd', callable.name);
+    elsif callable.prosecdef then
       execute format('grant execute on function %s to checkpointd_operator', callable.name);
     else
       execute format('grant execute on function %s to checkpointd, checkpointd_reader', callable.name);

@@ -97,7 +97,7 @@ async def test_answers(filled: str, sql: asyncpg.Connection, binaries: Path, upd
     assert not [answer for answer in answers if "(0 rows)" in answer]
     if update:
         _show(answers)
-    assert [answer for _, answer in _pairs()] == answers, "the guide is old: make contract"
+    assert [answer for _, answer in _pairs()] == answers, "the guide is old: make catalogue"
 
 
 async def test_guide_names_every_view(sql: asyncpg.Connection) -> None:

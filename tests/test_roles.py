@@ -15,6 +15,7 @@ from logins import as_role, connected, login
 from provider import JOB, Provider, checkpoint, job, page
 from verbs import checkpointd, environment, running, wait_for_line
 
+README = (Path(__file__).parents[1] / "README.md").read_text()
 OBJECTS = """
     select pg_get_userbyid(nspowner) as owner from pg_namespace where nspname in ('checkpointd', 'fine_tuning')
     union select pg_get_userbyid(relowner) from pg_class where relkind in ('r', 'v', 'S') and relnamespace in
@@ -330,3 +331,26 @@ async def test_timeouts_hold_for_the_role_itself(url: str, sql: asyncpg.Connecti
         finally:
             await sql.execute(f"alter role {role} nologin")
         assert timeouts == tuple(shown), role
+
+
+async def test_the_readmes_login(url: str, sql: asyncpg.Connection) -> None:
+    """The README's three lines make a login that reads the views, with timeouts."""
+    lines = re.search(r"^## Who may do what.*?^```sql\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert lines is not None
+    assert 3 == len(lines[1].splitlines())
+    try:
+        await sql.execute(lines[1])
+        reader = await asyncpg.connect(as_role(url, "grafana"))
+        assert 0 == await reader.fetchval("select count(*) from fine_tuning.checkpoints")
+        assert "1min" == await reader.fetchval("show statement_timeout")
+        await reader.close()
+    finally:
+        await sql.execute("drop role if exists grafana")
+
+
+def test_the_readme_names_each_role() -> None:
+    """The README's table of roles has each role that is made, and no other."""
+    made = set(re.findall(r"^--   (checkpointd\w*) ", migrations.roles_file().read_text(), re.MULTILINE))
+    section = README.split("## Who may do what")[1].split("\n## ")[0]
+    assert 4 == len(made)
+    assert made == set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
