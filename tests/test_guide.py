@@ -12,7 +12,8 @@ import pytest
 
 from checkpointd import queries
 from checkpointd.settings import FixedSettings, Source
-from checkpointd.simulator import World, serve
+from checkpointd.simulator.server import serve
+from checkpointd.simulator.world import World
 from checkpointd.store import Store
 from checkpointd.sync import sync_jobs
 from logins import login
