@@ -10,7 +10,7 @@ import pytest
 
 from checkpointd import migrations
 from checkpointd.settings import Source
-from checkpointd.store import connect
+from checkpointd.store import Store, connect
 from logins import as_role, connected, login
 from provider import JOB, Provider, checkpoint, job, page
 from verbs import checkpointd, environment, running, wait_for_line
@@ -148,6 +148,7 @@ async def test_owner_of_that_name(bare: str, provider: Provider, tmp_path: Path,
     await sql.close()
 
 
+@pytest.mark.slow
 async def test_the_daemons_role_suffices(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
     """A login with nothing but the role checkpointd can do all that the daemon and its commands do."""
     unreadable = {**checkpoint(1), "step_number": "one"}
@@ -224,23 +225,26 @@ async def test_what_a_reader_sees(url: str, sql: asyncpg.Connection) -> None:
             await reader.execute("rollback")
 
 
-async def test_operations_do_as_the_commands(
-    url: str, sql: asyncpg.Connection, provider: Provider, tmp_path: Path
-) -> None:
-    """An operator's functions leave the same rows as the commands, and give the role nothing else."""
-    env = environment(tmp_path, url, provider.url)
+async def test_operations_do_as_the_commands(url: str, sql: asyncpg.Connection, store: Store) -> None:
+    """An operator's functions leave the same rows as what the commands call, and give the role nothing else."""
     rows = """select j.tracked_by, j.untracked_at is not null as untracked, p.next_poll_at = 'infinity' as never,
         p.digest, p.poll_again, p.equal_listings, p.sealed_at
         from checkpointd.jobs j join checkpointd.polling p on p.job = j.key where j.id = $1"""
     held = """update checkpointd.polling set digest = 'x', equal_listings = 3, sealed_at = now(),
         lease_expires_at = now() + interval '1 minute'"""
-    await checkpointd("track", "ftjob-command", env=env)
+    source = (await store.register_sources({"openai": "openai"}))["openai"]
+    assert 1 == await store.track(source, ["ftjob-command"])
+    jobs = await store.find_jobs(["ftjob-command"])
     async with connected(url, "in role checkpointd_operator") as operator:
         assert await operator.fetchval("select fine_tuning.track('ftjob-function')")
         assert not await operator.fetchval("select fine_tuning.track('ftjob-function', 'openai')")
-        for operation in ("resync", "untrack", "track"):
+        for operation, command in (
+            ("resync", store.resync(jobs)),
+            ("untrack", store.untrack(jobs)),
+            ("track", store.track(source, ["ftjob-command"])),
+        ):
             await sql.execute(held)
-            await checkpointd(operation, "ftjob-command", env=env)
+            assert 1 == await command
             await operator.execute(f"select fine_tuning.{operation}('ftjob-function')")
             assert await sql.fetch(rows, "ftjob-command") == await sql.fetch(rows, "ftjob-function"), operation
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
