@@ -96,7 +96,9 @@ async def test_owner_without_rights(bare: str, provider: Provider, tmp_path: Pat
     ended = await checkpointd("migrate", env=env)
     assert 0 == ended.code
     assert ended.out.startswith("applied 0001_initial.sql, ")
-    assert re.fullmatch(r"checkpointd: the roles .*permission denied.*: .*roles\.sql.* administrator\n", ended.err)
+    assert re.fullmatch(
+        r"checkpointd: the roles .*permission denied.*: .* administrator run .*roles\.sql with psql\n", ended.err
+    )
     sql = await asyncpg.connect(bare.format("app"))
     assert {"app"} == await _owners(sql)
     provider.checkpoints["ftjob-1"] = page([checkpoint(1, "ftjob-1")])
@@ -217,6 +219,7 @@ async def test_what_a_reader_sees(url: str, sql: asyncpg.Connection) -> None:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await reader.execute(f"select fine_tuning.{operation}('ftjob-1')")
         for statement in (
+            "lock table checkpointd.schema_migrations in access share mode",
             "update fine_tuning.sources set state = 'paused'",
             "lock table fine_tuning.jobs in share mode",
         ):

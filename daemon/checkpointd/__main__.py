@@ -256,8 +256,9 @@ def migrate_(config: Config = None) -> None:
                     done = await migrations.migrate(connection)
         print(f"applied {', '.join(done.files)}" if done.files else "the schema is up to date")
         if done.roles_left is not None:
-            print(f"checkpointd: the roles are as they were, nothing depends on them ({done.roles_left}): to have them,"
-                  f" run {migrations.roles_file()} with psql as an administrator", file=sys.stderr)  # fmt: skip
+            why = f"this role may not change them ({done.roles_left})"
+            print(f"checkpointd: the roles were left as they are, {why}: to have them, let an administrator run"
+                  f" {migrations.roles_file()} with psql", file=sys.stderr)  # fmt: skip
 
     asyncio.run(work())
 
