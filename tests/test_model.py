@@ -36,7 +36,7 @@ from spoilt import FAULTS
 from wire import COMMIT, Wire
 from world import Edit, Script, World
 
-HISTORIES = int(os.environ.get("HISTORIES", "150"))
+HISTORIES = int(os.environ.get("HISTORIES", "120"))
 MOST_PAGES = 8
 LEASE = 60.0
 
@@ -51,9 +51,13 @@ class Poll(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """A daemon is stopped so many turns of the loop into a poll, and cancelled so many turns later; it starts anew."""
+    """A daemon is stopped so many turns of the loop into a poll, or while it waits for a page; it starts anew.
+
+    So many turns later (`again`) whatever it still does is cancelled.
+    """
 
     by: str
+    page: int | None
     after: int
     again: int | None
     faults: tuple[w.Fault, ...] = ()
@@ -85,14 +89,16 @@ class Tell(NamedTuple):
 
 Step = Edit | Poll | Stop | Race | Overtake | Resync | Tell
 
-numbers = st.integers(0, 20)
-values = st.sampled_from([0, 0.5, 0.25, 1, 1.0, 1e-7, 123456.75, None, w.ABSENT, w.NOT_FINITE])
+numbers = st.integers(0, 7)
+turns = st.integers(0, 24).map(lambda n: round(1.37**n) - 1)  # a poll takes some hundreds: as many soon as late in it
+values = st.sampled_from([0.5, 0.25, 0, 1, 1.0, 1e-7, 123456.75, None, None, None, w.ABSENT, w.ABSENT, w.NOT_FINITE])
 edits: st.SearchStrategy[Edit] = st.one_of(
     st.builds(w.Publish, count=st.integers(1, 7), at=st.sampled_from([0, 0, 0, 1, 4])),
     st.builds(w.Withdraw, count=st.integers(1, 4), at=numbers),
     st.builds(w.Restore, at=numbers),
     st.builds(w.Double, at=numbers),
     st.builds(w.Change, at=numbers, field=st.sampled_from(w.METRICS), value=values),
+    st.builds(w.Change, at=st.integers(0, 2), field=st.sampled_from(w.METRICS[:2]), value=values),
     st.builds(w.Change, at=numbers, field=st.just("step_number"), value=st.integers(1, 9)),
     st.builds(w.Change, at=numbers, field=st.just("fine_tuned_model_checkpoint"), value=st.sampled_from(["a", "b"])),
     st.builds(w.Spoil, at=numbers, flaw=st.sampled_from([None, None, *w.FLAWS])),
@@ -113,15 +119,16 @@ polls = st.builds(
 )
 actions = st.sampled_from([
     *[polls] * 6,
-    st.builds(Stop, daemons, st.integers(0, 120), st.one_of(st.none(), st.integers(0, 60)), faults),
+    st.builds(Stop, daemons, st.none(), turns, st.one_of(st.none(), turns), faults),
+    st.builds(Stop, daemons, st.integers(0, 3), st.just(0), st.one_of(st.none(), turns), st.just(())),
     st.builds(Race, faults),
     st.builds(Overtake, st.integers(0, 3), st.lists(edits, max_size=2).map(tuple), st.booleans()),
     st.builds(Resync),
     st.builds(Tell, st.sampled_from(["running", "paused", "succeeded", "unheard-of"])),
 ]).flatmap(lambda chosen: chosen)  # fmt: skip
 rounds = st.tuples(st.lists(st.one_of(edits, st.builds(w.Reorder, turn=numbers)), max_size=3), actions)
-histories = st.lists(rounds, min_size=1, max_size=12).map(
-    lambda played: [step for changes, action in played for step in (*changes, action)]
+histories = st.tuples(st.integers(0, 7), st.lists(rounds, min_size=1, max_size=12)).map(
+    lambda drawn: [w.Publish(drawn[0]), *(step for changes, action in drawn[1] for step in (*changes, action))]
 )
 
 
@@ -431,29 +438,39 @@ class History:
 
     async def _stop(self, step: Stop) -> None:
         daemon = self._daemon(step.by)
-        script = await self._script(daemon, step.faults)
+        script = await self._script(daemon, step.faults, hold=step.page)
         poll = asyncio.create_task(daemon.poll())
+        if step.page is not None:
+            await self._until(script.reached, poll)
         for _ in range(step.after):
-            await asyncio.sleep(0)
+            if not poll.done():
+                await asyncio.sleep(0)
         poll.cancel()
         await asyncio.wait([poll])
         daemon.end()
         if step.again is not None:
             for _ in range(step.again):
-                await asyncio.sleep(0)
+                if not daemon.life.done():
+                    await asyncio.sleep(0)
             daemon.life.cancel()
         await asyncio.wait([daemon.life])
+        script.go_on.set()
         await self.bench.idle()
         await self._saved(script, MOST_PAGES, perhaps=True)
         await daemon.start(self._key, self._page_size)
 
+    @staticmethod
+    async def _until(reached: asyncio.Event, poll: asyncio.Task[int]) -> None:
+        """Wait until a page is asked for, or the poll has ended without."""
+        waiting = asyncio.create_task(reached.wait())
+        await asyncio.wait([waiting, poll], return_when="FIRST_COMPLETED")
+        waiting.cancel()
+
     async def _overtake(self, step: Overtake) -> None:
         script = await self._script(self.a, hold=step.page)
         late = asyncio.create_task(self.a.poll())
-        reached = asyncio.create_task(script.reached.wait())
-        await asyncio.wait([late, reached], return_when="FIRST_COMPLETED")
+        await self._until(script.reached, late)
         if late.done():  # the list has no such page
-            reached.cancel()
             await self._saved(script, MOST_PAGES)
             return
         for edit in step.edits:

@@ -169,9 +169,8 @@ class World:
         self._born += 1
         number = self._born
         model = f"ft:m:{number}:ckpt-step-{number}"
-        return Checkpoint(
-            number, {"step_number": number, "fine_tuned_model_checkpoint": model, "train_loss": 1 / number}
-        )
+        metrics: dict[str, Value] = {"train_loss": 1 / number, "valid_loss": 2 / number}
+        return Checkpoint(number, {"step_number": number, "fine_tuned_model_checkpoint": model, **metrics})
 
     def _edit_one(self, edit: Edit) -> None:
         if isinstance(edit, Reorder):
