@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 
 import asyncpg
+from prometheus_client.metrics import MetricWrapperBase
 from typer.main import get_command
 
+from checkpointd import figures
 from checkpointd.__main__ import app
+from checkpointd.observe import REGISTRY
 from checkpointd.settings import PREFIX, Settings, Source
 
 TOP = Path(__file__).parents[1]
@@ -48,6 +51,20 @@ async def test_views(sql: asyncpg.Connection) -> None:
     """Each view stands in the README, and no other."""
     rows = await sql.fetch("select viewname from pg_views where schemaname = 'fine_tuning'")
     assert {row["viewname"] for row in rows} == set(_first_cells("Views"))
+
+
+def test_metrics() -> None:
+    """Each metric stands in the README with its labels, and no other."""
+    section = _section("Metrics and alerts")
+    suffix = {"counter": "_total", "info": "_info"}
+    shown = {
+        of._name + suffix.get(of._type, ""): ", ".join(of._labelnames)
+        for of in REGISTRY._collector_to_names
+        if isinstance(of, MetricWrapperBase)
+    }
+    told = dict(re.findall(r"^\| `(checkpointd_\w+)` \| (.*?) ?\|", section, flags=re.MULTILINE))
+    assert shown | {"checkpointd_build_info": "version"} == told
+    assert f"read each {figures.GAP_SECONDS:g} s" in section
 
 
 def test_make_targets() -> None:
