@@ -1,6 +1,7 @@
 """What the metrics tell from the database, and what becomes of it when the database is away."""
 
 import asyncio
+import math
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from checkpointd import figures, observe, web
 from checkpointd.embedded import EmbeddedPostgres
 from checkpointd.store import Store
-from harness import sync, track
+from harness import polling_one, sync, track
 from provider import JOB, Provider, checkpoint, page
 from verbs import checkpointd, environment, get, running, wait_for_line
 
@@ -109,6 +110,7 @@ async def test_withdrawn_while_the_database_hangs(
     await figures.refresh(store)
     assert {"active": 1} == _phases()
     monkeypatch.setattr(figures, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(observe, "_database_errors", {})
     async with sql.transaction(), web.serve("127.0.0.1", port, observe.problems):
         await sql.execute("lock checkpointd.polling in access exclusive mode")
         counting = asyncio.create_task(figures.refresh(store))
@@ -126,6 +128,15 @@ async def test_withdrawn_while_the_database_hangs(
     await figures.refresh(store)
     assert {"active": 1} == _phases()
     assert [] == observe.problems()
+
+
+async def test_a_source_at_rest_is_no_dead_daemon(store: Store, provider: Provider) -> None:
+    """A tick counts though the provider asked for a pause and there is nothing to claim."""
+    observe.LAST_TICK.set(0)
+    async with polling_one(store, provider) as (poller, service, _):
+        service.silent_until = math.inf
+        assert 0 == await poller.tick()
+    assert 0 < (observe.REGISTRY.get_sample_value("checkpointd_last_tick_timestamp_seconds") or 0)
 
 
 async def test_a_daemon_whose_database_goes_away(provider: Provider, tmp_path: Path) -> None:

@@ -62,8 +62,10 @@ def test_each_alert_is_tested() -> None:
 
 
 def test_each_alert_says_what_to_do() -> None:
-    """Each alert has a severity, a summary, what it means, and what to do."""
+    """Each alert has a severity, a summary that names whom it is about, what it means, and what to do."""
     for rule in RULES.split("- alert: ")[1:]:
+        about = "source" if "by (job, source)" in rule else "instance"
+        assert [about] == re.findall(r"\$labels\.(\w+)", rule), rule
         keys = re.findall(r"^ +(expr|severity|summary|description|action): *\S", rule, flags=re.MULTILINE)
         assert ["expr", "severity", "summary", "description", "action"] == keys, rule
 
@@ -117,6 +119,7 @@ async def test_page(url: str, tmp_path: Path) -> None:
         page = (await get(port, "/metrics"))[1]
     assert "" == _promtool("check", "metrics", stdin=page)
     assert 'checkpointd_source_state{source="openai",state="ok"} 1.0' in page
+    assert 'checkpointd_rejected_items_total{source="openai"} 0.0' in page
     assert "ftjob" not in page
 
 
