@@ -144,6 +144,15 @@ async def sql(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
+def port() -> int:
+    """Return a port of loopback that was free a moment ago."""
+    with closing(socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        number: int = free.getsockname()[1]
+        return number
+
+
+@pytest.fixture
 async def provider() -> AsyncIterator[Provider]:
     """Yield a provider whose answers the test scripts."""
     async with Provider() as running:

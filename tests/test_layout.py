@@ -27,7 +27,8 @@ IMPORTS = {
     "api": {"envelope", "failures"},
     # at work
     "settings": set(),
-    "observe": {"write"},
+    "observe": {"store", "write"},
+    "figures": {"observe", "queries", "store"},
     "service": {"api", "failures", "store"},
     "outbox": {"failures", "observe", "save", "service", "store", "write"},
     "poller": {"api", "cadence", "failures", "listing", "observe", "outbox", "service", "store", "write"},
@@ -39,8 +40,8 @@ IMPORTS = {
     "serving": {"api", "cadence", "discovery", "outbox", "poller", "service", "settings", "store"},
     "sync": {"api", "failures", "outbox", "serving", "settings", "store", "write"},
     "daemon": {
-        "api", "discovery", "metronome", "migrations", "observe", "poller", "serving", "settings", "store", "systemd",
-        "web",
+        "api", "discovery", "figures", "metronome", "migrations", "observe", "poller", "serving", "settings", "store",
+        "systemd", "web",
     },
     "terminal": set(),
     # for trying it out

@@ -14,10 +14,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import asyncpg
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 from typer.main import get_command
 
-from checkpointd import __main__, web
+from checkpointd import __main__, figures, web
 from checkpointd.failures import ErrorClass
+from checkpointd.observe import REGISTRY
 from checkpointd.settings import PREFIX, Settings, Source
 from provider import JOB, Provider, checkpoint, page
 from verbs import environment
@@ -118,6 +120,20 @@ def test_status_port() -> None:
 def test_error_classes() -> None:
     """Each class of failures stands in the README, and no other."""
     assert set(ErrorClass) == set(_first_cells("Error classes"))
+
+
+def test_metrics() -> None:
+    """Each metric stands in the README with its labels, and no other."""
+    section = SECTIONS["Metrics and alerts"]
+    suffix = {"counter": "_total", "info": "_info"}
+    shown = {
+        of._name + suffix.get(of._type, ""): ", ".join(of._labelnames)
+        for of in REGISTRY._collector_to_names
+        if isinstance(of, MetricWrapperBase)
+    }
+    told = dict(re.findall(r"^\| `(checkpointd_\w+)` \| (.*?) ?\|", section, flags=re.MULTILINE))
+    assert shown | {"checkpointd_build_info": "version"} == told
+    assert f"read each {figures.GAP_SECONDS:g} s" in section
 
 
 def test_make_targets() -> None:

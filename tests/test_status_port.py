@@ -4,42 +4,27 @@ import asyncio
 import socket
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from checkpointd import systemd, web
 from provider import JOB, Provider, checkpoint, page
-from verbs import checkpointd, environment, running, wait_for_line
-
-
-@pytest.fixture
-def port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number: int = free.getsockname()[1]
-        return number
-
-
-async def _get(port: int, path: str) -> tuple[int, str]:
-    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}{path}") as response:
-        return response.status, await response.text()
+from verbs import checkpointd, environment, get, running, wait_for_line
 
 
 async def test_ready_and_not(port: int) -> None:
     """/livez answers while the process lives; /readyz says in words what keeps it from its work."""
     problems = ["database: away"]
     async with web.serve("127.0.0.1", port, lambda: problems):
-        assert (200, "ok\n") == await _get(port, "/livez")
-        assert (503, "database: away\n") == await _get(port, "/readyz")
+        assert (200, "ok\n") == await get(port, "/livez")
+        assert (503, "database: away\n") == await get(port, "/readyz")
         problems.clear()
-        assert (200, "ok\n") == await _get(port, "/readyz")
+        assert (200, "ok\n") == await get(port, "/readyz")
 
 
 async def test_port_in_use(port: int) -> None:
     """A port in use is no reason to stop."""
     async with web.serve("127.0.0.1", port, list), web.serve("127.0.0.1", port, list):
-        assert (200, "ok\n") == await _get(port, "/livez")
+        assert (200, "ok\n") == await get(port, "/livez")
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -58,7 +43,7 @@ async def test_the_daemon_tells(url: str, provider: Provider, tmp_path: Path, po
                 while "READY=1" not in (await loop.sock_recv(channel, 1000)).decode():
                     pass
             await wait_for_line(daemon, "poll.changed")
-            metrics = (await _get(port, "/metrics"))[1]
+            metrics = (await get(port, "/metrics"))[1]
             assert 'checkpointd_polls_total{outcome="changed",source="openai"} 1.0' in metrics
             assert 'checkpointd_checkpoints_stored_total{source="openai"} 1.0' in metrics
             assert "checkpointd_database_up 1.0" in metrics

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import aiohttp
+
 import checkpointd as package
 
 KEY = "canary-key-0123456789"
@@ -62,6 +64,12 @@ async def running(*arguments: str, env: dict[str, str]) -> AsyncIterator[Process
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+async def get(port: int, path: str) -> tuple[int, str]:
+    """Ask a server on loopback: the status and the body of its answer."""
+    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}{path}") as response:
+        return response.status, await response.text()
 
 
 async def wait_for_line(process: Process, word: str) -> str:

@@ -5,16 +5,17 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
-from checkpointd import api, migrations, observe, systemd, web
+from checkpointd import api, figures, migrations, observe, systemd, web
 from checkpointd.discovery import Discovery
 from checkpointd.metronome import Metronome, metronome
 from checkpointd.observe import log
 from checkpointd.poller import Poller
 from checkpointd.serving import Keyed, open_services, pollers
 from checkpointd.settings import Settings
-from checkpointd.store import UNAVAILABLE, Connect, Store, explain, open_store
+from checkpointd.store import UNAVAILABLE, Connect, Store, open_store
 
 WAIT_SECONDS: Final = 2.0
 """How often a database that is away, or whose schema is old, is looked at again."""
@@ -36,8 +37,14 @@ class Stop:
 async def run(settings: Settings, connect: Connect, keyed: Keyed, *, migrate: bool, stop: Stop) -> None:
     """Run the daemon until `stop`. With `migrate` the database is ours alone and is kept up to date."""
     problems = ["starting"]
+
+    def all_problems() -> list[str]:
+        return problems or observe.problems()
+
+    observe.READY.set_function(lambda: not all_problems())
+    observe.expect(source.name for source in settings.sources)
     async with (
-        web.serve(settings.http_host, settings.http_port, lambda: problems or observe.problems()),
+        web.serve(settings.http_host, settings.http_port, all_problems),
         open_store(connect) as store,
         api.session() as http,
     ):
@@ -52,7 +59,7 @@ async def run(settings: Settings, connect: Connect, keyed: Keyed, *, migrate: bo
             problems.clear()
             log.info("daemon.ready", sources=[service.name for service in services])
             systemd.notify(READY=1, STATUS="polling")
-            await _ring(settings, poller, discoveries, stop)
+            await _ring(settings, store, poller, discoveries, stop)
             systemd.notify(STOPPING=1, STATUS="draining")
             log.info("daemon.draining")
     log.info("daemon.stopped")
@@ -65,11 +72,16 @@ async def _prepare(settings: Settings, store: Store, problems: list[str], *, mig
             if migrate:
                 await migrations.keep_current(connection)
             await migrations.require_current(connection)
-        return await store.register_sources({s.name: s.kind for s in settings.sources})
+        keys = await store.register_sources({s.name: s.kind for s in settings.sources})
     except migrations.MigrationError as e:
+        observe.DATABASE_UP.set(1)
         problem = f"database: {e}"
     except UNAVAILABLE as e:
-        problem = f"database: {explain(e)}"
+        observe.DATABASE_UP.set(0)
+        problem = f"database: {observe.in_words(e)}"
+    else:
+        observe.DATABASE_UP.set(1)
+        return keys
     if problems != [problem]:
         log.warning("daemon.waiting", reason=problem)
         systemd.notify(STATUS=f"waiting: {problem}")
@@ -77,8 +89,8 @@ async def _prepare(settings: Settings, store: Store, problems: list[str], *, mig
     return None
 
 
-async def _ring(settings: Settings, poller: Poller, discoveries: Sequence[Discovery], stop: Stop) -> None:
-    """Tick and list until told to stop."""
+async def _ring(settings: Settings, store: Store, poller: Poller, discoveries: Sequence[Discovery], stop: Stop) -> None:
+    """Tick, list and count until told to stop."""
     asked = stop.asked
     with metronome() as beat:
         async with asyncio.TaskGroup() as rings:
@@ -86,9 +98,11 @@ async def _ring(settings: Settings, poller: Poller, discoveries: Sequence[Discov
             ticking = rings.create_task(_follow(beat, poller.bell, seconds, poller.tick, asked))
             seconds = min(1.0, settings.job_list_seconds)
             follows = [_follow(beat, asyncio.Event(), seconds, discovery.tick, asked) for discovery in discoveries]
-            listing = [rings.create_task(follow) for follow in follows]
+            renew = partial(figures.renew, store)
+            follows.append(_follow(beat, asyncio.Event(), figures.GAP_SECONDS, renew, asked))
+            others = [rings.create_task(follow) for follow in follows]
             await asked.wait()
-            for task in listing:
+            for task in others:
                 task.cancel()
             # A tick is cut short only if it hangs: a claim that is cut off may have claimed, and nobody knows what.
             poller.bell.set()

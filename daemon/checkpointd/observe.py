@@ -9,12 +9,26 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from checkpointd import __version__
+from checkpointd.store import explain
 from checkpointd.write import Saved
 
+# A second series for each counter would say no more than process_start_time_seconds does.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY: Final = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+Info("checkpointd_build", "The version that runs.", registry=REGISTRY).info({"version": __version__})
 POLLS: Final = Counter("checkpointd_polls", "Polls, by source and outcome.", ["source", "outcome"], registry=REGISTRY)
 REQUESTS: Final = Counter("checkpointd_api_requests", "Requests made, by source.", ["source"], registry=REGISTRY)
 CHECKPOINTS: Final = Counter(
@@ -24,12 +38,18 @@ REJECTS: Final = Counter(
     "checkpointd_rejected_items", "Items that could not be read, by source.", ["source"], registry=REGISTRY
 )
 POLL_SECONDS: Final = Histogram(
-    "checkpointd_poll_seconds", "Time of a poll from its start to its last page.", registry=REGISTRY
+    "checkpointd_poll_duration_seconds",
+    "Time of a poll from its start to its last page.",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 45),  # three quarters of the default lease are the end of a poll
+    registry=REGISTRY,
 )
-SAVE_SECONDS: Final = Histogram("checkpointd_save_seconds", "Time of a save of finished polls.", registry=REGISTRY)
+SAVE_SECONDS: Final = Histogram(
+    "checkpointd_save_duration_seconds", "Time of a save of finished polls.", registry=REGISTRY
+)
 LAST_TICK: Final = Gauge(
-    "checkpointd_last_tick_timestamp_seconds", "When due jobs were last claimed.", registry=REGISTRY
+    "checkpointd_last_tick_timestamp_seconds", "When the daemon last looked for due jobs.", registry=REGISTRY
 )
+READY: Final = Gauge("checkpointd_ready", "1 if nothing keeps the daemon from its work.", registry=REGISTRY)
 DATABASE_UP: Final = Gauge("checkpointd_database_up", "1 if the last use of the database succeeded.", registry=REGISTRY)
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("checkpointd")
@@ -40,6 +60,15 @@ _LIKE_A_SECRET = re.compile(
 SHORTEST_SECRET: Final = 6
 """Characters: a header such as `1` or `on` is no secret, and must not blot every line it stands in."""
 _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+
+
+def expect(sources: Iterable[str]) -> None:
+    """Show each source's counters from the start: a rise from nothing to one is no rise to Prometheus."""
+    for source in sources:
+        for outcome in ("quiet", "changed"):
+            POLLS.labels(source, outcome)
+        for counter in (REQUESTS, CHECKPOINTS, REJECTS):
+            counter.labels(source)
 
 
 def committed(source: str, saved: Iterable[Saved]) -> None:
@@ -68,25 +97,31 @@ def _count_outcomes(saved: Iterable[Saved]) -> collections.Counter[str]:
     return collections.Counter(s.poll.error_class or ("changed" if s.new or s.changed else "quiet") for s in saved)
 
 
-_database_errors: dict[str, str] = {}
+_database_errors: dict[str, tuple[str, str]] = {}
+"""Work that fails: the kind of its error, and the error in words."""
 
 
 def database(work: str, error: Exception | None) -> None:
     """Note how a piece of work with the database went: a new kind of failure, and its end, are logged once each."""
-    kind = type(error).__name__ if error else None
-    if _database_errors.get(work) != kind:
-        if error and kind:
-            _database_errors[work] = kind
+    known = _database_errors.pop(work, None)
+    if error:
+        kind = type(error).__name__
+        _database_errors[work] = (kind, in_words(error))
+        if known is None or known[0] != kind:
             log.warning("database.unavailable", work=work, error=f"{kind}: {error}")
-        else:
-            del _database_errors[work]
-            log.info("database.recovered", work=work)
+    elif known:
+        log.info("database.recovered", work=work)
     DATABASE_UP.set(not _database_errors)
 
 
 def problems() -> list[str]:
-    """Say what keeps a running daemon from its work."""
-    return [f"database: {work}: {kind}" for work, kind in _database_errors.items()]
+    """Say what keeps a running daemon from its work, in words and without secrets."""
+    return [f"database: {work} failed: {reason}" for work, (_, reason) in _database_errors.items()]
+
+
+def in_words(error: Exception) -> str:
+    """Say in one line what is wrong with the database, fit for everybody: no secret, and no row that it quotes."""
+    return _LIKE_A_SECRET.sub("[secret]", explain(error).split(" DETAIL: ")[0])
 
 
 def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -> None:

@@ -49,6 +49,7 @@ class Poller:
 
     async def tick(self) -> int:
         """Claim due jobs and start their polls. Returns how many; 0 too where the database is away."""
+        observe.LAST_TICK.set_to_current_time()
         loop = asyncio.get_running_loop()
         rooms = {s.key: room for s in self._services.values() if (room := s.room(loop.time())).slots}
         if not rooms:
@@ -60,7 +61,6 @@ class Poller:
             observe.database("claim", e)
             return 0
         observe.database("claim", None)
-        observe.LAST_TICK.set_to_current_time()
         self._wants_more = len(leases) >= min(room.slots for room in rooms.values())
         self._start(leases, claimed_before)
         return len(leases)

@@ -1,0 +1,172 @@
+"""What the metrics tell from the database, and what becomes of it when the database is away."""
+
+import asyncio
+import math
+import re
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from checkpointd import figures, observe, web
+from checkpointd.embedded import EmbeddedPostgres
+from checkpointd.store import Store
+from harness import polling_one, sync, track
+from provider import JOB, Provider, checkpoint, page
+from verbs import checkpointd, environment, get, running, wait_for_line
+
+NAMES = ("stale", "failing", "unreadable", "suspected_gap")
+
+
+def _value(name: str, **labels: str) -> float | None:
+    return observe.REGISTRY.get_sample_value(f"checkpointd_{name}", {"source": "test", **labels})
+
+
+def _jobs() -> dict[str, float | None]:
+    """Return the numbers of jobs of the source that are in trouble, without those that are 0."""
+    return {name: count for name in NAMES if (count := _value(f"{name}_jobs"))}
+
+
+def _phases() -> dict[str, float | None]:
+    return {phase: count for phase in figures.PHASES if (count := _value("tracked_jobs", phase=phase))}
+
+
+async def test_no_jobs(store: Store) -> None:
+    """A source without jobs shows its state, and each number as 0: Prometheus cannot reckon with what is not there."""
+    await store.register_sources({"test": "openai"})
+    await figures.refresh(store)
+    assert [1, 0, 0] == [_value("source_state", state=state) for state in figures.STATES]
+    assert {0} == {_value("tracked_jobs", phase=phase) for phase in figures.PHASES}
+    assert {0} == {_value(f"{name}_jobs") for name in NAMES}
+    assert 0 == _value("oldest_lag_seconds")
+
+
+@pytest.mark.parametrize(
+    ("expected", "change"),
+    [
+        ({}, "last_complete_at = now() - interval '30 s'"),
+        ({"stale": 1}, "last_complete_at = now() - interval '1 day'"),
+        ({}, "last_complete_at = now() - interval '1 day', sealed_at = now()"),
+        ({"failing": 1}, "failures = 2, error_class = 'network'"),
+        ({"unreadable": 1}, "last_success_at = last_complete_at - interval '1 s'"),
+        ({"unreadable": 1}, "last_success_at = null"),
+    ],
+)
+async def test_jobs_in_trouble(
+    store: Store, provider: Provider, sql: asyncpg.Connection, expected: dict[str, float], change: str
+) -> None:
+    """A job is counted where it is stale, failing, or not read in full; one that is sealed is not late."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    await sql.execute(f"update checkpointd.polling set {change}")
+    await figures.refresh(store)
+    assert expected == _jobs()
+
+
+async def test_phases_and_lag(store: Store, sql: asyncpg.Connection) -> None:
+    """Jobs are counted by phase, untracked ones not at all; the oldest lag is that of a job still followed."""
+    await track(store, "ftjob-a", "ftjob-b", "ftjob-sealed", "ftjob-gone", "ftjob-untracked")
+    await store.untrack(await store.find_jobs(["ftjob-untracked"]))
+    for job, change in {
+        "ftjob-b": "last_complete_at = now() - interval '100 s'",
+        "ftjob-sealed": "sealed_at = now(), last_complete_at = now() - interval '1 day'",
+        "ftjob-gone": "last_complete_at = now() - interval '1 day', error_class = 'missing', failures = 9, "
+        "last_attempt_at = now(), failing_since = now() - interval '2 hours'",
+    }.items():
+        await sql.execute(
+            f"update checkpointd.polling p set {change} from checkpointd.jobs j where j.key = p.job and j.id = $1", job
+        )
+    await figures.refresh(store)
+    assert {"active": 2, "sealed": 1, "gone": 1} == _phases()
+    assert 100 <= (_value("oldest_lag_seconds") or 0) < 200
+
+
+async def test_suspected_gap(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A suspected gap counts while its job is followed."""
+    provider.checkpoints[JOB] = page([checkpoint(n) for n in (4, 2, 1)])
+    await sync(store, provider)
+    await figures.refresh(store)
+    assert {"suspected_gap": 1} == _jobs()
+    await sql.execute("update checkpointd.polling set sealed_at = now()")
+    await figures.refresh(store)
+    assert {} == _jobs()
+
+
+@pytest.mark.parametrize("state", ["paused", "refused"])
+async def test_state_of_a_source(store: Store, sql: asyncpg.Connection, state: str) -> None:
+    """A source is in one state, and the others are 0."""
+    await store.register_sources({"test": "openai"})
+    await figures.refresh(store)
+    await sql.execute("update checkpointd.sources set state = $1", state)
+    await figures.refresh(store)
+    assert {state: 1.0} == {name: v for name in figures.STATES if (v := _value("source_state", state=name))}
+
+
+async def test_withdrawn_while_the_database_hangs(
+    store: Store, sql: asyncpg.Connection, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a database that hangs, /metrics answers at once, shows no old number, and says that the database is down."""
+    await track(store)
+    await figures.refresh(store)
+    assert {"active": 1} == _phases()
+    monkeypatch.setattr(figures, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(observe, "_database_errors", {})
+    async with sql.transaction(), web.serve("127.0.0.1", port, observe.problems):
+        await sql.execute("lock checkpointd.polling in access exclusive mode")
+        counting = asyncio.create_task(figures.refresh(store))
+        await asyncio.sleep(0)
+        assert 'checkpointd_tracked_jobs{phase="active",source="test"} 1.0' in (await get(port, "/metrics"))[1]
+        assert not counting.done()
+        await counting
+        shown = (await get(port, "/metrics"))[1]
+        assert "checkpointd_database_up 0.0" in shown
+        assert [] == re.findall(r"^checkpointd_\w+_(?:jobs|seconds|state)\{.*source=.*", shown, flags=re.MULTILINE)
+        assert (
+            503,
+            "database: counting failed: no answer in time: is it up, and is its address right?\n",
+        ) == await get(port, "/readyz")
+    await figures.refresh(store)
+    assert {"active": 1} == _phases()
+    assert [] == observe.problems()
+
+
+async def test_a_source_at_rest_is_no_dead_daemon(store: Store, provider: Provider) -> None:
+    """A tick counts though the provider asked for a pause and there is nothing to claim."""
+    observe.LAST_TICK.set(0)
+    async with polling_one(store, provider) as (poller, service, _):
+        service.silent_until = math.inf
+        assert 0 == await poller.tick()
+    assert 0 < (observe.REGISTRY.get_sample_value("checkpointd_last_tick_timestamp_seconds") or 0)
+
+
+async def test_a_daemon_whose_database_goes_away(provider: Provider, tmp_path: Path) -> None:
+    """/readyz and /metrics of a daemon say what is wrong, in words and without secrets, and when it is over."""
+    database = EmbeddedPostgres(tmp_path / "postgres", sync=False)
+    url = (await database.start_or_connect()).replace("://postgres@", "://postgres:canary-password@")
+    assert "canary-password" in url
+    await database.stop()
+    env = environment(tmp_path, url, provider.url, CHECKPOINTD_MIN_POLL_SECONDS="0.1")
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+
+    async def until(status: int, words: str, **metrics: float) -> None:
+        async with asyncio.timeout(30):
+            while (found := await get(port, "/readyz"))[0] != status or words not in found[1]:
+                assert "canary" not in found[1]
+                await asyncio.sleep(0.05)
+        assert (200, "ok\n") == await get(port, "/livez")
+        shown = (await get(port, "/metrics"))[1]
+        assert {f"checkpointd_{name} {value:.1f}" for name, value in metrics.items()} <= set(shown.splitlines())
+        assert "canary" not in shown
+
+    async with running("run", env=env) as daemon:
+        port = int(re.findall(r"127\.0\.0\.1', (\d+)", await wait_for_line(daemon, "web.listening"))[0])
+        await until(503, "database: ", ready=0, database_up=0, last_tick_timestamp_seconds=0)
+        await database.start_or_connect()
+        await until(503, "run `checkpointd migrate`", ready=0, database_up=1)
+        await checkpointd("migrate", env=env)
+        await until(200, "ok", ready=1, database_up=1)
+        await database.stop()
+        await until(503, "database: claim failed: ", ready=0, database_up=0)
+        await database.start_or_connect()
+        await until(200, "ok", ready=1, database_up=1)
+    await database.stop()
