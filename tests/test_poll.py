@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import time
 from typing import Any
 
 import asyncpg
@@ -350,6 +351,31 @@ async def test_budget_is_kept(store: Store, provider: Provider, sql: asyncpg.Con
     await sql.execute("update checkpointd.sources set budget_at = budget_at - interval '10 s'")
     async with polling_one(store, provider, emission=10) as (poller, _, _):
         assert 1 == await poller.tick()
+
+
+async def test_budget_paces_further_requests(store: Store, provider: Provider) -> None:
+    """With a budget of ten requests a second, two jobs of sixteen pages are read at that rate, not page upon page."""
+    await track(store, "ftjob-1", "ftjob-2")
+    for name in ("ftjob-1", "ftjob-2"):
+        provider.checkpoints[name] = paged([checkpoint(n, name) for n in range(16, 0, -1)])
+    began = time.monotonic()
+    async with polling_one(store, provider, emission=0.1, page_size=1) as (poller, _, results):
+        assert 2 == await tick(poller)
+    # A second's share at once, 22 requests in turn.
+    assert 2.1 < time.monotonic() - began < 4
+    assert [16, 16] == [results[name].new for name in ("ftjob-1", "ftjob-2")]
+
+
+async def test_budget_ends_no_listing(store: Store, provider: Provider) -> None:
+    """A listing that by its budget would take longer than its lease is read to its end: a debt, which stops claims."""
+    provider.checkpoints[JOB] = paged([checkpoint(n) for n in range(4, 0, -1)])
+    await track(store)
+    async with polling_one(store, provider, emission=10, lease=2, page_size=1) as (poller, _, results):
+        assert 1 == await tick(poller)
+    assert (True, 4) == (results[JOB].poll.complete, results[JOB].new)
+    await track(store, "ftjob-2")
+    async with polling_one(store, provider, emission=10) as (poller, _, _):
+        assert 0 == await tick(poller)
 
 
 async def test_failing_jobs_take_a_quarter(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:

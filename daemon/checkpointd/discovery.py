@@ -9,6 +9,7 @@ from typing import Final
 
 from checkpointd import observe, queries
 from checkpointd.api import ApiError
+from checkpointd.budget import turns
 from checkpointd.failures import ErrorClass, Failure
 from checkpointd.jobs import read_jobs, save_jobs
 from checkpointd.observe import log
@@ -78,11 +79,10 @@ class Discovery:
         source = self._service.key
         unfinished = {row["id"] for row in await self._store.fetch(queries.FIND_UNFINISHED_JOBS, source)}
         unfinished -= set() if full else self._unlisted
-        async with aclosing(self._service.client.list_jobs(deadline)) as pages:
+        turn = turns(self._store, source, self._service.emission, paid=0)
+        async with aclosing(self._service.client.list_jobs(deadline, turn)) as pages:
             async for items in pages:
                 observe.REQUESTS.labels(self._service.name).inc()
-                if self._service.emission:
-                    await self._store.charge_sources({source: 1}, {source: self._service.emission})
                 records = read_jobs(items, self._service.client.holds_secret)
                 found = await self._store.discover(source, [r.id for r in records]) if self._discover else 0
                 moved = await save_jobs(self._store, source, records)

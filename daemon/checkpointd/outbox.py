@@ -37,7 +37,6 @@ class Finished(msgspec.Struct, frozen=True):
     poll: Poll | None
     of_source: Failure | None
     requests: int
-    """Requests that were made; its claim paid for one."""
 
     @property
     def items(self) -> int:
@@ -167,18 +166,13 @@ class Outbox:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _follow_up(self, batch: Sequence[Finished]) -> None:
-        """Tell the sources what befell them, and charge requests to their budgets."""
+        """Tell the sources what befell them."""
         troubles = {f.service.key: f.of_source for f in batch if f.of_source and f.requests}
         for source, failure in troubles.items():
             await note_trouble(self._store, source, failure)
         well = {f.service.key for f in batch if f.poll and f.poll.complete and f.claim.lease.troubled}
         if well := well - troubles.keys():
             await self._store.accept_sources(list(well))
-        extra = Counter[int]()
-        for f in batch:
-            extra[f.service.key] += max(f.requests - 1, 0)
-        emissions = {f.service.key: f.service.emission for f in batch if f.service.emission}
-        await self._store.charge_sources(extra, emissions)
 
     def _tell(self, batch: Sequence[Finished], saved: dict[int, Saved]) -> None:
         by_source: dict[str, list[Saved]] = defaultdict(list)
