@@ -4,8 +4,10 @@ One page tells the status of a hundred jobs, so that no job is ever asked for al
 """
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
+
+import asyncpg
 
 from checkpointd import observe, queries
 from checkpointd.api import ApiError
@@ -55,8 +57,7 @@ class Discovery:
 
     async def _read(self, *, due_or_not: bool) -> None:
         deadline = asyncio.get_running_loop().time() + LIST_SHARE * self._lease_seconds
-        leases = await self._store.fetch(queries.CLAIM_JOB_LISTS, [self._service.key], self._lease_seconds, due_or_not)
-        for lease in leases:
+        for lease in await self._claim(due_or_not=due_or_not):
             error, whole = None, False
             try:
                 whole = await self._pass(deadline, full=lease["full_pass"] or not self._read_through)
@@ -68,11 +69,25 @@ class Discovery:
                 error = e.failure.message
                 await self._fail(e.failure)
             finally:  # cut short, too, the list is free for others
-                gap = min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap))
+                await self._finish(lease, whole=whole, error=error)
+
+    async def _claim(self, *, due_or_not: bool) -> list[asyncpg.Record]:
+        """Lease the list if it is due. Cut short, it waits for the answer and gives back what it may have claimed."""
+        query = self._store.fetch(queries.CLAIM_JOB_LISTS, [self._service.key], self._lease_seconds, due_or_not)
+        claim = asyncio.ensure_future(query)
+        try:
+            return await asyncio.shield(claim)
+        except asyncio.CancelledError:
+            with suppress(*UNAVAILABLE):
                 async with asyncio.timeout(FINISH_SECONDS):
-                    await self._store.fetch(
-                        queries.FINISH_JOB_LIST, self._service.key, lease["lease_token"], gap, whole, error
-                    )
+                    for lease in await claim:
+                        await self._finish(lease, whole=False, error=None)
+            raise
+
+    async def _finish(self, lease: asyncpg.Record, *, whole: bool, error: str | None) -> None:
+        gap = min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap))
+        async with asyncio.timeout(FINISH_SECONDS):
+            await self._store.fetch(queries.FINISH_JOB_LIST, self._service.key, lease["lease_token"], gap, whole, error)
 
     async def _pass(self, deadline: float, *, full: bool) -> bool:
         """Read page after page: to the list's end, or, if not `full`, until all is told. Returns whether to the end."""
