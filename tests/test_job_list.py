@@ -1,15 +1,16 @@
-"""The job list is leased like a poll, and given back at a stop."""
+"""The job list is leased like a poll: given back at a stop, and no daemon's bad key keeps another one from it."""
 
 import asyncio
 
 import asyncpg
+from aiohttp import web
 
 from checkpointd.discovery import Discovery
 from checkpointd.service import Service
 from checkpointd.store import Store, connect, open_store
 from faults.proxy import Proxy
-from harness import serving
-from provider import Provider
+from harness import serving, track
+from provider import JOB, Provider, error, job, page
 
 
 def _discovery(store: Store, service: Service) -> Discovery:
@@ -34,3 +35,24 @@ async def test_cut_short_in_its_claim_it_leaves_no_lease(url: str, provider: Pro
         assert reading.cancelled()
     assert not await sql.fetchval(held)
     assert [] == provider.requests
+
+
+async def test_a_refused_key_leaves_the_list_to_others(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """A daemon whose key may not read the job list stays away from it; another one reads it at once."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        refused = request.headers["Authorization"] == "Bearer bad-key"
+        return error(401, "invalid_api_key") if refused else page([job(status="running")])
+
+    provider.jobs = answer
+    await track(store, JOB)
+    async with serving(store, provider, key="bad-key") as bad, serving(store, provider) as good:
+        of_bad = _discovery(store, bad)
+        await of_bad.tick()
+        await of_bad.tick()
+        assert 1 == len(provider.requests)
+        await _discovery(store, good).tick()
+    assert 2 == len(provider.requests)
+    assert "running" == await sql.fetchval("select status from fine_tuning.jobs")

@@ -43,10 +43,13 @@ class Discovery:
         self._unlisted: set[str] = set()
         """Jobs that the last full pass did not show: no reason to read on to the end each time."""
         self._failures = 0
+        self._silent_until = 0.0
+        """On the loop's clock: this daemon's key may not read the list, others' may."""
 
     async def tick(self, *, due_or_not: bool = False) -> None:
         """Read the job list if it is due. Failures are noted, not raised."""
-        if self._service.is_silent(asyncio.get_running_loop().time()) and not due_or_not:
+        now = asyncio.get_running_loop().time()
+        if (self._service.is_silent(now) or now < self._silent_until) and not due_or_not:
             return
         try:
             await self._read(due_or_not=due_or_not)
@@ -63,7 +66,7 @@ class Discovery:
                 whole = await self._pass(deadline, full=lease["full_pass"] or not self._read_through)
                 self._read_through = self._read_through or whole
                 if self._failures:
-                    self._failures = 0
+                    self._failures, self._silent_until = 0, 0.0
                     await self._store.accept_sources([self._service.key])
             except ApiError as e:
                 error = e.failure.message
@@ -85,9 +88,13 @@ class Discovery:
             raise
 
     async def _finish(self, lease: asyncpg.Record, *, whole: bool, error: str | None) -> None:
-        gap = min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap))
+        now = asyncio.get_running_loop().time()
+        gap = 0.0 if now < self._silent_until else self._next_gap()
         async with asyncio.timeout(FINISH_SECONDS):
             await self._store.fetch(queries.FINISH_JOB_LIST, self._service.key, lease["lease_token"], gap, whole, error)
+
+    def _next_gap(self) -> float:
+        return min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap))
 
     async def _pass(self, deadline: float, *, full: bool) -> bool:
         """Read page after page: to the list's end, or, if not `full`, until all is told. Returns whether to the end."""
@@ -114,6 +121,8 @@ class Discovery:
             kind = failure.error_class
             log.warning("job_list.failed", source=self._service.name, error_class=kind, error=failure.message)
         self._failures += 1
+        if failure.error_class in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN}:
+            self._silent_until = asyncio.get_running_loop().time() + self._next_gap()
         if failure.error_class in {ErrorClass.THROTTLED, ErrorClass.QUOTA}:
             # What befalls the list befalls the polls, too. Not so a refusal: a key may be good for them alone.
             await note_trouble(self._store, self._service.key, failure)
