@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from checkpointd import queries
 from checkpointd.failures import Failure
@@ -260,14 +261,16 @@ async def test_poison_stands_alone(store: Store, provider: Provider, sql: asyncp
 
 
 async def test_zombie_writes_nothing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """A poll whose lease was taken over writes nothing."""
+    """A poll whose lease was taken over writes nothing, and says so."""
     provider.checkpoints[JOB], reached, go_on = held(page([checkpoint(1)]))
     polling = asyncio.create_task(sync(store, provider))
     await reached.wait()
     await sql.execute("update checkpointd.polling set lease_token = lease_token + 1")
     go_on.set()
-    (result,) = (await polling).values()
+    with capture_logs() as logged:
+        (result,) = (await polling).values()
     assert isinstance(result, Failure)
+    assert [("poll.dropped", [JOB])] == [(line["event"], line["jobs"]) for line in logged]
     assert 0 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
 
 
