@@ -13,6 +13,9 @@ demo: $(READY)  ## a simulated provider, a private PostgreSQL and the daemon (AR
 test: $(READY)  ## the tests, on the embedded PostgreSQL (ARGS='-k word' chooses)
 	.venv/bin/pytest $(ARGS)
 
+test-slow: $(READY)  ## the tests that take long: daemons that are killed, cut off and delayed (FAULT_SEED=… repeats them)
+	.venv/bin/pytest -m slow -rP $(ARGS)
+
 test-oldest: $(READY)  ## the tests, on the oldest PostgreSQL of this machine, where Debian's packages are
 	@if [ -n "$(OLDEST)" ]; then TEST_POSTGRES_BIN=$(OLDEST) .venv/bin/pytest $(ARGS); \
 	else echo "skipped: no PostgreSQL 15 to 18 in /usr/lib/postgresql"; fi
@@ -22,7 +25,7 @@ lint: $(READY)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-check: lint test test-oldest wheel  ## lint, types, tests on two PostgreSQLs, and the built wheel installed and run elsewhere
+check: lint test test-slow test-oldest wheel  ## lint, types, all tests, on two PostgreSQLs, and the built wheel installed and run elsewhere
 
 wheel: $(READY)
 	sh tests/check_wheel.sh "$(UV)"
@@ -44,4 +47,4 @@ $(READY): .tools/bin/uv pyproject.toml requirements.lock
 	$(UV) pip install --python .venv --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-.PHONY: help demo test test-oldest lint check wheel lock clean
+.PHONY: help demo test test-slow test-oldest lint check wheel lock clean
