@@ -120,7 +120,7 @@ class Judge:
         while True:
             with suppress(*AWAY):
                 await self.look()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1)
 
     async def until_all_is_stored(self, seconds: float) -> None:
         """Wait until all that is listed is stored, and every job was polled from now on; at most so long."""
