@@ -30,7 +30,7 @@ CLOSE_SECONDS: Final = 3.0
 
 
 LEASE_LOST: Final = "its lease was lost: another daemon polls it, or the database was away"
-SHOWN_JOBS: Final = 5
+SHOWN_JOBS: Final = 20
 """A line of the log names so many of the jobs whose polls were dropped."""
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from faults.daemons import INTERVAL, LEASE, daemon, surroundings, until
 from faults.invariants import Judge
+from faults.proxy import Proxy
 from faults.truth import Truth
 from provider import error, held, page
 
@@ -29,7 +30,8 @@ async def test_zombie_writes_nothing(
     name = truth.jobs[0]
     stale, reached, go_on = held(page([{**truth.item(name), "id": "ftckpt_of_a_zombie"}]))
     async with AsyncExitStack() as stack:
-        zombie = await stack.enter_async_context(daemon(surroundings(tmp_path, url, truth.provider.url)))
+        alone = surroundings(tmp_path, url, truth.provider.url, CHECKPOINTD_CONCURRENCY="1")
+        zombie = await stack.enter_async_context(daemon(alone))
         await zombie.wait_for("poll.changed")
         truth.faults[name] = stale
         await asyncio.wait_for(reached.wait(), 10)
@@ -47,20 +49,22 @@ async def test_zombie_writes_nothing(
         await until(lambda: truth.asked(zombie.key) >= asked + 5, 10)
         truth.grow(name)
         await judge.until_all_is_stored(8)
-        said = [line for line in zombie.log[known:] if "its lease was lost" in line and name in line]
-        assert 1 == len(said), zombie.log[known:]
+        said = [line for line in zombie.log[known:] if name in line]
+        assert [True, *(False for _ in said[1:])] == ["its lease was lost" in line for line in said], said
     assert 0 == await sql.fetchval("select count(*) from fine_tuning.checkpoints where id = 'ftckpt_of_a_zombie'")
 
 
 async def test_frozen_and_killed_at_random(
     url: str, truth: Truth, judge: Judge, rng: random.Random, tmp_path: Path
 ) -> None:
-    """F4. Of three replicas one after the other freezes beyond its lease: nothing is lost, doubled or half-written."""
+    """F4. Of three replicas, whose way to the database is long, one after the other freezes beyond its lease."""
     truth.delay = lambda: rng.uniform(0, 0.02)
-    thawed: list[tuple[str, float]] = []
-    async with AsyncExitStack() as stack:
+    thawed = set()
+    async with Proxy(url) as proxy, AsyncExitStack() as stack:
+        proxy.latency = 0.01  # transactions last long enough to overlap
         replicas = [
-            await stack.enter_async_context(daemon(surroundings(tmp_path, url, truth.provider.url))) for _ in range(3)
+            await stack.enter_async_context(daemon(surroundings(tmp_path, proxy.url, truth.provider.url)))
+            for _ in range(3)
         ]
         for replica in replicas:
             await replica.wait_for("daemon.ready")
@@ -70,11 +74,10 @@ async def test_frozen_and_killed_at_random(
                 one.process.send_signal(signal.SIGSTOP)
                 await asyncio.sleep(rng.uniform(LEASE, LEASE + 0.5))
                 one.process.send_signal(signal.SIGCONT)
-                thawed.append((one.key, time.monotonic()))
+                thawed.add(one.key)
                 await asyncio.sleep(rng.uniform(0, 0.5))
         await judge.until_all_is_stored(LEASE + 8)
-    keys = {key for key, _ in thawed}
-    assert [] == [said for said in truth.at_once if not any(key in said for key in keys)]
+    assert [] == [said for said in truth.at_once if not any(key in said for key in thawed)]
 
 
 async def test_takeover(url: str, truth: Truth, judge: Judge, rng: random.Random, tmp_path: Path) -> None:

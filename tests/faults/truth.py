@@ -108,12 +108,11 @@ class Truth:
         self.listed[item["id"]] = self.listed[item["id"]]._replace(full_valid_loss=loss)
 
     async def keep_growing(self, pause: float) -> None:
-        """Let some job grow again and again, and metrics come late."""
+        """Let some job grow again and again, and a metric of another one come late."""
         while True:
             await asyncio.sleep(self.rng.uniform(0, 2 * pause))
-            name = self.rng.choice(self.jobs)
-            self.grow(name)
-            self.amend(name)
+            self.grow(self.rng.choice(self.jobs))
+            self.amend(self.rng.choice(self.jobs))
 
     def asked(self, key: str) -> int:
         """Return how many requests were made with a key."""
