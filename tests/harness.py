@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import asyncpg
+
 from checkpointd import api
 from checkpointd.cadence import Bounds
 from checkpointd.discovery import Discovery
@@ -81,3 +83,12 @@ async def read_job_list(store: Store, provider: Provider, *, discover: bool = Fa
     """Read the job list once."""
     async with serving(store, provider) as service:
         await Discovery(store, service, gap=30, lease_seconds=60, discover=discover).tick(due_or_not=True)
+
+
+async def row_versions(sql: asyncpg.Connection) -> list[asyncpg.Record]:
+    """Return all rows that quiet polls leave alone, each as the version that PostgreSQL gives to what it writes."""
+    tables = ("checkpoints", "changes", "polls", "rejects", "jobs", "summaries")
+    union = " union all ".join(
+        f"select '{name}' as t, ctid::text, xmin::text from checkpointd.{name}" for name in tables
+    )
+    return await sql.fetch(f"{union} order by 1, 2")

@@ -40,11 +40,11 @@ PLANTED = [
         "early stop",
         "tests/test_poll.py::test_late_metric_is_found_after_quiet_polls",
         [
-            Edit(f"{PACKAGE}/poller.py", "claim.lease.id, claim.poll_by)", "claim.lease.id, claim.poll_by, claim.lease.newest_step)"),
-            Edit(f"{PACKAGE}/api.py", "def list_checkpoints(self, job_id: str, deadline: float)", "def list_checkpoints(self, job_id: str, deadline: float, newest: int | None = None)"),
-            Edit(f"{PACKAGE}/api.py", "        pages = await self._list(path, deadline)", "        pages = await self._list(path, deadline, newest)"),
-            Edit(f"{PACKAGE}/api.py", "            again = await self._list(path, deadline)", "            again = await self._list(path, deadline, newest)"),
-            Edit(f"{PACKAGE}/api.py", "def _list(self, path: str, deadline: float)", "def _list(self, path: str, deadline: float, newest: int | None)"),
+            Edit(f"{PACKAGE}/poller.py", "claim.lease.id, claim.poll_by, turn)", "claim.lease.id, claim.poll_by, turn, claim.lease.newest_step)"),
+            Edit(f"{PACKAGE}/api.py", "deadline: float, turn: Turn = at_once) -> Pages:", "deadline: float, turn: Turn = at_once, newest: int | None = None) -> Pages:"),
+            Edit(f"{PACKAGE}/api.py", "        pages = await self._list(path, deadline, turn)", "        pages = await self._list(path, deadline, turn, newest)"),
+            Edit(f"{PACKAGE}/api.py", "            again = await self._list(path, deadline, turn)", "            again = await self._list(path, deadline, turn, newest)"),
+            Edit(f"{PACKAGE}/api.py", "def _list(self, path: str, deadline: float, turn: Turn)", "def _list(self, path: str, deadline: float, turn: Turn, newest: int | None)"),
             Edit(f"{PACKAGE}/api.py", "                items.append(page.items)\n", """\
                 items.append(page.items)
                 if newest and any(int(s) <= newest for i in page.items for s in re.findall(rb'"step_number": *([0-9]+)', bytes(i))):
@@ -56,16 +56,16 @@ PLANTED = [
         "per-page commit with early stop",
         "tests/test_run.py::test_kill_during_a_burst",
         [
-            Edit(f"{PACKAGE}/poller.py", "            pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by)\n", """\
+            Edit(f"{PACKAGE}/poller.py", "            pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by, turn)\n", """\
             async def save(page):
                 return await save_page(self._store, claim.lease, listing.read(claim.lease.id, [page]))
-            pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by, save)
+            pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by, turn, save)
 """),
             Edit(f"{PACKAGE}/poller.py", "from checkpointd.service import", "from checkpointd.save import save_page\nfrom checkpointd.service import"),
-            Edit(f"{PACKAGE}/api.py", "def list_checkpoints(self, job_id: str, deadline: float)", "def list_checkpoints(self, job_id: str, deadline: float, save)"),
-            Edit(f"{PACKAGE}/api.py", "        pages = await self._list(path, deadline)", "        pages = await self._list(path, deadline, save)"),
-            Edit(f"{PACKAGE}/api.py", "            again = await self._list(path, deadline)", "            again = await self._list(path, deadline, save)"),
-            Edit(f"{PACKAGE}/api.py", "def _list(self, path: str, deadline: float)", "def _list(self, path: str, deadline: float, save)"),
+            Edit(f"{PACKAGE}/api.py", "deadline: float, turn: Turn = at_once) -> Pages:", "deadline: float, turn: Turn, save) -> Pages:"),
+            Edit(f"{PACKAGE}/api.py", "        pages = await self._list(path, deadline, turn)", "        pages = await self._list(path, deadline, turn, save)"),
+            Edit(f"{PACKAGE}/api.py", "            again = await self._list(path, deadline, turn)", "            again = await self._list(path, deadline, turn, save)"),
+            Edit(f"{PACKAGE}/api.py", "def _list(self, path: str, deadline: float, turn: Turn)", "def _list(self, path: str, deadline: float, turn: Turn, save)"),
             Edit(f"{PACKAGE}/api.py", "                items.append(page.items)\n", """\
                 items.append(page.items)
                 if await save(page.items):

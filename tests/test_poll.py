@@ -3,29 +3,20 @@
 import asyncio
 import json
 import math
+import time
 from typing import Any
 
 import asyncpg
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from checkpointd import queries
 from checkpointd.failures import Failure
 from checkpointd.store import Room, Store
 from checkpointd.write import Saved
-from harness import polling_one, read_job_list, sync, tick, track
+from harness import polling_one, read_job_list, row_versions, sync, tick, track
 from provider import JOB, Provider, body, checkpoint, error, held, job, page, paged
-
-CHECKPOINT_TABLES = ("checkpoints", "changes", "polls", "rejects")
-
-
-async def _written(sql: asyncpg.Connection) -> dict[str, int]:
-    await sql.execute("select pg_stat_force_next_flush()")
-    rows = await sql.fetch(
-        "select relname, n_tup_ins + n_tup_upd + n_tup_del as n from pg_stat_user_tables where relname = any ($1)",
-        CHECKPOINT_TABLES,
-    )
-    return {row["relname"]: row["n"] for row in rows}
 
 
 async def _freshness(sql: asyncpg.Connection, job_id: str = JOB) -> asyncpg.Record:
@@ -55,10 +46,10 @@ async def test_quiet_polls_write_nothing(store: Store, provider: Provider, sql: 
     """Forty polls that find nothing new write no row but the job's own in polling."""
     provider.checkpoints[JOB] = page([checkpoint(2), checkpoint(1)])
     await sync(store, provider)
-    before = await _written(sql)
+    before = await row_versions(sql)
     for _ in range(40):
         await sync(store, provider)
-    assert before == await _written(sql)
+    assert before == await row_versions(sql)
     assert 40 == (await _freshness(sql))["quiet_polls"]
 
 
@@ -218,14 +209,16 @@ async def test_poison_stands_alone(store: Store, provider: Provider, sql: asyncp
 
 
 async def test_zombie_writes_nothing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """A poll whose lease was taken over writes nothing."""
+    """A poll whose lease was taken over writes nothing, and says so."""
     provider.checkpoints[JOB], reached, go_on = held(page([checkpoint(1)]))
     polling = asyncio.create_task(sync(store, provider))
     await reached.wait()
     await sql.execute("update checkpointd.polling set lease_token = lease_token + 1")
     go_on.set()
-    (result,) = (await polling).values()
+    with capture_logs() as logged:
+        (result,) = (await polling).values()
     assert isinstance(result, Failure)
+    assert [("poll.dropped", [JOB])] == [(line["event"], line["jobs"]) for line in logged]
     assert 0 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
 
 
@@ -309,6 +302,31 @@ async def test_budget_is_kept(store: Store, provider: Provider, sql: asyncpg.Con
     await sql.execute("update checkpointd.sources set budget_at = budget_at - interval '10 s'")
     async with polling_one(store, provider, emission=10) as (poller, _, _):
         assert 1 == await poller.tick()
+
+
+async def test_budget_paces_further_requests(store: Store, provider: Provider) -> None:
+    """With a budget of ten requests a second, two jobs of sixteen pages are read at that rate, not page upon page."""
+    await track(store, "ftjob-1", "ftjob-2")
+    for name in ("ftjob-1", "ftjob-2"):
+        provider.checkpoints[name] = paged([checkpoint(n, name) for n in range(16, 0, -1)])
+    began = time.monotonic()
+    async with polling_one(store, provider, emission=0.1, page_size=1) as (poller, _, results):
+        assert 2 == await tick(poller)
+    # A second's share at once, 22 requests in turn.
+    assert 2.1 < time.monotonic() - began < 4
+    assert [16, 16] == [results[name].new for name in ("ftjob-1", "ftjob-2")]
+
+
+async def test_budget_ends_no_listing(store: Store, provider: Provider) -> None:
+    """A listing that by its budget would take longer than its lease is read to its end: a debt, which stops claims."""
+    provider.checkpoints[JOB] = paged([checkpoint(n) for n in range(4, 0, -1)])
+    await track(store)
+    async with polling_one(store, provider, emission=10, lease=2, page_size=1) as (poller, _, results):
+        assert 1 == await tick(poller)
+    assert (True, 4) == (results[JOB].poll.complete, results[JOB].new)
+    await track(store, "ftjob-2")
+    async with polling_one(store, provider, emission=10) as (poller, _, _):
+        assert 0 == await tick(poller)
 
 
 async def test_failing_jobs_take_a_quarter(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from checkpointd.simulator.replay import read_recorded
 from checkpointd.store import Store
-from harness import read_job_list, sync, track
+from harness import read_job_list, row_versions, sync, track
 from provider import Provider, body, page
 from provider import job as job_record
 from verbs import checkpointd, environment, running
@@ -67,14 +67,10 @@ async def test_values(name: str, url: str, provider: Provider, sql: asyncpg.Conn
     long = await sql.fetch("select checkpoint_id, metric, value from fine_tuning.checkpoint_metrics")
     assert {(item["id"], k, v) for item in items for k, v in item["metrics"].items()} == {tuple(row) for row in long}
 
-    tables = """select relname, n_tup_ins, n_tup_upd from pg_stat_user_tables
-        where relname <> 'polling' and relname <> 'sources'"""
-    await sql.execute("select pg_stat_force_next_flush()")
-    before = await sql.fetch(tables)
+    before = await row_versions(sql)
     again = await checkpointd("sync", job, "--json", env=env)
     assert {"jobs": 1, "new": 0, "changed": 0, "rejected": 0, "failed": 0, "failures": []} == json.loads(again.out)
-    await sql.execute("select pg_stat_force_next_flush()")
-    assert set(before) == set(await sql.fetch(tables))
+    assert before == await row_versions(sql)
     assert changes == await sql.fetch("select * from fine_tuning.changes")
 
 

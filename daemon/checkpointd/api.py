@@ -7,7 +7,7 @@ import asyncio
 import math
 import random
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -30,6 +30,14 @@ LONGEST_WAIT: Final = 5.0
 
 SHORTEST_SECRET: Final = 6
 """Characters: a header such as `1` or `on` is no secret, and must not blot every text it stands in."""
+
+
+Turn = Callable[[float], Awaitable[None]]
+"""Waits until a request may be made; the argument is the deadline of its listing, on the loop's clock."""
+
+
+async def at_once(_: float) -> None:
+    """Wait for nothing: there is no budget."""
 
 
 class Pages(NamedTuple):
@@ -89,25 +97,27 @@ class Client:
         self._secrets = re.compile("|".join(echoes) or "(?!)")
         self._keys = [s.encode() for s in secrets if len(s) >= SHORTEST_SECRET]
 
-    async def list_checkpoints(self, job_id: str, deadline: float) -> Pages:
+    async def list_checkpoints(self, job_id: str, deadline: float, turn: Turn = at_once) -> Pages:
         """List all checkpoints of a job, until `deadline` on the loop's clock. Never raises for what a provider does.
+
+        Each request waits for its `turn`.
 
         What was read before a failure is returned with it. A cursor that got lost (its checkpoint was dropped while we
         paged) starts the listing again, twice at most; a listing that succeeds is the last one alone.
         """
         path = f"/fine_tuning/jobs/{quote(job_id, safe='')}/checkpoints"
-        pages = await self._list(path, deadline)
+        pages = await self._list(path, deadline, turn)
         for _ in range(2):
             if pages.failure is None or pages.failure.error_class is not ErrorClass.CURSOR_LOST:
                 break
-            again = await self._list(path, deadline)
+            again = await self._list(path, deadline, turn)
             items = [*pages.items, *again.items] if again.failure else again.items
             pages = Pages(items, again.failure, pages.requests + again.requests)
         return pages
 
-    async def list_jobs(self, deadline: float) -> AsyncGenerator[Sequence[Raw], None]:
+    async def list_jobs(self, deadline: float, turn: Turn = at_once) -> AsyncGenerator[Sequence[Raw], None]:
         """Yield the pages of the job list, newest first as providers have it. Raises ApiError."""
-        cursor, way = None, _Way(10 * PAGES)
+        cursor, way = None, _Way(turn, 10 * PAGES)
         while True:
             page = await self._page("/fine_tuning/jobs", cursor, way, deadline)
             yield page.items
@@ -124,9 +134,9 @@ class Client:
         unescaped = re.sub(rb"\\u00([0-7][0-9a-fA-F])", lambda found: bytes.fromhex(found[1].decode()), json_text)
         return any(key in unescaped.replace(b"\\/", b"/") for key in self._keys)
 
-    async def _list(self, path: str, deadline: float) -> Pages:
+    async def _list(self, path: str, deadline: float, turn: Turn) -> Pages:
         items: list[Sequence[Raw]] = []
-        cursor, way = None, _Way(PAGES, LISTING_BYTES)
+        cursor, way = None, _Way(turn, PAGES, LISTING_BYTES)
         try:
             while True:
                 page = await self._page(path, cursor, way, deadline)
@@ -151,6 +161,7 @@ class Client:
         tries = 0
         while True:
             tries += 1
+            await way.turn(deadline)
             way.requests += 1
             try:
                 body = await self._once(url, deadline, paging=cursor is not None)
@@ -213,7 +224,8 @@ class Client:
 class _Way:
     """The way through a list, which may be endless: requests and bytes so far, and the cursors that were met."""
 
-    def __init__(self, most_pages: int, most_bytes: float = math.inf) -> None:
+    def __init__(self, turn: Turn, most_pages: int, most_bytes: float = math.inf) -> None:
+        self.turn = turn
         self.requests = 0
         self.bytes = 0
         self._most_pages = most_pages

@@ -4,11 +4,14 @@ One page tells the status of a hundred jobs, so that no job is ever asked for al
 """
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
+
+import asyncpg
 
 from checkpointd import observe, queries
 from checkpointd.api import ApiError
+from checkpointd.budget import turns
 from checkpointd.failures import ErrorClass, Failure
 from checkpointd.jobs import read_jobs, save_jobs
 from checkpointd.observe import log
@@ -40,10 +43,13 @@ class Discovery:
         self._unlisted: set[str] = set()
         """Jobs that the last full pass did not show: no reason to read on to the end each time."""
         self._failures = 0
+        self._silent_until = 0.0
+        """On the loop's clock: this daemon's key may not read the list, others' may."""
 
     async def tick(self, *, due_or_not: bool = False) -> None:
         """Read the job list if it is due. Failures are noted, not raised."""
-        if self._service.is_silent(asyncio.get_running_loop().time()) and not due_or_not:
+        now = asyncio.get_running_loop().time()
+        if (self._service.is_silent(now) or now < self._silent_until) and not due_or_not:
             return
         try:
             await self._read(due_or_not=due_or_not)
@@ -54,35 +60,51 @@ class Discovery:
 
     async def _read(self, *, due_or_not: bool) -> None:
         deadline = asyncio.get_running_loop().time() + LIST_SHARE * self._lease_seconds
-        leases = await self._store.fetch(queries.CLAIM_JOB_LISTS, [self._service.key], self._lease_seconds, due_or_not)
-        for lease in leases:
+        for lease in await self._claim(due_or_not=due_or_not):
             error, whole = None, False
             try:
                 whole = await self._pass(deadline, full=lease["full_pass"] or not self._read_through)
                 self._read_through = self._read_through or whole
                 if self._failures:
-                    self._failures = 0
+                    self._failures, self._silent_until = 0, 0.0
                     await self._store.accept_sources([self._service.key])
             except ApiError as e:
                 error = e.failure.message
                 await self._fail(e.failure)
             finally:  # cut short, too, the list is free for others
-                gap = min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap))
+                await self._finish(lease, whole=whole, error=error)
+
+    async def _claim(self, *, due_or_not: bool) -> list[asyncpg.Record]:
+        """Lease the list if it is due. Cut short, it waits for the answer and gives back what it may have claimed."""
+        query = self._store.fetch(queries.CLAIM_JOB_LISTS, [self._service.key], self._lease_seconds, due_or_not)
+        claim = asyncio.ensure_future(query)
+        try:
+            return await asyncio.shield(claim)
+        except asyncio.CancelledError:
+            with suppress(*UNAVAILABLE):
                 async with asyncio.timeout(FINISH_SECONDS):
-                    await self._store.fetch(
-                        queries.FINISH_JOB_LIST, self._service.key, lease["lease_token"], gap, whole, error
-                    )
+                    for lease in await claim:
+                        await self._finish(lease, whole=False, error=None)
+            raise
+
+    async def _finish(self, lease: asyncpg.Record, *, whole: bool, error: str | None) -> None:
+        now = asyncio.get_running_loop().time()
+        gap = 0.0 if now < self._silent_until else self._next_gap()
+        async with asyncio.timeout(FINISH_SECONDS):
+            await self._store.fetch(queries.FINISH_JOB_LIST, self._service.key, lease["lease_token"], gap, whole, error)
+
+    def _next_gap(self) -> float:
+        return min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap))
 
     async def _pass(self, deadline: float, *, full: bool) -> bool:
         """Read page after page: to the list's end, or, if not `full`, until all is told. Returns whether to the end."""
         source = self._service.key
         unfinished = {row["id"] for row in await self._store.fetch(queries.FIND_UNFINISHED_JOBS, source)}
         unfinished -= set() if full else self._unlisted
-        async with aclosing(self._service.client.list_jobs(deadline)) as pages:
+        turn = turns(self._store, source, self._service.emission, paid=0)
+        async with aclosing(self._service.client.list_jobs(deadline, turn)) as pages:
             async for items in pages:
                 observe.REQUESTS.labels(self._service.name).inc()
-                if self._service.emission:
-                    await self._store.charge_sources({source: 1}, {source: self._service.emission})
                 records = read_jobs(items, self._service.client.holds_secret)
                 found = await self._store.discover(source, [r.id for r in records]) if self._discover else 0
                 moved = await save_jobs(self._store, source, records)
@@ -99,6 +121,8 @@ class Discovery:
             kind = failure.error_class
             log.warning("job_list.failed", source=self._service.name, error_class=kind, error=failure.message)
         self._failures += 1
+        if failure.error_class in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN}:
+            self._silent_until = asyncio.get_running_loop().time() + self._next_gap()
         if failure.error_class in {ErrorClass.THROTTLED, ErrorClass.QUOTA}:
             # What befalls the list befalls the polls, too. Not so a refusal: a key may be good for them alone.
             await note_trouble(self._store, self._service.key, failure)

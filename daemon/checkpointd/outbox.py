@@ -29,6 +29,11 @@ CLOSE_SECONDS: Final = 3.0
 """A save that fails is tried again each second while its leases last; at the end, for so long at most."""
 
 
+LEASE_LOST: Final = "its lease was lost: another daemon polls it, or the database was away"
+SHOWN_JOBS: Final = 20
+"""A line of the log names so many of the jobs whose polls were dropped."""
+
+
 class Finished(msgspec.Struct, frozen=True):
     """A finished poll: what to save of it, or (None) it is given back untouched; and what befell its source."""
 
@@ -37,7 +42,6 @@ class Finished(msgspec.Struct, frozen=True):
     poll: Poll | None
     of_source: Failure | None
     requests: int
-    """Requests that were made; its claim paid for one."""
 
     @property
     def items(self) -> int:
@@ -162,37 +166,33 @@ class Outbox:
                 observe.database("save", None)
                 return done
             if loop.time() + RETRY_SECONDS > min(save_by, self._close_by or save_by):
-                log.warning("save.dropped")
                 return None
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _follow_up(self, batch: Sequence[Finished]) -> None:
-        """Tell the sources what befell them, and charge requests to their budgets."""
+        """Tell the sources what befell them."""
         troubles = {f.service.key: f.of_source for f in batch if f.of_source and f.requests}
         for source, failure in troubles.items():
             await note_trouble(self._store, source, failure)
         well = {f.service.key for f in batch if f.poll and f.poll.complete and f.claim.lease.troubled}
         if well := well - troubles.keys():
             await self._store.accept_sources(list(well))
-        extra = Counter[int]()
-        for f in batch:
-            extra[f.service.key] += max(f.requests - 1, 0)
-        emissions = {f.service.key: f.service.emission for f in batch if f.service.emission}
-        await self._store.charge_sources(extra, emissions)
 
     def _tell(self, batch: Sequence[Finished], saved: dict[int, Saved]) -> None:
         by_source: dict[str, list[Saved]] = defaultdict(list)
+        lost: dict[str, list[str]] = defaultdict(list)
         requests = Counter[str]()
         for f in batch:
             requests[f.service.name] += f.requests
             one = saved.get(f.claim.lease.job)
             if one:
                 by_source[f.service.name].append(one)
+            elif f.poll:
+                lost[f.service.name].append(f.claim.lease.id)
             if self._report:
-                lost = Failure(
-                    ErrorClass.INTERNAL, "its lease was lost: another daemon polls it, or the database was away"
-                )
-                self._report(f.claim.lease, one or f.of_source or lost)
+                self._report(f.claim.lease, one or f.of_source or Failure(ErrorClass.INTERNAL, LEASE_LOST))
+        for source, jobs in lost.items():
+            log.warning("poll.dropped", source=source, polls=len(jobs), jobs=jobs[:SHOWN_JOBS], reason=LEASE_LOST)
         for source, polls in by_source.items():
             observe.committed(source, polls)
         for source, count in requests.items():

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from checkpointd import cadence, listing, observe
 from checkpointd.api import Pages
+from checkpointd.budget import turns
 from checkpointd.cadence import Bounds, Memory
 from checkpointd.failures import OF_SOURCE, REFUSALS, ErrorClass, Failure
 from checkpointd.observe import log
@@ -149,7 +150,8 @@ class Poller:
         if started >= claim.poll_by:
             return Finished(claim, service, None, None, 0)
         try:
-            pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by)
+            turn = turns(self._store, service.key, service.emission, paid=1)
+            pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by, turn)
             finished = self._judge(claim, service, pages)
         except asyncio.CancelledError:
             self._outbox.put_now(Finished(claim, service, None, None, 0))

@@ -19,7 +19,7 @@ def _read(name: str) -> str:
 
 
 ACCEPT_SOURCES: Final = _read("accept_sources")
-CHARGE_SOURCES: Final = _read("charge_sources")
+CHARGE_SOURCE: Final = _read("charge_source")
 CLAIM_DUE_JOBS: Final = _read("claim_due_jobs")
 CLAIM_JOB_LISTS: Final = _read("claim_job_lists")
 CLAIM_NAMED_JOBS: Final = _read("claim_named_jobs")

@@ -174,11 +174,10 @@ class Store:
         """Say that answers of these sources were accepted. Returns the names of those that were not ok before."""
         return [row["name"] for row in await self.fetch(queries.ACCEPT_SOURCES, sources)]
 
-    async def charge_sources(self, requests: Mapping[int, int], emissions: Mapping[int, float]) -> None:
-        """Charge further requests to the budgets of their sources."""
-        given = [(source, n, emissions[source]) for source, n in requests.items() if n and source in emissions]
-        if given:
-            await self.fetch(queries.CHARGE_SOURCES, *map(list, zip(*given, strict=True)))
+    async def charge_source(self, source: int, emission: float) -> float:
+        """Charge a further request to a source's budget; returns in how many seconds its turn comes."""
+        rows = await self.fetch(queries.CHARGE_SOURCE, source, emission)
+        return float(rows[0]["ahead"])
 
     async def track(self, source: int, ids: Sequence[str]) -> int:
         """Track jobs that a person chose; returns how many were not tracked before."""

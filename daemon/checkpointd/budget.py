@@ -1,0 +1,31 @@
+"""The budget of a source, over all daemons: a claim pays for a poll's first request, others wait for their turn."""
+
+import asyncio
+import math
+
+from checkpointd.api import Turn, at_once
+from checkpointd.store import UNAVAILABLE, Store
+
+
+def turns(store: Store, source: int, emission: float | None, *, paid: int) -> Turn:
+    """Return what each request of a poll waits for. `emission`: seconds between requests; `paid`: requests paid for.
+
+    A wait takes at most half of the time that is left, so that a listing of many pages is read to its end: the budget
+    is in debt then, and claims stop until it is made up for.
+    """
+    if emission is None:
+        return at_once
+    free = paid
+
+    async def turn(deadline: float) -> None:
+        nonlocal free
+        if free:
+            free -= 1
+            return
+        try:
+            ahead = await store.charge_source(source, emission)
+        except UNAVAILABLE:  # nobody can tell, and before the database is back nothing can be saved
+            ahead = math.inf
+        await asyncio.sleep(min(ahead, (deadline - asyncio.get_running_loop().time()) / 2))
+
+    return turn

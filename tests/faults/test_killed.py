@@ -1,0 +1,93 @@
+"""F1, F3: daemons are killed with -9 and told to stop, anywhere in their work."""
+
+import asyncio
+import os
+import random
+import signal
+import time
+from asyncio import Task
+from contextlib import suppress
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from faults.daemons import LEASE, Nursery, daemon, surroundings, track, until
+from faults.invariants import Judge
+from faults.truth import Truth
+from provider import Provider
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="kills by pidfd, which only Linux has")
+async def test_kill_9_anywhere(url: str, provider: Provider, rng: random.Random, tmp_path: Path) -> None:
+    """F1. Of two replicas one after the other is killed, 5 to 300 ms after it began to ask: nothing is lost."""
+    truth = Truth(provider, 40, rng)  # those of who was killed are idle until its leases end: others must be due
+    for name in truth.jobs:
+        truth.grow(name)
+    await track(url, truth.jobs)
+    judge = Judge(url, truth)
+    truth.delay = lambda: rng.uniform(0, 0.02)
+    killed = cut_off = 0
+    async with Nursery(tmp_path / "log") as nursery, judge.watching(0.1):
+
+        async def live_and_die() -> bool:
+            env = surroundings(tmp_path, url, truth.provider.url, CHECKPOINTD_CONCURRENCY="2")
+            key = env["OPENAI_API_KEY"]
+            pid = await nursery.start(env)
+            with suppress(TimeoutError):
+                await until(lambda: truth.asked(key), 2 * LEASE)
+            await asyncio.sleep(rng.uniform(0.005, 0.3))
+            await nursery.kill(pid)
+            return key in truth.leaders().values()
+
+        async def replace_for_ever() -> None:
+            nonlocal killed, cut_off
+            while True:
+                cut_off += await live_and_die()
+                killed += 1
+
+        replicas: list[Task[None]] = [asyncio.ensure_future(replace_for_ever()) for _ in range(2)]
+        with suppress(TimeoutError):
+            await until(lambda: killed >= 80, 25)
+        for replica in replicas:
+            replica.cancel()
+        await asyncio.gather(*replicas, return_exceptions=True)
+    async with daemon(surroundings(tmp_path, url, truth.provider.url)):
+        await judge.until_all_is_stored(LEASE + 8)
+    print(f"{killed} kills, {cut_off} within a listing, {len(truth.listed)} checkpoints, {judge.looks} looks")  # noqa: T201
+    assert [] == truth.at_once
+    assert killed >= 15
+    assert cut_off >= 10
+
+
+async def test_told_to_stop_anywhere(
+    url: str, truth: Truth, judge: Judge, sql: asyncpg.Connection, rng: random.Random, tmp_path: Path
+) -> None:
+    """F3. Replicas end within 5 s of SIGTERM or SIGINT, whatever the provider takes, with status 0 and no lease."""
+    truth.delay = lambda: rng.choice([0, 0, 0, 0.05, 0.9, 30])
+    slow = {"CHECKPOINTD_DRAIN_SECONDS": "3", "CHECKPOINTD_LEASE_SECONDS": "60",
+            "CHECKPOINTD_REQUEST_TIMEOUT_SECONDS": "60"}  # fmt: skip
+
+    async def live_and_stop() -> float:
+        async with daemon(surroundings(tmp_path, url, truth.provider.url, **slow)) as one:
+            await one.wait_for("daemon.ready")
+            await asyncio.sleep(rng.uniform(0, 2))
+            asked = time.monotonic()
+            one.process.send_signal(rng.choice([signal.SIGTERM, signal.SIGINT]))
+            assert 0 == await asyncio.wait_for(one.process.wait(), 20)
+            return time.monotonic() - asked
+
+    async with judge.watching():
+        seconds = await asyncio.gather(*(live_and_stop() for _ in range(4)))
+    assert 0 == await sql.fetchval("select count(*) from checkpointd.polling where lease_expires_at is not null")
+    assert 0 == await sql.fetchval(
+        "select count(*) from checkpointd.sources where job_list_lease_expires_at is not null"
+    )
+    truth.delay = lambda: 0.0
+    async with daemon(surroundings(tmp_path, url, truth.provider.url)):
+        await judge.until_all_is_stored(8)
+    print(f"ended after {sorted(round(s, 2) for s in seconds)} s")  # noqa: T201
+    assert 5 > max(seconds)
+    assert [] == truth.at_once

@@ -1,0 +1,179 @@
+"""F4 and what replicas promise: one poll of a job at a time, no late write, a takeover, a bad key, one budget."""
+
+import asyncio
+import random
+import signal
+import time
+from contextlib import AsyncExitStack
+from itertools import pairwise
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from faults.daemons import INTERVAL, LEASE, daemon, surroundings, until
+from faults.invariants import Judge
+from faults.proxy import Proxy
+from faults.truth import Truth
+from provider import error, held, page
+
+pytestmark = pytest.mark.slow
+
+LATE = 0.15
+"""Seconds that a request, once it is allowed, may be late by the way to the provider."""
+
+
+async def test_zombie_writes_nothing(
+    url: str, truth: Truth, judge: Judge, sql: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """F4. Frozen beyond its lease with its answer on the way, it writes none of it, says so once, and works on."""
+    name = truth.jobs[0]
+    stale, reached, go_on = held(page([{**truth.item(name), "id": "ftckpt_of_a_zombie"}]))
+    async with AsyncExitStack() as stack:
+        alone = surroundings(tmp_path, url, truth.provider.url, CHECKPOINTD_CONCURRENCY="1")
+        zombie = await stack.enter_async_context(daemon(alone))
+        await zombie.wait_for("poll.changed")
+        truth.faults[name] = stale
+        await asyncio.wait_for(reached.wait(), 10)
+        zombie.process.send_signal(signal.SIGSTOP)
+        frozen = time.monotonic()
+        del truth.faults[name]
+        other = await stack.enter_async_context(daemon(surroundings(tmp_path, url, truth.provider.url)))
+        await until(lambda: any(r.key == other.key and r.job == name for r in truth.requests), LEASE + 10)
+        assert time.monotonic() - frozen > LEASE * 0.9
+        go_on.set()
+        await asyncio.sleep(0.2)  # the answer lies in the zombie's socket
+        known, asked = len(zombie.log), truth.asked(zombie.key)
+        zombie.process.send_signal(signal.SIGCONT)
+        await zombie.wait_for("its lease was lost", after=known)
+        await until(lambda: truth.asked(zombie.key) >= asked + 5, 10)
+        truth.grow(name)
+        await judge.until_all_is_stored(8)
+        said = [line for line in zombie.log[known:] if name in line]
+        assert [True, *(False for _ in said[1:])] == ["its lease was lost" in line for line in said], said
+    assert 0 == await sql.fetchval("select count(*) from fine_tuning.checkpoints where id = 'ftckpt_of_a_zombie'")
+
+
+async def test_frozen_and_killed_at_random(
+    url: str, truth: Truth, judge: Judge, rng: random.Random, tmp_path: Path
+) -> None:
+    """F4. Of three replicas, whose way to the database is long, one after the other freezes beyond its lease."""
+    truth.delay = lambda: rng.uniform(0, 0.02)
+    thawed = set()
+    async with Proxy(url) as proxy, AsyncExitStack() as stack:
+        proxy.latency = 0.01  # transactions last long enough to overlap
+        replicas = [
+            await stack.enter_async_context(daemon(surroundings(tmp_path, proxy.url, truth.provider.url)))
+            for _ in range(3)
+        ]
+        for replica in replicas:
+            await replica.wait_for("daemon.ready")
+        async with judge.watching():
+            for _ in range(3):
+                one = rng.choice(replicas)
+                one.process.send_signal(signal.SIGSTOP)
+                await asyncio.sleep(rng.uniform(LEASE, LEASE + 0.5))
+                one.process.send_signal(signal.SIGCONT)
+                thawed.add(one.key)
+                await asyncio.sleep(rng.uniform(0, 0.5))
+        await judge.until_all_is_stored(LEASE + 8)
+    assert [] == [said for said in truth.at_once if not any(key in said for key in thawed)]
+
+
+async def test_takeover(url: str, truth: Truth, judge: Judge, rng: random.Random, tmp_path: Path) -> None:
+    """A killed replica's jobs are polled by another one within a lease and an interval; none is polled by two."""
+    truth.delay = lambda: rng.uniform(0, 0.03)
+    async with AsyncExitStack() as stack:
+        first, second = [
+            await stack.enter_async_context(
+                daemon(surroundings(tmp_path, url, truth.provider.url, CHECKPOINTD_CONCURRENCY="4"))
+            )
+            for _ in range(2)
+        ]
+        async with judge.watching():
+            await until(lambda: {first.key, second.key} <= set(truth.leaders().values()), 20)
+            orphans = [name for name, key in truth.leaders().items() if key == first.key]
+            first.process.kill()
+            killed = time.monotonic()
+            await asyncio.sleep(LEASE + INTERVAL + 1)
+        waits = {
+            name: min((r.at - killed for r in truth.requests if r.job == name and r.at > killed), default=99.0)
+            for name in truth.jobs
+        }
+        assert orphans
+        # On top of it: a ring of the daemon's clock, and a slot that gets free.
+        assert LEASE + INTERVAL + 0.5 > max(waits.values())
+        await judge.until_all_is_stored(8)
+    print(f"{len(orphans)} orphans, all polled within {max(waits.values()):.2f} s")  # noqa: T201
+    assert [] == truth.at_once
+
+
+async def test_refused_key(url: str, truth: Truth, judge: Judge, sql: asyncpg.Connection, tmp_path: Path) -> None:
+    """A replica whose key is refused goes quiet; the other one keeps every job and the job list fresh."""
+    async with AsyncExitStack() as stack:
+        bad_env, good_env = (surroundings(tmp_path, url, truth.provider.url) for _ in range(2))
+        truth.refused.add(bad_env["OPENAI_API_KEY"])
+        good = await stack.enter_async_context(daemon(good_env))
+        await good.wait_for("poll.changed")
+        bad = await stack.enter_async_context(daemon(bad_env))
+        await bad.wait_for("daemon.ready")
+        await until(lambda: truth.asked(bad.key), 10)
+        await asyncio.sleep(1)
+        asked, began = truth.asked(bad.key), time.monotonic()
+        async with judge.watching():
+            await asyncio.sleep(6)
+        assert asked == truth.asked(bad.key)
+        # Those that were under way when the first was refused, and one job list.
+        assert 17 >= asked
+        gaps = []
+        for name in (*truth.jobs, None):
+            times = [began, *(r.at for r in truth.requests if r.key == good.key and r.job == name and r.at > began
+                              and r.after is None), began + 6]  # fmt: skip
+            gaps.append(max(later - earlier for earlier, later in pairwise(times)))
+        *of_jobs, of_list = gaps
+        print(f"{asked} requests refused; longest gap of a job {max(of_jobs):.2f} s, of the list {of_list:.2f} s")  # noqa: T201
+        assert 4 * INTERVAL + 0.5 > max(of_jobs)
+        assert 3.5 > of_list
+        await judge.until_all_is_stored(8)
+        assert ("ok", 0) == tuple(
+            await sql.fetchrow("""select max(s.state), max(f.consecutive_failures) from fine_tuning.sources s
+                                  join fine_tuning.freshness f on f.source = s.name""")
+            or ()
+        )
+    assert [] == truth.at_once
+
+
+async def test_one_budget(url: str, truth: Truth, judge: Judge, tmp_path: Path) -> None:
+    """Three replicas with one budget: over no span do they ask for more than it allows, and one second's share."""
+    per_second = 10.0
+    config = tmp_path / "budget.toml"
+    config.write_text(f"""
+[[sources]]
+name = "openai"
+api_key = "OPENAI_API_KEY"
+base_url = "{truth.provider.url}"
+requests_per_minute = {60 * per_second}
+""")
+
+    truth.faults = dict.fromkeys(truth.jobs[:2], error(500))
+    async with AsyncExitStack() as stack:
+        for _ in range(3):
+            env = surroundings(tmp_path, url, truth.provider.url, CHECKPOINTD_CONFIG=str(config),
+                               CHECKPOINTD_LEASE_SECONDS="20")  # fmt: skip
+            del env["OPENAI_BASE_URL"]
+            await stack.enter_async_context(daemon(env))
+        await until(lambda: truth.requests, 20)
+        await asyncio.sleep(10)
+        await judge.look()
+    times = [r.at for r in truth.requests]
+    worst = max(
+        (j - i + 1) - (1 + per_second * (times[j] - times[i] + 1 + LATE))
+        for i in range(len(times))
+        for j in range(i, len(times))
+    )
+    pace = len(times) / (times[-1] - times[0])
+    lists = sum(r.job is None for r in truth.requests)
+    pages = sum(r.after is not None for r in truth.requests)
+    print(f"{len(times)} requests ({lists} lists, {pages} further pages), {pace:.1f}/s, at most {worst:+.1f} over")  # noqa: T201
+    assert 0 >= worst
+    assert 0.7 * per_second < pace

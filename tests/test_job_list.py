@@ -1,0 +1,58 @@
+"""The job list is leased like a poll: given back at a stop, and no daemon's bad key keeps another one from it."""
+
+import asyncio
+
+import asyncpg
+from aiohttp import web
+
+from checkpointd.discovery import Discovery
+from checkpointd.service import Service
+from checkpointd.store import Store, connect, open_store
+from faults.proxy import Proxy
+from harness import serving, track
+from provider import JOB, Provider, error, job, page
+
+
+def _discovery(store: Store, service: Service) -> Discovery:
+    return Discovery(store, service, gap=30, lease_seconds=60, discover=False)
+
+
+async def test_cut_short_in_its_claim_it_leaves_no_lease(url: str, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A stop between the claim of the job list and its answer leaves the list free for others."""
+    held = "select job_list_lease_expires_at is not null from checkpointd.sources"
+    async with (
+        Proxy(url) as proxy,
+        open_store(lambda: connect(proxy.url)) as store,
+        serving(store, provider) as service,
+    ):
+        proxy.latency = 0.1
+        reading = asyncio.ensure_future(_discovery(store, service).tick())
+        async with asyncio.timeout(20):
+            while not await sql.fetchval(held):  # noqa: ASYNC110  # another process writes, and gives no event
+                await asyncio.sleep(0.005)
+        reading.cancel()
+        await asyncio.wait([reading])
+        assert reading.cancelled()
+    assert not await sql.fetchval(held)
+    assert [] == provider.requests
+
+
+async def test_a_refused_key_leaves_the_list_to_others(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """A daemon whose key may not read the job list stays away from it; another one reads it at once."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        refused = request.headers["Authorization"] == "Bearer bad-key"
+        return error(401, "invalid_api_key") if refused else page([job(status="running")])
+
+    provider.jobs = answer
+    await track(store, JOB)
+    async with serving(store, provider, key="bad-key") as bad, serving(store, provider) as good:
+        of_bad = _discovery(store, bad)
+        await of_bad.tick()
+        await of_bad.tick()
+        assert 1 == len(provider.requests)
+        await _discovery(store, good).tick()
+    assert 2 == len(provider.requests)
+    assert "running" == await sql.fetchval("select status from fine_tuning.jobs")
