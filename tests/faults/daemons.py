@@ -32,7 +32,6 @@ def surroundings(home: Path, url: str, api: str, **more: str) -> dict[str, str]:
         "REQUEST_TIMEOUT_SECONDS": 1, "JOB_LIST_SECONDS": 1,
     }  # fmt: skip
     chosen = {f"CHECKPOINTD_{name}": str(value) for name, value in settings.items()}
-    # Several daemons write into the same home: nothing but the empty settings file lies there.
     return environment(home, url, api, **{**chosen, "OPENAI_API_KEY": f"key-of-daemon-{next(_numbers):05d}", **more})
 
 
@@ -148,7 +147,7 @@ class Nursery:
         with suppress(ProcessLookupError):
             handle = os.pidfd_open(pid)
             try:
-                os.kill(pid, signal.SIGKILL)
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
                 await until(lambda: select.select([handle], [], [], 0)[0], 10)
             finally:
                 os.close(handle)

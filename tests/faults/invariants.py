@@ -101,7 +101,8 @@ class Judge:
 
     async def look(self) -> None:
         """Fail where something does not hold."""
-        assert {} == await self._broken(ALWAYS, healed=0)
+        broken = await self._broken(ALWAYS, healed=0)
+        assert not broken, broken
         self.looks += 1
 
     @asynccontextmanager
@@ -122,7 +123,7 @@ class Judge:
                 await self.look()
             await asyncio.sleep(1)
 
-    async def until_all_is_stored(self, seconds: float) -> None:
+    async def until_all_is_stored(self, seconds: float = 20) -> None:
         """Wait until all that is listed is stored, and every job was polled from now on; at most so long."""
         loop, now = asyncio.get_running_loop(), time.time()
         until = loop.time() + seconds
@@ -132,7 +133,7 @@ class Judge:
             if not broken or loop.time() > until:
                 break
             await asyncio.sleep(0.1)
-        assert {} == broken
+        assert not broken, broken
 
     async def _follow(self) -> None:
         """Read the feed as it grows, remembering only the last seq; over every lost connection."""

@@ -16,7 +16,7 @@ from faults.invariants import Judge
 from faults.truth import Truth
 from provider import Answer, Provider, body, checkpoint, error, held, page, raw
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 HTML = "<!DOCTYPE html><html><body>error code: 522</body></html>"
 
@@ -96,7 +96,7 @@ async def test_no_list(
             max(b - a for a, b in pairwise([began, *(t for job, t in first if job == name), ended])) for name in healthy
         ]
         print(f"longest gap of a healthy job {max(gaps):.2f} s; {len(requests)} requests")  # noqa: T201
-        assert 4 * INTERVAL + 0.5 > max(gaps)
+        assert 4 * INTERVAL + 1 > max(gaps)
         tries = {name: sum(job == name for job, _ in first) for name in truth.faults}
         # A gap that doubles from 0.2 s fits five times or six into 7 s; in each poll are at most three tries.
         assert {} == {name: n for name, n in tries.items() if not 0 < n <= 18}
@@ -126,5 +126,5 @@ async def test_source_asks_to_wait(url: str, truth: Truth, judge: Judge, tmp_pat
                 await until(lambda: truth.requests[-1].at > answered + 0.3, 5)  # noqa: B023
                 later = [r.at - answered for r in truth.requests if r.at > answered]
                 assert 0.9 < min(t for t in later if t > 0.3) < 3
-        await judge.until_all_is_stored(8)
+        await judge.until_all_is_stored()
     assert [] == truth.at_once

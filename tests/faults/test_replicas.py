@@ -14,10 +14,10 @@ import pytest
 from faults.daemons import INTERVAL, LEASE, daemon, surroundings, until
 from faults.invariants import Judge
 from faults.proxy import Proxy
-from faults.truth import Truth
+from faults.truth import Overlap, Truth
 from provider import error, held, page
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 LATE = 0.15
 """Seconds that a request, once it is allowed, may be late by the way to the provider."""
@@ -48,18 +48,16 @@ async def test_zombie_writes_nothing(
         await zombie.wait_for("its lease was lost", after=known)
         await until(lambda: truth.asked(zombie.key) >= asked + 5, 10)
         truth.grow(name)
-        await judge.until_all_is_stored(8)
+        await judge.until_all_is_stored()
         said = [line for line in zombie.log[known:] if name in line]
         assert [True, *(False for _ in said[1:])] == ["its lease was lost" in line for line in said], said
     assert 0 == await sql.fetchval("select count(*) from fine_tuning.checkpoints where id = 'ftckpt_of_a_zombie'")
 
 
-async def test_frozen_and_killed_at_random(
-    url: str, truth: Truth, judge: Judge, rng: random.Random, tmp_path: Path
-) -> None:
+async def test_frozen_at_random(url: str, truth: Truth, judge: Judge, rng: random.Random, tmp_path: Path) -> None:
     """F4. Of three replicas, whose way to the database is long, one after the other freezes beyond its lease."""
     truth.delay = lambda: rng.uniform(0, 0.02)
-    thawed = set()
+    frozen: list[tuple[str, float, float]] = []
     async with Proxy(url) as proxy, AsyncExitStack() as stack:
         proxy.latency = 0.01  # transactions last long enough to overlap
         replicas = [
@@ -71,13 +69,19 @@ async def test_frozen_and_killed_at_random(
         async with judge.watching():
             for _ in range(3):
                 one = rng.choice(replicas)
+                began = time.monotonic()
                 one.process.send_signal(signal.SIGSTOP)
                 await asyncio.sleep(rng.uniform(LEASE, LEASE + 0.5))
                 one.process.send_signal(signal.SIGCONT)
-                thawed.add(one.key)
+                frozen.append((one.key, began, time.monotonic() + LEASE))
                 await asyncio.sleep(rng.uniform(0, 0.5))
-        await judge.until_all_is_stored(LEASE + 8)
-    assert [] == [said for said in truth.at_once if not any(key in said for key in thawed)]
+        await judge.until_all_is_stored()
+
+    def is_of_a_zombie(overlap: Overlap) -> bool:
+        """Tell the requests of one that was frozen, until it notices its poll's deadline: nobody can stop those."""
+        return any(key in {overlap.key, overlap.other} and a < overlap.at < b for key, a, b in frozen)
+
+    assert [] == [overlap for overlap in truth.at_once if not is_of_a_zombie(overlap)]
 
 
 async def test_takeover(url: str, truth: Truth, judge: Judge, rng: random.Random, tmp_path: Path) -> None:
@@ -102,8 +106,8 @@ async def test_takeover(url: str, truth: Truth, judge: Judge, rng: random.Random
         }
         assert orphans
         # On top of it: a ring of the daemon's clock, and a slot that gets free.
-        assert LEASE + INTERVAL + 0.5 > max(waits.values())
-        await judge.until_all_is_stored(8)
+        assert LEASE + INTERVAL + 0.8 > max(waits.values())
+        await judge.until_all_is_stored()
     print(f"{len(orphans)} orphans, all polled within {max(waits.values()):.2f} s")  # noqa: T201
     assert [] == truth.at_once
 
@@ -132,9 +136,9 @@ async def test_refused_key(url: str, truth: Truth, judge: Judge, sql: asyncpg.Co
             gaps.append(max(later - earlier for earlier, later in pairwise(times)))
         *of_jobs, of_list = gaps
         print(f"{asked} requests refused; longest gap of a job {max(of_jobs):.2f} s, of the list {of_list:.2f} s")  # noqa: T201
-        assert 4 * INTERVAL + 0.5 > max(of_jobs)
+        assert 4 * INTERVAL + 1 > max(of_jobs)
         assert 3.5 > of_list
-        await judge.until_all_is_stored(8)
+        await judge.until_all_is_stored()
         assert ("ok", 0) == tuple(
             await sql.fetchrow("""select max(s.state), max(f.consecutive_failures) from fine_tuning.sources s
                                   join fine_tuning.freshness f on f.source = s.name""")

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -45,6 +46,15 @@ class Request(NamedTuple):
     after: str | None
 
 
+class Overlap(NamedTuple):
+    """Two daemons at one job at once: when (the monotonic clock), whose requests, and for which job."""
+
+    at: float
+    key: str
+    other: str
+    job: str
+
+
 class Truth:
     """Lists growing jobs by way of a scripted provider, and remembers all that it listed, and who asked."""
 
@@ -54,8 +64,8 @@ class Truth:
         self.listed: dict[str, Listed] = {}
         self.whole: list[Whole] = []
         self.requests: list[Request] = []
-        self.at_once: list[str] = []
-        """Each request that two daemons had under way for one job, or that went on with a listing of one overtaken."""
+        self.at_once: list[Overlap] = []
+        """Requests made while another daemon's was under way, or to go on with a listing after another one began."""
         self.refused: set[str] = set()
         """Keys that are turned away."""
         self.faults: dict[str, Answer] = {}
@@ -63,6 +73,7 @@ class Truth:
         self.delay: Callable[[], float] = lambda: 0.0
         """Seconds that a page takes."""
         self._items: dict[str, list[dict[str, Any]]] = {f"ftjob-{n:02d}": [] for n in range(jobs)}
+        self._asked = Counter[str]()
         self._numbers = {name: itertools.count(1) for name in self._items}
         self._begun: dict[tuple[str, str], float] = {}
         self._under_way: dict[str, list[tuple[str, web.Request]]] = {name: [] for name in self._items}
@@ -116,12 +127,13 @@ class Truth:
 
     def asked(self, key: str) -> int:
         """Return how many requests were made with a key."""
-        return sum(request.key == key for request in self.requests)
+        return self._asked[key]
 
     def _note(self, request: web.Request, name: str | None) -> Request:
         key = request.headers["Authorization"].removeprefix("Bearer ")
         note = Request(time.monotonic(), key, name, request.query.get("after"))
         self.requests.append(note)
+        self._asked[key] += 1
         return note
 
     async def _job_list(self, request: web.Request) -> web.StreamResponse:
@@ -150,11 +162,11 @@ class Truth:
     def _watch_for_two(self, note: Request, name: str) -> None:
         if note.after is None:
             self._leader[name] = note.key
-        elif self._leader.get(name) != note.key:
-            self.at_once.append(f"{note.key} went on with {name} after {self._leader.get(name)} began")
+        elif (leader := self._leader.get(name, "")) != note.key:
+            self.at_once.append(Overlap(note.at, note.key, leader, name))
         for other, request in self._under_way[name]:
             if other != note.key and request.transport is not None and not request.transport.is_closing():
-                self.at_once.append(f"{note.key} and {other} asked for {name}")
+                self.at_once.append(Overlap(note.at, note.key, other, name))
 
     async def _send(self, request: web.Request, name: str, begun: float) -> web.StreamResponse:
         """Send a page, and note it only when all of it is sent."""
