@@ -18,16 +18,18 @@ IMPORTS = {
     "cadence": set(),
     "failures": set(),
     # PostgreSQL
+    "address": set(),
+    "reasons": set(),
     "queries": set(),
-    "store": {"queries"},
+    "store": {"address", "queries", "reasons"},
     "migrations": {"queries", "store"},
     "write": {"queries", "diff", "item", "listing", "store"},
     "save": {"queries", "item", "listing", "store", "write"},
     # HTTP
     "api": {"envelope", "failures"},
     # at work
-    "settings": set(),
-    "observe": {"write"},
+    "settings": {"address"},
+    "observe": {"reasons", "write"},
     "service": {"api", "failures", "store"},
     "outbox": {"failures", "observe", "save", "service", "store", "write"},
     "poller": {"api", "cadence", "failures", "listing", "observe", "outbox", "service", "store", "write"},
@@ -39,8 +41,8 @@ IMPORTS = {
     "serving": {"api", "cadence", "discovery", "outbox", "poller", "service", "settings", "store"},
     "sync": {"api", "failures", "outbox", "serving", "settings", "store", "write"},
     "daemon": {
-        "api", "discovery", "metronome", "migrations", "observe", "poller", "serving", "settings", "store", "systemd",
-        "web",
+        "api", "discovery", "metronome", "migrations", "observe", "poller", "reasons", "serving", "settings", "store",
+        "systemd", "web",
     },
     "terminal": set(),
     # for trying it out

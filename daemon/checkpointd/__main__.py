@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 import checkpointd
-from checkpointd import migrations, settings, terminal
+from checkpointd import address, migrations, settings, terminal
 from checkpointd.embedded import EmbeddedError, EmbeddedPostgres
+from checkpointd.reasons import explain
 from checkpointd.settings import Settings, SettingsError, Source
-from checkpointd.store import UNAVAILABLE, Connect, Job, Store, connect, explain, open_store
+from checkpointd.store import UNAVAILABLE, Connect, Job, Store, connect, open_store
 
 if TYPE_CHECKING:
     from checkpointd.sync import Summary
@@ -101,6 +102,8 @@ def run(config: Config = None) -> None:
     chosen = settings.load(config)
     keyed = _keys(chosen)
     observe.configure(chosen.log_format, chosen.log_level, [s for h in keyed.values() for s in secrets_of(h)])
+    if chosen.database_url is not None and (host := address.parse(chosen.database_url).unverified):
+        observe.log.warning("database.unverified", host=host, wanted="sslmode=verify-full")
 
     async def work() -> None:
         with daemon.stop_on_signals() as stop:
@@ -310,8 +313,8 @@ def _keys(chosen: Settings) -> dict[str, dict[str, str]]:
 async def _database(chosen: Settings, *, lasting: bool = False) -> AsyncIterator[Connect]:
     """Open the way to the database: that of the settings, or the embedded one; one that lasts says how to look."""
     if chosen.database_url is not None:
-        url = chosen.database_url
-        yield lambda: connect(url)
+        url, pooler = chosen.database_url, chosen.database_pooler
+        yield lambda: connect(url, pooler=pooler)
         return
     if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
         raise SettingsError(f"{settings.PREFIX}DATABASE_URL: a service needs one; see the unit's LoadCredential=")

@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from checkpointd.reasons import explain
 from checkpointd.write import Saved
 
 REGISTRY: Final = CollectorRegistry()
@@ -77,7 +78,7 @@ def database(work: str, error: Exception | None) -> None:
     if _database_errors.get(work) != kind:
         if error and kind:
             _database_errors[work] = kind
-            log.warning("database.unavailable", work=work, error=f"{kind}: {error}")
+            log.warning("database.unavailable", work=work, error=explain(error))
         else:
             del _database_errors[work]
             log.info("database.recovered", work=work)

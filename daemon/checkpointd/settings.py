@@ -11,11 +11,12 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
-from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from yarl import URL
+
+from checkpointd import address
 
 CONFIG: Final = Path("/etc/checkpointd/checkpointd.toml")
 PREFIX: Final = "CHECKPOINTD_"
@@ -131,6 +132,9 @@ class Settings(BaseSettings):
             description="the embedded PostgreSQL in the state folder; may come as a credential `database_url`",
         ),
     ] = None
+    database_pooler: Annotated[
+        bool, Field(description="between us and PostgreSQL stands a pooler in transaction mode, such as pgbouncer")
+    ] = False
     min_poll_seconds: Annotated[
         float, Field(ge=0.05, le=86400, description="the shortest gap between two polls of a job")
     ] = 15
@@ -226,31 +230,11 @@ def load(config: Path | None = None) -> Settings:
     except ValidationError as e:
         raise SettingsError(_explain(e, path, by_default=by_default)) from None
     if settings.database_url is not None:
-        _check_database_url(settings.database_url)
+        try:
+            address.parse(settings.database_url)
+        except address.AddressError as e:
+            raise SettingsError(f"{PREFIX}DATABASE_URL: {e}") from None
     return settings
-
-
-def _check_database_url(text: str) -> None:
-    """Raise SettingsError, without a word of the URL, where it cannot be one: the driver's own errors show it."""
-    what = f"{PREFIX}DATABASE_URL"
-    if not re.match(r"postgres(ql)?://", text):
-        raise SettingsError(f"{what}: it does not begin with postgresql://")
-    encode = "in a password / ? # @ : are written %2F %3F %23 %40 %3A"
-    try:
-        url = urlsplit(text)
-        hosts = url.netloc.rpartition("@")[2].split(",")
-        ports = [
-            match[2] for match in (re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d*))?", host) for host in hosts) if match
-        ]
-    except ValueError:
-        raise SettingsError(f"{what}: no URL; {encode}") from None
-    if len(ports) < len(hosts) or any(port and not 0 < int(port) < 65536 for port in ports):
-        raise SettingsError(f"{what}: a host or a port in it is none; {encode}")
-    if ("@" in url.path and "@" not in url.netloc) or url.fragment:
-        raise SettingsError(f"{what}: something stands behind the host that does not belong there; {encode}")
-    sslmode = parse_qs(url.query).get("sslmode", ["prefer"])[0]
-    if sslmode not in {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}:
-        raise SettingsError(f"{what}: its sslmode is none of PostgreSQL's; verify-full is the safe one")
 
 
 def _read(path: Path, *, must_exist: bool) -> dict[str, Any]:
