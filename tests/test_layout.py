@@ -37,12 +37,13 @@ IMPORTS = {
     "discovery": {"api", "failures", "jobs", "observe", "outbox", "queries", "service", "store"},
     "metronome": set(),
     "systemd": set(),
+    "watch": {"observe", "queries", "reasons", "store", "systemd"},
     "web": {"observe"},
     "serving": {"api", "cadence", "discovery", "outbox", "poller", "service", "settings", "store"},
     "sync": {"api", "failures", "outbox", "serving", "settings", "store", "write"},
     "daemon": {
         "api", "discovery", "metronome", "migrations", "observe", "poller", "reasons", "serving", "settings", "store",
-        "systemd", "web",
+        "systemd", "watch", "web",
     },
     "terminal": set(),
     # for trying it out

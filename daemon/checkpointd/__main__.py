@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -53,6 +54,7 @@ class UsageError(Exception):
 
 def main() -> NoReturn:
     """Run a verb."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the keys
     try:
         code = app(standalone_mode=False)
     except _WrongCallError as e:
@@ -96,9 +98,13 @@ def _root(
 @app.command()
 def run(config: Config = None) -> None:
     """Run the daemon."""
+    import faulthandler
+
     from checkpointd import daemon, observe
     from checkpointd.serving import secrets_of
 
+    if sys.stderr is not None:
+        faulthandler.enable()  # systemd's watchdog ends a daemon that hangs by SIGABRT: this tells where it hung
     chosen = settings.load(config)
     keyed = _keys(chosen)
     observe.configure(chosen.log_format, chosen.log_level, [s for h in keyed.values() for s in secrets_of(h)])
