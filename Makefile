@@ -22,7 +22,13 @@ lint: $(READY)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-check: lint test test-oldest wheel  ## lint, types, tests on two PostgreSQLs, and the built wheel installed and run elsewhere
+check: lint test test-oldest test-slow wheel  ## lint, types, all tests, on two PostgreSQLs, and the built wheel installed and run elsewhere
+
+test-slow: $(READY)  ## the tests that take their time: failover, a pooler, a real systemd
+	.venv/bin/pytest -m slow $(ARGS)
+
+systemd-test: $(READY)  ## the units under a real systemd, booted here where root and namespaces allow
+	.venv/bin/pytest -m 'slow or not slow' tests/test_systemd.py $(ARGS)
 
 wheel: $(READY)
 	sh tests/check_wheel.sh "$(UV)"
@@ -44,4 +50,4 @@ $(READY): .tools/bin/uv pyproject.toml requirements.lock
 	$(UV) pip install --python .venv --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-.PHONY: help demo test test-oldest lint check wheel lock clean
+.PHONY: help demo test test-oldest test-slow systemd-test lint check wheel lock clean
