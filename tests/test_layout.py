@@ -17,6 +17,7 @@ IMPORTS = {
     "diff": {"item", "listing"},
     "cadence": set(),
     "failures": set(),
+    "redaction": set(),
     # PostgreSQL
     "address": set(),
     "reasons": set(),
@@ -26,10 +27,10 @@ IMPORTS = {
     "write": {"queries", "diff", "item", "listing", "store"},
     "save": {"queries", "item", "listing", "store", "write"},
     # HTTP
-    "api": {"envelope", "failures"},
+    "api": {"envelope", "failures", "redaction"},
     # at work
-    "settings": {"address"},
-    "observe": {"reasons", "write"},
+    "settings": {"address", "redaction"},
+    "observe": {"reasons", "redaction", "write"},
     "service": {"api", "failures", "store"},
     "outbox": {"failures", "observe", "save", "service", "store", "write"},
     "poller": {"api", "cadence", "failures", "listing", "observe", "outbox", "service", "store", "write"},
@@ -39,7 +40,7 @@ IMPORTS = {
     "systemd": set(),
     "watch": {"observe", "queries", "reasons", "store", "systemd"},
     "web": {"observe"},
-    "serving": {"api", "cadence", "discovery", "outbox", "poller", "service", "settings", "store"},
+    "serving": {"api", "cadence", "discovery", "outbox", "poller", "redaction", "service", "settings", "store"},
     "sync": {"api", "failures", "outbox", "serving", "settings", "store", "write"},
     "daemon": {
         "api", "discovery", "metronome", "migrations", "observe", "poller", "reasons", "serving", "settings", "store",

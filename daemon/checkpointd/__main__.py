@@ -101,15 +101,17 @@ def run(config: Config = None) -> None:
     import faulthandler
 
     from checkpointd import daemon, observe
-    from checkpointd.serving import secrets_of
+    from checkpointd.redaction import secrets_of
 
     if sys.stderr is not None:
         faulthandler.enable()  # systemd's watchdog ends a daemon that hangs by SIGABRT: this tells where it hung
     chosen = settings.load(config)
     keyed = _keys(chosen)
-    observe.configure(chosen.log_format, chosen.log_level, [s for h in keyed.values() for s in secrets_of(h)])
-    if chosen.database_url is not None and (host := address.parse(chosen.database_url).unverified):
-        observe.log.warning("database.unverified", host=host, wanted="sslmode=verify-full")
+    secrets = [secret for headers in keyed.values() for secret in secrets_of(headers)]
+    where = None if chosen.database_url is None else address.parse(chosen.database_url)
+    observe.configure(chosen.log_format, chosen.log_level, [*secrets, *(where.secrets if where else ())])
+    if where and where.unverified:
+        observe.log.warning("database.unverified", host=where.unverified, wanted="sslmode=verify-full")
 
     async def work() -> None:
         with daemon.stop_on_signals() as stop:

@@ -58,6 +58,12 @@ class Address:
         chosen = self.sslmode not in {None, "verify-full"}
         return next((host.name for host in self.hosts if chosen and not host.is_local), None)
 
+    @property
+    def secrets(self) -> list[str]:
+        """The passwords in it."""
+        before_the_host = unquote(urlsplit(self.url).password or "")
+        return [word for word in (before_the_host, self._query.get("password"), self._query.get("sslpassword")) if word]
+
     def tls(self, host: Host) -> ssl.SSLContext | SslMode | None:
         """Return how the way to a host is protected, as asyncpg takes it. Raises OSError where a file is missing."""
         if self.sslmode != "verify-full" and (self.sslmode or host.is_local):

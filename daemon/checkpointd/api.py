@@ -20,6 +20,7 @@ from yarl import URL
 from checkpointd import __version__
 from checkpointd.envelope import NotAListError, Page, Raw, read_page
 from checkpointd.failures import ErrorClass, Failure, classify, error_object, retry_after
+from checkpointd.redaction import Secrets
 
 PAGE_BYTES: Final = 8 * 1024 * 1024
 ERROR_BYTES: Final = 64 * 1024
@@ -27,9 +28,6 @@ PAGES: Final = 100
 LISTING_BYTES: Final = 32 * 1024 * 1024
 LONGEST_WAIT: Final = 5.0
 """Seconds that a poll waits for another try; whoever asks for more is asked again at the next poll."""
-
-SHORTEST_SECRET: Final = 6
-"""Characters: a header such as `1` or `on` is no secret, and must not blot every text it stands in."""
 
 
 class Pages(NamedTuple):
@@ -84,10 +82,7 @@ class Client:
         self._headers = CIMultiDictProxy(CIMultiDict({**ours, **headers}))
         self._query = urlencode({**query, "limit": limits.page_size})
         self._limits = limits
-        # What begins like a secret is one: providers echo keys whole, cut off or masked.
-        echoes = (f"{re.escape(s)}|{re.escape(s[:8])}\\S*" for s in secrets if len(s) >= SHORTEST_SECRET)
-        self._secrets = re.compile("|".join(echoes) or "(?!)")
-        self._keys = [s.encode() for s in secrets if len(s) >= SHORTEST_SECRET]
+        self._secrets = Secrets(secrets)
 
     async def list_checkpoints(self, job_id: str, deadline: float) -> Pages:
         """List all checkpoints of a job, until `deadline` on the loop's clock. Never raises for what a provider does.
@@ -116,13 +111,8 @@ class Client:
                 return
 
     def holds_secret(self, json_text: bytes) -> bool:
-        """Say whether the key stands in what a provider sent, escaped or not."""
-        if any(key in json_text for key in self._keys):
-            return True
-        if b"\\" not in json_text:
-            return False
-        unescaped = re.sub(rb"\\u00([0-7][0-9a-fA-F])", lambda found: bytes.fromhex(found[1].decode()), json_text)
-        return any(key in unescaped.replace(b"\\/", b"/") for key in self._keys)
+        """Say whether the key stands in what a provider sent, encoded or not."""
+        return self._secrets.stand_in(json_text)
 
     async def _list(self, path: str, deadline: float) -> Pages:
         items: list[Sequence[Raw]] = []
@@ -205,7 +195,7 @@ class Client:
 
     def _clean(self, text: str) -> str:
         """Make what a provider said fit to be repeated: one short line without anything like a key."""
-        text = self._secrets.sub("[secret]", text)
+        text = self._secrets.blot_beginnings(text)
         text = _LIKE_A_KEY.sub("[secret]", text[:1000])  # its time grows with the square of the length
         return "".join(c if c.isprintable() else " " for c in text)[:200]
 

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from yarl import URL
 
 from checkpointd import address
+from checkpointd.redaction import LIKE_A_KEY
 
 CONFIG: Final = Path("/etc/checkpointd/checkpointd.toml")
 PREFIX: Final = "CHECKPOINTD_"
@@ -24,9 +25,6 @@ OPENAI: Final = "https://api.openai.com/v1"
 
 _OPENAI: Final = {"base_url": "OPENAI_BASE_URL", "organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"}
 """What OpenAI's own clients read, beside the key."""
-
-_LIKE_A_KEY: Final = re.compile(r"^sk[-_]|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{20}")
-"""Twenty letters and digits, mixed: nobody names a variable like that."""
 
 
 class SettingsError(Exception):
@@ -53,7 +51,7 @@ def _base_url(value: str) -> str:
 
 def _key_reference(value: str) -> str:
     a_file = re.fullmatch(r"\.{0,2}/[^\0]*", value)
-    a_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not _LIKE_A_KEY.search(value)
+    a_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not LIKE_A_KEY.search(value)
     if not a_file and not a_name:
         raise ValueError("the name of a credential, a variable or a file (/… or ./…) is needed, never the key itself")
     return value
