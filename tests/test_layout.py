@@ -41,6 +41,9 @@ IMPORTS = {
     "watch": {"observe", "queries", "reasons", "store", "systemd"},
     "web": {"observe"},
     "serving": {"api", "cadence", "discovery", "outbox", "poller", "redaction", "service", "settings", "store"},
+    "check": {
+        "address", "api", "failures", "migrations", "queries", "reasons", "redaction", "settings", "store",
+    },
     "sync": {"api", "failures", "outbox", "serving", "settings", "store", "write"},
     "daemon": {
         "api", "discovery", "metronome", "migrations", "observe", "poller", "reasons", "serving", "settings", "store",

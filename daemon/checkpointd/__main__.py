@@ -269,6 +269,34 @@ def migrate_(config: Config = None) -> None:
     asyncio.run(work())
 
 
+@app.command("check")
+def check_(as_json: AsJson = False, config: Config = None) -> None:
+    """Say whether the daemon would work here: database, role, schema, keys, clocks; and how to mend what is wrong."""
+    from checkpointd import check
+
+    chosen = settings.load(config)
+
+    async def work() -> "list[check.Finding]":
+        async with _database(chosen) as connect_, open_store(connect_) as store:
+            if chosen.database_url is None:
+                with _database_errors():
+                    async with store.connection() as connection:
+                        await migrations.migrate(connection)
+            findings = []
+            async for finding in check.check(chosen, store):
+                findings.append(finding)
+                if not as_json:
+                    print(f"{finding.state:4}  {finding.subject}: {terminal.cell(finding.message)}", flush=True)
+            return findings
+
+    findings = asyncio.run(work())
+    failed = any(finding.state == "fail" for finding in findings)
+    if as_json:
+        print(json.dumps({"ok": not failed, "findings": [finding._asdict() for finding in findings]}))
+    if failed:
+        sys.exit(1)
+
+
 @app.command("demo")
 def demo_(
     seconds: Annotated[

@@ -9,6 +9,8 @@ import random
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final, NamedTuple
 from urllib.parse import quote, urlencode
@@ -36,6 +38,13 @@ class Pages(NamedTuple):
     items: list[Sequence[Raw]]
     failure: Failure | None
     requests: int
+
+
+class Answer(NamedTuple):
+    """What one request brought: why it failed (None: it did not), and the provider's time (None: it did not tell)."""
+
+    failure: Failure | None
+    date: datetime | None
 
 
 class ApiError(Exception):
@@ -110,6 +119,15 @@ class Client:
             if cursor is None:
                 return
 
+    async def probe(self, deadline: float) -> Answer:
+        """Ask for the job list once, without another try. Never raises for what a provider does."""
+        heard: list[str] = []
+        try:
+            self._read(await self._once(self._url("/fine_tuning/jobs", None), deadline, paging=False, heard=heard))
+        except ApiError as e:
+            return Answer(e.failure, _date(heard))
+        return Answer(None, _date(heard))
+
     def holds_secret(self, json_text: bytes) -> bool:
         """Say whether the key stands in what a provider sent, encoded or not."""
         return self._secrets.stand_in(json_text)
@@ -154,13 +172,15 @@ class Client:
                     raise
             await asyncio.sleep(wait)
 
-    async def _once(self, url: URL, deadline: float, *, paging: bool) -> bytes:
+    async def _once(self, url: URL, deadline: float, *, paging: bool, heard: list[str] | None = None) -> bytes:
         now = asyncio.get_running_loop().time()
         try:
             async with (
                 asyncio.timeout_at(min(deadline, now + self._limits.request_timeout)),
                 self._http.get(url, headers=self._headers, allow_redirects=False) as response,
             ):
+                if heard is not None:
+                    heard += response.headers.getall("Date", [])
                 if response.status != HTTPStatus.OK:
                     body = await _body(response, ERROR_BYTES)
                     raise ApiError(self._unhappy(response.status, response.headers, body, paging=paging))
@@ -247,6 +267,13 @@ async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
             raise ApiError(Failure(ErrorClass.TOO_LARGE, f"a page of more than {most} bytes"))
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def _date(headers: Sequence[str]) -> datetime | None:
+    try:
+        return parsedate_to_datetime(headers[0])
+    except (IndexError, ValueError):
+        return None
 
 
 def _is_json(content_type: str) -> bool:
