@@ -1,34 +1,63 @@
 # A fresh machine needs python3 (3.11 or newer), pip and make: everything else is set up here, inside this folder.
 PYTHON ?= python3
 UV = .tools/bin/uv --quiet --system-certs
-READY = .venv/.ready
+VENV = .venv
+READY = $(VENV)/.ready
+PRISM = .tools/prism/node_modules/.bin/prism
+HISTORIES ?= 3000
 OLDEST = $(firstword $(patsubst %/initdb,%,$(wildcard $(foreach v,15 16 17 18,/usr/lib/postgresql/$(v)/bin/initdb))))
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## a simulated provider, a private PostgreSQL and the daemon (ARGS='--seconds 20' ends it by itself)
-	.venv/bin/checkpointd demo $(ARGS)
+	$(VENV)/bin/checkpointd demo $(ARGS)
 
 test: $(READY)  ## the tests, on the embedded PostgreSQL (ARGS='-k word' chooses)
-	.venv/bin/pytest $(ARGS)
+	$(VENV)/bin/pytest $(ARGS)
 
-test-oldest: $(READY)  ## the tests, on the oldest PostgreSQL of this machine, where Debian's packages are
-	@if [ -n "$(OLDEST)" ]; then TEST_POSTGRES_BIN=$(OLDEST) .venv/bin/pytest $(ARGS); \
+test-slow: $(READY)  ## the tests that take too long for `make test`
+	$(VENV)/bin/pytest -m slow $(ARGS)
+
+test-oldest: $(READY)  ## all tests, on the oldest PostgreSQL of this machine, where Debian's packages are
+	@if [ -n "$(OLDEST)" ]; then echo "PostgreSQL: $(OLDEST)"; \
+	TEST_POSTGRES_BIN=$(OLDEST) $(VENV)/bin/pytest -m "slow or not slow" $(ARGS); \
 	else echo "skipped: no PostgreSQL 15 to 18 in /usr/lib/postgresql"; fi
 
-lint: $(READY)
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/mypy
-
-check: lint test test-oldest test-slow wheel  ## lint, types, all tests, on two PostgreSQLs, and the built wheel installed and run elsewhere
-
-test-slow: $(READY)  ## the tests that take their time: failover, a pooler, a real systemd
-	.venv/bin/pytest -m slow $(ARGS)
+# What is looked for is on the PATH, or is pyenv's. PostgreSQL 18 is the embedded one, which each of them takes.
+test-all: $(READY)  ## the tests on each Python from 3.11 to 3.13 that is installed, and on PostgreSQL 15 and 18
+	@for version in 3.11 3.12 3.13; do \
+	  for python in "$$(command -v python$$version)" "$$HOME"/.pyenv/versions/$$version.*/bin/python; do \
+	    "$$python" --version >/dev/null 2>&1 && break; python=; done; \
+	  if [ -z "$$python" ]; then echo "skipped: no Python $$version on the PATH or in ~/.pyenv"; continue; fi; \
+	  echo "Python $$version, PostgreSQL 18: $$python"; \
+	  $(MAKE) --no-print-directory test VENV=.venv-$$version PYTHON="$$python" || exit 1; done
+	@$(if $(findstring /15/,$(OLDEST)),,echo "skipped: no PostgreSQL 15 in /usr/lib/postgresql";) \
+	$(MAKE) --no-print-directory test-oldest
 
 systemd-test: $(READY)  ## the units under a real systemd, booted here where root and namespaces allow
-	.venv/bin/pytest -m 'slow or not slow' tests/test_systemd.py $(ARGS)
+	$(VENV)/bin/pytest -m "slow or not slow" tests/test_systemd.py $(ARGS)
+
+contract: $(READY)  ## what Prism, by OpenAI's specification, and OpenAI's SDK say of the simulated provider
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(PRISM) && \
+	  TEST_PRISM=$(PRISM) $(VENV)/bin/pytest -v tests/test_contract.py $(ARGS); \
+	else echo "skipped: no npm, which Prism comes by"; fi
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+check-long: planted  ## thousands of histories against the model (HISTORIES=5000 says how many), and the planted mistakes
+	HISTORIES=$(HISTORIES) $(VENV)/bin/pytest -q tests/test_model.py
+
+planted: $(READY)  ## make twelve well-known mistakes, one by one: the tests must catch each
+	$(VENV)/bin/python tests/planted.py
+
+catalogue: $(READY)  ## write anew what is kept of the views: catalogue, privileges, migrations, the guide's answers
+	$(VENV)/bin/pytest --update tests/test_catalogue.py $(wildcard tests/test_guide.py)
+
+check: lint test test-slow test-oldest contract wheel  ## all of these: types, two PostgreSQLs, the contract, the wheel run elsewhere
 
 wheel: $(READY)
 	sh tests/check_wheel.sh "$(UV)"
@@ -38,16 +67,20 @@ lock: .tools/bin/uv  ## resolve the dependencies anew into requirements.lock
 	  --no-emit-find-links --all-extras --group dev --upgrade -o requirements.lock pyproject.toml
 
 clean:  ## remove what was set up here
-	rm -rf .tools .venv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .tools .venv .venv-* dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # As root pip warns that it is root; with --target there is nothing of the system's that it could break.
 .tools/bin/uv:
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .tools uv
 
 $(READY): .tools/bin/uv pyproject.toml requirements.lock
-	$(UV) venv --allow-existing --python $(PYTHON) .venv
-	$(UV) pip sync --python .venv --compile-bytecode --require-hashes requirements.lock
-	$(UV) pip install --python .venv --no-deps --no-build-isolation --editable .
+	$(UV) venv --allow-existing --python $(PYTHON) $(VENV)
+	$(UV) pip sync --python $(VENV) --compile-bytecode --require-hashes requirements.lock
+	$(UV) pip install --python $(VENV) --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-.PHONY: help demo test test-oldest test-slow systemd-test lint check wheel lock clean
+# 5.14.2: the last one for the Node.js that distributions have. Without scripts: one of its parts only counts downloads.
+$(PRISM):
+	npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .tools/prism @stoplight/prism-cli@5.14.2
+
+.PHONY: help demo test test-slow test-oldest test-all systemd-test contract catalogue lint check check-long planted wheel lock clean

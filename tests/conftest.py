@@ -13,10 +13,27 @@ from socket import socket
 import asyncpg
 import pytest
 
-from checkpointd import migrations
+from checkpointd import embedded, migrations
 from checkpointd.embedded import EmbeddedPostgres
 from checkpointd.store import Store, connect, open_store
 from provider import Provider
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --update: write what the repository keeps of the contract anew, instead of comparing with it."""
+    parser.addoption("--update", action="store_true", help="write tests/data and sql/README.md anew (make catalogue)")
+
+
+@pytest.fixture(scope="session")
+def update(pytestconfig: pytest.Config) -> bool:
+    """Say whether to write what is kept of the contract, instead of comparing with it."""
+    return bool(pytestconfig.getoption("--update"))
+
+
+@pytest.fixture(scope="session")
+def binaries() -> Path:
+    """Return the folder of PostgreSQL's programs: those of the server that the tests run on."""
+    return Path(os.environ.get("TEST_POSTGRES_BIN") or embedded._binary("psql").parent)
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +44,23 @@ def postgres() -> Iterator[str]:
         if binaries := os.environ.get("TEST_POSTGRES_BIN"):
             yield from _server(Path(binaries), folder)
         else:
-            embedded = EmbeddedPostgres(folder / "postgres", sync=False)
-            runner.run(embedded.start_or_connect())
-            yield embedded.url.replace("/checkpointd?", "/{}?")
-            runner.run(embedded.stop())
+            server = EmbeddedPostgres(folder / "postgres", sync=False)
+            runner.run(server.start_or_connect())
+            yield server.url.replace("/checkpointd?", "/{}?")
+            runner.run(server.stop())
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+async def bare() -> AsyncIterator[str]:
+    """Yield the URL (up to the database's name) of a server of the test's own, which knows no role of ours."""
+    folder = Path(tempfile.mkdtemp(prefix="checkpointd-test-"))
+    if binaries := os.environ.get("TEST_POSTGRES_BIN"):
+        for url in _server(Path(binaries), folder):
+            yield url
+    else:
+        async with EmbeddedPostgres(folder / "postgres", sync=False) as server:
+            yield server.url.replace("/checkpointd?", "/{}?")
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -22,6 +22,7 @@ grant insert on checkpointd.sources, checkpointd.jobs, checkpointd.polling, chec
   checkpointd.rejects, checkpointd.summaries, checkpointd.changes to modest;
 grant update on checkpointd.sources, checkpointd.jobs, checkpointd.polling, checkpointd.checkpoints, checkpointd.polls,
   checkpointd.rejects, checkpointd.summaries, checkpointd.feed_gate to modest;
+grant execute on all functions in schema checkpointd to modest;
 grant select on fine_tuning.jobs, fine_tuning.freshness, fine_tuning.sources to modest"""
 
 
@@ -90,6 +91,11 @@ async def test_each_missing_right_is_named(modest: str, sql: asyncpg.Connection)
             await sql.execute(f"revoke {privilege} on {name} from modest")
             assert [(name, privilege)] == [tuple(row) for row in await store.fetch(queries.FIND_MISSING_RIGHTS)]
             await sql.execute(f"grant {privilege} on {name} to modest")
+        await sql.execute("revoke execute on function checkpointd.summarise from modest, public")
+        assert [("function checkpointd.summarise", "execute")] == [
+            tuple(row) for row in await store.fetch(queries.FIND_MISSING_RIGHTS)
+        ]
+        await sql.execute("grant execute on function checkpointd.summarise to modest")
         await sql.execute("revoke usage on schema checkpointd from modest")
         assert ["schema checkpointd"] == [row[0] for row in await store.fetch(queries.FIND_MISSING_RIGHTS)]
 

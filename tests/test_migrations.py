@@ -14,7 +14,7 @@ from checkpointd.store import Lease, connect
 async def _migrate(url: str) -> list[str]:
     connection = await connect(url)
     try:
-        return await migrate(connection)
+        return (await migrate(connection)).files
     finally:
         await connection.close()
 
@@ -22,7 +22,7 @@ async def _migrate(url: str) -> list[str]:
 async def test_six_at_once(empty_url: str) -> None:
     """Six migrators started at once on an empty database all succeed, and each file is applied once."""
     applied = await asyncio.gather(*(_migrate(empty_url) for _ in range(6)))
-    assert ["0001_initial.sql", "0002_summaries.sql", "views"] == sorted(name for names in applied for name in names)
+    assert [file.name for file in migrations._files()] == sorted(name for names in applied for name in names)
 
 
 async def test_again_does_nothing(empty_url: str) -> None:
@@ -83,28 +83,32 @@ async def test_upgrade_summarises_what_is_stored(url: str, sql: asyncpg.Connecti
 async def test_a_lock_is_waited_for_briefly(url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dashboard's lock on a view makes migrate give up its turn and try again, until the lock is gone."""
     monkeypatch.setattr(migrations, "PAUSE", 0.01)
+    monkeypatch.setattr(migrations, "LOCK_TIMEOUT", "50ms")
     await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name = 'views'")
     transaction = sql.transaction()
     await transaction.start()
     await sql.execute("lock table fine_tuning.jobs in access share mode")
     connection = await connect(url)
-    await connection.execute("set lock_timeout = '50ms'")
     migrating = asyncio.create_task(migrate(connection))
     await asyncio.wait([migrating], timeout=0.3)
     assert not migrating.done()
     await transaction.rollback()
-    assert ["views"] == await migrating
+    assert ["views"] == (await migrating).files
     await connection.close()
 
 
 async def test_everything_is_commented(sql: asyncpg.Connection) -> None:
-    """Every table, view and column has a comment."""
+    """Every table, view, column and function has a comment."""
     rows = await sql.fetch("""
         select c.oid::regclass::text || coalesce('.' || a.attname, '') as name
         from pg_class c left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
         where c.relkind in ('r', 'v') and c.relnamespace in ('checkpointd'::regnamespace, 'fine_tuning'::regnamespace)
           and c.relname <> 'schema_migrations'
-          and (col_description(c.oid, a.attnum) is null or obj_description(c.oid) is null)""")
+          and (col_description(c.oid, a.attnum) is null or obj_description(c.oid) is null)
+        union all
+        select oid::regprocedure::text from pg_proc
+        where pronamespace in ('checkpointd'::regnamespace, 'fine_tuning'::regnamespace)
+          and obj_description(oid, 'pg_proc') is null""")
     assert [] == [row["name"] for row in rows]
 
 

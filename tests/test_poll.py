@@ -9,8 +9,9 @@ import asyncpg
 import pytest
 from aiohttp import web
 
+from checkpointd import queries
 from checkpointd.failures import Failure
-from checkpointd.store import Store
+from checkpointd.store import Room, Store
 from checkpointd.write import Saved
 from harness import polling_one, read_job_list, sync, tick, track
 from provider import JOB, Provider, body, checkpoint, error, held, job, page, paged
@@ -77,16 +78,17 @@ async def test_late_metric_is_found_after_quiet_polls(
 
 async def test_null_erases_nothing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """A null after a value adds one `regressed` and keeps the value; staying null adds nothing; back is a change."""
-    for valid_loss in (0.5, None, None, 0.5, 0.7):
+    for valid_loss, known in ((0.5, 0.5), (None, 0.5), (None, 0.5), (0.5, 0.5), (0.7, 0.7), (None, 0.7)):
         provider.checkpoints[JOB] = page([checkpoint(1, valid_loss=valid_loss), checkpoint(2)])
         await sync(store, provider)
+        assert known == await sql.fetchval("select valid_loss from fine_tuning.checkpoints where step_number = 1")
         await store.resync(await store.find_jobs([JOB]))
     assert [
         ("regressed", "valid_loss", "0.5", None),
         ("changed", "valid_loss", None, "0.5"),
         ("changed", "valid_loss", "0.5", "0.7"),
+        ("regressed", "valid_loss", "0.7", None),
     ] == [change for change in await _kinds(sql) if change[0] != "new"]
-    assert 0.7 == await sql.fetchval("select valid_loss from fine_tuning.checkpoints where step_number = 1")
 
 
 async def test_there_and_back_is_two_changes(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
@@ -139,48 +141,6 @@ async def test_broken_listing_stores_but_is_no_success(
     assert ("server_error", 3) == (after["error_class"], after["consecutive_failures"])
     rows = await sql.fetch("select outcome, error_class, count, new from fine_tuning.polls order by id")
     assert [("changed", None, 1, 6), ("partial", "server_error", 3, 1)] == [tuple(row) for row in rows]
-
-
-@pytest.mark.parametrize(
-    ("answer", "error_class"),
-    [
-        (error(404, "fine_tune_not_found"), "missing"),
-        (error(403), "forbidden"),
-        (error(500), "server_error"),
-        (body('{"error": {"message": "no"}}'), "error_in_200"),
-        (body('{"object": "list", "data": null, "has_more": false}'), "not_a_list"),
-        (body('{"object": "list", "data": {}, "has_more": false}'), "not_a_list"),
-        (body('{"object": "list", "data": [], "has_more": "no"}'), "bad_has_more"),
-        (body('{"object": "list", "data": []}'), "bad_has_more"),
-        (body("<html>", "text/html"), "content_type"),
-        (body("<html>"), "html"),
-        (body('{"object": "list", "data": [], "has_more": false}', "text/html"), "content_type"),
-        (body(""), "empty_body"),
-        (body('{"object": "list", "data": [{"id": "ftc'), "not_json"),
-        (page([], has_more=True), "empty_page"),
-        (page([checkpoint(9)], has_more=True), "cursor_repeated"),
-        (page([{**checkpoint(9), "object": "fine_tuning.job.event"}]), "other_list"),
-    ],
-)
-async def test_no_false_success(
-    store: Store, provider: Provider, sql: asyncpg.Connection, answer: web.Response, error_class: str
-) -> None:
-    """Whatever is no complete list is no success, changes no stored row, and has a class of its own."""
-    provider.checkpoints[JOB] = page([checkpoint(2), checkpoint(1)])
-    await sync(store, provider)
-    before, rows = await _freshness(sql), await sql.fetch("select * from fine_tuning.checkpoints order by id")
-    provider.checkpoints[JOB] = answer
-    for _ in range(3):
-        await sync(store, provider)
-    after = await _freshness(sql)
-    assert (error_class, 3) == (after["error_class"], after["consecutive_failures"])
-    assert after["last_attempt_at"] > before["last_attempt_at"]
-    for column in ("last_complete_at", "last_success_at"):
-        assert before[column] == after[column], column
-    stored = await sql.fetch("select * from fine_tuning.checkpoints where step_number < 9 order by id")
-    assert rows == stored
-    polls = await sql.fetch("select count from fine_tuning.polls where error_class is not null")
-    assert [3] == [row["count"] for row in polls]
 
 
 async def test_recovery_is_seen(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
@@ -284,6 +244,24 @@ async def test_two_pollers_share(store: Store, provider: Provider) -> None:
 
     assert 60 == sum(await asyncio.gather(work(), work()))
     assert [1] * 60 == [provider.asked(name) for name in jobs]
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_slow_claim_takes_nothing_twice(
+    store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    """A claim that began before another one, and was held up, takes neither its leases nor what it has polled since."""
+    await track(store)
+    (found,) = await store.find_jobs([JOB])
+    rooms = {found.source: Room(8, 2, None)}
+    (lease,) = await store.claim_due_jobs(rooms, 60)
+    began = "clock_timestamp() - interval '9 s' as t"
+    for name in ("CLAIM_DUE_JOBS", "CLAIM_NAMED_JOBS"):
+        monkeypatch.setattr(queries, name, getattr(queries, name).replace("clock_timestamp() as t", began))
+    assert [] == await (store.claim_named_jobs([found], {}, 60) if named else store.claim_due_jobs(rooms, 60))
+    await sql.execute("update checkpointd.polling set lease_expires_at = null, next_poll_at = now() + interval '9 s'")
+    assert [] == await store.claim_due_jobs(rooms, 60)
+    assert lease.lease_token == await sql.fetchval("select lease_token from checkpointd.polling")
 
 
 async def test_refused_key_releases_its_jobs(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:

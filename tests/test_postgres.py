@@ -242,6 +242,7 @@ async def limited(url: str, sql: asyncpg.Connection) -> AsyncIterator[str]:
         """create role limited login;
         grant usage on schema checkpointd, fine_tuning to limited;
         grant select, insert, update on all tables in schema checkpointd to limited;
+        grant execute on all functions in schema checkpointd to limited;
         create function full_disk() returns trigger language plpgsql as $$ begin
           raise 'could not extend file "base/1": No space left on device' using errcode = '53100'; end $$"""
     )
@@ -261,6 +262,18 @@ async def test_what_the_database_refuses(limited: str, sql: asyncpg.Connection, 
     assert words in told
     assert mend in told
     assert 1 == len(told.splitlines())
+
+
+async def test_read_only_for_a_while(store: Store, sql: asyncpg.Connection) -> None:
+    """After a server was read-only, as a demoted primary is, the next use gets connections that can write again."""
+    await track(store)
+    database = await sql.fetchval("select current_database()")
+    await sql.execute(f"alter database {database} set default_transaction_read_only = on")
+    await store._pool.expire_connections()
+    with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+        await track(store, "ftjob-2")
+    await sql.execute(f"alter database {database} reset default_transaction_read_only")
+    await track(store, "ftjob-2")
 
 
 async def test_a_full_disk_passes(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:

@@ -9,7 +9,8 @@ import asyncpg
 from aiohttp import web
 
 from checkpointd.embedded import EmbeddedPostgres
-from checkpointd.simulator import World, serve
+from checkpointd.simulator.server import serve
+from checkpointd.simulator.world import World
 from provider import JOB, Provider, checkpoint, page, paged
 from verbs import checkpointd, environment, running, wait_for_line
 

@@ -8,7 +8,8 @@ from typing import Any, Self
 import aiohttp
 import pytest
 
-from checkpointd.simulator import World, accelerated, serve
+from checkpointd.simulator.server import accelerated, serve
+from checkpointd.simulator.world import World
 
 START = 1_790_000_000.0
 AFTER_ALL = START + 86_400
@@ -256,6 +257,7 @@ def test_lively_start(seed: int) -> None:
     [
         ("GET /fine_tuning/jobs", {}, 401, (None, None)),
         ("GET /fine_tuning/jobs", {"Authorization": "Bearer "}, 401, (None, None)),
+        ("GET /fine_tuning/jobs", {"Authorization": "Bearer no key"}, 401, (None, None)),
         ("GET /fine_tuning/jobs", {"Authorization": "Basic c2VjcmV0"}, 401, (None, None)),
         (f"GET {UNKNOWN}", KEY, 404, ("fine_tune_id", "fine_tune_not_found")),
         (f"GET {UNKNOWN}/checkpoints", KEY, 404, ("fine_tune_id", "fine_tune_not_found")),

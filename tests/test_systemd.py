@@ -23,15 +23,22 @@ TOP = Path(__file__).parents[1]
 UNITS = sorted((TOP / "systemd").glob("*.service"))
 SERVICE = "checkpointd.service"
 
+pytestmark = pytest.mark.timeout(300)  # the first one installs a wheel with pip
+
 # Without a booted one
 
 
 def _systemd_analyze(*arguments: str | Path) -> str:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("no systemd-analyze here")
-    done = subprocess.run(
-        ["systemd-analyze", *arguments], check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    version = (
+        re.match(r"systemd (\d+)", _said("systemd-analyze", "--version")) if shutil.which("systemd-analyze") else None
     )
+    if version is None or int(version[1]) < 250:
+        pytest.skip("no systemd-analyze of version 250 or newer here")
+    return _said("systemd-analyze", *arguments)
+
+
+def _said(*command: str | Path) -> str:
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -59,7 +66,14 @@ def test_units_are_hardened(unit: Path) -> None:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Yield the server that the service uses."""
+
+    async def make_role() -> None:
+        sql = await asyncpg.connect(running.url)
+        await sql.execute("create role checkpointd login")
+        await sql.close()
+
     with serving(tmp_path_factory.mktemp("postgres") / "server") as running:
+        asyncio.run(make_role())
         yield running
 
 
@@ -99,14 +113,24 @@ TimeoutStopSec=10
     await sql.close()
 
 
+def _blocks() -> list[str]:
+    """Return what the README says to type."""
+    section = (TOP / "README.md").read_text().split("\n## As a service\n")[1].split("\n## ")[0]
+    return re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)
+
+
+def _as_itself(server: Server) -> str:
+    return server.url.replace("postgres@", "checkpointd@")
+
+
 def _install(machine: Machine, server: Server) -> None:
     """Follow the README's five lines, with this test's addresses and key, and the versions of the lock."""
-    section = (TOP / "README.md").read_text().split("\n## As a service\n")[1].split("\n## ")[0]
-    lines = section.split("```sh\n")[1].split("```")[0].splitlines()
-    assert 5 == len(lines)
-    script = "\n".join(lines).replace("'sk-…'", f"'{KEY}'")
-    script, urls = re.subn(r"'postgresql://[^']*'", f"'{server.url}'", script)
-    assert (2, False) == (urls, "…" in script)
+    lines = _blocks()[0]
+    assert 5 == len(lines.splitlines())
+    script = lines.replace("'sk-…'", f"'{KEY}'")
+    script, owners = re.subn("'postgresql://owner:[^']*'", f"'{server.url}'", script)
+    script, own = re.subn("'postgresql://checkpointd:[^']*'", f"'{_as_itself(server)}'", script)
+    assert (1, 1, False) == (owners, own, "…" in script)
     pins = re.findall(r"^[\w.-]+==[\w.]+", (TOP / "requirements.lock").read_text(), flags=re.MULTILINE)
     machine.write("/wheel/pins", "\n".join(pins))
     machine.run("sh", "-ec", "cd /wheel; export PIP_CONSTRAINT=/wheel/pins\n" + script)
@@ -132,7 +156,7 @@ async def _journal(machine: Machine) -> list[dict[str, Any]]:
 
 async def _track(server: Server, provider: Provider, tmp_path: Path) -> None:
     """Track the job, and wait until the service has polled it."""
-    env = environment(tmp_path, server.url, provider.url)
+    env = environment(tmp_path, _as_itself(server), provider.url)
     assert 0 == (await checkpointd("track", JOB, env=env)).code
     asked = provider.asked()
     async with asyncio.timeout(20):
@@ -152,6 +176,11 @@ async def test_from_a_wheel_to_a_running_unit(
     await _until(service, "StatusText", "^polling: 1 tracked, [01] due, 0 failing, last poll [01] s ago$")
     for unit in UNITS:
         assert "" == await _run(service, "systemd-analyze", "verify", f"/etc/systemd/system/{unit.name}")
+    provider.jobs = page([])
+    typed = f"export OPENAI_BASE_URL={provider.url}\n{_blocks()[1]}"
+    printed = (await _run(service, "sh", "-ec", typed)).splitlines()
+    assert "ok    role: checkpointd has the rights that it needs" in printed
+    assert {"ok"} == {line.split()[0] for line in printed}
 
 
 @pytest.mark.slow
@@ -230,7 +259,7 @@ async def test_the_key_is_a_credential_alone(
     pid = service.properties(SERVICE, "MainPID")[0]
     for file in ("environ", "cmdline"):
         assert KEY not in await _run(service, "cat", f"/proc/{pid}/{file}")
-    for path in ("/etc/checkpointd/openai.key", f"/run/credentials/{SERVICE}/OPENAI_API_KEY"):
+    for path in ("/etc/checkpointd/OPENAI_API_KEY", f"/run/credentials/{SERVICE}/OPENAI_API_KEY"):
         assert KEY == await _run(service, "cat", path)
         other = await _run(service, "setpriv", "--reuid=65534", "--clear-groups", "cat", path, check=False)
         assert "Permission denied" in other

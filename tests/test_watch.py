@@ -89,7 +89,7 @@ async def test_fed_while_all_goes_on(
         assert "polling" in await _heard(channel)
         began = time.monotonic()
         assert ["WATCHDOG=1"] * 3 == [await _heard(channel) for _ in range(3)]
-        assert 0.25 < time.monotonic() - began < 2
+        assert 0.25 < time.monotonic() - began < 10
         reasons[0] = "no tick"
         asked.clear()
         await asyncio.wait_for(asked.wait(), 10)

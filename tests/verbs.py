@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import checkpointd as package
+
 KEY = "canary-key-0123456789"
 PROGRAM = (sys.executable, "-m", "checkpointd")
 
@@ -27,6 +29,7 @@ def environment(home: Path, url: str | None = None, api: str | None = None, **mo
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
+        "PYTHONPATH": str(Path(package.__file__).parents[1]),  # the program that is tested, wherever it stands
         "CHECKPOINTD_CONFIG": str(_no_config(home)),
         "CHECKPOINTD_HTTP_PORT": "0",
         **{name: value for name, value in given.items() if value is not None},

@@ -17,6 +17,7 @@ from checkpointd import address, migrations, settings, terminal
 from checkpointd.embedded import EmbeddedError, EmbeddedPostgres
 from checkpointd.reasons import explain
 from checkpointd.settings import Settings, SettingsError, Source
+from checkpointd.simulator.shapes import Kind, Order, Publication, Retention, Shape
 from checkpointd.store import UNAVAILABLE, Connect, Job, Store, connect, open_store
 
 if TYPE_CHECKING:
@@ -256,7 +257,7 @@ def status(as_json: AsJson = False, config: Config = None) -> None:
 
 @app.command("migrate")
 def migrate_(config: Config = None) -> None:
-    """Create or upgrade the schema. Two at once are safe."""
+    """Create or upgrade the schema and the roles. Two at once are safe."""
     chosen = settings.load(config)
 
     async def work() -> None:
@@ -264,7 +265,10 @@ def migrate_(config: Config = None) -> None:
             with _database_errors():
                 async with store.connection() as connection:
                     done = await migrations.migrate(connection)
-        print(f"applied {', '.join(done)}" if done else "the schema is up to date")
+        print(f"applied {', '.join(done.files)}" if done.files else "the schema is up to date")
+        if done.roles_left is not None:
+            print(f"checkpointd: the roles are as they were, nothing depends on them ({done.roles_left}): to have them,"
+                  f" run {migrations.roles_file()} with psql as an administrator", file=sys.stderr)  # fmt: skip
 
     asyncio.run(work())
 
@@ -319,25 +323,87 @@ def demo_(
 
 @app.command()
 def simulate(
+    context: typer.Context,
     jobs: Annotated[int, typer.Option(min=1, max=10_000, help="How many jobs.")] = 20,
     seed: Annotated[int, typer.Option(help="Same seed, same answers.")] = 1,
     speed: Annotated[float, typer.Option(min=0.01, max=100_000, help="Simulated seconds a second.")] = 60,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8788,
+    kind: Annotated[Kind, typer.Option(help="Whose API it is; a compatible provider lists no jobs.")] = "openai",
+    publish: Annotated[
+        Publication, typer.Option(help="When checkpoints are listed: at once, some late, or all at the job's end.")
+    ] = "late",
+    order: Annotated[
+        Order, typer.Option(help="How checkpoints are listed: descending is newest first.")
+    ] = "descending",
+    retain: Annotated[
+        Retention, typer.Option(help="Which are listed: those of the last three epochs, or all.")
+    ] = "last-three",
+    per_epoch: Annotated[int, typer.Option(min=1, max=100, help="Checkpoints an epoch.")] = 1,
+    replay: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Serve the recorded lists DIR/*.json as they are, instead of made-up jobs."),
+    ] = None,
 ) -> None:
-    """Run the simulated provider alone, on 127.0.0.1."""
-    from checkpointd import daemon, demo, simulator
+    """Run the simulated provider alone, on 127.0.0.1; what it prints first says how to reach it."""
+    from checkpointd import daemon, demo
+    from checkpointd.simulator.replay import serve_recorded
+    from checkpointd.simulator.server import accelerated, serve
+    from checkpointd.simulator.world import World
+
+    if replay is None:
+        shape = Shape(kind, publish, order, retain, per_epoch)
+        world = World(seed, jobs, demo.EPOCH, shape)
+        ids = [job["id"] for job in world.jobs(demo.EPOCH)] if kind == "compatible" else []
+        serving = serve(world, accelerated(speed, demo.EPOCH), port=port)
+    else:
+        _refuse_beside_replay(context)
+        bodies = _recorded(replay)
+        ids = list(bodies)
+        serving = serve_recorded(bodies, kind, port=port)
 
     async def work() -> None:
-        world = simulator.World(seed, jobs, demo.EPOCH)
         with daemon.stop_on_signals() as stop:
             try:
-                async with simulator.serve(world, simulator.accelerated(speed, demo.EPOCH), port=port) as url:
-                    print(f"export OPENAI_BASE_URL={url} OPENAI_API_KEY=any", flush=True)
+                async with serving as url:
+                    print(_how_to_reach(url, kind, ids), flush=True)
                     await stop.asked.wait()
             except OSError as e:
                 raise CommandError(f"port {port}: {e.strerror or e}") from None
 
     asyncio.run(work())
+
+
+def _refuse_beside_replay(context: typer.Context) -> None:
+    """Refuse what a replay would overlook: a recording has its own jobs, order and times."""
+    for name in context.params:
+        given = context.get_parameter_source(name)
+        if name not in {"replay", "kind", "port"} and given is not None and given.name == "COMMANDLINE":
+            raise UsageError(f"--{name.replace('_', '-')} means nothing to --replay: it serves what was recorded")
+
+
+def _recorded(folder: Path) -> dict[str, bytes]:
+    """Return the recorded lists by job; say what of the folder is left out."""
+    from checkpointd.simulator.replay import read_recorded
+
+    try:
+        bodies, left_out = read_recorded(folder)
+    except OSError as e:
+        raise UsageError(f"--replay {folder}: {e.strerror or e}") from None
+    for line in left_out:
+        print(f"checkpointd: left out: {line}", file=sys.stderr)
+    if not bodies:
+        raise UsageError(f"--replay {folder}: no recorded list of checkpoints (*.json) in it")
+    return bodies
+
+
+def _how_to_reach(url: str, kind: Kind, ids: Sequence[str]) -> str:
+    """Return what points the other verbs at a provider: variables for OpenAI's kind, else a settings file."""
+    track = f"checkpointd track {' '.join(ids)}"
+    if kind == "openai":
+        return "\n".join([f"export OPENAI_BASE_URL={url} OPENAI_API_KEY=any", *([track] if ids else [])])
+    source = f'[[sources]]\nname = "simulated"\nkind = "{kind}"\nbase_url = "{url}"\napi_key = "SIMULATED_KEY"'
+    lines = ["# A file for --config; any key will do: export SIMULATED_KEY=any", source]
+    return "\n".join([*lines, *([f"# It lists no jobs: {track}"] if ids else [])])
 
 
 def _keys(chosen: Settings) -> dict[str, dict[str, str]]:
@@ -374,7 +440,7 @@ async def _ready(chosen: Settings) -> AsyncIterator[Store]:
         with _database_errors():
             async with store.connection() as connection:
                 if chosen.database_url is None:
-                    await migrations.migrate(connection)
+                    await migrations.keep_current(connection)
                 await migrations.require_current(connection)
             yield store
 

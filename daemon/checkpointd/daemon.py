@@ -68,7 +68,7 @@ async def _prepare(settings: Settings, store: Store, problems: list[str], *, mig
     try:
         async with store.connection() as connection:
             if migrate:
-                await migrations.migrate(connection)
+                await migrations.keep_current(connection)
             await migrations.require_current(connection)
         return await store.register_sources({s.name: s.kind for s in settings.sources})
     except migrations.MigrationError as e:

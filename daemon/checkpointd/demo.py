@@ -16,7 +16,8 @@ from rich.text import Text
 from checkpointd import daemon, queries
 from checkpointd.embedded import EmbeddedPostgres
 from checkpointd.settings import FixedSettings, Source
-from checkpointd.simulator import World, accelerated, serve
+from checkpointd.simulator.server import accelerated, serve
+from checkpointd.simulator.world import World
 from checkpointd.store import UNAVAILABLE, Store, connect, open_store
 
 EPOCH: Final = 1_767_225_600.0

@@ -1,9 +1,13 @@
-"""The schema and its upgrades: sql/migrations in order, once each, then the views, whenever one of them differs."""
+"""The schema and its upgrades: sql/migrations in order, once each, then views and functions, whenever one differs.
+
+At last the roles, each time: they belong to the server, which may be another one than that of the last time.
+"""
 
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import sha256
+from importlib.resources.abc import Traversable
 from typing import Final, NamedTuple
 
 import asyncpg
@@ -12,9 +16,13 @@ from checkpointd import queries
 from checkpointd.store import Connection
 
 VIEWS: Final = "views"
-ATTEMPTS: Final = 60
+ATTEMPTS: Final = 240
 PAUSE: Final = 0.5
-"""Seconds between attempts for a lock that somebody holds: with lock_timeout, a dashboard is never queued behind us."""
+"""Seconds between attempts for a lock that somebody holds: three minutes in all."""
+LOCK_TIMEOUT: Final = "250ms"
+"""For each lock: whoever needs a table or view that we wait for, or have, waits no longer than ten of these."""
+STATEMENT_SECONDS: Final = 3600.0
+"""For each file: one that fills a new column of millions of rows takes its time."""
 
 _LOST_RACES: Final = (
     asyncpg.UniqueViolationError,
@@ -28,6 +36,13 @@ class MigrationError(Exception):
     """The schema cannot be brought up to date; the text says why and what to do."""
 
 
+class Migrated(NamedTuple):
+    """What a migration did: the files that it applied, and why it could not make the roles, if so."""
+
+    files: list[str]
+    roles_left: str | None
+
+
 class _File(NamedTuple):
     name: str
     sql: str
@@ -35,6 +50,11 @@ class _File(NamedTuple):
     @property
     def checksum(self) -> str:
         return sha256(self.sql.encode()).hexdigest()
+
+
+def roles_file() -> Traversable:
+    """Return the file that makes the roles: an administrator can run it, too."""
+    return queries.folder() / "roles.sql"
 
 
 def _files() -> list[_File]:
@@ -74,28 +94,32 @@ async def require_current(connection: Connection) -> None:
         raise MigrationError("the schema is missing or old: run `checkpointd migrate`")
 
 
-async def migrate(connection: Connection) -> list[str]:
-    """Create or upgrade the schema; returns what was applied. Several at once are safe: the others wait.
+async def migrate(connection: Connection) -> Migrated:
+    """Create or upgrade the schema, and the roles where this role may. Several at once are safe: the others wait.
 
     A file is applied in one transaction, so that an interrupted run is finished by the next. Raises MigrationError.
     """
-    if not _pending(await _applied(connection)):
-        return []
-    done: list[str] = []
+    files: list[str] = []
     for _ in range(ATTEMPTS):
         try:
             await _prepare(connection)
             while (name := await _apply_next(connection)) is not None:
-                done.append(name)
+                files.append(name)
+            return Migrated(files, await _make_roles(connection))
         except asyncpg.LockNotAvailableError:
             await asyncio.sleep(PAUSE)
         except asyncpg.InsufficientPrivilegeError as e:
             raise MigrationError(
-                f"this role may not change the schema ({e}): migrate as the owner of the database"
+                f"this role may not change the schema ({e}): migrate as a member of checkpointd_owner, or as the owner"
+                " of the database"
             ) from None
-        else:
-            return done
     raise MigrationError("a lock on the schema was not to be had: end long transactions on it and migrate again")
+
+
+async def keep_current(connection: Connection) -> None:
+    """Migrate if anything is to be applied. Raises MigrationError."""
+    if _pending(await _applied(connection)):
+        await migrate(connection)
 
 
 async def _prepare(connection: Connection) -> None:
@@ -107,12 +131,34 @@ async def _prepare(connection: Connection) -> None:
 
 
 async def _apply_next(connection: Connection) -> str | None:
+    """Apply the next file that is pending, under the lock; returns its name, or None where none is."""
+    if not _pending(await _applied(connection)):
+        return None
     async with connection.transaction():
-        await connection.execute(queries.LOCK_SCHEMA_MIGRATIONS)
+        await _lock(connection)
         pending = _pending(await _applied(connection))
         if not pending:
             return None
         file = pending[0]
-        await connection.execute(file.sql)
+        await connection.execute(file.sql, timeout=STATEMENT_SECONDS)
         await connection.execute(queries.SAVE_SCHEMA_MIGRATION, file.name, file.checksum)
     return file.name
+
+
+async def _make_roles(connection: Connection) -> str | None:
+    """Make the roles and grant them what they may; returns why not, where this role may not."""
+    try:
+        async with connection.transaction():
+            await _lock(connection)
+            await connection.execute(queries.SHUT_FUNCTIONS)
+        async with connection.transaction():
+            await _lock(connection)
+            await connection.execute(roles_file().read_text(encoding="utf-8"))
+    except asyncpg.InsufficientPrivilegeError as e:
+        return str(e.args[0])
+    return None
+
+
+async def _lock(connection: Connection) -> None:
+    await connection.execute(queries.LIMIT_MIGRATION, LOCK_TIMEOUT, f"{STATEMENT_SECONDS:g}s")
+    await connection.execute(queries.LOCK_SCHEMA_MIGRATIONS)

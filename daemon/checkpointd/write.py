@@ -186,10 +186,12 @@ async def _write_polls(
         if diff.changes:
             outcome = "partial" if poll.error_class else "changed"
             new.append((job, outcome, poll.error_class, items, len(diff.new), diff.touched))
-        elif poll.error_class and poll.error_class == held[job]["error_class"] and held[job]["failure_poll"]:
+        elif not poll.blames_job:  # quiet, or what befell its source, whose row tells it
+            continue
+        elif poll.error_class == held[job]["error_class"] and held[job]["failure_poll"]:
             rows[job] = held[job]["failure_poll"]
             again.append((rows[job], items))
-        elif poll.error_class:
+        else:
             new.append((job, "failed", poll.error_class, items, 0, 0))
     if new:
         for row in await connection.fetch(queries.INSERT_POLLS, *map(list, zip(*new, strict=True))):

@@ -5,7 +5,7 @@ create table checkpointd.summaries (
   job bigint primary key constraint summaries_job_exists references checkpointd.jobs,
   checkpoint_count bigint not null,
   latest_step bigint not null,
-  step_distance numeric,
+  step_distance double precision,
   is_uneven boolean not null,
   came_in_a_burst boolean not null,
   candidates bigint not null,

@@ -1,5 +1,6 @@
 -- Lease due jobs, longest due first. $1 sources, and for each: $2 free slots, $3 how many of them failing jobs may take,
--- $4 seconds between requests by its budget (null: no budget). $5 seconds of the lease.
+-- $4 seconds between requests by its budget (null: no budget). $5 seconds of the lease. Whether a row was claimed in what is
+-- yet to come (the clock went back) is asked of the clock itself: this statement may be older than another's claim.
 with clock as materialized (select clock_timestamp() as t),
 asked as (
   select a.source, a.room, a.failing, a.emission * interval '1 s' as emission, s.budget_at
@@ -21,8 +22,8 @@ failing as materialized (
   select o.source, o.room, d.job, d.next_poll_at from open o cross join lateral (
     select p.job, p.next_poll_at from checkpointd.polling p
     where p.source = o.source and p.failures > 0
-      and (p.next_poll_at <= (select t from clock) or p.last_attempt_at > (select t from clock) and p.next_poll_at < 'infinity')
-      and (p.lease_expires_at is null or p.lease_expires_at <= (select t from clock) or p.last_attempt_at > (select t from clock))
+      and (p.next_poll_at <= (select t from clock) or p.last_attempt_at > clock_timestamp() and p.next_poll_at < 'infinity')
+      and (p.lease_expires_at is null or p.lease_expires_at <= (select t from clock) or p.last_attempt_at > clock_timestamp())
     order by p.next_poll_at
     limit greatest(least(o.failing, o.room), 0)
     for no key update skip locked) d),
@@ -30,8 +31,8 @@ healthy as materialized (
   select o.source, o.room, d.job, d.next_poll_at from open o cross join lateral (
     select p.job, p.next_poll_at from checkpointd.polling p
     where p.source = o.source and p.failures = 0
-      and (p.next_poll_at <= (select t from clock) or p.last_attempt_at > (select t from clock) and p.next_poll_at < 'infinity')
-      and (p.lease_expires_at is null or p.lease_expires_at <= (select t from clock) or p.last_attempt_at > (select t from clock))
+      and (p.next_poll_at <= (select t from clock) or p.last_attempt_at > clock_timestamp() and p.next_poll_at < 'infinity')
+      and (p.lease_expires_at is null or p.lease_expires_at <= (select t from clock) or p.last_attempt_at > clock_timestamp())
     order by p.next_poll_at
     limit greatest(o.room, 0)
     for no key update skip locked) d),

@@ -1,5 +1,6 @@
 -- Lease these jobs, due or not, paused or not; one that somebody polls, or has untracked, is left out. $1 jobs, $2 the source of each,
 -- $3 sources with a budget, $4 seconds between requests of each of them. $5 seconds of the lease.
+-- Whether the clock went back is judged row by row: another claim may have passed since this one read its clock.
 with clock as materialized (select clock_timestamp() as t),
 asked as (
   select a.job, a.source, row_number() over (partition by a.source) as n
@@ -15,7 +16,7 @@ free as materialized (
   select p.job from checkpointd.polling p
   join asked a on a.job = p.job
   left join budget b on b.key = a.source
-  where (p.lease_expires_at is null or p.lease_expires_at <= (select t from clock) or p.last_attempt_at > (select t from clock))
+  where (p.lease_expires_at is null or p.lease_expires_at <= (select t from clock) or p.last_attempt_at > clock_timestamp())
     and (b.key is null or a.n <= extract(epoch from (select t from clock) - b.spent_at) / extract(epoch from b.emission))
   order by p.job for no key update of p skip locked),
 claimed as (

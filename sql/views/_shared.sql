@@ -14,7 +14,7 @@ create or replace function checkpointd.unix_time(seconds bigint, ahead interval)
 language sql stable return case when seconds >= 1420070400 and seconds <= extract(epoch from now() + ahead)
   then to_timestamp(seconds) end;
 comment on function checkpointd.unix_time is 'A provider''s time; null where it cannot be: before 2015, or further ahead than given.';
-create or replace function checkpointd.epoch(step_number bigint, step_distance numeric, latest_step bigint, n_epochs text) returns int
+create or replace function checkpointd.epoch(step_number bigint, step_distance double precision, latest_step bigint, n_epochs text) returns int
 language sql immutable return case when n_epochs ~ '^[0-9]{1,6}$' then case
   when round(latest_step / step_distance) <= n_epochs::int and round(step_number / step_distance) >= 1
     and abs(step_number / step_distance - round(step_number / step_distance)) <= 0.1
@@ -24,28 +24,27 @@ create or replace function checkpointd.summarise(jobs bigint[], bursts boolean[]
 language sql as $$
 with own as (
   select c.job, c.id, c.step_number, nullif(c.full_valid_loss, 'NaN') as full_valid_loss, nullif(c.valid_loss, 'NaN') as valid_loss,
-    nullif(c.step_number::numeric - lag(c.step_number) over (partition by c.job order by c.step_number), 0) as distance,
-    c.missing_since is null or bool_and(c.missing_since is not null) over (partition by c.job) as is_candidate
+    nullif(c.step_number::float8 - lag(c.step_number) over (partition by c.job order by c.step_number), 0) as distance,
+    c.missing_since is null as is_listed
   from checkpointd.checkpoints c where c.job = any (jobs)),
 whole as (
-  select o.job, count(*) as n, max(o.step_number) as latest, percentile_disc(0.5) within group (order by o.distance) as median,
-    coalesce(max(o.distance) > 1.5 * percentile_disc(0.5) within group (order by o.distance), false) as is_uneven,
-    count(*) filter (where o.is_candidate) as candidates,
-    count(o.full_valid_loss) filter (where o.is_candidate) as full_valid, count(o.valid_loss) filter (where o.is_candidate) as valid
+  select o.job, count(*) as n, max(o.step_number) as latest, max(o.distance) as widest,
+    percentile_disc(0.5) within group (order by o.distance) as median, count(*) filter (where o.is_listed) as listed
   from own o group by o.job),
-rule as (
-  select w.job, greatest(w.full_valid, w.valid) as covered, case
-    when w.full_valid > 0 and w.full_valid >= w.valid then 'full_valid_loss' when w.valid > 0 then 'valid_loss' end as metric
-  from whole w),
+rule as (   -- chosen among those still listed, or, where none is, among all
+  select o.job, count(*) as candidates, greatest(count(o.full_valid_loss), count(o.valid_loss)) as covered,
+    case when count(o.full_valid_loss) > 0 and count(o.full_valid_loss) >= count(o.valid_loss) then 'full_valid_loss'
+      when count(o.valid_loss) > 0 then 'valid_loss' end as metric
+  from own o join whole w on w.job = o.job where o.is_listed or w.listed = 0 group by o.job),
 best as (
   select distinct on (o.job) o.job, o.id
-  from own o join rule r on r.job = o.job
+  from own o join whole w on w.job = o.job join rule r on r.job = o.job
   cross join lateral (select case r.metric when 'full_valid_loss' then o.full_valid_loss when 'valid_loss' then o.valid_loss end) v (loss)
-  where o.is_candidate and v.loss is not null
+  where (o.is_listed or w.listed = 0) and v.loss is not null
   order by o.job, v.loss, o.step_number desc, o.id)
 insert into checkpointd.summaries as s (job, checkpoint_count, latest_step, step_distance, is_uneven, came_in_a_burst, candidates,
   best_rule, best_covered, best_id)
-select w.job, w.n, w.latest, w.median, w.is_uneven, u.burst, w.candidates, r.metric, r.covered, b.id
+select w.job, w.n, w.latest, w.median, coalesce(w.widest > 1.5 * w.median, false), u.burst, r.candidates, r.metric, r.covered, b.id
 from whole w
 join unnest(jobs, bursts) u (job, burst) on u.job = w.job
 join rule r on r.job = w.job

@@ -1,6 +1,1 @@
-"""A private provider: OpenAI's fine-tuning API over made-up jobs, deterministic by seed, as fast as its clock."""
-
-from .server import accelerated, serve
-from .world import World
-
-__all__ = ["World", "accelerated", "serve"]
+"""A private provider: the fine-tuning API over made-up jobs, deterministic by seed, as fast as its clock."""

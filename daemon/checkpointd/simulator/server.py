@@ -1,13 +1,13 @@
-"""OpenAI's three read endpoints for fine-tuning jobs over HTTP, with its envelopes and its errors.
+"""A provider's three read endpoints for fine-tuning jobs over HTTP, in the shape of its kind.
 
-Any bearer key that is not empty is accepted. Lists and records follow the published specification, and errors, which it
-leaves out, OpenAI's usual body. The clock alone moves the world: while it stands still, so do the answers.
+Any key that is not empty is accepted. Lists and records follow the published specification, and errors, which it
+leaves out, the kind's usual body. The clock alone moves the world: while it stands still, so do the answers.
 """
 
 import itertools
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -15,12 +15,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
-from .world import LISTED, Record, UnknownJobError, World
+from .shapes import KINDS, Kind, RefusedError
+from .world import Record, UnknownJobError, World
 
 Clock = Callable[[], float]
 """Gives the simulated time, in Unix seconds."""
 
-BASE: Final = "/v1"
+JOBS: Final = "/fine_tuning/jobs"
 
 
 def accelerated(speed: float, start: float, monotonic: Callable[[], float] = time.monotonic) -> Clock:
@@ -32,103 +33,105 @@ def accelerated(speed: float, start: float, monotonic: Callable[[], float] = tim
 @asynccontextmanager
 async def serve(world: World, clock: Clock, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
     """Serve `world` while the context is open; yield the base URL. Port 0 is any free one; OSError if it is taken."""
-    runner = web.AppRunner(Simulator(world, clock).application(), access_log=None)
+    async with listening(world.shape.kind, simulator(world, clock), host, port) as url:
+        yield url
+
+
+@asynccontextmanager
+async def listening(kind: Kind, application: web.Application, host: str, port: int) -> AsyncIterator[str]:
+    """Run a provider's application while the context is open, as `serve` does."""
+    runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
-        yield str(URL.build(scheme="http", host=host, port=runner.addresses[0][1], path=BASE))
+        yield str(URL.build(scheme="http", host=host, port=runner.addresses[0][1], path=KINDS[kind].roots[0]))
     finally:
         await runner.cleanup()
 
 
-class Simulator:
-    """The handlers around one world and its clock; `application()` is what a server runs."""
+def simulator(world: World, clock: Clock) -> web.Application:
+    """Return a new application that answers from one world and its clock."""
+    shape = world.shape
+    kind = KINDS[shape.kind]
 
-    def __init__(self, world: World, clock: Clock) -> None:
-        self._world = world
-        self._clock = clock
-        self._requests = itertools.count(1)
-
-    def application(self) -> web.Application:
-        """Return a new aiohttp application with the routes under `/v1`."""
-        application = web.Application(middlewares=[self._answer])
-        jobs = f"{BASE}/fine_tuning/jobs"
-        application.router.add_get(jobs, self._list_jobs)
-        application.router.add_get(f"{jobs}/{{id}}", self._retrieve_job)
-        application.router.add_get(f"{jobs}/{{id}}/checkpoints", self._list_checkpoints)
-        return application
-
-    async def _list_jobs(self, request: web.Request) -> web.Response:
-        data, has_more = _page(request, self._world.jobs(self._clock()), default_limit=20)
+    async def list_jobs(request: web.Request) -> web.Response:
+        jobs = [job for job in world.jobs(clock()) if _has_metadata(job, request.query)]
+        data, has_more = _page(request, jobs, default_limit=20)
         # The specification gives this list, unlike that of checkpoints, no first_id and last_id.
         return web.json_response({"object": "list", "data": data, "has_more": has_more})
 
-    async def _retrieve_job(self, request: web.Request) -> web.Response:
-        return web.json_response(self._world.job(request.match_info["id"], self._clock()))
+    async def retrieve_job(request: web.Request) -> web.Response:
+        return web.json_response(world.job(request.match_info["id"], clock()))
 
-    async def _list_checkpoints(self, request: web.Request) -> web.Response:
-        published = self._world.checkpoints(request.match_info["id"], self._clock())
-        data, has_more = _page(request, published, default_limit=10, listed=LISTED)
-        return web.json_response(
-            {
-                "object": "list",
-                "data": data,
-                "first_id": data[0]["id"] if data else None,
-                "last_id": data[-1]["id"] if data else None,
-                "has_more": has_more,
-            }
-        )
+    async def list_checkpoints(request: web.Request) -> web.Response:
+        newest = world.checkpoints(request.match_info["id"], clock())
+        items = newest if shape.order == "descending" else newest[::-1]
+        data, has_more = _page(request, items, 10, listed={item["id"] for item in newest[: shape.listed]})
+        page = {"object": "list", "data": data, "has_more": has_more}
+        if kind.has_edge_ids:
+            page["first_id"], page["last_id"] = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+        return web.json_response(page)
+
+    handlers: dict[str, Handler] = {f"{JOBS}/{{id}}": retrieve_job, f"{JOBS}/{{id}}/checkpoints": list_checkpoints}
+    return answering(shape.kind, handlers | ({JOBS: list_jobs} if kind.lists_jobs else {}))
+
+
+def answering(kind: Kind, handlers: Mapping[str, Handler]) -> web.Application:
+    """Return an application with these handlers, by path, under each root of the kind.
+
+    It asks for the kind's key, and gives every refusal the kind's error body and every answer a request id.
+    """
+    ways = KINDS[kind]
+    requests = itertools.count(1)
+
+    async def accepted(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            ways.admit(request.headers, request.path, request.query)
+            return await handler(request)
+        except UnknownJobError as unknown:
+            message = f"Could not find fine tune: {unknown}"
+            raise RefusedError(404, message, "fine_tune_id", "fine_tune_not_found") from None
+        except web.HTTPMethodNotAllowed:
+            raise RefusedError(405, f"Invalid method for URL ({request.method} {request.path})") from None
+        except web.HTTPNotFound:
+            raise RefusedError(404, f"Invalid URL ({request.method} {request.path})") from None
 
     @web.middleware
-    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Ask for a key, and give every refusal OpenAI's error body and every answer a request id."""
-        response: web.StreamResponse
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            _require_key(request)
-            response = await handler(request)
-        except _RefusedError as refused:
-            response = _error(refused.status, refused.message, refused.param)
-        except UnknownJobError as unknown:
-            response = _error(404, f"Could not find fine tune: {unknown}", "fine_tune_id", "fine_tune_not_found")
-        except web.HTTPMethodNotAllowed:
-            response = _error(405, f"Invalid method for URL ({request.method} {request.path})")
-        except web.HTTPNotFound:
-            response = _error(404, f"Invalid URL ({request.method} {request.path})")
-        response.headers["x-request-id"] = f"req_{next(self._requests):032x}"
+            response = await accepted(request, handler)
+        except RefusedError as refused:
+            response = web.json_response({"error": ways.error(refused)}, status=refused.status)
+        response.headers["x-request-id"] = f"req_{next(requests):032x}"
         return response
 
+    application = web.Application(middlewares=[answer])
+    for root, (path, handler) in itertools.product(ways.roots, handlers.items()):
+        application.router.add_get(root + path, handler)
+    return application
 
-class _RefusedError(Exception):
-    def __init__(self, status: int, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.param = status, message, param
 
-
-def _require_key(request: web.Request) -> None:
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
-        # No key is wrong here, only missing: so the message, unlike OpenAI's, repeats nothing of what was sent.
-        raise _RefusedError(401, "You didn't provide an API key in an Authorization header using Bearer auth.")
+def _has_metadata(job: Record, query: Mapping[str, str]) -> bool:
+    """Say whether a job has what each `metadata[name]=value` asks for; `metadata=null` asks for none at all."""
+    if query.get("metadata") == "null":
+        return not job["metadata"]
+    asked = ((match[1], query[key]) for key in query if (match := re.fullmatch(r"metadata\[(.*)\]", key)))
+    return all(job["metadata"].get(name) == value for name, value in asked)
 
 
 def _page(
-    request: web.Request, items: list[Record], default_limit: int, listed: int | None = None
+    request: web.Request, items: list[Record], default_limit: int, listed: Collection[str] | None = None
 ) -> tuple[list[Record], bool]:
-    """Cut the page that the query asks for out of the first `listed` items; say whether more of these follow."""
+    """Cut the page that the query asks for out of the items (of these ids); say whether more of them follow."""
     limit = request.query.get("limit", str(default_limit))
     if not re.fullmatch("[1-9][0-9]?|100", limit):
-        raise _RefusedError(400, f"Invalid 'limit': expected an integer from 1 to 100, but got {limit!r}.", "limit")
+        raise RefusedError(400, f"Invalid 'limit': expected an integer from 1 to 100, but got {limit!r}.", "limit")
     start = 0
     if "after" in request.query:
         after = request.query["after"]
-        # A cursor that has left the list since the last page is still known, and nothing follows it.
+        # A cursor that has left the list since the last page is still known: what is listed of those behind it follows.
         start = next((place for place, item in enumerate(items, 1) if item["id"] == after), 0)
         if start == 0:
-            raise _RefusedError(400, f"Invalid 'after': there is no {after!r} in this list.", "after")
-    rest = items[start:listed]
+            raise RefusedError(400, f"Invalid 'after': there is no {after!r} in this list.", "after")
+    rest = [item for item in items[start:] if listed is None or item["id"] in listed]
     return rest[: int(limit)], len(rest) > int(limit)
-
-
-def _error(status: int, message: str, param: str | None = None, code: str | None = None) -> web.Response:
-    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
-    return web.json_response({"error": error}, status=status)

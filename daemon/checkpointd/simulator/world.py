@@ -3,27 +3,25 @@
 All that chance decides is drawn when the world is made, each job from its own generator; afterwards time only uncovers
 it. Records have the fields, types and nulls of OpenAI's published specification. Recorded answers taught the rest: each
 checkpoint has its own model suffix, the last one is the job's model itself, and some checkpoints and some metrics come
-to light minutes after the checkpoint's `created_at`, even after the job has ended. All times are Unix seconds.
+to light minutes after the checkpoint's `created_at`, even after the job has ended. What another shape of provider does
+differently stands in shapes.py. All times are Unix seconds.
 """
 
+import math
 import random
-import string
 from dataclasses import dataclass
 from typing import Any, Final
 
 from .curves import Curve
+from .shapes import DEFAULT, KINDS, OpenAI, Shape, alphanumeric
 
 Record = dict[str, Any]
-
-LISTED: Final = 3
-"""How many checkpoints of a job OpenAI lists: those of the last three epochs."""
 
 _HOUR: Final = 3600.0
 _UNFINISHED: Final[Record] = {
     "error": None,
     "fine_tuned_model": None,
     "finished_at": None,
-    "result_files": [],
     "trained_tokens": None,
 }
 
@@ -46,8 +44,26 @@ class _Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class _Pause:
+    begins: float = math.inf
+    ends: float = math.inf
+
+    def delayed(self, t: float) -> float:
+        """Return when happens what without the pause would happen at `t`."""
+        return t if t < self.begins else t + self.ends - self.begins
+
+    def status(self, t: float) -> str | None:
+        """Return the status that the pause gives its job at `t`; going in and coming out take half a minute."""
+        if not self.begins <= t < self.ends:
+            return None
+        return "pausing" if t < self.begins + 30 else "paused" if t < self.ends - 30 else "resuming"
+
+
+@dataclass(frozen=True, slots=True)
 class _Job:
     record: Record  # as it stays after its end
+    kind: OpenAI
+    pause: _Pause
     created_at: float
     validated_at: float
     started_at: float
@@ -58,26 +74,30 @@ class _Job:
     def at(self, t: float) -> Record:
         if t >= self.ended_at:
             return self.record
+        unfinished = self.record | _UNFINISHED | {"result_files": self.kind.no_result_files()}
+        if status := self.pause.status(t):
+            return unfinished | {"status": status}
         if t >= self.started_at:
-            return self.record | _UNFINISHED | {"status": "running", "estimated_finish": int(self.estimated_finish)}
-        return self.record | _UNFINISHED | {"status": "queued" if t >= self.validated_at else "validating_files"}
+            return unfinished | {"status": "running", "estimated_finish": int(self.estimated_finish)}
+        return unfinished | {"status": self.kind.waiting[t >= self.validated_at]}
 
 
 class World:
     """`jobs` jobs, created evenly from an hour before `started_at` (Unix seconds) to half an hour after it.
 
     So at `started_at` some have ended, some run, and some are still to come. A job trains for 20 to 90 minutes in 3 to
-    10 epochs, each ending in a checkpoint; few fail or are cancelled. Equal arguments make equal worlds. The records
-    that the methods return are the world's own: read them, do not change them.
+    10 epochs, each ending in a checkpoint unless the shape has more; few fail or are cancelled. Equal arguments make
+    equal worlds. The records that the methods return are the world's own: read them, do not change them.
     """
 
-    def __init__(self, seed: int, jobs: int, started_at: float) -> None:
-        organization = "org-" + _alphanumeric(random.Random(f"{seed}"), 24)
+    def __init__(self, seed: int, jobs: int, started_at: float, shape: Shape = DEFAULT) -> None:
+        self.shape: Final = shape
+        organization = KINDS[shape.kind].organization(random.Random(f"{seed}"))
         planned = []
         for number in range(jobs):
             rng = random.Random(f"{seed}/{number}")
             created_at = started_at - _HOUR + (number + rng.random()) * 1.5 * _HOUR / jobs
-            planned.append(_plan(rng, organization, created_at))
+            planned.append(_plan(rng, shape, organization, created_at))
         self._jobs: Final = {job.record["id"]: job for job in reversed(planned)}
 
     def jobs(self, t: float) -> list[Record]:
@@ -91,7 +111,7 @@ class World:
     def checkpoints(self, job_id: str, t: float) -> list[Record]:
         """Return the `fine_tuning.job.checkpoint` records published by time `t`, newest first; raise UnknownJobError.
 
-        The provider lists only the first `LISTED` of them. The older ones are here because a cursor may still name one.
+        The provider lists only the first `shape.listed`. The older ones are here because a cursor may still name one.
         """
         return [item.at(t) for item in self._known(job_id, t).checkpoints if item.published_at <= t]
 
@@ -102,8 +122,9 @@ class World:
         return job
 
 
-def _plan(rng: random.Random, organization: str, created_at: float) -> _Job:
+def _plan(rng: random.Random, shape: Shape, organization: str | None, created_at: float) -> _Job:
     """Decide the whole life of a job."""
+    kind = KINDS[shape.kind]
     epochs, batch_size = rng.randint(3, 10), rng.choice([1, 2, 4, 8])
     validated_at = created_at + rng.uniform(20, 90)
     started_at = validated_at + (rng.uniform(300, 1500) if rng.random() < 0.25 else rng.uniform(5, 60))
@@ -111,10 +132,12 @@ def _plan(rng: random.Random, organization: str, created_at: float) -> _Job:
     # After the last step the provider still evaluates the model, for some minutes.
     estimated_finish = started_at + training + rng.uniform(60, 300)
     status, ended_at, error = _fate(rng, validated_at, started_at, training) or ("succeeded", estimated_finish, None)
+    pause = _pause(rng, started_at, training) if kind.pauses else _Pause()
+    estimated_finish, ended_at = pause.delayed(estimated_finish), pause.delayed(ended_at)
 
     purpose = rng.choice(["support", "triage", "summaries", "sql", "tone"])
     base = rng.choice(["gpt-4o-mini-2024-07-18", "gpt-4.1-mini-2025-04-14", "gpt-4.1-nano-2025-04-14"])
-    model = f"ft:{base}:acme:{purpose}:{_alphanumeric(rng, 8)}"
+    model = kind.model(rng, base, purpose)
     hyperparameters = {
         "n_epochs": epochs,
         "batch_size": batch_size,
@@ -122,7 +145,7 @@ def _plan(rng: random.Random, organization: str, created_at: float) -> _Job:
     }
     record: Record = {
         "object": "fine_tuning.job",
-        "id": "ftjob-" + _alphanumeric(rng, 24),
+        "id": kind.job_id(rng, model),
         "model": base,
         "created_at": int(created_at),
         "organization_id": organization,
@@ -135,17 +158,19 @@ def _plan(rng: random.Random, organization: str, created_at: float) -> _Job:
         "estimated_finish": None,
         "metadata": {"purpose": purpose},
         **_UNFINISHED,
+        "result_files": [],
         "status": status,
         "error": error,
         "finished_at": int(ended_at),
     }
-    checkpoints = _train(rng, record, model, started_at, training / epochs)
+    spacing = training / epochs / shape.per_epoch
+    checkpoints = _train(rng, shape, record, model, started_at, ended_at, spacing, pause)
     if status == "succeeded":
         record["fine_tuned_model"] = model
         record["result_files"] = [_file(rng)]
         record["trained_tokens"] = checkpoints[-1].record["step_number"] * batch_size * rng.randint(150, 900)
     made = tuple(item for item in reversed(checkpoints) if item.record["created_at"] <= ended_at)
-    return _Job(record, created_at, validated_at, started_at, estimated_finish, ended_at, made)
+    return _Job(record, kind, pause, created_at, validated_at, started_at, estimated_finish, ended_at, made)
 
 
 def _fate(
@@ -165,26 +190,37 @@ def _fate(
     return None
 
 
-def _train(rng: random.Random, job: Record, model: str, started_at: float, spacing: float) -> list[_Checkpoint]:
+def _pause(rng: random.Random, started_at: float, training: float) -> _Pause:
+    """Decide whether, and when, a job is paused."""
+    begins = started_at + training * rng.uniform(0.1, 0.9)
+    return _Pause(begins, begins + rng.uniform(300, 900)) if rng.random() < 0.4 else _Pause()
+
+
+def _train(
+    rng: random.Random, shape: Shape, job: Record, model: str, started_at: float, ended_at: float, spacing: float,
+    pause: _Pause,
+) -> list[_Checkpoint]:  # fmt: skip
     """Make the checkpoints of a job that trains to its end, `spacing` seconds apart, oldest first."""
-    curve = Curve.draw(rng)
-    epochs, steps_per_epoch = job["hyperparameters"]["n_epochs"], rng.randint(20, 400)
+    curve, kind = Curve.draw(rng), KINDS[shape.kind]
+    count, steps_between = job["hyperparameters"]["n_epochs"] * shape.per_epoch, rng.randint(20, 400)
     checkpoints = []
-    for epoch in range(1, epochs + 1):
-        step = steps_per_epoch * epoch
-        made_at = started_at + spacing * (epoch + rng.uniform(-0.03, 0.03))
-        # At the latest 2.5 epochs later all is to be seen: before the third successor displaces this one from the list.
+    for number in range(1, count + 1):
+        step = steps_between * number
+        made_at = pause.delayed(started_at + spacing * (number + rng.uniform(-0.03, 0.03)))
+        # At the latest 2.5 spacings later all is to be seen: before the third successor displaces this one.
         published_at = made_at + (spacing * rng.uniform(0.5, 1.5) if rng.random() < 0.2 else rng.uniform(1, 15))
         complete_at = published_at + (spacing * rng.uniform(0.1, 1.0) if rng.random() < 0.3 else 0)
-        metrics = {"step": step} | curve.metrics(rng, epoch / epochs)
+        if shape.publication != "late":
+            published_at = complete_at = made_at if shape.publication == "at-once" else ended_at + 2
+        metrics = {"step": step} | curve.metrics(rng, number / count)
         if job["validation_file"] is None:
             metrics = {name: value for name, value in metrics.items() if "valid" not in name}
-        intermediate = f"{model.rpartition(':')[0]}:{_alphanumeric(rng, 8)}:ckpt-step-{step}"
+        intermediate = kind.intermediate(rng, model, step)
         record: Record = {
             "object": "fine_tuning.job.checkpoint",
-            "id": "ftckpt_" + _alphanumeric(rng, 24),
+            "id": kind.checkpoint_id(rng),
             "created_at": int(made_at),
-            "fine_tuned_model_checkpoint": model if epoch == epochs else intermediate,
+            "fine_tuned_model_checkpoint": model if number == count else intermediate,
             "fine_tuning_job_id": job["id"],
             "metrics": metrics,
             "step_number": step,
@@ -193,9 +229,5 @@ def _train(rng: random.Random, job: Record, model: str, started_at: float, spaci
     return checkpoints
 
 
-def _alphanumeric(rng: random.Random, length: int) -> str:
-    return "".join(rng.choices(string.ascii_letters + string.digits, k=length))
-
-
 def _file(rng: random.Random) -> str:
-    return "file-" + _alphanumeric(rng, 22)
+    return "file-" + alphanumeric(rng, 22)

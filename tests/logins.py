@@ -1,0 +1,38 @@
+"""Logins of the database, as an administrator makes them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+_names = (f"login_{n}" for n in range(1_000_000))
+
+
+def as_role(url: str, role: str) -> str:
+    """Return the URL for another role; the tests' servers trust everybody."""
+    return url.replace("//postgres@", f"//{role}@")
+
+
+@asynccontextmanager
+async def login(url: str, options: str) -> AsyncIterator[str]:
+    """Make a login with these options, such as `in role checkpointd_reader`, and yield its URL."""
+    name = next(_names)
+    admin = await asyncpg.connect(url)
+    await admin.execute(f"create role {name} login {options}")
+    try:
+        yield as_role(url, name)
+    finally:
+        await admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", name)
+        await admin.execute(f"drop owned by {name}; drop role {name}")
+        await admin.close()
+
+
+@asynccontextmanager
+async def connected(url: str, options: str) -> AsyncIterator[asyncpg.Connection]:
+    """Make a login and yield a connection of it."""
+    async with login(url, options) as theirs:
+        connection = await asyncpg.connect(theirs)
+        try:
+            yield connection
+        finally:
+            await connection.close()

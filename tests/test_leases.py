@@ -1,0 +1,133 @@
+"""Leases: the database's clock alone decides, a save counts once, and one that was lost is not remembered as done."""
+
+import asyncio
+import json
+
+import asyncpg
+import pytest
+
+from checkpointd import outbox
+from checkpointd.store import Store, connect, open_store
+from harness import polling_one, sync, tick, track
+from provider import JOB, Provider, body, checkpoint, error, held, page
+from wire import COMMIT, Wire
+
+SHIFTED_CLOCK = """
+    create schema shifted;
+    create table shifted.by (shift interval);
+    insert into shifted.by values ('0');
+    create function shifted.clock_timestamp() returns timestamptz
+      return pg_catalog.clock_timestamp() + (select shift from shifted.by);
+    create function shifted.now() returns timestamptz return pg_catalog.now() + (select shift from shifted.by);
+"""
+"""Functions that shadow the database's clock for whoever has `shifted` first in the search path."""
+
+
+async def _shifted(url: str) -> asyncpg.Connection:
+    connection = await connect(url)
+    await connection.execute("set search_path = shifted, pg_catalog")
+    return connection
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_the_databases_clock_decides(url: str, provider: Provider, sql: asyncpg.Connection, hours: int) -> None:
+    """With an hour between the database's clock and ours, leases and due times are right; no job has two pollers."""
+    await sql.execute(SHIFTED_CLOCK)
+    await sql.execute("update shifted.by set shift = make_interval(hours => $1)", hours)
+    now = "select shifted.clock_timestamp()"
+    answer, reached, go_on = held(page([checkpoint(1)]))
+    provider.checkpoints[JOB] = answer
+    async with open_store(lambda: _shifted(url)) as store:
+        await track(store)
+        await sql.execute("update checkpointd.polling set next_poll_at = shifted.clock_timestamp()")
+        async with (
+            polling_one(store, provider, lease=60) as (poller, _, _),
+            polling_one(store, provider, lease=60) as (other, _, _),
+        ):
+            assert 1 == await poller.tick()
+            await reached.wait()
+            left = await sql.fetchval(f"select lease_expires_at - ({now}) from checkpointd.polling")
+            assert 50 < left.total_seconds() <= 60
+            assert 0 == await other.tick()
+            go_on.set()
+            await asyncio.wait(poller._workers)
+        assert 1 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
+        gap = await sql.fetchval(f"select next_poll_at - ({now}) from checkpointd.polling")
+        assert 10 < gap.total_seconds() <= 15
+        async with polling_one(store, provider) as (poller, _, _):
+            assert 0 == await tick(poller)
+            await sql.execute("update shifted.by set shift = shift + interval '15 s'")
+            assert 1 == await tick(poller)
+
+
+async def test_a_lost_answer_counts_once(
+    url: str, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save whose commit's answer was lost is repeated, and counts each checkpoint, change, reject and poll once."""
+    monkeypatch.setattr(outbox, "RETRY_SECONDS", 0.01)
+    bad = {**checkpoint(3), "step_number": "3"}
+    async with Wire(url) as wire, open_store(lambda: connect(wire.url)) as store:
+        for answer in (
+            page([checkpoint(2), checkpoint(1), bad]),
+            page([checkpoint(2, train_loss=0.75), bad]),
+            error(500),
+        ):
+            provider.checkpoints[JOB] = answer
+            wire.cut(COMMIT)
+            await sync(store, provider)
+    counts = await sql.fetchrow("""
+        select (select count(*) from fine_tuning.checkpoints) as checkpoints,
+          (select array_agg(kind order by seq) from fine_tuning.changes) as changes,
+          (select array_agg(outcome || count order by id) from fine_tuning.polls) as polls,
+          (select array_agg(count) from fine_tuning.rejects) as rejects,
+          (select consecutive_failures from fine_tuning.freshness) as failures""")
+    assert counts is not None
+    assert (2, ["new", "new", "changed"], ["changed1", "changed1", "failed1"], [2], 1) == tuple(counts)
+
+
+async def test_a_lost_answer_to_a_quiet_save(
+    url: str, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to any message of a quiet poll may be lost: the poll counts once, or its lease runs out."""
+    monkeypatch.setattr(outbox, "RETRY_SECONDS", 0.01)
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    async with Wire(url) as wire, open_store(lambda: connect(wire.url)) as store:
+        await sync(store, provider)
+        for message in range(1, 9):
+            before = await sql.fetchval("select quiet_polls from fine_tuning.freshness")
+            await sql.execute("update checkpointd.polling set next_poll_at = now(), lease_expires_at = null")
+            async with polling_one(store, provider) as (poller, _, _):
+                asked = provider.asked()
+                wire.cut(message)
+                await tick(poller)
+            wire.mend()
+            polled = provider.asked() - asked
+            assert before + polled == await sql.fetchval("select quiet_polls from fine_tuning.freshness"), message
+
+
+async def test_a_lost_save_is_not_remembered(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """What a daemon listed but could not save is stored by its next poll, though the list is the same as before."""
+    answer, reached, go_on = held(page([checkpoint(1)]))
+    provider.checkpoints[JOB] = [answer, page([checkpoint(1)])]
+    await track(store)
+    async with polling_one(store, provider) as (poller, _, _):
+        await poller.tick()
+        await reached.wait()
+        await sql.execute("update checkpointd.polling set lease_token = lease_token + 1")
+        go_on.set()
+        await poller._outbox._drained.wait()
+        assert 0 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
+        await sql.execute("update checkpointd.polling set lease_expires_at = null, next_poll_at = now()")
+        assert 1 == await tick(poller)
+    assert 1 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
+
+
+async def test_items_given_twice_are_one_checkpoint(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A checkpoint that stands twice on a page, and again on the next, is stored once, as it came last."""
+    text = json.dumps(checkpoint(1, train_loss=0.75))
+    first = body(f'{{"object": "list", "data": [{text}, {text}, {json.dumps(checkpoint(2))}], "has_more": true}}')
+    provider.checkpoints[JOB] = [first, page([checkpoint(1, train_loss=0.5)])]
+    await sync(store, provider)
+    rows = await sql.fetch("select step_number, train_loss from fine_tuning.checkpoints order by 1")
+    assert [(1, 0.5), (2, 0.5)] == [tuple(row) for row in rows]
+    assert 2 == await sql.fetchval("select count(*) from fine_tuning.changes")
