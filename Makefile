@@ -35,6 +35,9 @@ test-all: $(READY)  ## the tests on each Python from 3.11 to 3.13 that is instal
 	@$(if $(findstring /15/,$(OLDEST)),,echo "skipped: no PostgreSQL 15 in /usr/lib/postgresql";) \
 	$(MAKE) --no-print-directory test-oldest
 
+systemd-test: $(READY)  ## the units under a real systemd, booted here where root and namespaces allow
+	$(VENV)/bin/pytest -m "slow or not slow" tests/test_systemd.py $(ARGS)
+
 contract: $(READY)  ## what Prism, by OpenAI's specification, and OpenAI's SDK say of the simulated provider
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(PRISM) && \
 	  TEST_PRISM=$(PRISM) $(VENV)/bin/pytest -v tests/test_contract.py $(ARGS); \
@@ -80,4 +83,4 @@ $(READY): .tools/bin/uv pyproject.toml requirements.lock
 $(PRISM):
 	npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .tools/prism @stoplight/prism-cli@5.14.2
 
-.PHONY: help demo test test-slow test-oldest test-all contract catalogue lint check check-long planted wheel lock clean
+.PHONY: help demo test test-slow test-oldest test-all systemd-test contract catalogue lint check check-long planted wheel lock clean

@@ -17,17 +17,20 @@ IMPORTS = {
     "diff": {"item", "listing"},
     "cadence": set(),
     "failures": set(),
+    "redaction": set(),
     # PostgreSQL
+    "address": set(),
+    "reasons": set(),
     "queries": set(),
-    "store": {"queries"},
+    "store": {"address", "queries", "reasons"},
     "migrations": {"queries", "store"},
     "write": {"queries", "diff", "item", "listing", "store"},
     "save": {"queries", "item", "listing", "store", "write"},
     # HTTP
-    "api": {"envelope", "failures"},
+    "api": {"envelope", "failures", "redaction"},
     # at work
-    "settings": set(),
-    "observe": {"store", "write"},
+    "settings": {"address", "redaction"},
+    "observe": {"reasons", "redaction", "write"},
     "figures": {"observe", "queries", "store"},
     "budget": {"api", "store"},
     "service": {"api", "failures", "store"},
@@ -37,12 +40,16 @@ IMPORTS = {
     "discovery": {"api", "budget", "failures", "jobs", "observe", "outbox", "queries", "service", "store"},
     "metronome": set(),
     "systemd": set(),
+    "watch": {"observe", "queries", "reasons", "store", "systemd"},
     "web": {"observe"},
-    "serving": {"api", "cadence", "discovery", "outbox", "poller", "service", "settings", "store"},
+    "serving": {"api", "cadence", "discovery", "outbox", "poller", "redaction", "service", "settings", "store"},
+    "check": {
+        "address", "api", "failures", "migrations", "queries", "reasons", "redaction", "settings", "store",
+    },
     "sync": {"api", "failures", "outbox", "serving", "settings", "store", "write"},
     "daemon": {
         "api", "discovery", "figures", "metronome", "migrations", "observe", "poller", "serving", "settings", "store",
-        "systemd", "web",
+        "systemd", "watch", "web",
     },
     "terminal": set(),
     # for trying it out

@@ -474,6 +474,13 @@ def test_job_ids(text: str, kinds: list[str]) -> None:
         "postgresql://u:canary@h:99999/db",
         "postgresql://u:canary@[::1/db",
         "postgresql://u:canary@h/db?sslmode=frob",
+        "postgresql://u:can@ary@h/db",
+        "postgresql://u:canary@h/db?sslmode",
+        "postgresql://u:canary@h/db?sslrootcert=/no/such/file",
+        "postgresql://u:canary@h1,h2/db?target_session_attrs=standby",
+        "postgresql://u:canary@h1,,h2/db",
+        "postgresql://u:canary@h1,h2/db?host=h3&port=1,2,3",
+        "postgresql:///db?service=canary",
     ],
 )
 def test_broken_database_url(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

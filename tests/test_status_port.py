@@ -27,6 +27,14 @@ async def test_port_in_use(port: int) -> None:
         assert (200, "ok\n") == await get(port, "/livez")
 
 
+async def _heard(channel: socket.socket, word: str) -> str:
+    """Wait for a notification with `word`."""
+    async with asyncio.timeout(20):
+        while word not in (heard := (await asyncio.get_running_loop().sock_recv(channel, 1000)).decode()):
+            pass
+    return heard
+
+
 @pytest.mark.parametrize("abstract", [False, True])
 async def test_the_daemon_tells(url: str, provider: Provider, tmp_path: Path, port: int, abstract: bool) -> None:
     """The daemon tells systemd that it is ready and that it stops, and shows what it did as metrics."""
@@ -37,11 +45,8 @@ async def test_the_daemon_tells(url: str, provider: Provider, tmp_path: Path, po
         env = environment(tmp_path, url, provider.url, NOTIFY_SOCKET=address, CHECKPOINTD_HTTP_PORT=str(port))
         provider.checkpoints[JOB] = page([checkpoint(1)])
         await checkpointd("track", JOB, env=env)
-        loop = asyncio.get_running_loop()
         async with running("run", env=env) as daemon:
-            async with asyncio.timeout(20):
-                while "READY=1" not in (await loop.sock_recv(channel, 1000)).decode():
-                    pass
+            await _heard(channel, "READY=1")
             await wait_for_line(daemon, "poll.changed")
             metrics = (await get(port, "/metrics"))[1]
             assert 'checkpointd_polls_total{outcome="changed",source="openai"} 1.0' in metrics
@@ -49,7 +54,7 @@ async def test_the_daemon_tells(url: str, provider: Provider, tmp_path: Path, po
             assert "checkpointd_database_up 1.0" in metrics
             assert JOB not in metrics
             daemon.terminate()
-            assert "STOPPING=1" in (await asyncio.wait_for(loop.sock_recv(channel, 1000), 20)).decode()
+            await _heard(channel, "STOPPING=1")
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 import checkpointd
-from checkpointd import migrations, settings, terminal
+from checkpointd import address, migrations, settings, terminal
 from checkpointd.embedded import EmbeddedError, EmbeddedPostgres
+from checkpointd.reasons import explain
 from checkpointd.settings import Settings, SettingsError, Source
 from checkpointd.simulator.shapes import Kind, Order, Publication, Retention, Shape
-from checkpointd.store import UNAVAILABLE, Connect, Job, Store, connect, explain, open_store
+from checkpointd.store import UNAVAILABLE, Connect, Job, Store, connect, open_store
 
 if TYPE_CHECKING:
     from checkpointd.sync import Summary
@@ -53,6 +55,7 @@ class UsageError(Exception):
 
 def main() -> NoReturn:
     """Run a verb."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the keys
     try:
         code = app(standalone_mode=False)
     except _WrongCallError as e:
@@ -96,12 +99,20 @@ def _root(
 @app.command()
 def run(config: Config = None) -> None:
     """Run the daemon."""
-    from checkpointd import daemon, observe
-    from checkpointd.serving import secrets_of
+    import faulthandler
 
+    from checkpointd import daemon, observe
+    from checkpointd.redaction import secrets_of
+
+    if sys.stderr is not None:
+        faulthandler.enable()  # systemd's watchdog ends a daemon that hangs by SIGABRT: this tells where it hung
     chosen = settings.load(config)
     keyed = _keys(chosen)
-    observe.configure(chosen.log_format, chosen.log_level, [s for h in keyed.values() for s in secrets_of(h)])
+    secrets = [secret for headers in keyed.values() for secret in secrets_of(headers)]
+    where = None if chosen.database_url is None else address.parse(chosen.database_url)
+    observe.configure(chosen.log_format, chosen.log_level, [*secrets, *(where.secrets if where else ())])
+    if where and where.unverified:
+        observe.log.warning("database.unverified", host=where.unverified, wanted="sslmode=verify-full")
 
     async def work() -> None:
         with daemon.stop_on_signals() as stop:
@@ -263,6 +274,34 @@ def migrate_(config: Config = None) -> None:
     asyncio.run(work())
 
 
+@app.command("check")
+def check_(as_json: AsJson = False, config: Config = None) -> None:
+    """Say whether the daemon would work here: database, role, schema, keys, clocks; and how to mend what is wrong."""
+    from checkpointd import check
+
+    chosen = settings.load(config)
+
+    async def work() -> "list[check.Finding]":
+        async with _database(chosen) as connect_, open_store(connect_) as store:
+            if chosen.database_url is None:
+                with _database_errors():
+                    async with store.connection() as connection:
+                        await migrations.migrate(connection)
+            findings = []
+            async for finding in check.check(chosen, store):
+                findings.append(finding)
+                if not as_json:
+                    print(f"{finding.state:4}  {finding.subject}: {terminal.cell(finding.message)}", flush=True)
+            return findings
+
+    findings = asyncio.run(work())
+    failed = any(finding.state == "fail" for finding in findings)
+    if as_json:
+        print(json.dumps({"ok": not failed, "findings": [finding._asdict() for finding in findings]}))
+    if failed:
+        sys.exit(1)
+
+
 @app.command("demo")
 def demo_(
     seconds: Annotated[
@@ -377,8 +416,8 @@ def _keys(chosen: Settings) -> dict[str, dict[str, str]]:
 async def _database(chosen: Settings, *, lasting: bool = False) -> AsyncIterator[Connect]:
     """Open the way to the database: that of the settings, or the embedded one; one that lasts says how to look."""
     if chosen.database_url is not None:
-        url = chosen.database_url
-        yield lambda: connect(url)
+        url, pooler = chosen.database_url, chosen.database_pooler
+        yield lambda: connect(url, pooler=pooler)
         return
     if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
         raise SettingsError(f"{settings.PREFIX}DATABASE_URL: a service needs one; see the unit's LoadCredential=")

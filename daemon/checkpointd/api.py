@@ -9,6 +9,8 @@ import random
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final, NamedTuple
 from urllib.parse import quote, urlencode
@@ -20,6 +22,7 @@ from yarl import URL
 from checkpointd import __version__
 from checkpointd.envelope import NotAListError, Page, Raw, read_page
 from checkpointd.failures import ErrorClass, Failure, classify, error_object, retry_after
+from checkpointd.redaction import Secrets
 
 PAGE_BYTES: Final = 8 * 1024 * 1024
 ERROR_BYTES: Final = 64 * 1024
@@ -27,9 +30,6 @@ PAGES: Final = 100
 LISTING_BYTES: Final = 32 * 1024 * 1024
 LONGEST_WAIT: Final = 5.0
 """Seconds that a poll waits for another try; whoever asks for more is asked again at the next poll."""
-
-SHORTEST_SECRET: Final = 6
-"""Characters: a header such as `1` or `on` is no secret, and must not blot every text it stands in."""
 
 
 Turn = Callable[[float], Awaitable[None]]
@@ -46,6 +46,13 @@ class Pages(NamedTuple):
     items: list[Sequence[Raw]]
     failure: Failure | None
     requests: int
+
+
+class Answer(NamedTuple):
+    """What one request brought: why it failed (None: it did not), and the provider's time (None: it did not tell)."""
+
+    failure: Failure | None
+    date: datetime | None
 
 
 class ApiError(Exception):
@@ -92,10 +99,7 @@ class Client:
         self._headers = CIMultiDictProxy(CIMultiDict({**ours, **headers}))
         self._query = urlencode({**query, "limit": limits.page_size})
         self._limits = limits
-        # What begins like a secret is one: providers echo keys whole, cut off or masked.
-        echoes = (f"{re.escape(s)}|{re.escape(s[:8])}\\S*" for s in secrets if len(s) >= SHORTEST_SECRET)
-        self._secrets = re.compile("|".join(echoes) or "(?!)")
-        self._keys = [s.encode() for s in secrets if len(s) >= SHORTEST_SECRET]
+        self._secrets = Secrets(secrets)
 
     async def list_checkpoints(self, job_id: str, deadline: float, turn: Turn = at_once) -> Pages:
         """List all checkpoints of a job, until `deadline` on the loop's clock. Never raises for what a provider does.
@@ -125,14 +129,18 @@ class Client:
             if cursor is None:
                 return
 
+    async def probe(self, deadline: float) -> Answer:
+        """Ask for the job list once, without another try. Never raises for what a provider does."""
+        heard: list[str] = []
+        try:
+            self._read(await self._once(self._url("/fine_tuning/jobs", None), deadline, paging=False, heard=heard))
+        except ApiError as e:
+            return Answer(e.failure, _date(heard))
+        return Answer(None, _date(heard))
+
     def holds_secret(self, json_text: bytes) -> bool:
-        """Say whether the key stands in what a provider sent, escaped or not."""
-        if any(key in json_text for key in self._keys):
-            return True
-        if b"\\" not in json_text:
-            return False
-        unescaped = re.sub(rb"\\u00([0-7][0-9a-fA-F])", lambda found: bytes.fromhex(found[1].decode()), json_text)
-        return any(key in unescaped.replace(b"\\/", b"/") for key in self._keys)
+        """Say whether the key stands in what a provider sent, encoded or not."""
+        return self._secrets.stand_in(json_text)
 
     async def _list(self, path: str, deadline: float, turn: Turn) -> Pages:
         items: list[Sequence[Raw]] = []
@@ -175,13 +183,15 @@ class Client:
                     raise
             await asyncio.sleep(wait)
 
-    async def _once(self, url: URL, deadline: float, *, paging: bool) -> bytes:
+    async def _once(self, url: URL, deadline: float, *, paging: bool, heard: list[str] | None = None) -> bytes:
         now = asyncio.get_running_loop().time()
         try:
             async with (
                 asyncio.timeout_at(min(deadline, now + self._limits.request_timeout)),
                 self._http.get(url, headers=self._headers, allow_redirects=False) as response,
             ):
+                if heard is not None:
+                    heard += response.headers.getall("Date", [])
                 if response.status != HTTPStatus.OK:
                     body = await _body(response, ERROR_BYTES)
                     raise ApiError(self._unhappy(response.status, response.headers, body, paging=paging))
@@ -216,7 +226,7 @@ class Client:
 
     def _clean(self, text: str) -> str:
         """Make what a provider said fit to be repeated: one short line without anything like a key."""
-        text = self._secrets.sub("[secret]", text)
+        text = self._secrets.blot_beginnings(text)
         text = _LIKE_A_KEY.sub("[secret]", text[:1000])  # its time grows with the square of the length
         return "".join(c if c.isprintable() else " " for c in text)[:200]
 
@@ -269,6 +279,13 @@ async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
             raise ApiError(Failure(ErrorClass.TOO_LARGE, f"a page of more than {most} bytes"))
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def _date(headers: Sequence[str]) -> datetime | None:
+    try:
+        return parsedate_to_datetime(headers[0])
+    except (IndexError, ValueError):
+        return None
 
 
 def _is_json(content_type: str) -> bool:

@@ -16,6 +16,7 @@ from checkpointd.poller import Poller
 from checkpointd.serving import Keyed, open_services, pollers
 from checkpointd.settings import Settings
 from checkpointd.store import UNAVAILABLE, Connect, Store, open_store
+from checkpointd.watch import watching
 
 WAIT_SECONDS: Final = 2.0
 """How often a database that is away, or whose schema is old, is looked at again."""
@@ -54,11 +55,14 @@ async def run(settings: Settings, connect: Connect, keyed: Keyed, *, migrate: bo
             if stop.asked.is_set():
                 return
         services = open_services(settings, keys, http, keyed)
-        async with pollers(settings, store, services) as (poller, discoveries):
+        async with (
+            watching(store, lambda: None if stop.asked.is_set() else poller.stuck(), stop.asked),
+            pollers(settings, store, services) as (poller, discoveries),
+        ):
             stop.urge = poller.cut_short
             problems.clear()
             log.info("daemon.ready", sources=[service.name for service in services])
-            systemd.notify(READY=1, STATUS="polling")
+            systemd.notify(READY=1)
             await _ring(settings, store, poller, discoveries, stop)
             systemd.notify(STOPPING=1, STATUS="draining")
             log.info("daemon.draining")

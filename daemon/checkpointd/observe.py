@@ -21,7 +21,8 @@ from prometheus_client import (
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from checkpointd import __version__
-from checkpointd.store import explain
+from checkpointd.reasons import explain
+from checkpointd.redaction import Secrets
 from checkpointd.write import Saved
 
 # A second series for each counter would say no more than process_start_time_seconds does.
@@ -57,8 +58,6 @@ log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("checkpointd")
 _LIKE_A_SECRET = re.compile(
     r"\bsk-[A-Za-z0-9_-]{16,}|(?i:bearer)\s+[^\s\"']+|(?<=://)[^\s:/@]*:\S+(?=@)|(?i:(?<=password=)[\"']?[^\s&\"']+)"
 )
-SHORTEST_SECRET: Final = 6
-"""Characters: a header such as `1` or `on` is no secret, and must not blot every line it stands in."""
 _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
@@ -108,7 +107,7 @@ def database(work: str, error: Exception | None) -> None:
         kind = type(error).__name__
         _database_errors[work] = (kind, in_words(error))
         if known is None or known[0] != kind:
-            log.warning("database.unavailable", work=work, error=f"{kind}: {error}")
+            log.warning("database.unavailable", work=work, error=explain(error))
     elif known:
         log.info("database.recovered", work=work)
     DATABASE_UP.set(not _database_errors)
@@ -138,7 +137,7 @@ def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -
         structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
         if chosen == "json"
         else structlog.processors.ExceptionRenderer(),
-        _redact([s for s in secrets if len(s) >= SHORTEST_SECRET]),
+        _redact(Secrets(secrets)),
     ]
     renderer: Processor = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
@@ -169,12 +168,10 @@ def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -
     )
 
 
-def _redact(secrets: list[str]) -> Processor:
+def _redact(secrets: Secrets) -> Processor:
     def clean(value: Any) -> Any:  # noqa: ANN401  # whatever an event carries
         if isinstance(value, str):
-            for secret in secrets:
-                value = value.replace(secret, "[secret]")
-            return _LIKE_A_SECRET.sub("[secret]", value)
+            return _LIKE_A_SECRET.sub("[secret]", secrets.blot(value))
         if isinstance(value, dict):
             return {key: clean(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):

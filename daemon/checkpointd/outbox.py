@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
 import msgspec
@@ -75,6 +75,12 @@ class Outbox:
         self._full = asyncio.Event()
         self._close_by: float | None = None
         self._limit: asyncio.Timeout | None = None
+        self._busy_since: float | None = None
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the work with the database that is under way has lasted, 0 if there is none."""
+        return 0.0 if self._busy_since is None else asyncio.get_running_loop().time() - self._busy_since
 
     async def put(self, finished: Finished) -> None:
         """Hand over a finished poll; waits while the backlog is long."""
@@ -143,7 +149,8 @@ class Outbox:
         self._tell(batch, {one.poll.lease.job: one for one in saved})
         try:
             async with asyncio.timeout_at(self._close_by) as self._limit:
-                await self._follow_up(batch)
+                with self._busy():
+                    await self._follow_up(batch)
         except UNAVAILABLE as e:  # the next poll will find the same
             observe.database("source", e)
         else:
@@ -155,7 +162,7 @@ class Outbox:
         while True:
             try:
                 async with asyncio.timeout_at(self._close_by) as self._limit:
-                    with observe.SAVE_SECONDS.time():
+                    with observe.SAVE_SECONDS.time(), self._busy():
                         done = await save()
             except UNAVAILABLE as e:
                 observe.database("save", e)
@@ -168,6 +175,14 @@ class Outbox:
             if loop.time() + RETRY_SECONDS > min(save_by, self._close_by or save_by):
                 return None
             await asyncio.sleep(RETRY_SECONDS)
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        self._busy_since = asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            self._busy_since = None
 
     async def _follow_up(self, batch: Sequence[Finished]) -> None:
         """Tell the sources what befell them."""

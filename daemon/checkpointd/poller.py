@@ -28,6 +28,15 @@ from checkpointd.write import Poll
 POLL_SHARE: Final = 0.75
 """A poll must end within this share of its lease; the rest is for its save."""
 
+TICK_SECONDS: Final = 33.0
+"""Three intervals, and what a claim may take while the database hangs, to connect and until its deadline."""
+
+LATE_SECONDS: Final = 5.0
+"""A poll ends with its deadline, before its lease; whoever was asleep meanwhile may be so much late."""
+
+SAVE_SECONDS: Final = 300.0
+"""A save has many statements, each with a deadline of its own; after so long it hangs."""
+
 HELD_SECONDS: Final = 0.25
 """How often `poll_named` looks again at jobs that another daemon is polling."""
 
@@ -45,12 +54,32 @@ class Poller:
         self._group = group
         self._workers: set[asyncio.Task[None]] = set()
         self._wants_more = False
+        self._ticked_at = asyncio.get_running_loop().time()
+        self._asking: dict[int, float] = {}
+        """Jobs whose provider is being asked, and when their leases end."""
         self.bell = asyncio.Event()
         """Rung when a tick is worth while: by the metronome, or by a slot that a waiting job can have."""
 
     async def tick(self) -> int:
         """Claim due jobs and start their polls. Returns how many; 0 too where the database is away."""
         observe.LAST_TICK.set_to_current_time()
+        try:
+            return await self._tick()
+        finally:
+            self._ticked_at = asyncio.get_running_loop().time()
+
+    def stuck(self) -> str | None:
+        """Say what does not go on any more, though it should even while the database or a provider is away."""
+        now = asyncio.get_running_loop().time()
+        if now - self._ticked_at > TICK_SECONDS:
+            return f"no tick has ended for {now - self._ticked_at:.0f} s"
+        if self._asking and (late := now - min(self._asking.values())) > LATE_SECONDS:
+            return f"a poll has outlived its lease by {late:.0f} s"
+        if (saving := self._outbox.busy_seconds) > SAVE_SECONDS:
+            return f"a save has been under way for {saving:.0f} s"
+        return None
+
+    async def _tick(self) -> int:
         loop = asyncio.get_running_loop()
         rooms = {s.key: room for s in self._services.values() if (room := s.room(loop.time())).slots}
         if not rooms:
@@ -149,6 +178,7 @@ class Poller:
             return Finished(claim, service, None, service.trouble, 0)
         if started >= claim.poll_by:
             return Finished(claim, service, None, None, 0)
+        self._asking[claim.lease.job] = claim.save_by
         try:
             turn = turns(self._store, service.key, service.emission, paid=1)
             pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by, turn)
@@ -160,6 +190,8 @@ class Poller:
             log.exception("poll.crashed", source=service.name, job=claim.lease.id)
             failure = Failure(ErrorClass.INTERNAL, "a fault of checkpointd itself: see its log")
             finished = self._judge(claim, service, Pages([], failure, 1))
+        finally:
+            self._asking.pop(claim.lease.job, None)
         observe.POLL_SECONDS.observe(asyncio.get_running_loop().time() - started)
         return finished
 

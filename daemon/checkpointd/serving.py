@@ -11,6 +11,7 @@ from checkpointd.cadence import Bounds
 from checkpointd.discovery import Discovery
 from checkpointd.outbox import Report
 from checkpointd.poller import Poller, polling
+from checkpointd.redaction import secrets_of
 from checkpointd.service import Service
 from checkpointd.settings import Settings, Source
 from checkpointd.store import Store
@@ -31,11 +32,6 @@ def open_services(
         return Service(keys[source.name], source.name, client, settings.concurrency, source.emission)
 
     return [serve(source) for source in settings.sources if source.name in keyed]
-
-
-def secrets_of(headers: Mapping[str, str]) -> list[str]:
-    """Return what must never be repeated of request headers: the key, and whatever else is long enough to be one."""
-    return [value.removeprefix("Bearer ") for value in headers.values() if len(value) >= 8]
 
 
 @asynccontextmanager

@@ -11,11 +11,13 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
-from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from yarl import URL
+
+from checkpointd import address
+from checkpointd.redaction import LIKE_A_KEY
 
 CONFIG: Final = Path("/etc/checkpointd/checkpointd.toml")
 PREFIX: Final = "CHECKPOINTD_"
@@ -23,9 +25,6 @@ OPENAI: Final = "https://api.openai.com/v1"
 
 _OPENAI: Final = {"base_url": "OPENAI_BASE_URL", "organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"}
 """What OpenAI's own clients read, beside the key."""
-
-_LIKE_A_KEY: Final = re.compile(r"^sk[-_]|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{20}")
-"""Twenty letters and digits, mixed: nobody names a variable like that."""
 
 
 class SettingsError(Exception):
@@ -52,7 +51,7 @@ def _base_url(value: str) -> str:
 
 def _key_reference(value: str) -> str:
     a_file = re.fullmatch(r"\.{0,2}/[^\0]*", value)
-    a_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not _LIKE_A_KEY.search(value)
+    a_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not LIKE_A_KEY.search(value)
     if not a_file and not a_name:
         raise ValueError("the name of a credential, a variable or a file (/… or ./…) is needed, never the key itself")
     return value
@@ -131,6 +130,9 @@ class Settings(BaseSettings):
             description="the embedded PostgreSQL in the state folder; may come as a credential `database_url`",
         ),
     ] = None
+    database_pooler: Annotated[
+        bool, Field(description="between us and PostgreSQL stands a pooler in transaction mode, such as pgbouncer")
+    ] = False
     min_poll_seconds: Annotated[
         float, Field(ge=0.05, le=86400, description="the shortest gap between two polls of a job")
     ] = 15
@@ -226,31 +228,11 @@ def load(config: Path | None = None) -> Settings:
     except ValidationError as e:
         raise SettingsError(_explain(e, path, by_default=by_default)) from None
     if settings.database_url is not None:
-        _check_database_url(settings.database_url)
+        try:
+            address.parse(settings.database_url)
+        except address.AddressError as e:
+            raise SettingsError(f"{PREFIX}DATABASE_URL: {e}") from None
     return settings
-
-
-def _check_database_url(text: str) -> None:
-    """Raise SettingsError, without a word of the URL, where it cannot be one: the driver's own errors show it."""
-    what = f"{PREFIX}DATABASE_URL"
-    if not re.match(r"postgres(ql)?://", text):
-        raise SettingsError(f"{what}: it does not begin with postgresql://")
-    encode = "in a password / ? # @ : are written %2F %3F %23 %40 %3A"
-    try:
-        url = urlsplit(text)
-        hosts = url.netloc.rpartition("@")[2].split(",")
-        ports = [
-            match[2] for match in (re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d*))?", host) for host in hosts) if match
-        ]
-    except ValueError:
-        raise SettingsError(f"{what}: no URL; {encode}") from None
-    if len(ports) < len(hosts) or any(port and not 0 < int(port) < 65536 for port in ports):
-        raise SettingsError(f"{what}: a host or a port in it is none; {encode}")
-    if ("@" in url.path and "@" not in url.netloc) or url.fragment:
-        raise SettingsError(f"{what}: something stands behind the host that does not belong there; {encode}")
-    sslmode = parse_qs(url.query).get("sslmode", ["prefer"])[0]
-    if sslmode not in {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}:
-        raise SettingsError(f"{what}: its sslmode is none of PostgreSQL's; verify-full is the safe one")
 
 
 def _read(path: Path, *, must_exist: bool) -> dict[str, Any]:

@@ -9,13 +9,16 @@ from typing import Any, Final
 
 import asyncpg
 import msgspec
+from asyncpg.connect_utils import SessionAttribute
 
-from checkpointd import queries
+from checkpointd import address, queries
+from checkpointd.address import Address, Host
+from checkpointd.reasons import explain
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
-CONNECT_SECONDS: Final = 5.0
+CONNECT_SECONDS: Final = 4.0
 ACQUIRE_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 2.0
 STATEMENT_SECONDS: Final = 15.0
@@ -86,10 +89,54 @@ class Job:
     tracked: bool
 
 
-async def connect(url: str) -> asyncpg.Connection:
-    """Open a connection whose every wait ends: TCP notices a dead peer within 20 s, statements end after 15 s."""
-    connection = await asyncpg.connect(
-        url, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS, server_settings=_SESSION
+async def connect(url: str, *, pooler: bool = False) -> asyncpg.Connection:
+    """Open a connection whose every wait ends: TCP notices a dead peer within 20 s, statements end after 15 s.
+
+    Of several hosts all are tried at once, so that one that is cut off holds up nobody. With `pooler`, nothing is asked
+    of a session that another client may have next.
+
+    Raises one of UNAVAILABLE, or AddressError.
+    """
+    where = address.parse(url)
+    if len(where.hosts) < 2:
+        return await _connect(where, *where.hosts, pooler=pooler)
+    attempts = {asyncio.create_task(_connect(where, host, pooler=pooler)): host for host in where.hosts}
+    pending, failures, found = set(attempts), dict[Host, Exception](), None
+    try:
+        while pending and found is None:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for attempt in done:
+                if isinstance(error := attempt.exception(), UNAVAILABLE):
+                    failures[attempts[attempt]] = error
+                elif found is None:
+                    found = await attempt
+    finally:
+        for attempt in attempts:
+            attempt.cancel()
+            attempt.add_done_callback(lambda a: _discard(a, found))
+    if found is None:
+        told = "; ".join(f"{host.name}: {explain(failures[host])}" for host in where.hosts)
+        raise ConnectionError(f"no host is {where.attribute}: {told}")
+    return found
+
+
+def _discard(attempt: asyncio.Task[asyncpg.Connection], chosen: asyncpg.Connection | None) -> None:
+    """Close a connection that came too late."""
+    if not attempt.cancelled() and attempt.exception() is None and attempt.result() is not chosen:
+        attempt.result().terminate()
+
+
+async def _connect(where: Address, host: Host | None = None, *, pooler: bool) -> asyncpg.Connection:
+    connection: asyncpg.Connection = await asyncpg.connect(
+        where.url,
+        host=host.name if host else None,
+        port=host.port if host else None,
+        ssl=where.tls(host) if host else where.sslmode,
+        target_session_attrs=SessionAttribute(where.attribute),
+        timeout=CONNECT_SECONDS,
+        command_timeout=STATEMENT_SECONDS,
+        statement_cache_size=0 if pooler else 100,
+        server_settings={} if pooler else _SESSION,
     )
     transport: asyncio.BaseTransport = connection._transport  # type: ignore[attr-defined]  # noqa: SLF001  # no other way
     peer = transport.get_extra_info("socket")
@@ -214,13 +261,6 @@ class Store:
     async def list_sources(self) -> list[dict[str, Any]]:
         """Return the sources and their health."""
         return [dict(row) for row in await self.fetch(queries.LIST_SOURCES)]
-
-
-def explain(error: Exception) -> str:
-    """Say in one line what is wrong with the database."""
-    if isinstance(error, TimeoutError):
-        return "no answer in time: is it up, and is its address right?"
-    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}"
 
 
 @asynccontextmanager

@@ -15,3 +15,16 @@ def notify(**state: object) -> None:
             channel.sendto(message.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
         except OSError:
             return
+
+
+def listens() -> bool:
+    """Say whether there is a systemd to notify."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
+
+
+def watchdog_seconds() -> float | None:
+    """Return after how long without WATCHDOG=1 systemd ends this process; None: never (sd_watchdog_enabled(3))."""
+    given, process = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not given.isdecimal() or int(given) == 0 or process not in {"", str(os.getpid())}:
+        return None
+    return int(given) / 1e6

@@ -1,0 +1,131 @@
+"""The address of a database: a PostgreSQL URL → its hosts, and how the way to each of them is protected.
+
+What the URL leaves open is chosen safely: the certificate is verified unless the server is this machine itself, and of
+several hosts it is the primary that is meant. As with libpq, PGHOST, PGSSLMODE and their like fill in what it lacks.
+"""
+
+import ipaddress
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple, get_args
+from urllib.parse import parse_qs, unquote, urlsplit
+
+SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+ATTRIBUTES: Final = ("any", "primary", "read-write")
+"""Of PostgreSQL's target_session_attrs those of servers that can be written to."""
+
+_ENCODE: Final = "in a password / ? # @ : are written %2F %3F %23 %40 %3A"
+
+
+class AddressError(ValueError):
+    """The URL cannot be one: why, without a word of it, for it holds a password."""
+
+
+class Host(NamedTuple):
+    """One server: a name, a number, or (with a /) the folder of its socket; None: PostgreSQL's default port."""
+
+    name: str
+    port: int | None
+
+    @property
+    def is_local(self) -> bool:
+        """Say whether it is this machine itself."""
+        try:
+            return self.name.startswith("/") or self.name == "localhost" or ipaddress.ip_address(self.name).is_loopback
+        except ValueError:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the database is. Made by parse()."""
+
+    url: str = field(repr=False)
+    hosts: tuple[Host, ...]
+    """Empty: this machine's own, at its usual socket."""
+    sslmode: SslMode | None
+    """None: nobody chose one."""
+    attribute: str
+    """One of ATTRIBUTES: what a host must be."""
+    _query: Mapping[str, str] = field(repr=False)
+
+    @property
+    def unverified(self) -> str | None:
+        """The remote host, if there is one, whose certificate is not verified in full, because somebody chose so."""
+        chosen = self.sslmode not in {None, "verify-full"}
+        return next((host.name for host in self.hosts if chosen and not host.is_local), None)
+
+    @property
+    def secrets(self) -> list[str]:
+        """The passwords in it."""
+        before_the_host = unquote(urlsplit(self.url).password or "")
+        return [word for word in (before_the_host, self._query.get("password"), self._query.get("sslpassword")) if word]
+
+    def tls(self, host: Host) -> ssl.SSLContext | SslMode | None:
+        """Return how the way to a host is protected, as asyncpg takes it. Raises OSError where a file is missing."""
+        if self.sslmode != "verify-full" and (self.sslmode or host.is_local):
+            return self.sslmode
+        roots = self._given("sslrootcert", "PGSSLROOTCERT")
+        if roots is None and os.path.exists(os.path.expanduser("~/.postgresql/root.crt")):  # noqa: PTH110, PTH111  # Path's raise
+            roots = "theirs"
+        if roots not in {None, "system"}:
+            return "verify-full"
+        # Without a file of its own asyncpg gives up; the system's certificates are what a browser would trust.
+        context = ssl.create_default_context()
+        if certificate := self._given("sslcert", "PGSSLCERT"):
+            context.load_cert_chain(certificate, self._given("sslkey", "PGSSLKEY"), self._query.get("sslpassword", ""))
+        return context
+
+    def _given(self, parameter: str, variable: str) -> str | None:
+        return self._query.get(parameter) or os.environ.get(variable) or None
+
+
+def parse(url: str) -> Address:
+    """Read a URL. Raises AddressError."""
+    if not re.match(r"postgres(ql)?://", url):
+        raise AddressError("it does not begin with postgresql://")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise AddressError(f"no URL; {_ENCODE}") from None
+    if ("@" in parts.path and "@" not in parts.netloc) or parts.fragment or parts.netloc.count("@") > 1:
+        raise AddressError(f"something stands in it that does not belong there; {_ENCODE}")
+    try:
+        query = {name: values[-1] for name, values in parse_qs(parts.query, strict_parsing=bool(parts.query)).items()}
+    except ValueError:
+        raise AddressError(f"what stands behind its ? is no list of name=value; {_ENCODE}") from None
+    hosts = _hosts(unquote(parts.netloc.rpartition("@")[2]), query)
+    if "service" in query or (not hosts and os.environ.get("PGSERVICE")):
+        raise AddressError("service files are not read: write the host into it")  # who knows what host they name
+    given = query.get("sslmode") or os.environ.get("PGSSLMODE")
+    sslmode: SslMode | None = next((mode for mode in get_args(SslMode) if mode == given), None)
+    if given and not sslmode:
+        raise AddressError("its sslmode is none of PostgreSQL's; verify-full is the safe one")
+    if (root := query.get("sslrootcert")) and root != "system" and not os.path.isfile(root):  # noqa: PTH113  # Path's raises
+        raise AddressError("its sslrootcert is no file that this user can read")
+    attribute = query.get("target_session_attrs") or os.environ.get("PGTARGETSESSIONATTRS")
+    attribute = attribute or ("primary" if len(hosts) > 1 else "any")
+    if attribute not in ATTRIBUTES:
+        raise AddressError(f"its target_session_attrs is none of {', '.join(ATTRIBUTES)}: checkpointd has to write")
+    return Address(url, hosts, sslmode, attribute, query)
+
+
+def _hosts(authority: str, query: Mapping[str, str]) -> tuple[Host, ...]:
+    """Return the hosts of a URL's authority, else of its parameters or the environment."""
+    given = authority or query.get("host") or os.environ.get("PGHOST") or ""
+    if not given:
+        return ()
+    matches = [re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d*))?", host) for host in given.split(",")]
+    named = [(match[1].strip("[]"), match[2]) for match in matches if match and match[1]]
+    # Ports may stand apart, one for all or one for each.
+    apart = (query.get("port") or os.environ.get("PGPORT") or "").split(",")
+    ports = apart * len(named) if len(apart) == 1 else apart
+    if len(named) < len(matches) or len(ports) != len(named):
+        raise AddressError(f"a host or a port in it is none; {_ENCODE}")
+    hosts = [(name, port or other) for (name, port), other in zip(named, ports, strict=True)]
+    if any(port and (not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536) for _, port in hosts):
+        raise AddressError(f"a host or a port in it is none; {_ENCODE}")
+    return tuple(Host(name, int(port) if port else None) for name, port in hosts)

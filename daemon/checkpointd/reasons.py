@@ -1,0 +1,49 @@
+"""What is wrong with the database, in one line, with how to mend it. Pure.
+
+The server's own words stay: they name the table, the role or the file; ours follow them.
+"""
+
+import socket
+import ssl
+from collections.abc import Mapping
+from typing import Final
+
+import asyncpg
+
+_INSTEAD: Final[Mapping[type, str]] = {
+    TimeoutError: "no answer in time: is it up, and is its address right?",
+    ConnectionRefusedError: "nothing listens there: is it up, and is its address right?",
+    socket.gaierror: "its name is unknown: is its address right?",
+    asyncpg.TargetServerAttributeNotMatched: "it is read-only, a standby perhaps",
+}
+"""What says more than the driver's own words."""
+
+_POOLER: Final = "a pooler stands between: set CHECKPOINTD_DATABASE_POOLER=true"
+_SCHEMA: Final = "the schema is missing or old: run `checkpointd migrate`"
+_MEND: Final[Mapping[type, str]] = {
+    asyncpg.InsufficientPrivilegeError: "this role lacks a right: run `checkpointd migrate` as the owner, or grant it",
+    asyncpg.ReadOnlySQLTransactionError: "the server is read-only, a standby perhaps: the URL has to name the primary",
+    asyncpg.DiskFullError: "make room on the server's disk: what is still listed then is stored then",
+    asyncpg.TooManyConnectionsError: "raise max_connections or the role's limit: a daemon takes up to 4",
+    asyncpg.InvalidAuthorizationSpecificationError: "the role, its password or pg_hba.conf is wrong",
+    asyncpg.InvalidCatalogNameError: "create the database first: createdb",
+    asyncpg.UndefinedTableError: _SCHEMA,
+    asyncpg.InvalidSchemaNameError: _SCHEMA,
+    asyncpg.InvalidSQLStatementNameError: _POOLER,
+    asyncpg.DuplicatePreparedStatementError: _POOLER,
+    ssl.SSLCertVerificationError: "the authority that signed it: sslrootcert=FILE in the URL",
+}
+
+
+def explain(error: Exception) -> str:
+    """Say in one line what is wrong with the database and what to do."""
+    kinds = type(error).__mro__
+    if instead := next((_INSTEAD[kind] for kind in kinds if kind in _INSTEAD), None):
+        return instead
+    words = " ".join(str(error).split()) or "no reason given"
+    mend = next((_MEND[kind] for kind in kinds if kind in _MEND), None)
+    if "rejected SSL upgrade" in words:
+        mend = "it has no TLS: switch that on there, or say sslmode=disable in the URL"
+    elif "unsupported startup parameter" in words:
+        mend = _POOLER
+    return f"{type(error).__name__}: {words}" + (f" ({mend})" if mend else "")

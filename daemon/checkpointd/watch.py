@@ -1,0 +1,73 @@
+"""What systemd is told of a running daemon: WATCHDOG=1 as long as its work goes on, and in STATUS= how it fares.
+
+A database or a provider that is away ends no work: ticks and polls then fail in time, one after the other.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from checkpointd import observe, queries, systemd
+from checkpointd.observe import log
+from checkpointd.reasons import explain
+from checkpointd.store import UNAVAILABLE, Store
+
+SECONDS: Final = 10.0
+"""How often systemd is told, or more often where its watchdog asks for it."""
+
+LAG_SECONDS: Final = 5.0
+"""A loop that comes so much too late has been blocked."""
+
+Stuck = Callable[[], str | None]
+"""Says what does not go on any more; None: everything does."""
+
+
+@asynccontextmanager
+async def watching(store: Store, stuck: Stuck, draining: asyncio.Event) -> AsyncIterator[None]:
+    """Keep systemd informed. Once `draining`, the end has a limit of its own: STATUS is left alone."""
+    tasks = [asyncio.create_task(_feed(stuck, systemd.watchdog_seconds()))]
+    if systemd.listens():
+        tasks.append(asyncio.create_task(_tell(store, draining)))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _feed(stuck: Stuck, limit: float | None) -> None:
+    """Feed the watchdog, which lets pass `limit` seconds (None: there is none), while nothing is stuck."""
+    loop = asyncio.get_running_loop()
+    seconds = min(limit / 2, SECONDS) if limit else SECONDS
+    told = None
+    while True:
+        since = loop.time()
+        await asyncio.sleep(seconds)
+        lag = loop.time() - since - seconds
+        reason = f"the event loop was blocked for {lag:.0f} s" if lag > LAG_SECONDS else stuck()
+        if reason is None:
+            systemd.notify(WATCHDOG=1)
+        elif reason != told:
+            log.error("daemon.stuck", reason=reason)
+        told = reason
+
+
+async def _tell(store: Store, draining: asyncio.Event) -> None:
+    while not draining.is_set():
+        status = await _status(store)
+        if not draining.is_set():
+            systemd.notify(STATUS=status)
+        await asyncio.sleep(SECONDS)
+
+
+async def _status(store: Store) -> str:
+    try:
+        (row,) = await store.fetch(queries.COUNT_TRACKED_JOBS)
+    except UNAVAILABLE as e:
+        return f"waiting: database: {explain(e)}"
+    if troubles := observe.problems():
+        return f"waiting: {'; '.join(troubles)}"
+    age = "" if row["last_poll_seconds"] is None else f", last poll {row['last_poll_seconds']:.0f} s ago"
+    return f"polling: {row['tracked']} tracked, {row['due']} due, {row['failing']} failing{age}"

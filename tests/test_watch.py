@@ -1,0 +1,192 @@
+"""What systemd is told while the daemon runs: how it fares, and that its work goes on, or not."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from checkpointd import observe, systemd, watch
+from checkpointd.embedded import EmbeddedPostgres
+from checkpointd.store import Store, connect, open_store
+from checkpointd.watch import watching
+from harness import polling_one, sync, tick, track
+from provider import JOB, Provider, checkpoint, error, held, page
+from verbs import checkpointd, environment, running, wait_for_line
+
+
+@pytest.fixture
+def channel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Yield the end at which systemd would listen; this process and its children are told where it is."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+        bound.setblocking(False)
+        bound.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        yield bound
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return what moves the loop's clock on, in the eyes of whoever asks for the time."""
+    ahead = 0.0
+
+    def move(seconds: float) -> None:
+        nonlocal ahead
+        ahead += seconds
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "time", lambda: time.monotonic() + ahead, raising=False)
+
+    return move
+
+
+async def _heard(channel: socket.socket) -> str:
+    return (await asyncio.wait_for(asyncio.get_running_loop().sock_recv(channel, 1000), 20)).decode()
+
+
+def _silence(channel: socket.socket) -> None:
+    """Forget what was said so far."""
+    try:
+        while channel.recv(1000):
+            pass
+    except BlockingIOError:
+        return
+
+
+async def test_status(store: Store, provider: Provider, sql: asyncpg.Connection, url: str) -> None:
+    """STATUS= counts tracked, due and failing jobs and tells the last poll's age; or what the daemon waits for."""
+    assert "polling: 0 tracked, 0 due, 0 failing" == await watch._status(store)
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider, JOB, "ftjob-failing")
+    await track(store, "ftjob-due", "ftjob-untracked")
+    await store.untrack(await store.find_jobs(["ftjob-untracked"]))
+    await sql.execute("update checkpointd.polling set last_attempt_at = last_attempt_at - interval '90 s'")
+    assert "polling: 3 tracked, 1 due, 1 failing, last poll 90 s ago" == await watch._status(store)
+    observe.database("claim", OSError("away"))
+    assert "waiting: database: claim: OSError" == await watch._status(store)
+    observe.database("claim", None)
+    async with open_store(lambda: connect(url.replace("test_", "none_", 1))) as nowhere:
+        assert "waiting: database: InvalidCatalogNameError" in await watch._status(nowhere)
+
+
+async def test_fed_while_all_goes_on(
+    channel: socket.socket, monkeypatch: pytest.MonkeyPatch, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The watchdog is fed at half of its time while nothing is stuck and the loop is not blocked, and only then."""
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    monkeypatch.setattr(watch, "LAG_SECONDS", 0.3)
+    reasons: list[str | None] = [None]
+    asked = asyncio.Event()
+
+    def stuck() -> str | None:
+        asked.set()
+        return reasons[0]
+
+    async with watching(store, stuck, asyncio.Event()):
+        assert "polling" in await _heard(channel)
+        began = time.monotonic()
+        assert ["WATCHDOG=1"] * 3 == [await _heard(channel) for _ in range(3)]
+        assert 0.25 < time.monotonic() - began < 10
+        reasons[0] = "no tick"
+        asked.clear()
+        await asyncio.wait_for(asked.wait(), 10)
+        _silence(channel)
+        asked.clear()
+        await asyncio.wait_for(asked.wait(), 10)
+        with pytest.raises(BlockingIOError):
+            channel.recv(1000)
+        reasons[0] = None
+        assert "WATCHDOG=1" == await _heard(channel)
+        time.sleep(0.6)  # noqa: ASYNC251  # the loop is blocked: that is what is to be found
+        _silence(channel)
+        await _heard(channel)
+        assert "the event loop was blocked" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("variables", "seconds"), [
+    ({}, None), ({"WATCHDOG_USEC": "60000000"}, 60.0), ({"WATCHDOG_USEC": "0"}, None), ({"WATCHDOG_USEC": "x"}, None),
+    ({"WATCHDOG_USEC": "1500000", "WATCHDOG_PID": str(os.getpid())}, 1.5),
+    ({"WATCHDOG_USEC": "1500000", "WATCHDOG_PID": "1"}, None),
+])  # fmt: skip
+def test_whose_watchdog(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], seconds: float | None) -> None:
+    """The watchdog is fed where systemd says so, to this very process."""
+    for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert seconds == systemd.watchdog_seconds()
+
+
+async def test_ticks_that_stop(store: Store, provider: Provider, clock: Callable[[float], None]) -> None:
+    """Without a tick for half a minute the daemon is stuck; with the next one it is not."""
+    async with polling_one(store, provider) as (poller, _, _):
+        clock(30)
+        assert poller.stuck() is None
+        clock(10)
+        assert "no tick has ended for 40 s" == poller.stuck()
+        await tick(poller)
+        assert poller.stuck() is None
+
+
+async def test_a_poll_that_outlives_its_lease(store: Store, provider: Provider, clock: Callable[[float], None]) -> None:
+    """A request that is still under way well after its lease is stuck; one that failed or ended is not."""
+    provider.checkpoints[JOB], reached, go_on = held(page([checkpoint(1)]))
+    provider.checkpoints["ftjob-failing"] = error(404)
+    await track(store, JOB, "ftjob-failing")
+    async with polling_one(store, provider, lease=20, request_timeout=60) as (poller, _, results):
+        await poller.tick()
+        await asyncio.wait_for(reached.wait(), 10)
+        clock(24)
+        assert poller.stuck() is None
+        clock(2)
+        assert "a poll has outlived its lease by 6 s" == poller.stuck()
+        go_on.set()
+        await tick(poller)
+        assert poller.stuck() is None
+    assert {JOB, "ftjob-failing"} == results.keys()
+
+
+async def test_a_save_that_hangs(
+    store: Store, provider: Provider, sql: asyncpg.Connection, clock: Callable[[float], None]
+) -> None:
+    """A save that has been under way for minutes is stuck."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await track(store)
+    async with polling_one(store, provider) as (poller, _, _):
+        lock = sql.transaction()
+        await lock.start()
+        await sql.execute("lock table checkpointd.checkpoints")
+        await tick(poller)
+        async with asyncio.timeout(10):
+            while not poller._outbox.busy_seconds:  # noqa: ASYNC110  # gives no event
+                await asyncio.sleep(0.01)
+        clock(290)
+        poller._ticked_at = asyncio.get_running_loop().time()
+        assert poller.stuck() is None
+        clock(20)
+        assert "a save has been under way for 310 s" == poller.stuck()
+        await lock.rollback()
+
+
+@pytest.mark.slow
+async def test_fed_while_the_database_is_down(channel: socket.socket, provider: Provider, tmp_path: Path) -> None:
+    """A database that goes away is no reason to be restarted: the watchdog is fed on."""
+    async with EmbeddedPostgres(tmp_path / "postgres", sync=False) as database:
+        env = environment(tmp_path, database.url, provider.url, NOTIFY_SOCKET=os.environ["NOTIFY_SOCKET"],
+                          WATCHDOG_USEC="200000", CHECKPOINTD_MIN_POLL_SECONDS="0.1")  # fmt: skip
+        await checkpointd("migrate", env=env)
+        async with running("run", env=env) as daemon:
+            while "WATCHDOG=1" != await _heard(channel):
+                pass
+            await database.stop()
+            await wait_for_line(daemon, "database.unavailable")
+            _silence(channel)
+            for _ in range(10):
+                assert "WATCHDOG=1" == await _heard(channel)
+            daemon.terminate()
+            while "STOPPING=1" not in await _heard(channel):
+                pass
+            assert 0 == await asyncio.wait_for(daemon.wait(), 20)
