@@ -137,6 +137,7 @@ async def test_a_real_prometheus(url: str, tmp_path: Path, port: int) -> None:
             f"--web.listen-address=127.0.0.1:{port}", stdout=DEVNULL, stderr=DEVNULL,
         )  # fmt: skip
         try:
+            await _until_ready(port)
             assert [(("127.0.0.1:" + str(target),), 1.0)] == await _until_known(port, "up", "instance")
             names = 'count by (__name__) ({__name__=~"checkpointd_.+|process_.+"})'
             names_shown = {labels[0] for labels, _ in await _until_known(port, names, "__name__")}
@@ -169,11 +170,19 @@ async def _query(port: int, query: str, *labels: str) -> list[tuple[tuple[str, .
     return [(tuple(series["metric"][label] for label in labels), float(series["value"][1])) for series in found]
 
 
-async def _until_known(port: int, query: str, *labels: str) -> list[tuple[tuple[str, ...], float]]:
-    """Ask until there is an answer: Prometheus starts, and scrapes each second."""
+async def _until_ready(port: int) -> None:
+    """Wait until it answers: it reads its files first, and turns requests away meanwhile."""
     async with asyncio.timeout(30):
         while True:
             with suppress(aiohttp.ClientConnectionError):
-                if found := await _query(port, query, *labels):
-                    return found
+                if (await get(port, "/-/ready"))[0] == 200:
+                    return
             await asyncio.sleep(0.1)
+
+
+async def _until_known(port: int, query: str, *labels: str) -> list[tuple[tuple[str, ...], float]]:
+    """Ask until there is an answer: it scrapes each second."""
+    async with asyncio.timeout(30):
+        while not (found := await _query(port, query, *labels)):  # noqa: ASYNC110  # a scrape gives no event
+            await asyncio.sleep(0.1)
+    return found
