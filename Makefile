@@ -17,12 +17,15 @@ test-oldest: $(READY)  ## the tests, on the oldest PostgreSQL of this machine, w
 	@if [ -n "$(OLDEST)" ]; then TEST_POSTGRES_BIN=$(OLDEST) .venv/bin/pytest $(ARGS); \
 	else echo "skipped: no PostgreSQL 15 to 18 in /usr/lib/postgresql"; fi
 
+test-external: $(READY)  ## the tests with programs of Debian's: the status page in Chromium
+	.venv/bin/pytest -m external $(ARGS)
+
 lint: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-check: lint test test-oldest wheel  ## lint, types, tests on two PostgreSQLs, and the built wheel installed and run elsewhere
+check: lint test test-oldest test-external wheel  ## lint, types, tests on two PostgreSQLs and in Chromium, and the built wheel run elsewhere
 
 wheel: $(READY)
 	sh tests/check_wheel.sh "$(UV)"
@@ -44,4 +47,4 @@ $(READY): .tools/bin/uv pyproject.toml requirements.lock
 	$(UV) pip install --python .venv --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-.PHONY: help demo test test-oldest lint check wheel lock clean
+.PHONY: help demo test test-oldest test-external lint check wheel lock clean

@@ -114,6 +114,14 @@ async def sql(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
+def port() -> int:
+    """Return a port that was free a moment ago."""
+    with closing(socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
 async def provider() -> AsyncIterator[Provider]:
     """Yield a provider whose answers the test scripts."""
     async with Provider() as running:

@@ -17,6 +17,7 @@ IMPORTS = {
     "diff": {"item", "listing"},
     "cadence": set(),
     "failures": set(),
+    "words": set(),
     # PostgreSQL
     "queries": set(),
     "store": {"queries"},
@@ -35,7 +36,8 @@ IMPORTS = {
     "discovery": {"api", "failures", "jobs", "observe", "outbox", "queries", "service", "store"},
     "metronome": set(),
     "systemd": set(),
-    "web": {"observe"},
+    "pages": {"queries", "store", "words"},
+    "web": {"observe", "pages", "store"},
     "serving": {"api", "cadence", "discovery", "outbox", "poller", "service", "settings", "store"},
     "sync": {"api", "failures", "outbox", "serving", "settings", "store", "write"},
     "daemon": {

@@ -8,17 +8,9 @@ import aiohttp
 import pytest
 
 from checkpointd import systemd, web
+from checkpointd.store import Store
 from provider import JOB, Provider, checkpoint, page
 from verbs import checkpointd, environment, running, wait_for_line
-
-
-@pytest.fixture
-def port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number: int = free.getsockname()[1]
-        return number
 
 
 async def _get(port: int, path: str) -> tuple[int, str]:
@@ -26,19 +18,19 @@ async def _get(port: int, path: str) -> tuple[int, str]:
         return response.status, await response.text()
 
 
-async def test_ready_and_not(port: int) -> None:
+async def test_ready_and_not(port: int, store: Store) -> None:
     """/livez answers while the process lives; /readyz says in words what keeps it from its work."""
     problems = ["database: away"]
-    async with web.serve("127.0.0.1", port, lambda: problems):
+    async with web.serve("127.0.0.1", port, lambda: problems, store):
         assert (200, "ok\n") == await _get(port, "/livez")
         assert (503, "database: away\n") == await _get(port, "/readyz")
         problems.clear()
         assert (200, "ok\n") == await _get(port, "/readyz")
 
 
-async def test_port_in_use(port: int) -> None:
+async def test_port_in_use(port: int, store: Store) -> None:
     """A port in use is no reason to stop."""
-    async with web.serve("127.0.0.1", port, list), web.serve("127.0.0.1", port, list):
+    async with web.serve("127.0.0.1", port, list, store), web.serve("127.0.0.1", port, list, store):
         assert (200, "ok\n") == await _get(port, "/livez")
 
 
