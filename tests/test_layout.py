@@ -18,6 +18,7 @@ IMPORTS = {
     "cadence": set(),
     "failures": set(),
     "words": set(),
+    "standing": {"words"},
     # PostgreSQL
     "queries": set(),
     "store": {"queries"},
@@ -36,7 +37,7 @@ IMPORTS = {
     "discovery": {"api", "failures", "jobs", "observe", "outbox", "queries", "service", "store"},
     "metronome": set(),
     "systemd": set(),
-    "pages": {"queries", "store", "words"},
+    "pages": {"queries", "standing", "store", "words"},
     "web": {"observe", "pages", "store"},
     "serving": {"api", "cadence", "discovery", "outbox", "poller", "service", "settings", "store"},
     "sync": {"api", "failures", "outbox", "serving", "settings", "store", "write"},
@@ -44,7 +45,7 @@ IMPORTS = {
         "api", "discovery", "metronome", "migrations", "observe", "poller", "serving", "settings", "store", "systemd",
         "web",
     },
-    "terminal": set(),
+    "terminal": {"standing", "words"},
     # for trying it out
     "embedded": {"queries"},
     "simulator": set(),

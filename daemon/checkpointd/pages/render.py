@@ -4,6 +4,7 @@ Jinja2 escapes by itself; `finalize` sees every value before that.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -11,8 +12,8 @@ from asyncpg import Record
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from checkpointd import __version__, words
-from checkpointd.pages import figures, standing
+from checkpointd import __version__, standing, words
+from checkpointd.pages import figures
 from checkpointd.pages.read import Job, Jobs
 
 COPYABLE: Final = 300
@@ -33,6 +34,11 @@ def _is_copyable(name: str) -> bool:
     return len(name) <= COPYABLE and name.isprintable()
 
 
+def _freshness(job: Record, now: datetime) -> standing.Said:
+    read_at = job["last_complete_at"]
+    return standing.freshness(job, None if read_at is None else (now - read_at).total_seconds())
+
+
 _pages: Final = Environment(
     loader=PackageLoader("checkpointd.pages"), autoescape=True, undefined=StrictUndefined, finalize=_finalize,
     trim_blocks=True, lstrip_blocks=True, auto_reload=False,
@@ -40,7 +46,8 @@ _pages: Final = Environment(
 _pages.globals.update(version=__version__, job_path=_job_path, is_copyable=_is_copyable)
 _pages.filters.update(
     ago=words.ago, clock=words.clock, cut=words.cut, number=words.number, count=lambda n: f"{n:,}",
-    freshness=standing.freshness, progress=standing.progress, tone=standing.tone, source_tone=standing.source_tone,
+    freshness=_freshness, trouble=standing.trouble, progress=standing.progress, tone=standing.tone,
+    source_tone=standing.source_tone,
 )  # fmt: skip
 
 

@@ -1,9 +1,8 @@
 """How a job and a source stand, in words and in a tone: `live`, `good`, `warn`, `bad` or `quiet`. Pure."""
 
 import json
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from checkpointd import words
 
@@ -12,7 +11,12 @@ _TONES: Final = {
     "forbidden": "bad",
 }  # fmt: skip
 _SOURCE_TONES: Final = {"ok": "good", "paused": "warn", "refused": "bad"}
-Row = Mapping[str, Any]
+
+
+class Row(Protocol):
+    """A row of a view: its columns by name."""
+
+    def __getitem__(self, column: str, /) -> Any: ...  # noqa: ANN401  # whatever a column holds
 
 
 class Said(NamedTuple):
@@ -40,22 +44,26 @@ def source_tone(state: str) -> str:
     return _SOURCE_TONES.get(state, "quiet")
 
 
-def freshness(job: Row, now: datetime) -> Said:
-    """Say how far what is stored of a job can be believed."""
-    phase, read_at, failures = job["phase"], job["last_complete_at"], job["consecutive_failures"] or 0
-    read = "never read" if read_at is None else f"read {words.ago(read_at, now)}"
-    failed = f", {failures:,} failed poll{'s' if failures > 1 else ''} since" if failures else ""
+def freshness(job: Row, age: float | None) -> Said:
+    """Say how far what is stored of a job can be believed; `age` in seconds: since it was last read to the end."""
+    phase, read = job["phase"], "never read" if age is None else f"read {words.duration(age)} ago"
     if phase == "untracked":
-        return Said("quiet", f"not tracked any more, {read}")
+        return Said("quiet", "not tracked any more")
     if phase == "sealed":
         return Said("quiet", "complete")
     if phase in {"missing", "gone", "forbidden"}:
-        return Said("bad", f"{phase} at the provider, {read}")
+        return Said("bad", f"{phase}, {read}")
     if job["is_stale"]:
-        return Said("bad", f"stale: {read}{failed}")
-    if failures:
-        return Said("warn", f"{read}{failed}")
-    return Said("quiet", "not read yet") if read_at is None else Said("good", read)
+        return Said("bad", f"stale, {read}")
+    if job["consecutive_failures"]:
+        return Said("warn", read)
+    return Said("quiet", "not read yet") if age is None else Said("good", read)
+
+
+def trouble(job: Row) -> str:
+    """Say how often in a row polls of a job failed, and why the last one did; nothing where none did."""
+    failures = job["consecutive_failures"] or 0
+    return f"{failures:,} failed poll{'s' if failures > 1 else ''}: {job['last_error']}" if failures else ""
 
 
 def progress(job: Row, epoch: int | None, now: datetime) -> Progress:
