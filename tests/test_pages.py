@@ -291,6 +291,30 @@ async def test_names_of_others_are_refused(site: Site, path: str) -> None:
         assert 200 == (await site.get(path, Host=name)).status, name
 
 
+async def test_it_reads_the_views_only(port: int, url: str, sql: asyncpg.Connection) -> None:
+    """The pages are there for a role that may read the views, and no table."""
+    await fill(sql, jobs=2, checkpoints=3)
+    job_id = await sql.fetchval("select id from fine_tuning.jobs")
+    await sql.execute("create role onlooker; grant usage on schema fine_tuning to onlooker")
+    await sql.execute("grant select on all tables in schema fine_tuning to onlooker")
+
+    async def limited() -> asyncpg.Connection:
+        connection = await connect(url)
+        await connection.execute("set role onlooker")
+        return connection
+
+    try:
+        async with (
+            open_store(limited) as pages,
+            web.serve("127.0.0.1", port, list, pages),
+            aiohttp.ClientSession() as http,
+        ):
+            for path in ("/", "/?q=stale", f"/jobs/large/{job_id}"):
+                await Site(port, http).shown(path)
+    finally:
+        await sql.execute("drop owned by onlooker; drop role onlooker")
+
+
 async def test_names_where_others_may_ask(port: int, store: Store) -> None:
     """Where the port is open to others, Prometheus and proxies may call it by any name."""
     async with web.serve("0.0.0.0", port, list, store), aiohttp.ClientSession() as http:

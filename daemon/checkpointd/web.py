@@ -58,7 +58,10 @@ async def serve(host: str, port: int, problems: Problems, store: Store) -> Async
             raise web.HTTPNotFound
         return _html(render.job(found, problems()))
 
-    app = web.Application(middlewares=[_only_own_names(host), _explained(problems)])
+    def is_private() -> bool:
+        return all(_is_loopback(address[0]) for address in runner.addresses)
+
+    app = web.Application(middlewares=[_only_own_names(host, is_private), _explained(problems)])
     app.on_response_prepare.append(_add_headers)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
@@ -130,7 +133,7 @@ def _unavailable(why: Sequence[str]) -> str:
     )  # fmt: skip
 
 
-def _only_own_names(host: str) -> Middleware:
+def _only_own_names(host: str, is_private: Callable[[], bool]) -> Middleware:
     """Refuse requests for other names than this machine's own, where only this machine can ask.
 
     Else any web page could read this port: it has its own name resolve to 127.0.0.1 (DNS rebinding). Where others can
@@ -140,10 +143,12 @@ def _only_own_names(host: str) -> Middleware:
     @web.middleware
     async def only_own_names(request: web.Request, handler: Handler) -> web.StreamResponse:
         named = request.headers.get("Host")  # browsers always send it
-        if _is_loopback(host) and named is not None and not _is_loopback(_name(named)):
-            raise web.HTTPMisdirectedRequest(
-                text="This port answers to localhost and 127.0.0.1 only: let a proxy in front of it say so in Host.\n"
-            )
+        if named is not None and is_private():
+            name = _name(named)
+            if not _is_loopback(name) and name != host.lower():
+                raise web.HTTPMisdirectedRequest(
+                    text="This port answers to localhost only: let a proxy in front of it say so in Host.\n"
+                )
         return await handler(request)
 
     return only_own_names
