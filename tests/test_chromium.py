@@ -100,13 +100,18 @@ async def test_large(tab: Tab, site: str, sql: asyncpg.Connection, tmp_path: Pat
     await _look_everywhere(tab, site, paths, tmp_path)
     async with aiohttp.ClientSession() as http:
         for path in paths.values():
-            times = []
-            for _ in range(5):
-                started = perf_counter()
-                async with http.get(site + path) as answer:
-                    await answer.read()
-                times.append(perf_counter() - started)
-            assert min(times) < 0.2, path
+            assert 0.2 > await _quickest(http, site + path), path
+
+
+async def _quickest(http: aiohttp.ClientSession, url: str) -> float:
+    """Return the seconds of the quickest answer of some: what the page itself takes, whatever else the machine does."""
+    times = []
+    for _ in range(30):
+        started = perf_counter()
+        async with http.get(url) as answer:
+            await answer.read()
+        times.append(perf_counter() - started)
+    return min(times)
 
 
 async def test_hostile(tab: Tab, site: str, sql: asyncpg.Connection, tmp_path: Path) -> None:

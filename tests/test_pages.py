@@ -193,14 +193,27 @@ async def test_job_without_checkpoints(site: Site, store: Store) -> None:
     assert "Nothing has changed since it was tracked." in shown.text
 
 
+async def test_job_without_validation(site: Site, store: Store, provider: Provider) -> None:
+    """Where no validation loss is known, no checkpoint is named as the one to deploy, and the page says why."""
+    provider.checkpoints[JOB] = page([checkpoint(10)])
+    await sync(store, provider)
+    shown = await site.shown(f"/jobs/test/{JOB}")
+    assert "none is named as the one to deploy" in shown.text
+    assert ["step 10, latest: train 0.1000"] == shown.all("g", "aria-label")
+
+
 async def test_long_job(site: Site, sql: asyncpg.Connection) -> None:
     """Of thousands of checkpoints some hundred are drawn, the best and the last among them, and the page says so."""
     await fill(sql, jobs=1, checkpoints=2000)
+    await sql.execute(
+        """update checkpointd.checkpoints set full_valid_loss = 0, missing_since = null where step_number = 40040;
+        select checkpointd.summarise(array_agg(key), array_agg(false)) from checkpointd.jobs"""
+    )
     job_id = await sql.fetchval("select id from fine_tuning.jobs")
     shown = await site.shown(f"/jobs/large/{job_id}")
     losses = shown.all("g", "aria-label")
     assert 500 < len(losses) < 604
-    assert any(", best" in said for said in losses)
+    assert any(said.startswith("step 40,040") and ", best" in said for said in losses)
     assert any(said.startswith("step 80,000") and "latest" in said for said in losses)
     assert "of 2,000 checkpoints are drawn" in shown.text
     assert "page 1 of 40" in shown.text
