@@ -12,6 +12,19 @@ $uv pip install --quiet --python "$elsewhere/venv" --constraint "$elsewhere/lock
 cd "$elsewhere"
 version=$(env -i PATH="$PATH" HOME="$elsewhere" venv/bin/checkpointd --version)
 grep -q "\"$version\"" "$here/daemon/checkpointd/__init__.py"
-env -i PATH="$PATH" HOME="$elsewhere" venv/bin/checkpointd demo --seconds 5 > demo.txt
+env -i PATH="$PATH" HOME="$elsewhere" venv/bin/checkpointd demo --seconds 8 > demo.txt &
+venv/bin/python - <<'END'
+import pathlib, re, time, urllib.request
+for _ in range(70):
+    time.sleep(0.1)
+    try:
+        site = re.search("curves: (.*)", pathlib.Path("demo.txt").read_text())[1]
+        pages = [urllib.request.urlopen(site + path).read().decode() for path in ("", "static/style.css", "static/script.js")]
+        break
+    except (OSError, TypeError):
+        pages = [""]
+assert "Fine-tuning jobs" in pages[0], "the installed wheel serves no status page"
+END
+wait $!
 tail -n 1 demo.txt | grep -qE '^[1-9][0-9]* jobs, [1-9][0-9]* checkpoints, [1-9][0-9]* changes$'
 echo "the wheel works: $version, $(tail -n 1 demo.txt)"

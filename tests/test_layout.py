@@ -18,6 +18,8 @@ IMPORTS = {
     "cadence": set(),
     "failures": set(),
     "redaction": set(),
+    "words": set(),
+    "standing": {"words"},
     # PostgreSQL
     "address": set(),
     "reasons": set(),
@@ -41,7 +43,8 @@ IMPORTS = {
     "metronome": set(),
     "systemd": set(),
     "watch": {"observe", "queries", "reasons", "store", "systemd"},
-    "web": {"observe"},
+    "pages": {"queries", "standing", "store", "words"},
+    "web": {"observe", "pages", "store"},
     "serving": {"api", "cadence", "discovery", "outbox", "poller", "redaction", "service", "settings", "store"},
     "check": {
         "address", "api", "failures", "migrations", "queries", "reasons", "redaction", "settings", "store",
@@ -51,7 +54,7 @@ IMPORTS = {
         "api", "discovery", "figures", "metronome", "migrations", "observe", "poller", "serving", "settings", "store",
         "systemd", "watch", "web",
     },
-    "terminal": set(),
+    "terminal": {"standing", "words"},
     # for trying it out
     "embedded": {"queries"},
     "simulator": set(),

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Any] = getattr(get_command(__main__.app), "commands")  # noq
 LEFT_OUT = {
     "make test": "it is what runs this",
     "python3 -m pip install 'checkpointd[embedded]'": "tests/check_wheel.sh installs the wheel, in `make check`",
+    "ssh -L 8787:127.0.0.1:8787 the-machine": "needs another machine",
     **dict.fromkeys(
         "".join(re.findall(r"```sh\n(.*?)```", SECTIONS["As a service"], flags=re.DOTALL)).splitlines(),
         "tests/test_systemd.py runs it, under a real systemd",

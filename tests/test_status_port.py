@@ -7,23 +7,24 @@ from pathlib import Path
 import pytest
 
 from checkpointd import systemd, web
+from checkpointd.store import Store
 from provider import JOB, Provider, checkpoint, page
 from verbs import checkpointd, environment, get, running, wait_for_line
 
 
-async def test_ready_and_not(port: int) -> None:
+async def test_ready_and_not(port: int, store: Store) -> None:
     """/livez answers while the process lives; /readyz says in words what keeps it from its work."""
     problems = ["database: away"]
-    async with web.serve("127.0.0.1", port, lambda: problems):
+    async with web.serve("127.0.0.1", port, lambda: problems, store):
         assert (200, "ok\n") == await get(port, "/livez")
         assert (503, "database: away\n") == await get(port, "/readyz")
         problems.clear()
         assert (200, "ok\n") == await get(port, "/readyz")
 
 
-async def test_port_in_use(port: int) -> None:
+async def test_port_in_use(port: int, store: Store) -> None:
     """A port in use is no reason to stop."""
-    async with web.serve("127.0.0.1", port, list), web.serve("127.0.0.1", port, list):
+    async with web.serve("127.0.0.1", port, list, store), web.serve("127.0.0.1", port, list, store):
         assert (200, "ok\n") == await get(port, "/livez")
 
 

@@ -5,12 +5,15 @@ import json
 import os
 import re
 import signal
+import socket
 from asyncio.subprocess import PIPE
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
 import pytest
 
+from checkpointd import demo
 from checkpointd.settings import Settings
 from provider import JOB, Provider, checkpoint, error, job, page
 from verbs import KEY, checkpointd, environment, running, wait_for_line
@@ -162,12 +165,23 @@ async def test_demo(tmp_path: Path) -> None:
     assert (0, "") == (ended.code, ended.err)
     lines = ended.out.splitlines()
     assert any(line.startswith("Look: ") and "psql" in line for line in lines)
+    assert any(re.fullmatch(r"See the curves: http://127\.0\.0\.1:\d+/", line) for line in lines)
     found = re.fullmatch(r"(\d+) jobs, (\d+) checkpoints, (\d+) changes", lines[-1])
     assert found is not None
     jobs, checkpoints, changes = map(int, found.groups())
     assert jobs > 5
     assert 5 < checkpoints < changes
     assert {"empty.toml"} == set(os.listdir(tmp_path))  # noqa: PTH208  # async code may not use Path.iterdir
+
+
+def test_demo_has_a_port_of_its_own() -> None:
+    """Where another process has the status port's usual number, the demo takes a free one."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # in use already: as good
+            other.bind(("127.0.0.1", 8787))
+            other.listen()
+        assert demo._port() not in {0, 8787}
 
 
 async def test_how_to_look(tmp_path: Path) -> None:

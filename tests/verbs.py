@@ -1,8 +1,11 @@
 """Runs the program as a person does: a process of its own, an environment of its own."""
 
 import asyncio
+import fcntl
 import os
+import struct
 import sys
+import termios
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -52,6 +55,34 @@ async def checkpointd(*arguments: str, env: dict[str, str], stdin: str = "") -> 
     out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 50)
     assert process.returncode is not None
     return Ended(process.returncode, out.decode(), err.decode())
+
+
+async def on_terminal(*arguments: str, env: dict[str, str], columns: int) -> str:
+    """Run a verb to its end on a terminal (a pty) so many columns wide; return all that it wrote there."""
+    ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    env = {"TERM": "xterm-256color", **env}
+    process = await asyncio.create_subprocess_exec(*PROGRAM, *arguments, env=env, stdout=its, stderr=its)
+    os.close(its)
+    try:
+        written = await asyncio.wait_for(asyncio.to_thread(_drain, ours), 50)
+    finally:
+        os.close(ours)
+    await process.wait()
+    return written
+
+
+def _drain(terminal: int) -> str:
+    """Read what is written to a terminal until nobody has it open."""
+    read = b""
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # Linux says so where others say the end of the file
+            part = b""
+        if not part:
+            return read.decode()
+        read += part
 
 
 @asynccontextmanager

@@ -161,7 +161,7 @@ def _report(done: "Summary", *, as_json: bool) -> None:
     print(f"{done.jobs} jobs: {done.new} new checkpoints, {done.changed} changed, {done.rejected} rejected items, "
           f"{len(done.failures)} failed")  # fmt: skip
     for failure in done.failures[:SHOWN_FAILURES]:
-        print(f"{failure.job}: {failure.error_class}: {failure.error}", file=sys.stderr)
+        print(terminal.cell(f"{failure.job}: {failure.error_class}: {failure.error}"), file=sys.stderr)
     if (more := len(done.failures) - SHOWN_FAILURES) > 0:
         print(f"… and {more} more: checkpointd status", file=sys.stderr)
 
@@ -212,19 +212,7 @@ def list_jobs(as_json: AsJson = False, config: Config = None) -> None:
         if as_json:
             print(json.dumps(rows, default=terminal.plain))
         else:
-            terminal.table(
-                rows,
-                [
-                    "id",
-                    "source",
-                    "status",
-                    "phase",
-                    "checkpoint_count",
-                    "latest_step",
-                    "tracked_by",
-                    "fine_tuned_model",
-                ],
-            )
+            terminal.show_jobs(rows)
 
     asyncio.run(work())
 
@@ -239,18 +227,8 @@ def status(as_json: AsJson = False, config: Config = None) -> None:
             sources, jobs = await store.list_sources(), await store.list_freshness()
         if as_json:
             print(json.dumps({"sources": sources, "jobs": jobs}, default=terminal.plain))
-            return
-        terminal.table(sources, ["name", "state", "jobs", "resume_at", "last_error", "job_list_error"])
-        columns = [
-            "fine_tuning_job_id",
-            "source",
-            "phase",
-            "lag_seconds",
-            "is_stale",
-            "consecutive_failures",
-            "last_error",
-        ]
-        terminal.table(jobs, columns)
+        else:
+            terminal.show_status(sources, jobs)
 
     asyncio.run(work())
 

@@ -22,6 +22,9 @@ WAIT_SECONDS: Final = 2.0
 """How often a database that is away, or whose schema is old, is looked at again."""
 
 
+PAGES_POOL_SIZE: Final = 2
+"""Connections for the status page, apart from those of the polls: however many look, no poll waits."""
+
 TICK_SECONDS: Final = 1.0
 """How long the last tick may take at a stop."""
 
@@ -45,7 +48,8 @@ async def run(settings: Settings, connect: Connect, keyed: Keyed, *, migrate: bo
     observe.READY.set_function(lambda: not all_problems())
     observe.expect(source.name for source in settings.sources)
     async with (
-        web.serve(settings.http_host, settings.http_port, all_problems),
+        open_store(connect, PAGES_POOL_SIZE) as pages,
+        web.serve(settings.http_host, settings.http_port, all_problems, pages),
         open_store(connect) as store,
         api.session() as http,
     ):

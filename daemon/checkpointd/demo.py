@@ -1,9 +1,10 @@
 """The demo: an embedded PostgreSQL, a simulated provider at speed, and the daemon, shown while they work."""
 
 import asyncio
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from checkpointd import daemon, queries
 from checkpointd.embedded import EmbeddedPostgres
-from checkpointd.settings import FixedSettings, Source
+from checkpointd.settings import FixedSettings, Settings, Source
 from checkpointd.simulator.server import accelerated, serve
 from checkpointd.simulator.world import World
 from checkpointd.store import UNAVAILABLE, Store, connect, open_store
@@ -42,11 +43,12 @@ async def run(console: Console, seconds: float | None, stop: daemon.Stop) -> Non
         (folder / "key").write_text("simulated")
         settings = FixedSettings(
             min_poll_seconds=0.5, max_poll_seconds=2, job_list_seconds=1, discover=True, drain_seconds=1,
-            sources=(Source(name="simulated", base_url=provider, api_key=str(folder / "key")),),
+            http_port=_port(), sources=(Source(name="simulated", base_url=provider, api_key=str(folder / "key")),),
         )  # fmt: skip
         keyed = {source.name: source.request_headers() for source in settings.sources}
         say(f"A simulated provider at {provider}, {SPEED:g} times as fast as time, polled into an embedded PostgreSQL.")
         say(f"Look: {embedded.psql} -c '{LOOK}'")
+        say(f"See the curves: http://{settings.http_host}:{settings.http_port}/")
         store = await stack.enter_async_context(open_store(lambda: connect(url)))
         async with asyncio.TaskGroup() as group:
             group.create_task(daemon.run(settings, lambda: connect(url), keyed, migrate=True, stop=stop))
@@ -56,6 +58,16 @@ async def run(console: Console, seconds: float | None, stop: daemon.Stop) -> Non
             stop.asked.set()
         (totals,) = await store.fetch(queries.COUNT_EVERYTHING)
         say("{jobs} jobs, {checkpoints} checkpoints, {changes} changes".format(**totals))
+
+
+def _port() -> int:
+    """Return the status port's usual number, or, where another process has it, a free one."""
+    for port in (Settings.model_fields["http_port"].default, 0):
+        with closing(socket.socket()) as tried, suppress(OSError):
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(("127.0.0.1", port))
+            return int(tried.getsockname()[1])
+    return 0
 
 
 async def _show(store: Store, console: Console, say: Callable[[str], None], stop: daemon.Stop) -> None:

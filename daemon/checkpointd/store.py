@@ -264,14 +264,14 @@ class Store:
 
 
 @asynccontextmanager
-async def open_store(connect: Connect) -> AsyncIterator[Store]:
-    """Open a store over `connect`, which is called for each new connection. Does not connect by itself."""
+async def open_store(connect: Connect, size: int = POOL_SIZE) -> AsyncIterator[Store]:
+    """Open a store over `connect`, which is called for each of `size` connections. Does not connect by itself."""
 
     async def fresh(*_: object, **__: object) -> asyncpg.Connection:
         return await connect()
 
     pool = asyncpg.create_pool(
-        min_size=0, max_size=POOL_SIZE, max_inactive_connection_lifetime=60, connect=fresh, reset=_keep
+        min_size=0, max_size=size, max_inactive_connection_lifetime=60, connect=fresh, reset=_keep
     )
     await pool
     try:

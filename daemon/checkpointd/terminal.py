@@ -1,51 +1,155 @@
-"""What a terminal shows: tables and a progress bar, plain text where there is no terminal."""
+"""What a terminal shows: tables and a progress bar. Elsewhere plain text, complete and without colours."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Final, NamedTuple, TextIO
 
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.console import Console, JustifyMethod
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+from checkpointd import standing
+from checkpointd.standing import Row, Said
+from checkpointd.words import clock, cut, visible
+
+WIDE: Final = 110
+WIDEST: Final = 150
+"""Characters in a line of a terminal that has room for more than the most needed columns, and for all."""
+
+LONGEST: Final = 300
+"""Characters of a cell; no id is longer, and no error that says something."""
+
+KEPT: Final = 30
+"""Characters that a column keeps while others give way: an id, or how fresh a job is, is no use in pieces."""
+
+MOST: Final = 200
+"""Rows that a terminal is shown; nobody reads more, and colouring them takes long."""
+
+_STYLES: Final = {"live": "cyan", "good": "green", "warn": "yellow", "bad": "red", "quiet": "dim"}
+Cell = str | int | Said | None
+
+
+class Column(NamedTuple):
+    """A column: its heading, whether it holds numbers or gives way to others, the narrowest terminal that has it."""
+
+    name: str
+    is_number: bool = False
+    gives_way: bool = True
+    least: int = 0
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a progress bar on standard error, if that is a terminal; yields what is told how many of how many."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not _is_terminal(sys.stderr):
         yield lambda _done, _total: None
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as shown:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         bar = shown.add_task(what, total=None)
         yield lambda done, total: shown.update(bar, completed=done, total=total)
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Print rows as a table: as wide as the terminal, unclipped elsewhere."""
-    cells = [[cell(row[column]) for column in columns] for row in rows]
-    if sys.stdout is None or not sys.stdout.isatty():
-        lines = [columns, *cells]
+def show_jobs(rows: Sequence[Row]) -> None:
+    """Print what is tracked, or was."""
+    columns = [
+        Column("job", gives_way=False), Column("source", least=_needed(rows)), Column("status"), Column("phase"),
+        Column("checkpoints", is_number=True), Column("step", is_number=True), Column("model", least=WIDE),
+        Column("tracked by", least=WIDEST),
+    ]  # fmt: skip
+    cells: list[list[Cell]] = [
+        [
+            row["id"], row["source"], Said(standing.tone(row["status"]), row["status"] or "unknown"),
+            Said(standing.tone(row["phase"]), row["phase"]), row["checkpoint_count"], row["latest_step"],
+            row["fine_tuned_model"] or row["model"], row["tracked_by"],
+        ]
+        for row in rows
+    ]  # fmt: skip
+    _table(columns, cells, "checkpointd jobs")
+
+
+def show_status(sources: Sequence[Row], jobs: Sequence[Row]) -> None:
+    """Print how the sources fare, and how fresh each tracked job is, the worst first."""
+    columns = [Column("source"), Column("state"), Column("jobs", is_number=True), Column("until"), Column("why")]
+    if sources:
+        _table(columns, [_source(row) for row in sources], "checkpointd status")
+        print()
+    columns = [Column("job", gives_way=False), Column("source", least=_needed(jobs)), Column("phase", least=WIDE),
+               Column("freshness", gives_way=False), Column("trouble")]  # fmt: skip
+    cells: list[list[Cell]] = [
+        [
+            row["fine_tuning_job_id"], row["source"], row["phase"],
+            standing.freshness(row, None if row["last_complete_at"] is None else row["lag_seconds"]),
+            standing.trouble(row),
+        ]
+        for row in jobs
+    ]  # fmt: skip
+    _table(columns, cells, "checkpointd status")
+    stale, failing = (sum(bool(row[name]) for row in jobs) for name in ("is_stale", "consecutive_failures"))
+    if _is_terminal(sys.stdout) and jobs:
+        print(f"\n{len(jobs):,} tracked: {stale:,} stale, {failing:,} failing")
+
+
+def _source(row: Row) -> list[Cell]:
+    is_ok = row["state"] == "ok"
+    why = [
+        *([row["last_error"]] if row["last_error"] and not is_ok else []),
+        *([f"job list: {row['job_list_error']}"] if row["job_list_error"] else []),
+    ]
+    until = clock(row["resume_at"]) if row["resume_at"] and not is_ok else ""
+    return [row["name"], Said(standing.source_tone(row["state"]), row["state"]), row["jobs"], until, "; ".join(why)]
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], command: str) -> None:
+    """Print a table: on a terminal in colours, as wide as that is, without empty columns; elsewhere all there is."""
+    if not _is_terminal(sys.stdout):
+        lines = [[column.name for column in columns], *([cell(value) for value in row] for row in rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for line in lines:
             print("  ".join(map(str.ljust, line, widths)).rstrip())
         return
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        shown.add_column(column, overflow="fold", no_wrap="id" in column)
-    for line in cells:
-        shown.add_row(*map(Text, line))
-    Console().print(shown)
+    console = Console()
+    if not rows:
+        console.print("Nothing is tracked: checkpointd track ftjob-…", highlight=False)
+        return
+    chosen = [
+        n for n, column in enumerate(columns)
+        if column.least <= console.width and any(cell(row[n]) for row in rows)
+    ]  # fmt: skip
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for n in chosen:
+        gives_way = columns[n].gives_way and not columns[n].is_number
+        least = None if gives_way else min(KEPT, max(len(cell(row[n])) for row in rows))
+        justify: JustifyMethod = "right" if columns[n].is_number else "left"
+        shown.add_column(columns[n].name, justify=justify, overflow="fold", min_width=least)
+    for row in rows[:MOST]:
+        shown.add_row(*(_text(row[n]) for n in chosen))
+    console.print(shown)
+    if len(rows) > MOST:
+        console.print(f"… and {len(rows) - MOST:,} more: {command} | less", highlight=False)
 
 
-def cell(value: object) -> str:
+def _needed(rows: Sequence[Row]) -> int:
+    """Return the narrowest terminal that needs the source: any, where there are several."""
+    return 0 if len({row["source"] for row in rows}) > 1 else WIDEST
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _text(value: Cell) -> Text:
+    return Text(cut(cell(value), LONGEST), style=_STYLES[value.tone] if isinstance(value, Said) else "")
+
+
+def cell(value: Cell) -> str:
     """Return a value as people read it; what providers sent cannot steer the terminal."""
-    text = "" if value is None else f"{value:.0f}" if isinstance(value, float) else str(value)
-    return "".join(c if c.isprintable() else "�" for c in text)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return visible("" if value is None else value.text if isinstance(value, Said) else value)
 
 
 def plain(value: object) -> str:

@@ -1,0 +1,99 @@
+"""How a job and a source stand, in words and in a tone: `live`, `good`, `warn`, `bad` or `quiet`. Pure."""
+
+import json
+from datetime import datetime
+from typing import Any, Final, NamedTuple, Protocol
+
+from checkpointd import words
+
+_TONES: Final = {
+    "running": "live", "succeeded": "good", "failed": "bad", "active": "live", "missing": "bad", "gone": "bad",
+    "forbidden": "bad",
+}  # fmt: skip
+_SOURCE_TONES: Final = {"ok": "good", "paused": "warn", "refused": "bad"}
+
+
+class Row(Protocol):
+    """A row of a view: its columns by name."""
+
+    def __getitem__(self, column: str, /) -> Any: ...  # noqa: ANN401  # whatever a column holds
+
+
+class Said(NamedTuple):
+    """Something in words, and its tone."""
+
+    tone: str
+    text: str
+
+
+class Progress(NamedTuple):
+    """How far a training is: ended epochs of how many, where both are known, and when it is expected to end."""
+
+    epoch: int | None
+    epochs: int | None
+    expected: str | None
+
+
+def tone(status: str | None) -> str:
+    """Return the tone of a job's status or phase; a word that nobody knows is quiet."""
+    return _TONES.get((status or "").casefold(), "quiet")
+
+
+def source_tone(state: str) -> str:
+    """Return the tone of a source's state."""
+    return _SOURCE_TONES.get(state, "quiet")
+
+
+def freshness(job: Row, age: float | None) -> Said:
+    """Say how far what is stored of a job can be believed; `age` in seconds: since it was last read to the end."""
+    phase, read = job["phase"], "never read" if age is None else f"read {words.duration(age)} ago"
+    if phase == "untracked":
+        return Said("quiet", "not tracked any more")
+    if phase == "sealed":
+        return Said("quiet", "complete")
+    if phase in {"missing", "gone", "forbidden"}:
+        return Said("bad", f"{phase}, {read}")
+    if job["is_stale"]:
+        return Said("bad", f"stale, {read}")
+    if job["consecutive_failures"]:
+        return Said("warn", read)
+    return Said("quiet", "not read yet") if age is None else Said("good", read)
+
+
+def trouble(job: Row) -> str:
+    """Say how often in a row polls of a job failed, and why the last one did; nothing where none did."""
+    failures = job["consecutive_failures"] or 0
+    return f"{failures:,} failed poll{'s' if failures > 1 else ''}: {job['last_error']}" if failures else ""
+
+
+def progress(job: Row, epoch: int | None, now: datetime) -> Progress:
+    """Say how far a job is; `epoch` is the last one that a checkpoint ended."""
+    epochs = hyperparameters(job["hyperparameters"]).get("n_epochs", "")
+    expected = None
+    if job["finished_at"] is None and (at := job["estimated_finish"]) is not None:
+        expected = "end expected " + (words.ago(at, now) if at > now else f"{at:%Y-%m-%d %H:%M}")
+    return Progress(epoch, int(epochs) if epochs.isdecimal() and len(epochs) < 7 else None, expected)
+
+
+def hyperparameters(received: str | None) -> dict[str, str]:
+    """Return a job's hyperparameters in words; what is no object has none."""
+    found = _read(received)
+    if not isinstance(found, dict):
+        return {}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
+
+
+def provider_error(received: str | None) -> str | None:
+    """Return a job's error in words; providers send null, {} and objects of nulls for none."""
+    found = _read(received)
+    if isinstance(found, dict):
+        said = [str(found[name]) for name in ("code", "message") if found.get(name)]
+        return ": ".join(said) or (json.dumps(found) if any(found.values()) else None)
+    return str(found) if found else None
+
+
+def _read(received: str | None) -> object:
+    try:
+        return json.loads(received) if received else None
+    except (ValueError, RecursionError):
+        return None
