@@ -56,11 +56,13 @@ async def test_no_list(store: Store, provider: Provider, sql: asyncpg.Connection
     provider.checkpoints[JOB] = good = page(ITEMS[:2])
     await sync(store, provider)
     stored, fresh = await _stored(sql), await _fresh(sql)
+    now = await sql.fetchval("select now()")
     assert isinstance(good.body, bytes)
     provider.checkpoints[JOB] = FAULTS[fault].spoil(good.body)
     for _ in range(3):
         await sync(store, provider)
     assert (stored, fresh) == (await _stored(sql), await _fresh(sql))
+    assert await sql.fetchval("select last_attempt_at > $1 from fine_tuning.freshness", now)
     await _is_told(sql, FAULTS[fault].error_class, changed=False)
     provider.checkpoints[JOB] = good
     await sync(store, provider)
