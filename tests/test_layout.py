@@ -40,7 +40,7 @@ IMPORTS = {
     "discovery": {"api", "budget", "failures", "jobs", "observe", "outbox", "queries", "service", "store"},
     "metronome": set(),
     "systemd": set(),
-    "watch": {"observe", "queries", "reasons", "store", "systemd"},
+    "watch": {"observe", "queries", "store", "systemd"},
     "web": {"observe"},
     "serving": {"api", "cadence", "discovery", "outbox", "poller", "redaction", "service", "settings", "store"},
     "check": {
