@@ -42,7 +42,7 @@ IMPORTS = {
     "discovery": {"api", "budget", "failures", "jobs", "observe", "outbox", "queries", "service", "store"},
     "metronome": set(),
     "systemd": set(),
-    "watch": {"observe", "queries", "reasons", "store", "systemd"},
+    "watch": {"observe", "queries", "store", "systemd"},
     "pages": {"queries", "standing", "store", "words"},
     "web": {"observe", "pages", "store"},
     "serving": {"api", "cadence", "discovery", "outbox", "poller", "redaction", "service", "settings", "store"},

@@ -264,6 +264,14 @@ async def test_what_the_database_refuses(limited: str, sql: asyncpg.Connection, 
     assert 1 == len(told.splitlines())
 
 
+async def test_no_row_is_quoted(sql: asyncpg.Connection) -> None:
+    """What PostgreSQL says of a row, which may hold anything, is not repeated; its hint is."""
+    with pytest.raises(asyncpg.PostgresError) as caught:
+        await sql.execute("do $$ begin raise 'no' using detail = 'a' || chr(10) || 'canary', hint = 'do this'; end $$")
+    assert "canary" in str(caught.value)
+    assert "RaiseError: no HINT: do this" == explain(caught.value)
+
+
 async def test_read_only_for_a_while(store: Store, sql: asyncpg.Connection) -> None:
     """After a server was read-only, as a demoted primary is, the next use gets connections that can write again."""
     await track(store)
@@ -287,7 +295,8 @@ async def test_a_full_disk_passes(store: Store, provider: Provider, sql: asyncpg
     await track(store)
     async with polling_one(store, provider, lease=2) as (poller, _, _):
         assert 1 == await tick(poller)
-    assert "database: save: DiskFullError" in observe.problems()
+    (problem,) = observe.problems()
+    assert problem.startswith("database: save failed: DiskFullError: ")
     assert 0 == await sql.fetchval("select count(*) from checkpointd.checkpoints")
     await sql.execute("drop trigger full_disk on checkpointd.changes")
     await sql.execute("update checkpointd.polling set next_poll_at = now(), lease_expires_at = null")

@@ -66,8 +66,10 @@ async def test_status(store: Store, provider: Provider, sql: asyncpg.Connection,
     await sql.execute("update checkpointd.polling set last_attempt_at = last_attempt_at - interval '90 s'")
     assert "polling: 3 tracked, 1 due, 1 failing, last poll 90 s ago" == await watch._status(store)
     observe.database("claim", OSError("away"))
-    assert "waiting: database: claim: OSError" == await watch._status(store)
-    observe.database("claim", None)
+    try:
+        assert "waiting: database: claim failed: OSError: away" == await watch._status(store)
+    finally:
+        observe.database("claim", None)
     async with open_store(lambda: connect(url.replace("test_", "none_", 1))) as nowhere:
         assert "waiting: database: InvalidCatalogNameError" in await watch._status(nowhere)
 

@@ -120,7 +120,7 @@ def problems() -> list[str]:
 
 def in_words(error: Exception) -> str:
     """Say in one line what is wrong with the database, fit for everybody: no secret, and no row that it quotes."""
-    return _LIKE_A_SECRET.sub("[secret]", explain(error).split(" DETAIL: ")[0])
+    return _LIKE_A_SECRET.sub("[secret]", explain(error))
 
 
 def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -> None:

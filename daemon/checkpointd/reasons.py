@@ -3,6 +3,7 @@
 The server's own words stay: they name the table, the role or the file; ours follow them.
 """
 
+import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -36,11 +37,12 @@ _MEND: Final[Mapping[type, str]] = {
 
 
 def explain(error: Exception) -> str:
-    """Say in one line what is wrong with the database and what to do."""
+    """Say in one line what is wrong with the database and what to do, without the rows that it quotes."""
     kinds = type(error).__mro__
     if instead := next((_INSTEAD[kind] for kind in kinds if kind in _INSTEAD), None):
         return instead
-    words = " ".join(str(error).split()) or "no reason given"
+    said = re.sub(r"\nDETAIL:.*?(?=\nHINT:|\Z)", "", str(error), flags=re.DOTALL)
+    words = " ".join(said.split()) or "no reason given"
     mend = next((_MEND[kind] for kind in kinds if kind in _MEND), None)
     if "rejected SSL upgrade" in words:
         mend = "it has no TLS: switch that on there, or say sslmode=disable in the URL"
