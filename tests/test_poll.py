@@ -12,10 +12,13 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from checkpointd import queries
+from checkpointd.api import Pages
 from checkpointd.failures import Failure
+from checkpointd.poller import judge
+from checkpointd.save import save_quiet, save_telling
 from checkpointd.store import Room, Store
-from checkpointd.write import Saved
-from harness import polling_one, read_job_list, row_versions, sync, tick, track
+from checkpointd.write import Poll, Saved
+from harness import BOUNDS, polling_one, read_job_list, row_versions, sync, tick, track
 from provider import JOB, Provider, body, checkpoint, error, held, job, page, paged
 
 
@@ -220,6 +223,29 @@ async def test_zombie_writes_nothing(store: Store, provider: Provider, sql: asyn
     assert isinstance(result, Failure)
     assert [("poll.dropped", [JOB])] == [(line["event"], line["jobs"]) for line in logged]
     assert 0 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
+
+
+async def test_two_polls_of_one_job_in_one_save(store: Store, sql: asyncpg.Connection) -> None:
+    """A daemon that was frozen beyond a lease saves what it listed under it beside its next poll: only that counts."""
+    await track(store)
+    (found,) = await store.find_jobs([JOB])
+    rooms = {found.source: Room(8, 2, None)}
+
+    async def poll_twice(old_step: int, new_step: int) -> list[Poll]:
+        polls = []
+        for step in (old_step, new_step):
+            await sql.execute("update checkpointd.polling set next_poll_at = now(), lease_expires_at = null")
+            (lease,) = await store.claim_due_jobs(rooms, 60)
+            pages = Pages([[json.dumps(checkpoint(step)).encode()]], None, 1)
+            polls.append(judge(lease, pages, BOUNDS, lambda _: False))
+        return polls
+
+    old, new = await poll_twice(2, 1)
+    assert [new] == [one.poll for one in await save_telling(store, [new, old])]
+    assert ["ftckpt_0001"] == [row["id"] for row in await sql.fetch("select id from fine_tuning.checkpoints")]
+    old, new = await poll_twice(1, 1)
+    assert (True, True) == (old.quiet, new.quiet)
+    assert [new] == [one.poll for one in await save_quiet(store, [new, old])]
 
 
 async def test_two_pollers_share(store: Store, provider: Provider) -> None:

@@ -200,6 +200,8 @@ class Outbox:
         for f in batch:
             requests[f.service.name] += f.requests
             one = saved.get(f.claim.lease.job)
+            if one and one.poll.lease is not f.claim.lease:  # that of an earlier lease, which was lost
+                one = None
             if one:
                 by_source[f.service.name].append(one)
             elif f.poll:

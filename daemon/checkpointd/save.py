@@ -82,8 +82,8 @@ async def _save_quiet(connection: Connection, polls: Sequence[Poll]) -> dict[int
         [p.gap for p in polls],
         [p.seal for p in polls],
     )
-    kept = {row["job"] for row in rows}
-    return {p.lease.job: Saved(p) for p in polls if p.lease.job in kept}
+    kept = {(row["job"], row["lease_token"]) for row in rows}
+    return {p.lease.job: Saved(p) for p in polls if (p.lease.job, p.lease.lease_token) in kept}
 
 
 async def _save_halving(connection: Connection, polls: Sequence[Poll]) -> dict[int, Saved]:

@@ -73,7 +73,8 @@ async def write_polls(connection: Connection, polls: Sequence[Poll]) -> dict[int
         queries.FENCE_POLLS, [p.lease.job for p in polls], [p.lease.lease_token for p in polls]
     )
     held = {row["job"]: row for row in fence}
-    polls = [p for p in polls if p.lease.job in held]
+    # Who was frozen beyond a lease may save the poll of that one and of its next one at once.
+    polls = [p for p in polls if p.lease.job in held and p.lease.lease_token == held[p.lease.job]["lease_token"]]
     known = await _read_known(connection, polls)
     diffs = {
         p.lease.job: compare(

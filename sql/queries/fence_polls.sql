@@ -1,6 +1,6 @@
 -- Lock the polls that still hold their lease, in the one order everybody uses; a row that is locked is left for later.
 -- $1 jobs, $2 lease tokens.
-select p.job, p.absent_ids, p.error_class, p.failure_poll, p.last_complete_at is not null as listed_before
+select p.job, p.lease_token, p.absent_ids, p.error_class, p.failure_poll, p.last_complete_at is not null as listed_before
 from checkpointd.polling p
 join unnest($1::bigint[], $2::bigint[]) as g (job, lease_token) using (job, lease_token)
 where p.lease_expires_at is not null
