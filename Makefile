@@ -5,6 +5,7 @@ VENV = .venv
 READY = $(VENV)/.ready
 PRISM = .tools/prism/node_modules/.bin/prism
 HISTORIES ?= 3000
+SIDE_BY_SIDE = -n auto --maxprocesses 4 --dist worksteal
 OLDEST = $(firstword $(patsubst %/initdb,%,$(wildcard $(foreach v,15 16 17 18,/usr/lib/postgresql/$(v)/bin/initdb))))
 
 help:  ## what can be made
@@ -14,14 +15,14 @@ demo: $(READY)  ## a simulated provider, a private PostgreSQL and the daemon (AR
 	$(VENV)/bin/checkpointd demo $(ARGS)
 
 test: $(READY)  ## the tests, on the embedded PostgreSQL (ARGS='-k word' chooses)
-	$(VENV)/bin/pytest $(ARGS)
+	$(VENV)/bin/pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-slow: $(READY)  ## the tests that take too long for `make test`
 	$(VENV)/bin/pytest -m slow $(ARGS)
 
 test-oldest: $(READY)  ## all tests, on the oldest PostgreSQL of this machine, where Debian's packages are
 	@if [ -n "$(OLDEST)" ]; then echo "PostgreSQL: $(OLDEST)"; \
-	TEST_POSTGRES_BIN=$(OLDEST) $(VENV)/bin/pytest -m "slow or not slow" $(ARGS); \
+	export TEST_POSTGRES_BIN=$(OLDEST); $(VENV)/bin/pytest $(SIDE_BY_SIDE) $(ARGS) && $(VENV)/bin/pytest -m slow $(ARGS); \
 	else echo "skipped: no PostgreSQL 15 to 18 in /usr/lib/postgresql"; fi
 
 # What is looked for is on the PATH, or is pyenv's. PostgreSQL 18 is the embedded one, which each of them takes.

@@ -111,7 +111,7 @@ async def test_withdrawn_while_the_database_hangs(
     assert {"active": 1} == _phases()
     monkeypatch.setattr(figures, "READ_SECONDS", 0.5)
     monkeypatch.setattr(observe, "_database_errors", {})
-    async with sql.transaction(), web.serve("127.0.0.1", port, observe.problems):
+    async with sql.transaction(), web.serve("127.0.0.1", port, observe.problems, store):
         await sql.execute("lock checkpointd.polling in access exclusive mode")
         counting = asyncio.create_task(figures.refresh(store))
         await asyncio.sleep(0)

@@ -13,7 +13,7 @@ from provider import JOB, checkpoint
 
 examples = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-ABSENT = object()
+ABSENT = Ellipsis
 
 
 def raw(**fields: Any) -> bytes:
