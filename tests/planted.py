@@ -90,7 +90,7 @@ def _name(error'''),
     Planted(
         "success on an incomplete listing",
         "tests/test_no_false_success.py::test_no_second_page",
-        [Edit(f"{PACKAGE}/poller.py", "complete=failure is None,", "complete=failure is None or reading is not None,")],
+        [Edit(f"{PACKAGE}/verdict.py", "complete=failure is None,", "complete=failure is None or reading is not None,")],
     ),
     Planted(
         "no fence",
@@ -164,8 +164,8 @@ def _name(error'''),
         "an in-memory seen-set",
         "tests/test_leases.py::test_a_lost_save_is_not_remembered",
         [
-            Edit(f"{PACKAGE}/poller.py", "        if failure or digest != lease.digest:\n", "        if failure or digest not in _seen:\n            _seen.add(digest)\n"),
-            Edit(f"{PACKAGE}/poller.py", "POLL_SHARE: Final", "_seen: set[bytes] = set()\n\nPOLL_SHARE: Final"),
+            Edit(f"{PACKAGE}/verdict.py", "        if failure or digest != lease.digest:\n", "        if failure or digest not in _seen:\n            _seen.add(digest)\n"),
+            Edit(f"{PACKAGE}/verdict.py", "def judge(", "_seen: set[bytes] = set()\n\n\ndef judge("),
         ],
     ),
 ]  # fmt: skip

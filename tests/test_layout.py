@@ -37,7 +37,8 @@ IMPORTS = {
     "budget": {"api", "store"},
     "service": {"api", "failures", "store"},
     "outbox": {"failures", "observe", "save", "service", "store", "write"},
-    "poller": {"api", "budget", "cadence", "failures", "listing", "observe", "outbox", "service", "store", "write"},
+    "verdict": {"api", "cadence", "failures", "listing", "store", "write"},
+    "poller": {"api", "budget", "cadence", "failures", "observe", "outbox", "service", "store", "verdict"},
     "jobs": {"cadence", "envelope", "item", "queries", "store", "write"},
     "discovery": {"api", "budget", "failures", "jobs", "observe", "outbox", "queries", "service", "store"},
     "metronome": set(),
@@ -54,9 +55,12 @@ IMPORTS = {
         "api", "discovery", "figures", "metronome", "migrations", "observe", "poller", "serving", "settings", "store",
         "systemd", "watch", "web",
     },
+    # what a person types
     "terminal": {"standing", "words"},
-    # for trying it out
     "embedded": {"queries"},
+    "opening": {"embedded", "migrations", "reasons", "settings", "store", "terminal"},
+    "choosing": {"opening", "settings", "store"},
+    # for trying it out
     "simulator": set(),
     "demo": {"daemon", "embedded", "queries", "settings", "simulator", "store"},
 }  # fmt: skip

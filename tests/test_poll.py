@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 from checkpointd import queries
 from checkpointd.api import Pages
 from checkpointd.failures import Failure
-from checkpointd.poller import judge
 from checkpointd.save import save_quiet, save_telling
 from checkpointd.store import Room, Store
+from checkpointd.verdict import judge
 from checkpointd.write import Poll, Saved
 from harness import BOUNDS, polling_one, read_job_list, row_versions, sync, tick, track
 from provider import JOB, Provider, body, checkpoint, error, held, job, page, paged

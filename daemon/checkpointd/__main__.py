@@ -5,8 +5,7 @@ import json
 import os
 import resource
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -14,11 +13,12 @@ import typer
 
 import checkpointd
 from checkpointd import address, migrations, settings, terminal
-from checkpointd.embedded import EmbeddedError, EmbeddedPostgres
-from checkpointd.reasons import explain
-from checkpointd.settings import Settings, SettingsError, Source
+from checkpointd.choosing import UsageError, choose_source, find_jobs, read_ids
+from checkpointd.embedded import EmbeddedError
+from checkpointd.opening import CommandError, database, database_errors, ready
+from checkpointd.settings import Settings, SettingsError
 from checkpointd.simulator.shapes import Kind, Order, Publication, Retention, Shape
-from checkpointd.store import UNAVAILABLE, Connect, Job, Store, connect, open_store
+from checkpointd.store import Store, open_store
 
 if TYPE_CHECKING:
     from checkpointd.sync import Summary
@@ -45,14 +45,6 @@ _WrongCallError: Any = typer.BadParameter.__bases__[0]
 """What typer raises for a call that is wrong; it has no public name."""
 
 
-class CommandError(Exception):
-    """The work failed; the text says what and what to do."""
-
-
-class UsageError(Exception):
-    """The call cannot be carried out as it is."""
-
-
 def main() -> NoReturn:
     """Run a verb."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the keys
@@ -74,7 +66,7 @@ def main() -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"checkpointd: {' '.join(message.split())}", file=sys.stderr)
+    terminal.say(message)
     sys.exit(code)
 
 
@@ -116,7 +108,7 @@ def run(config: Config = None) -> None:
 
     async def work() -> None:
         with daemon.stop_on_signals() as stop:
-            async with _database(chosen, lasting=True) as connect_:
+            async with database(chosen, lasting=True) as connect_:
                 await daemon.run(chosen, connect_, keyed, migrate=chosen.database_url is None, stop=stop)
 
     asyncio.run(work())
@@ -137,15 +129,15 @@ def sync(
 
     chosen = settings.load(config)
     if source is not None:
-        _source(chosen, source)
-    ids = None if not jobs else _ids(jobs, chosen.sources)
+        choose_source(chosen, source)
+    ids = None if not jobs else read_ids(jobs, chosen.sources)
     observe.configure(chosen.log_format, "error")
 
     async def work() -> "Summary":
         keyed = _keys(chosen)
         with terminal.progress("sync") as progress:
-            async with _ready(chosen) as store:
-                wanted = None if ids is None else await _find(store, ids, source)
+            async with ready(chosen) as store:
+                wanted = None if ids is None else await find_jobs(store, ids, source)
                 return await sync_jobs(chosen, store, keyed, wanted, source, progress)
 
     done = asyncio.run(work())
@@ -170,11 +162,11 @@ def _report(done: "Summary", *, as_json: bool) -> None:
 def track(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
     """Choose jobs to poll. Makes no request."""
     chosen = settings.load(config)
-    named = _source(chosen, source)
-    ids = _ids(jobs, [named])
+    named = choose_source(chosen, source)
+    ids = read_ids(jobs, [named])
 
     async def work() -> None:
-        async with _ready(chosen) as store:
+        async with ready(chosen) as store:
             keys = await store.register_sources({named.name: named.kind})
             new = await store.track(keys[named.name], ids)
             print(f"{len(ids)} tracked, {new} of them new")
@@ -195,9 +187,9 @@ def resync(jobs: Jobs, source: SourceName = None, config: Config = None) -> None
 
 
 async def _change(chosen: Settings, jobs: Sequence[str], source: str | None, verb: Any, done: str) -> None:  # noqa: ANN401
-    ids = _ids(jobs, chosen.sources)
-    async with _ready(chosen) as store:
-        found = await _find(store, ids, source)
+    ids = read_ids(jobs, chosen.sources)
+    async with ready(chosen) as store:
+        found = await find_jobs(store, ids, source)
         print(f"{await verb(store, found)} {done}")
 
 
@@ -207,7 +199,7 @@ def list_jobs(as_json: AsJson = False, config: Config = None) -> None:
     chosen = settings.load(config)
 
     async def work() -> None:
-        async with _ready(chosen) as store:
+        async with ready(chosen) as store:
             rows = await store.list_jobs()
         if as_json:
             print(json.dumps(rows, default=terminal.plain))
@@ -223,7 +215,7 @@ def status(as_json: AsJson = False, config: Config = None) -> None:
     chosen = settings.load(config)
 
     async def work() -> None:
-        async with _ready(chosen) as store:
+        async with ready(chosen) as store:
             sources, jobs = await store.list_sources(), await store.list_freshness()
         if as_json:
             print(json.dumps({"sources": sources, "jobs": jobs}, default=terminal.plain))
@@ -239,15 +231,17 @@ def migrate_(config: Config = None) -> None:
     chosen = settings.load(config)
 
     async def work() -> None:
-        async with _database(chosen) as connect_, open_store(connect_) as store:
-            with _database_errors():
+        async with database(chosen) as connect_, open_store(connect_) as store:
+            with database_errors():
                 async with store.connection() as connection:
                     done = await migrations.migrate(connection)
         print(f"applied {', '.join(done.files)}" if done.files else "the schema is up to date")
         if done.roles_left is not None:
             why = f"this role may not change them ({done.roles_left})"
-            print(f"checkpointd: the roles were left as they are, {why}: to have them, let an administrator run"
-                  f" {migrations.roles_file()} with psql", file=sys.stderr)  # fmt: skip
+            file = migrations.roles_file()
+            terminal.say(
+                f"the roles were left as they are, {why}: to have them, let an administrator run {file} with psql"
+            )
 
     asyncio.run(work())
 
@@ -260,9 +254,9 @@ def check_(as_json: AsJson = False, config: Config = None) -> None:
     chosen = settings.load(config)
 
     async def work() -> "list[check.Finding]":
-        async with _database(chosen) as connect_, open_store(connect_) as store:
+        async with database(chosen) as connect_, open_store(connect_) as store:
             if chosen.database_url is None:
-                with _database_errors():
+                with database_errors():
                     async with store.connection() as connection:
                         await migrations.migrate(connection)
             findings = []
@@ -369,7 +363,7 @@ def _recorded(folder: Path) -> dict[str, bytes]:
     except OSError as e:
         raise UsageError(f"--replay {folder}: {e.strerror or e}") from None
     for line in left_out:
-        print(f"checkpointd: left out: {line}", file=sys.stderr)
+        terminal.say(f"left out: {line}")
     if not bodies:
         raise UsageError(f"--replay {folder}: no recorded list of checkpoints (*.json) in it")
     return bodies
@@ -388,89 +382,6 @@ def _how_to_reach(url: str, kind: Kind, ids: Sequence[str]) -> str:
 def _keys(chosen: Settings) -> dict[str, dict[str, str]]:
     """Read every source's key."""
     return {source.name: source.request_headers() for source in chosen.sources}
-
-
-@asynccontextmanager
-async def _database(chosen: Settings, *, lasting: bool = False) -> AsyncIterator[Connect]:
-    """Open the way to the database: that of the settings, or the embedded one; one that lasts says how to look."""
-    if chosen.database_url is not None:
-        url, pooler = chosen.database_url, chosen.database_pooler
-        yield lambda: connect(url, pooler=pooler)
-        return
-    if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
-        raise SettingsError(f"{settings.PREFIX}DATABASE_URL: a service needs one; see the unit's LoadCredential=")
-    async with EmbeddedPostgres(settings.state_folder() / "postgres") as embedded:
-        look = f": {embedded.psql}" if lasting else ""
-        print(f"checkpointd: using the embedded PostgreSQL of {settings.state_folder()}{look}", file=sys.stderr)
-
-        async def joined() -> Any:  # noqa: ANN401  # a connection
-            try:
-                return await connect(await embedded.start_or_connect())
-            except EmbeddedError as e:
-                raise ConnectionError(str(e)) from None
-
-        yield joined
-
-
-@asynccontextmanager
-async def _ready(chosen: Settings) -> AsyncIterator[Store]:
-    """Open the database for a verb; its schema must be there (the embedded one's is made)."""
-    async with _database(chosen) as connect_, open_store(connect_) as store:
-        with _database_errors():
-            async with store.connection() as connection:
-                if chosen.database_url is None:
-                    await migrations.keep_current(connection)
-                await migrations.require_current(connection)
-            yield store
-
-
-@contextmanager
-def _database_errors() -> Iterator[None]:
-    """Make what the database cannot do a failure of the command."""
-    try:
-        yield
-    except UNAVAILABLE as e:
-        raise CommandError(f"database: {explain(e)}") from None
-
-
-def _ids(given: Iterable[str], sources: Sequence[Source]) -> list[str]:
-    """Return the ids that were given, those of standard input in the place of -, each once; one must fit a source."""
-    ids: dict[str, None] = {}
-    for word in given:
-        lines = (line.strip() for line in sys.stdin or ()) if word == "-" else [word]
-        ids.update((line, None) for line in lines if line or word != "-")
-    for job in ids:
-        if not any(source.is_job_id(job) for source in sources):
-            raise UsageError(f"{job[:80]!r} is no id of a fine-tuning job (such as ftjob-abc123)")
-    return list(ids)
-
-
-def _source(chosen: Settings, name: str | None) -> Source:
-    if name is None and len(chosen.sources) == 1:
-        return chosen.sources[0]
-    names = ", ".join(source.name for source in chosen.sources)
-    if name is None:
-        raise UsageError(f"several sources are configured: choose one with --source ({names})")
-    for source in chosen.sources:
-        if source.name == name:
-            return source
-    raise UsageError(f"--source {name}: not configured; there are: {names}")
-
-
-async def _find(store: Store, ids: Sequence[str], source: str | None) -> list[Job]:
-    """Find jobs by id; each must be known, and in one source only."""
-    by_id: dict[str, list[Job]] = {}
-    for found in await store.find_jobs(ids):
-        if source in {None, found.source_name} and found.tracked:
-            by_id.setdefault(found.id, []).append(found)
-    if unknown := [job for job in ids if job not in by_id]:
-        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        raise CommandError(f"{unknown[0]} is not tracked{more}: checkpointd track {unknown[0]}")
-    for job in ids:
-        if len(by_id[job]) > 1:
-            names = ", ".join(found.source_name for found in by_id[job])
-            raise UsageError(f"{job} is in several sources: choose one with --source ({names})")
-    return [by_id[job][0] for job in ids]
 
 
 if __name__ == "__main__":

@@ -7,23 +7,21 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Final
 
-from msgspec.structs import replace
-
-from checkpointd import cadence, listing, observe
+from checkpointd import observe
 from checkpointd.api import Pages
 from checkpointd.budget import turns
-from checkpointd.cadence import Bounds, Memory
-from checkpointd.failures import OF_SOURCE, REFUSALS, ErrorClass, Failure
+from checkpointd.cadence import Bounds
+from checkpointd.failures import OF_SOURCE, ErrorClass, Failure
 from checkpointd.observe import log
 from checkpointd.outbox import Finished, Outbox, Report
 from checkpointd.service import Claim, Service
 from checkpointd.store import UNAVAILABLE, Job, Lease, Store
-from checkpointd.write import Poll
+from checkpointd.verdict import judge
 
 POLL_SHARE: Final = 0.75
 """A poll must end within this share of its lease; the rest is for its save."""
@@ -239,51 +237,6 @@ def _move_to_the_end(pending: dict[int, Job], tried: Iterable[Job], taken: set[i
         del pending[job.key]
         if job.key not in taken:
             pending[job.key] = job
-
-
-def judge(lease: Lease, pages: Pages, bounds: Bounds, holds_secret: Callable[[bytes], bool]) -> Poll:
-    """Read a listing and plan the job's next poll. Pure."""
-    failure = pages.failure
-    digest = reading = None
-    memory = Memory(lease.newest_step, lease.newest_seen_at, lease.spacing_s, lease.spread_s)
-    if pages.items:
-        digest = listing.digest(pages.items)
-        if failure or digest != lease.digest:
-            reading = listing.read(lease.id, pages.items, holds_secret)
-            if reading.foreign is not None:
-                failure = Failure(ErrorClass.OTHER_LIST, f"a list of {reading.foreign}, not of checkpoints")
-            memory = cadence.learn(memory, (item.step_number for item in reading.items), lease.claimed_at)
-    plan = cadence.plan(
-        memory,
-        status=lease.status,
-        settling_since=lease.settling_since,
-        tracked_at=lease.tracked_at,
-        changed_at=lease.last_change_at,
-        equal_listings=lease.equal_listings + 1 if reading is None and failure is None else 0,
-        now=lease.claimed_at,
-        bounds=bounds,
-    )
-    poll = Poll(
-        lease=lease, complete=failure is None, reading=reading, digest=digest,
-        error_class=failure.error_class if failure else None, error=failure.message if failure else None,
-        blames_job=failure is not None and failure.error_class not in OF_SOURCE,
-        delay=plan.gap, gap=plan.gap, seal=plan.seal and failure is None,
-        newest_step=memory.newest_step if memory.newest_seen_at != lease.newest_seen_at else None,
-        spacing_s=memory.spacing_s, spread_s=memory.spread_s,
-    )  # fmt: skip
-    return replace(poll, delay=_delay(lease, plan.gap, failure)) if failure else poll
-
-
-def _delay(lease: Lease, gap: float, failure: Failure) -> float:
-    """Return the seconds until a job whose poll failed is tried again."""
-    failures = lease.failures + 1
-    kind = failure.error_class
-    if kind is ErrorClass.MISSING and lease.error_class == kind and cadence.is_gone(
-        failures, lease.failing_since, lease.claimed_at
-    ):  # fmt: skip
-        return cadence.GONE_GAP
-    cap = cadence.REFUSAL_CAP if kind in REFUSALS else cadence.FAILURE_CAP
-    return max(cadence.back_off(gap, failures, cap, lease.job), failure.retry_after or 0)
 
 
 @asynccontextmanager

@@ -152,6 +152,11 @@ def cell(value: Cell) -> str:
     return visible("" if value is None else value.text if isinstance(value, Said) else value)
 
 
+def say(text: str) -> None:
+    """Tell a person something that is not the output."""
+    print(f"checkpointd: {' '.join(text.split())}", file=sys.stderr)
+
+
 def plain(value: object) -> str:
     """Return what JSON has for a value that it has no type for: a time."""
     return value.isoformat() if isinstance(value, datetime) else str(value)
