@@ -4,6 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -22,7 +23,8 @@ class _Connection:
         for end in self.ends:
             peer = end.get_extra_info("socket")
             if peer is not None and peer.family in {socket.AF_INET, socket.AF_INET6}:
-                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                with suppress(OSError):  # it is closed already
+                    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             end.transport.abort()
 
 
