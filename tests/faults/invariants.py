@@ -97,6 +97,7 @@ class Judge:
         self._stored: set[str] = set()
         self._followed: set[int] = set()
         self._last = 0
+        self._over = False
         self.looks = 0
 
     async def look(self) -> None:
@@ -111,14 +112,16 @@ class Judge:
         async with asyncio.TaskGroup() as group:
             works = (self._truth.keep_growing(growth), self._follow(), self._keep_looking())
             tasks = [group.create_task(work) for work in works]
+            self._over = False
             try:
                 yield
             finally:
+                self._over = True  # for whoever swallows the cancellation, as connecting with a timeout may
                 for task in tasks:
                     task.cancel()
 
     async def _keep_looking(self) -> None:
-        while True:
+        while not self._over:
             with suppress(*AWAY):
                 await self.look()
             await asyncio.sleep(1)
@@ -137,11 +140,11 @@ class Judge:
 
     async def _follow(self) -> None:
         """Read the feed as it grows, remembering only the last seq; over every lost connection."""
-        while True:
+        while not self._over:
             with suppress(*AWAY):
                 sql = await asyncpg.connect(self._url, timeout=5)
                 try:
-                    while True:
+                    while not self._over:
                         rows = await sql.fetch(
                             "select seq from fine_tuning.changes where seq > $1 order by seq", self._last
                         )
