@@ -225,7 +225,8 @@ async def test_the_demo(tab: Tab, tmp_path: Path) -> None:
             line = (await demo.stdout.readline()).decode()
         site = line.split()[-1].rstrip("/")
         await _wait_for(tab, f"{site}/readyz", "document.body.textContent === 'ok\\n'")
-        tab.errors.clear()  # of /readyz, which is 503 until then
+        tab.errors.clear()  # of /readyz, which is 503 until then; and the browser has an error page of its own
+        tab.requests.clear()
         await _wait_for(tab, site, "document.querySelectorAll('.spark').length > 5")
         row = "[...document.querySelectorAll('.jobs tr')].find((row) => /epoch [3-9]/.test(row.textContent))"
         job = await tab.ask(f"{row}.querySelector('a').pathname")
