@@ -57,8 +57,8 @@ begin
   loop
     begin
       execute format('alter role %I set %I = %L', setting.role, setting.name, setting.value);
-    exception when invalid_parameter_value then
-      null;  -- a server on a system that cannot do it
+    exception when invalid_parameter_value or insufficient_privilege then
+      null;  -- a server on a system that cannot do it; a role that somebody else made, who gives it what it needs
     end;
   end loop;
 end $$;

@@ -120,8 +120,7 @@ class Model:
             if why is not None:
                 self._fail(why)
             return Told(run=self._failing)
-        # A listing that begins anew and ends counts alone; of one that breaks off, all that was read is believed.
-        pages = listings[-1] if why is None else [page for listing in listings for page in listing]
+        pages = [page for listing in listings for page in listing]  # of one that began anew, too
         believed = []
         for page in pages:
             if any(item.flaw == "foreign" for item in page.items):

@@ -13,6 +13,11 @@ class Fault(NamedTuple):
     error_class: str
     spoil: Callable[[bytes], Answer]
 
+    @property
+    def on_a_later_page(self) -> str:
+        """The class on a page after the first: a job that was there a moment ago is not missing, its cursor is lost."""
+        return "cursor_lost" if self.error_class == "missing" else self.error_class
+
 
 def _with(**members: object) -> Callable[[bytes], Answer]:
     """Return what replaces members of the page; None of a name that ends in _ takes the member away."""

@@ -19,6 +19,7 @@ from checkpointd import queries
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.world import World
 from grafana import DASHBOARDS, FOLDER, Range, Values
+from logins import connected
 from provider import Provider, checkpoint, error, job, page
 from verbs import environment, running
 
@@ -31,20 +32,10 @@ SLOWEST_SECONDS = 0.2
 
 
 @asynccontextmanager
-async def _reader(url: str, sql: asyncpg.Connection) -> AsyncIterator[asyncpg.Connection]:
+async def _reader(url: str) -> AsyncIterator[asyncpg.Connection]:
     """Connect with the rights of a role that may read the views, and nothing else."""
-    await sql.execute(
-        """create role dashboard_reader;
-        grant usage on schema fine_tuning to dashboard_reader;
-        grant select on all tables in schema fine_tuning to dashboard_reader"""
-    )
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute("set role dashboard_reader")
-        yield connection
-    finally:
-        await connection.close()
-        await sql.execute("drop owned by dashboard_reader; drop role dashboard_reader")
+    async with connected(url, "in role checkpointd_reader") as reader:
+        yield reader
 
 
 async def _choose(reader: asyncpg.Connection, dashboard: dict[str, Any], over: Range) -> Values:
@@ -150,7 +141,7 @@ async def _fill_by_daemon(url: str, sql: asyncpg.Connection, folder: Path) -> No
 async def test_on_what_a_daemon_stored(url: str, sql: asyncpg.Connection, tmp_path: Path) -> None:
     """Each variable and each panel has rows for the reader, times as timestamptz and numbers as numbers."""
     await _fill_by_daemon(url, sql, tmp_path)
-    async with _reader(url, sql) as reader:
+    async with _reader(url) as reader:
         for dashboard in DASHBOARDS.values():
             over = Range.of(dashboard, datetime.now(UTC) + timedelta(seconds=1))
             chosen = await _choose(reader, dashboard, over)
@@ -183,7 +174,7 @@ async def test_on_a_million_checkpoints(url: str, sql: asyncpg.Connection) -> No
     await history.fill(sql, jobs=10_000, checkpoints=100)
     assert 990_000 < await sql.fetchval("select count(*) from fine_tuning.checkpoints")
     asked = {"metrics": queries.COUNT_BY_SOURCE}
-    async with _reader(url, sql) as reader:
+    async with _reader(url) as reader:
         for name, dashboard in DASHBOARDS.items():
             over = Range.of(dashboard, datetime.now(UTC))
             values = await _choose(reader, dashboard, over)

@@ -10,7 +10,7 @@ from checkpointd.service import Service
 from checkpointd.store import Store, connect, open_store
 from faults.proxy import Proxy
 from harness import serving, track
-from provider import JOB, Provider, error, job, page
+from provider import JOB, Provider, error, held, job, page
 
 
 def _discovery(store: Store, service: Service) -> Discovery:
@@ -35,6 +35,20 @@ async def test_cut_short_in_its_claim_it_leaves_no_lease(url: str, provider: Pro
         assert reading.cancelled()
     assert not await sql.fetchval(held)
     assert [] == provider.requests
+
+
+async def test_a_late_list_writes_nothing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A daemon that was frozen between a page and its save writes nothing of it, once another one reads the list."""
+    await track(store, JOB)
+    provider.jobs, reached, go_on = held(page([job(status="running")]))
+    async with serving(store, provider) as service:
+        late = asyncio.ensure_future(_discovery(store, service).tick())
+        await reached.wait()
+        await sql.execute("update checkpointd.sources set job_list_lease_token = job_list_lease_token + 1")
+        go_on.set()
+        await late
+    assert await sql.fetchval("select status is null from fine_tuning.jobs")
+    assert 0 == await sql.fetchval("select count(*) from fine_tuning.changes")
 
 
 async def test_a_refused_key_leaves_the_list_to_others(

@@ -33,7 +33,7 @@ IMPORTS = {
     # at work
     "settings": {"address", "redaction"},
     "observe": {"reasons", "redaction", "write"},
-    "figures": {"observe", "queries", "store"},
+    "gauges": {"observe", "queries", "store"},
     "budget": {"api", "store"},
     "service": {"api", "failures", "store"},
     "outbox": {"failures", "observe", "save", "service", "store", "write"},
@@ -52,7 +52,7 @@ IMPORTS = {
     },
     "sync": {"api", "failures", "outbox", "serving", "settings", "store", "write"},
     "daemon": {
-        "api", "discovery", "figures", "metronome", "migrations", "observe", "poller", "serving", "settings", "store",
+        "api", "discovery", "gauges", "metronome", "migrations", "observe", "poller", "serving", "settings", "store",
         "systemd", "watch", "web",
     },
     # what a person types

@@ -58,7 +58,7 @@ async def test_other_failures_between_start_the_hour_anew(
 ) -> None:
     """Five failures of which some were no 404 make no job gone: its provider was not well."""
     await track(store)
-    for answer in (error(404), error(404), error(404), error(404), error(400), error(404)):
+    for answer in (*4 * [error(404)], error(400), *4 * [error(404)]):
         provider.checkpoints[JOB] = answer
         await _hours_pass(sql, 2)
         assert 1 == await _poll(store, provider)
@@ -121,3 +121,30 @@ async def test_late_metric_while_settling_holds_off_the_seal(
         await _hours_pass(sql, 1)
     assert ["settling"] * 3 + ["sealed"] == phases
     assert 0.5 == await sql.fetchval("select valid_loss from fine_tuning.checkpoints")
+
+
+async def test_failed_sync_leaves_a_sealed_job_sealed(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """What a provider answers that has shut down reopens no sealed job, though somebody asks for all of them."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    await sql.execute("update checkpointd.polling set sealed_at = now(), next_poll_at = 'infinity'")
+    for answer in (error(404), error(500)):
+        provider.checkpoints[JOB] = answer
+        await sync(store, provider)
+        assert ("sealed", True) == tuple(
+            await sql.fetchrow("select phase, next_poll_at is null from fine_tuning.jobs, fine_tuning.freshness") or ()
+        )
+
+
+async def test_what_cannot_be_read_is_not_sealed(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job of which something could not be read is polled on, for a newer reader may read it."""
+    provider.jobs = page([job(status="succeeded")])
+    provider.checkpoints[JOB] = page([checkpoint(1), "no object"])
+    await track(store)
+    await read_job_list(store, provider)
+    for _ in range(6):
+        assert 1 == await _poll(store, provider)
+        await _hours_pass(sql, 24)
+    assert "settling" == await _phase(sql)

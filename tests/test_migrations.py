@@ -46,6 +46,15 @@ async def test_newer_database_is_refused(url: str, sql: asyncpg.Connection) -> N
         await _migrate(url)
 
 
+async def test_newer_views_are_refused(url: str, sql: asyncpg.Connection) -> None:
+    """A database whose views a newer checkpointd made is not given the older ones, while replicas are upgraded."""
+    await sql.execute(
+        "update checkpointd.schema_migrations set name = 'views 3', checksum = 'x' where name = 'views 2'"
+    )
+    with pytest.raises(migrations.MigrationError, match="newer than this checkpointd"):
+        await _migrate(url)
+
+
 async def test_edited_file_is_refused(url: str, sql: asyncpg.Connection) -> None:
     """A migration that is not the file that was applied is refused."""
     await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name = '0001_initial.sql'")
@@ -57,8 +66,8 @@ async def test_views_are_made_again(url: str, sql: asyncpg.Connection) -> None:
     """Views are re-created where their files differ from those that were applied, and keep their grants."""
     await sql.execute("create role guest")
     await sql.execute("grant select on fine_tuning.jobs to guest")
-    await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name = 'views'")
-    assert ["views"] == await _migrate(url)
+    await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name like 'views%'")
+    assert ["views 2"] == await _migrate(url)
     assert await sql.fetchval("select has_table_privilege('guest', 'fine_tuning.jobs', 'select')")
     await sql.execute("drop owned by guest")
     await sql.execute("drop role guest")
@@ -74,9 +83,9 @@ async def test_upgrade_summarises_what_is_stored(url: str, sql: asyncpg.Connecti
         insert into checkpointd.checkpoints (job, id, step_number, created_at, fine_tuned_model_checkpoint, payload)
         select key, 'ftckpt_' || n, 10 * n, 0, 'ft', '{}' from checkpointd.jobs, generate_series(1, 3) n;
         drop table checkpointd.summaries cascade;
-        delete from checkpointd.schema_migrations where name in ('0002_summaries.sql', 'views')"""
+        delete from checkpointd.schema_migrations where name = '0002_summaries.sql' or name like 'views%'"""
     )
-    assert ["0002_summaries.sql", "views"] == await _migrate(url)
+    assert ["0002_summaries.sql", "views 2"] == await _migrate(url)
     assert (3, 30) == tuple(await sql.fetchrow("select checkpoint_count, latest_step from fine_tuning.jobs") or ())
 
 
@@ -84,7 +93,7 @@ async def test_a_lock_is_waited_for_briefly(url: str, sql: asyncpg.Connection, m
     """A dashboard's lock on a view makes migrate give up its turn and try again, until the lock is gone."""
     monkeypatch.setattr(migrations, "PAUSE", 0.01)
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT", "50ms")
-    await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name = 'views'")
+    await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name like 'views%'")
     transaction = sql.transaction()
     await transaction.start()
     await sql.execute("lock table fine_tuning.jobs in access share mode")
@@ -93,7 +102,7 @@ async def test_a_lock_is_waited_for_briefly(url: str, sql: asyncpg.Connection, m
     await asyncio.wait([migrating], timeout=0.3)
     assert not migrating.done()
     await transaction.rollback()
-    assert ["views"] == (await migrating).files
+    assert ["views 2"] == (await migrating).files
     await connection.close()
 
 

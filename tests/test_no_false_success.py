@@ -99,7 +99,7 @@ async def test_no_second_page(store: Store, provider: Provider, sql: asyncpg.Con
     (after,) = await _fresh(sql)
     assert fresh[1:3] == after[1:3]
     assert after["last_change_at"] > fresh["last_change_at"]
-    await _is_told(sql, FAULTS[fault].error_class, changed=True)
+    await _is_told(sql, FAULTS[fault].on_a_later_page, changed=True)
     provider.checkpoints[JOB] = whole
     await sync(store, provider, page_size=3)
     assert [*range(1, 12), 13] == await sql.fetchval(steps)

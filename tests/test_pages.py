@@ -98,7 +98,7 @@ async def test_jobs(site: Site, store: Store, provider: Provider) -> None:
     assert re.search(rf"{JOB} gpt-4o-mini-2024-07-18 running epoch 2 of 5 step 40 · 2 checkpoints", shown.text)
     assert "train loss 0.0250 validation loss 0.0375 read 0 s ago" in shown.text
     assert "no checkpoint yet" in shown.text
-    assert "test ok 2 jobs tracked job list read 0 s ago" in shown.text
+    assert "test ok 2 jobs tracked whole job list read 0 s ago" in shown.text
     assert f"/jobs/test/{JOB}" in shown.all("a", "href")
     assert ["en"] == shown.all("html", "lang")
 

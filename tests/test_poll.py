@@ -318,6 +318,19 @@ async def test_throttling_pauses_the_source(store: Store, provider: Provider, sq
         assert 0 == await poller.tick()
 
 
+async def test_long_list_is_read_within_a_small_budget(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """A list of more pages than the budget allows in its time is read to its end: the budget is in debt then."""
+    provider.checkpoints[JOB] = paged([checkpoint(n) for n in range(20, 0, -1)])
+    await track(store)
+    async with polling_one(store, provider, lease=8, page_size=1, emission=6) as (poller, _, _):
+        await poller.poll_named(await store.find_jobs([JOB]))
+    assert 20 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
+    assert await sql.fetchval("select last_complete_at is not null from fine_tuning.freshness")
+    assert await sql.fetchval("select budget_at > now() + interval '90 s' from checkpointd.sources")
+
+
 async def test_budget_is_kept(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """With a budget of a request in ten seconds, a claim takes one job and the next claim none."""
     jobs = [f"ftjob-{n}" for n in range(5)]
@@ -473,7 +486,7 @@ async def test_unknown_job_is_missing(store: Store, provider: Provider, sql: asy
     """A job that the provider does not know is shown as missing; asked for over an hour, as gone."""
     await sync(store, provider)
     assert "missing" == await sql.fetchval("select phase from fine_tuning.jobs")
-    await sql.execute("update checkpointd.polling set failures = 4, failing_since = now() - interval '2 h'")
+    await sql.execute("update checkpointd.polling set equal_failures = 4, failing_since = now() - interval '2 h'")
     await sync(store, provider)
     row = await sql.fetchrow(
         "select phase, next_poll_at - last_attempt_at as gap from fine_tuning.jobs, fine_tuning.freshness"

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
-from checkpointd import figures, observe
+from checkpointd import gauges, observe
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.world import World
 from verbs import environment, get, running, wait_for_line
@@ -78,7 +78,7 @@ def test_alerts_ask_for_what_there_is() -> None:
     expressions = re.findall(r"expr: (.+?)\n +(?:for|labels):", RULES, flags=re.DOTALL)
     assert len(ALERTS) == len(expressions)
     assert set() == set(re.findall(r"\bcheckpointd_\w+", "".join(expressions))) - shown
-    assert {"paused", "refused"} == set(re.findall(r'state="(\w+)"', RULES)) <= set(figures.STATES)
+    assert {"paused", "refused"} == set(re.findall(r'state="(\w+)"', RULES)) <= set(gauges.STATES)
 
 
 @needs_promtool

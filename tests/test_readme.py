@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 from typer.main import get_command
 
-from checkpointd import __main__, figures, web
+from checkpointd import __main__, gauges, web
 from checkpointd.failures import ErrorClass
 from checkpointd.observe import REGISTRY
 from checkpointd.settings import PREFIX, Settings, Source
@@ -137,7 +137,7 @@ def test_metrics() -> None:
     }
     told = dict(re.findall(r"^\| `(checkpointd_\w+)` \| (.*?) ?\|", section, flags=re.MULTILINE))
     assert shown | {"checkpointd_build_info": "version"} == told
-    assert f"read each {figures.GAP_SECONDS:g} s" in section
+    assert f"read each {gauges.GAP_SECONDS:g} s" in section
 
 
 def test_make_targets() -> None:

@@ -82,7 +82,7 @@ async def test_owner_who_makes_roles(bare: str, provider: Provider, tmp_path: Pa
     assert (0, "") == (ended.code, ended.err)
     sql = await asyncpg.connect(bare.format("app"))
     assert {"checkpointd_owner"} == await _owners(sql)
-    await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name = 'views'")
+    await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name like 'views%'")
     assert (0, "applied views\n", "") == await checkpointd("migrate", env=environment(tmp_path, url))
     await sql.close()
     await _reads_and_works(bare.format("app"), provider, tmp_path)
@@ -226,6 +226,19 @@ async def test_what_a_reader_sees(url: str, sql: asyncpg.Connection) -> None:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await reader.execute(f"begin; {statement}")
             await reader.execute("rollback")
+
+
+async def test_an_operator_who_sits_on_a_job_is_cut_off(url: str, sql: asyncpg.Connection, store: Store) -> None:
+    """A transaction in which an operator's function was called, and which is left open, ends after three seconds."""
+    source = (await store.register_sources({"openai": "openai"}))["openai"]
+    await store.track(source, ["ftjob-1"])
+    async with connected(url, "in role checkpointd_operator") as operator:
+        for call in ("resync('ftjob-1')", "untrack('ftjob-1')", "track('ftjob-1')"):
+            async with operator.transaction():
+                await operator.execute(f"select fine_tuning.{call}")
+                assert "3s" == await operator.fetchval("show idle_in_transaction_session_timeout")
+            assert "0" == await operator.fetchval("show idle_in_transaction_session_timeout")
+        assert 1 == await sql.fetchval("select count(*) from fine_tuning.jobs")
 
 
 async def test_operations_do_as_the_commands(url: str, sql: asyncpg.Connection, store: Store) -> None:

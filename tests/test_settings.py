@@ -11,6 +11,7 @@ from checkpointd import settings
 from checkpointd.settings import OPENAI, Settings, SettingsError, Source, read_secret
 
 CANARY = "Canary5f0e9d8c7b6a4f3e2d1c"
+MINUTE = "sources.0.requests_per_minute"
 NAMED = '[[sources]]\nname = "a"\napi_key = "THE_KEY"\n'
 
 Load = Callable[..., Settings]
@@ -257,7 +258,7 @@ def test_wrong_base_urls(load: Load, given: str, expected: str) -> None:
         (NAMED + "kind = 'azure'", "sources.0: base_url is needed for kind azure"),
         (NAMED + f"kind = 'compatible'\nbase_url = '{OPENAI}/'", "sources.0: base_url is needed for kind compatible"),
         (NAMED + "kind = 'mistral'", "sources.0.kind: Input should be 'openai', 'azure' or 'compatible'"),
-        (NAMED + "requests_per_minute = 0", "sources.0.requests_per_minute: Input should be greater than 0"),
+        (NAMED + "requests_per_minute = 0", f"{MINUTE}: Input should be greater than or equal to 0.01"),
         (NAMED + 'headers = {x = "a\\nb"}', "sources.0.headers.x: one line of printable ASCII is needed"),
         (NAMED + "headers = {x = 5}", "sources.0.headers.x: Input should be a valid string"),
         ("[[sources]]\nname = 'a'", "sources.0.api_key: Field required"),

@@ -175,7 +175,7 @@ async def test_readers_delay_no_poll(url: str, provider: Provider, sql: asyncpg.
             ended = time.monotonic()
             for reader in (*readers, dashboard):
                 await reader.close()
-            assert ["9000_test.sql", "views"] == (await asyncio.wait_for(migrating, 10)).files
+            assert ["9000_test.sql", "views 2"] == (await asyncio.wait_for(migrating, 10)).files
             await connection.close()
             polls = [begun, *(t for t in asked if begun < t < ended), ended]
             assert max(b - a for a, b in pairwise(polls)) < 3

@@ -220,8 +220,9 @@ class World:
         if fault is None or fault.kind == IGNORED:
             script.answers.append(shown)
             return body(good)
-        script.answers.append(Broken(after, FAULTS[fault.kind].error_class))
-        spoilt = FAULTS[fault.kind].spoil(good)
+        wrong = FAULTS[fault.kind]
+        script.answers.append(Broken(after, wrong.on_a_later_page if after else wrong.error_class))
+        spoilt = wrong.spoil(good)
         return (await spoilt(request)) if callable(spoilt) else spoilt
 
     def _page(self, after: str | None, limit: int) -> Page | None:

@@ -100,7 +100,7 @@ def run(config: Config = None) -> None:
         faulthandler.enable()  # systemd's watchdog ends a daemon that hangs by SIGABRT: this tells where it hung
     chosen = settings.load(config)
     keyed = _keys(chosen)
-    secrets = [secret for headers in keyed.values() for secret in secrets_of(headers)]
+    secrets = [s for source in chosen.sources for s in secrets_of({**source.query, **keyed[source.name]})]
     where = None if chosen.database_url is None else address.parse(chosen.database_url)
     observe.configure(chosen.log_format, chosen.log_level, [*secrets, *(where.secrets if where else ())])
     if where and where.unverified:

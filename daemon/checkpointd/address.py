@@ -116,16 +116,31 @@ def parse(url: str) -> Address:
 def _hosts(authority: str, query: Mapping[str, str]) -> tuple[Host, ...]:
     """Return the hosts of a URL's authority, else of its parameters or the environment."""
     given = authority or query.get("host") or os.environ.get("PGHOST") or ""
+    none = AddressError(f"a host or a port in it is none; {_ENCODE}")
+    apart = (query.get("port") or os.environ.get("PGPORT") or "").split(",")
+    if not all(map(_is_port, apart)):
+        raise none
     if not given:
         return ()
     matches = [re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d*))?", host) for host in given.split(",")]
     named = [(match[1].strip("[]"), match[2]) for match in matches if match and match[1]]
     # Ports may stand apart, one for all or one for each.
-    apart = (query.get("port") or os.environ.get("PGPORT") or "").split(",")
     ports = apart * len(named) if len(apart) == 1 else apart
     if len(named) < len(matches) or len(ports) != len(named):
-        raise AddressError(f"a host or a port in it is none; {_ENCODE}")
+        raise none
     hosts = [(name, port or other) for (name, port), other in zip(named, ports, strict=True)]
-    if any(port and (not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536) for _, port in hosts):
-        raise AddressError(f"a host or a port in it is none; {_ENCODE}")
+    if not all(_is_name(name) and _is_port(port or "") for name, port in hosts):
+        raise none
     return tuple(Host(name, int(port) if port else None) for name, port in hosts)
+
+
+def _is_port(text: str) -> bool:
+    return not text or (text.isascii() and text.isdigit() and 0 < int(text) < 65536)
+
+
+def _is_name(text: str) -> bool:
+    """Say whether the resolver will take it: it raises what nobody expects for a label that is empty or too long."""
+    try:
+        return "\0" not in text and (text.startswith("/") or bool(text.encode("idna")))
+    except UnicodeError:
+        return False

@@ -107,7 +107,7 @@ class Client:
         Each request waits for its `turn`.
 
         What was read before a failure is returned with it. A cursor that got lost (its checkpoint was dropped while we
-        paged) starts the listing again, twice at most; a listing that succeeds is the last one alone.
+        paged) starts the listing again, twice at most; what was read before it counts, too.
         """
         path = f"/fine_tuning/jobs/{quote(job_id, safe='')}/checkpoints"
         pages = await self._list(path, deadline, turn)
@@ -115,8 +115,7 @@ class Client:
             if pages.failure is None or pages.failure.error_class is not ErrorClass.CURSOR_LOST:
                 break
             again = await self._list(path, deadline, turn)
-            items = [*pages.items, *again.items] if again.failure else again.items
-            pages = Pages(items, again.failure, pages.requests + again.requests)
+            pages = Pages([*pages.items, *again.items], again.failure, pages.requests + again.requests)
         return pages
 
     async def list_jobs(self, deadline: float, turn: Turn = at_once) -> AsyncGenerator[Sequence[Raw], None]:
@@ -284,7 +283,7 @@ async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
 def _date(headers: Sequence[str]) -> datetime | None:
     try:
         return parsedate_to_datetime(headers[0])
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, TypeError, OverflowError):
         return None
 
 

@@ -10,15 +10,15 @@ from checkpointd.store import UNAVAILABLE, Store
 def turns(store: Store, source: int, emission: float | None, *, paid: int) -> Turn:
     """Return what each request of a poll waits for. `emission`: seconds between requests; `paid`: requests paid for.
 
-    A wait takes at most half of the time that is left, so that a listing of many pages is read to its end: the budget
-    is in debt then, and claims stop until it is made up for.
+    All waits of a listing together take at most half of its time, so that one of many pages is read to its end: the
+    budget is in debt then, and claims stop until it is made up for.
     """
     if emission is None:
         return at_once
-    free = paid
+    free, patience = paid, math.inf
 
     async def turn(deadline: float) -> None:
-        nonlocal free
+        nonlocal free, patience
         if free:
             free -= 1
             return
@@ -26,6 +26,9 @@ def turns(store: Store, source: int, emission: float | None, *, paid: int) -> Tu
             ahead = await store.charge_source(source, emission)
         except UNAVAILABLE:  # nobody can tell, and before the database is back nothing can be saved
             ahead = math.inf
-        await asyncio.sleep(min(ahead, (deadline - asyncio.get_running_loop().time()) / 2))
+        patience = min(patience, (deadline - asyncio.get_running_loop().time()) / 2)
+        wait = max(min(ahead, patience), 0.0)
+        patience -= wait
+        await asyncio.sleep(wait)
 
     return turn

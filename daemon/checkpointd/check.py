@@ -77,7 +77,9 @@ async def _check_source(settings: Settings, source: Source, http: aiohttp.Client
     except SettingsError as e:
         return [Finding("fail", subject, str(e))]
     limits = api.Limits(page_size=1, request_timeout=settings.request_timeout_seconds)
-    client = api.Client(http, source.base_url, headers, source.query, limits, secrets=secrets_of(headers))
+    client = api.Client(
+        http, source.base_url, headers, source.query, limits, secrets=secrets_of({**source.query, **headers})
+    )
     asked_at = time.time()
     answer = await client.probe(asyncio.get_running_loop().time() + settings.request_timeout_seconds)
     findings = [judge_source(subject, answer.failure)]
@@ -115,7 +117,7 @@ def judge_role(server: Mapping[str, Any], missing: Sequence[tuple[str, ...]], *,
     if missing:
         lacks = ", ".join(f"{privilege} on {name}" for name, privilege in missing[:5])
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        mend = "run `checkpointd migrate` as the owner, or grant it"
+        mend = "run `checkpointd migrate` as the owner, or sql/roles.sql as an administrator"
         return Finding("fail", "role", f"{server['role']} lacks {lacks}{more}: {mend}")
     if server["is_superuser"] and not embedded:
         message = f"{server['role']} is a superuser: a role that may read, insert and update is enough"
@@ -126,7 +128,10 @@ def judge_role(server: Mapping[str, Any], missing: Sequence[tuple[str, ...]], *,
 def judge_pooler(server: Mapping[str, Any]) -> Finding:
     """Judge the timeouts that the daemon cannot set for itself behind a pooler."""
     if endless := server["endless"]:
-        statements = "; ".join(f"alter role {server['role']} set {name} = '15s'" for name in endless)
+        brief = {"statement_timeout": "15s"}  # the others hold locks
+        statements = "; ".join(
+            f"alter role {server['role']} set {name} = '{brief.get(name, '3s')}'" for name in endless
+        )
         return Finding("warn", "pooler", f"behind a pooler the role has to bring its timeouts: {statements}")
     return Finding("ok", "pooler", "the role brings its timeouts")
 

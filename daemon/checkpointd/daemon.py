@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from checkpointd import api, figures, migrations, observe, systemd, web
+from checkpointd import api, gauges, migrations, observe, systemd, web
 from checkpointd.discovery import Discovery
 from checkpointd.metronome import Metronome, metronome
 from checkpointd.observe import log
@@ -80,6 +80,7 @@ async def _prepare(settings: Settings, store: Store, problems: list[str], *, mig
             if migrate:
                 await migrations.keep_current(connection)
             await migrations.require_current(connection)
+            await migrations.require_rights(connection)
         keys = await store.register_sources({s.name: s.kind for s in settings.sources})
     except migrations.MigrationError as e:
         observe.DATABASE_UP.set(1)
@@ -106,8 +107,8 @@ async def _ring(settings: Settings, store: Store, poller: Poller, discoveries: S
             ticking = rings.create_task(_follow(beat, poller.bell, seconds, poller.tick, asked))
             seconds = min(1.0, settings.job_list_seconds)
             follows = [_follow(beat, asyncio.Event(), seconds, discovery.tick, asked) for discovery in discoveries]
-            renew = partial(figures.renew, store)
-            follows.append(_follow(beat, asyncio.Event(), figures.GAP_SECONDS, renew, asked))
+            renew = partial(gauges.renew, store)
+            follows.append(_follow(beat, asyncio.Event(), gauges.GAP_SECONDS, renew, asked))
             others = [rings.create_task(follow) for follow in follows]
             await asked.wait()
             for task in others:

@@ -63,7 +63,9 @@ class Discovery:
         for lease in await self._claim(due_or_not=due_or_not):
             error, whole = None, False
             try:
-                whole = await self._pass(deadline, full=lease["full_pass"] or not self._read_through)
+                whole = await self._pass(
+                    lease["lease_token"], deadline, full=lease["full_pass"] or not self._read_through
+                )
                 self._read_through = self._read_through or whole
                 if self._failures:
                     self._failures, self._silent_until = 0, 0.0
@@ -96,7 +98,7 @@ class Discovery:
     def _next_gap(self) -> float:
         return min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap))
 
-    async def _pass(self, deadline: float, *, full: bool) -> bool:
+    async def _pass(self, lease_token: int, deadline: float, *, full: bool) -> bool:
         """Read page after page: to the list's end, or, if not `full`, until all is told. Returns whether to the end."""
         source = self._service.key
         unfinished = {row["id"] for row in await self._store.fetch(queries.FIND_UNFINISHED_JOBS, source)}
@@ -107,7 +109,7 @@ class Discovery:
                 observe.REQUESTS.labels(self._service.name).inc()
                 records = read_jobs(items, self._service.client.holds_secret)
                 found = await self._store.discover(source, [r.id for r in records]) if self._discover else 0
-                moved = await save_jobs(self._store, source, records)
+                moved = await save_jobs(self._store, source, lease_token, records)
                 if found or moved:
                     log.info("job_list.changed", source=self._service.name, discovered=found, statuses=moved)
                 unfinished.difference_update(r.id for r in records)

@@ -120,10 +120,10 @@ def classify(status: int, error: Mapping[str, Any], *, paging: bool) -> ErrorCla
         # No error object: a gateway or a region block in front of the API. A missing scope is the key's fault, too.
         of_key = not error or str(error.get("code")).startswith(("unsupported_country", "insufficient_permissions"))
         return ErrorClass.REFUSED if of_key or "scope" in str(error.get("message")) else ErrorClass.FORBIDDEN
+    if status in {400, 404, 422} and paging:  # of a job that was there a moment ago
+        return ErrorClass.CURSOR_LOST
     if status == HTTPStatus.NOT_FOUND:
         return ErrorClass.MISSING
-    if status in {400, 422} and paging:
-        return ErrorClass.CURSOR_LOST
     if status in {408, 409, 425} or status >= 500:
         return ErrorClass.SERVER_ERROR
     return ErrorClass.REDIRECT if 300 <= status < 400 else ErrorClass.BAD_REQUEST

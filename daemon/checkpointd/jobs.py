@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -60,7 +61,8 @@ def _no_constant(name: str) -> None:
 def _record(job: dict[str, Any], payload: str) -> JobRecord:
     def text(field: str) -> str | None:
         value = job.get(field)
-        return value if isinstance(value, str) and "\0" not in value and value.isprintable() else None
+        # Servers that have no null send an empty text.
+        return value if isinstance(value, str) and value and value.isprintable() else None
 
     def integer(field: str) -> int | None:
         value = job.get(field)
@@ -76,7 +78,8 @@ def _record(job: dict[str, Any], payload: str) -> JobRecord:
 
     return JobRecord(
         job["id"], text("status"), text("model"), text("fine_tuned_model"), integer("created_at"),
-        integer("finished_at"), integer("estimated_finish"), integer("trained_tokens"), document("hyperparameters"),
+        integer("finished_at"), integer("estimated_finish"), integer("trained_tokens"),
+        document("hyperparameters") if job.get("hyperparameters") else None,
         document("error"), document("metadata"), payload,
     )  # fmt: skip
 
@@ -86,8 +89,12 @@ def has_ended(status: str | None) -> bool:
     return status is not None and status.casefold() in ENDED
 
 
-async def save_jobs(store: Store, source: int, records: Sequence[JobRecord]) -> int:
-    """Store what differs of the records of tracked jobs. Returns how many statuses changed.
+class _LeaseLostError(Exception):
+    """Another daemon reads the job list meanwhile: what this one read is of the past."""
+
+
+async def save_jobs(store: Store, source: int, lease_token: int, records: Sequence[JobRecord]) -> int:
+    """Store what differs of the records of tracked jobs, while the job list is ours. Returns how many statuses changed.
 
     A changed status makes its job due at once, whatever it is: a job that has ended is listed once more right away, one
     that goes on is watched again.
@@ -103,17 +110,21 @@ async def save_jobs(store: Store, source: int, records: Sequence[JobRecord]) -> 
         if not differing:
             return 0
         moved = [(key, old, r.status) for key, old, r in differing if r.status is not None and r.status != old]
-        async with connection.transaction():
-            if moved:
-                await connection.fetch(
-                    queries.WAKE_JOBS,
-                    [key for key, _, _ in moved],
-                    [has_ended(new) for _, _, new in moved],
-                    [old is not None for _, old, _ in moved],
+        with suppress(_LeaseLostError):
+            async with connection.transaction():
+                if moved:
+                    await connection.fetch(
+                        queries.WAKE_JOBS,
+                        [key for key, _, _ in moved],
+                        [has_ended(new) for _, _, new in moved],
+                        [old is not None for _, old, _ in moved],
+                    )
+                if not await connection.fetch(queries.FENCE_JOB_LIST, source, lease_token):
+                    raise _LeaseLostError
+                columns = zip(*[(key, *record[1:]) for key, _, record in differing], strict=True)
+                await connection.execute(queries.UPDATE_JOBS, *map(list, columns))
+                await write_changes(
+                    connection, [(key, None, "status", None, "status", old, new) for key, old, new in moved]
                 )
-            columns = zip(*[(key, *record[1:]) for key, _, record in differing], strict=True)
-            await connection.execute(queries.UPDATE_JOBS, *map(list, columns))
-            await write_changes(
-                connection, [(key, None, "status", None, "status", old, new) for key, old, new in moved]
-            )
-    return len(moved)
+            return len(moved)
+    return 0

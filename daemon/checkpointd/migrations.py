@@ -16,6 +16,8 @@ from checkpointd import queries
 from checkpointd.store import Connection
 
 VIEWS: Final = "views"
+VIEWS_VERSION: Final = 2
+"""Raised with each release that changes views: an older checkpointd puts none of its own in their place."""
 ATTEMPTS: Final = 240
 PAUSE: Final = 0.5
 """Seconds between attempts for a lock that somebody holds: three minutes in all."""
@@ -59,7 +61,8 @@ def roles_file() -> Traversable:
 
 def _files() -> list[_File]:
     """Return every migration in order, and the views as one file after them."""
-    return [*_read("migrations"), _File(VIEWS, "".join(file.sql for file in _read("views")))]
+    views = _File(f"{VIEWS} {VIEWS_VERSION}", "".join(file.sql for file in _read("views")))
+    return [*_read("migrations"), views]
 
 
 def _read(kind: str) -> list[_File]:
@@ -70,12 +73,13 @@ def _read(kind: str) -> list[_File]:
 def _pending(applied: Mapping[str, str]) -> list[_File]:
     """Return the files that the database lacks. Raises MigrationError where it is not one of ours, or newer."""
     files = _files()
-    if unknown := applied.keys() - {file.name for file in files}:
+    older = {VIEWS, *(f"{VIEWS} {version}" for version in range(VIEWS_VERSION))}
+    if unknown := applied.keys() - {file.name for file in files} - older:
         raise MigrationError(
             f"the database is newer than this checkpointd (it has {max(unknown)}): upgrade checkpointd"
         )
     for file in files:
-        if file.name != VIEWS and applied.get(file.name, file.checksum) != file.checksum:
+        if not file.name.startswith(VIEWS) and applied.get(file.name, file.checksum) != file.checksum:
             raise MigrationError(
                 f"{file.name} is not the file that was applied to this database: reinstall checkpointd"
             )
@@ -92,6 +96,15 @@ async def require_current(connection: Connection) -> None:
     """Raise MigrationError unless the schema is the one of this version."""
     if _pending(await _applied(connection)):
         raise MigrationError("the schema is missing or old: run `checkpointd migrate`")
+
+
+async def require_rights(connection: Connection) -> None:
+    """Raise MigrationError unless this role may do all that polling needs."""
+    if missing := await connection.fetch(queries.FIND_MISSING_RIGHTS):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        lacks = f"{missing[0]['privilege']} on {missing[0]['name']}{more}"
+        mend = "run `checkpointd migrate` as the owner, or sql/roles.sql as an administrator"
+        raise MigrationError(f"this role lacks {lacks}: {mend}")
 
 
 async def migrate(connection: Connection) -> Migrated:

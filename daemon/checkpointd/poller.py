@@ -26,6 +26,9 @@ from checkpointd.verdict import judge
 POLL_SHARE: Final = 0.75
 """A poll must end within this share of its lease; the rest is for its save."""
 
+DRAIN_SHARE: Final = 0.8
+"""Of the time to drain, polls under way have so much; the rest is for saving what they found."""
+
 TICK_SECONDS: Final = 33.0
 """Three intervals, and what a claim may take while the database hangs, to connect and until its deadline."""
 
@@ -253,7 +256,7 @@ async def polling(
             try:
                 yield poller
             finally:
-                await poller.drain(drain_seconds)
+                await poller.drain(DRAIN_SHARE * drain_seconds)
                 outbox.close()
                 await saver
     except ExceptionGroup as e:

@@ -13,6 +13,7 @@ import asyncpg
 
 _INSTEAD: Final[Mapping[type, str]] = {
     TimeoutError: "no answer in time: is it up, and is its address right?",
+    FileNotFoundError: "there is no such socket: is it up, and is its address right?",
     ConnectionRefusedError: "nothing listens there: is it up, and is its address right?",
     socket.gaierror: "its name is unknown: is its address right?",
     asyncpg.TargetServerAttributeNotMatched: "it is read-only, a standby perhaps",
@@ -25,7 +26,7 @@ _MEND: Final[Mapping[type, str]] = {
     asyncpg.InsufficientPrivilegeError: "this role lacks a right: run `checkpointd migrate` as the owner, or grant it",
     asyncpg.ReadOnlySQLTransactionError: "the server is read-only, a standby perhaps: the URL has to name the primary",
     asyncpg.DiskFullError: "make room on the server's disk: what is still listed then is stored then",
-    asyncpg.TooManyConnectionsError: "raise max_connections or the role's limit: a daemon takes up to 4",
+    asyncpg.TooManyConnectionsError: "raise max_connections or the role's limit: a daemon takes up to 6",
     asyncpg.InvalidAuthorizationSpecificationError: "the role, its password or pg_hba.conf is wrong",
     asyncpg.InvalidCatalogNameError: "create the database first: createdb",
     asyncpg.UndefinedTableError: _SCHEMA,

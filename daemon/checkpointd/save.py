@@ -118,6 +118,7 @@ async def _without_poison(connection: Connection, poll: Poll, error: Exception) 
             error_class="internal",
             error=f"the database refuses it: {_name(error)}",
             blames_job=True,
+            gone=False,
         )
     rejects = [
         Reject(i.payload.encode("utf-8", "replace"), f"the database refuses it: {e}", i.id) for i, e in poison.values()

@@ -28,7 +28,8 @@ def open_services(
 
     def serve(source: Source) -> Service:
         headers = keyed[source.name]
-        client = api.Client(http, source.base_url, headers, source.query, limits, secrets=secrets_of(headers))
+        secrets = secrets_of({**source.query, **headers})
+        client = api.Client(http, source.base_url, headers, source.query, limits, secrets=secrets)
         return Service(keys[source.name], source.name, client, settings.concurrency, source.emission)
 
     return [serve(source) for source in settings.sources if source.name in keyed]

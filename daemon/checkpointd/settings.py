@@ -87,10 +87,12 @@ class Source(BaseModel):
         dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Header],
         Field(repr=False, description="further request headers, of gateways"),
     ] = {}
-    query: Annotated[dict[str, str], Field(description="further query parameters, such as Azure's api-version")] = {}
+    query: Annotated[
+        dict[str, str], Field(repr=False, description="further query parameters, such as Azure's api-version")
+    ] = {}
     requests_per_minute: Annotated[
         float | None,
-        Field(gt=0, le=1e6, description="a budget over all daemons; none: no limit but what the provider answers"),
+        Field(ge=0.01, le=1e6, description="a budget over all daemons; none: no limit but what the provider answers"),
     ] = None
 
     @model_validator(mode="after")
@@ -287,8 +289,10 @@ def _credential(name: str) -> str | None:
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     try:
         return (Path(folder) / name).read_text(encoding="utf-8").strip() if folder else None
-    except (OSError, UnicodeDecodeError):
+    except FileNotFoundError:
         return None
+    except (OSError, UnicodeDecodeError) as e:  # not to be taken for one that was not given
+        raise SettingsError(f"the credential {name}: {getattr(e, 'strerror', None) or 'no UTF-8 text'}") from None
 
 
 def _explain(error: ValidationError, path: Path, *, by_default: bool) -> str:

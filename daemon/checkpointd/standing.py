@@ -71,7 +71,7 @@ def progress(job: Row, epoch: int | None, now: datetime) -> Progress:
     epochs = hyperparameters(job["hyperparameters"]).get("n_epochs", "")
     expected = None
     if job["finished_at"] is None and (at := job["estimated_finish"]) is not None:
-        expected = "end expected " + (words.ago(at, now) if at > now else f"{at:%Y-%m-%d %H:%M}")
+        expected = f"end expected {words.ago(at, now)}" if at > now else f"end was expected {at:%Y-%m-%d %H:%M} UTC"
     return Progress(epoch, int(epochs) if epochs.isdecimal() and len(epochs) < 7 else None, expected)
 
 

@@ -52,6 +52,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     lease_token: int
     digest: bytes | None
     failures: int
+    equal_failures: int
     failing_since: float | None
     error_class: str | None
     equal_listings: int

@@ -38,20 +38,21 @@ def judge(lease: Lease, pages: Pages, bounds: Bounds, holds_secret: Callable[[by
         lease=lease, complete=failure is None, reading=reading, digest=digest,
         error_class=failure.error_class if failure else None, error=failure.message if failure else None,
         blames_job=failure is not None and failure.error_class not in OF_SOURCE,
+        gone=failure is not None and _is_gone(lease, failure),
         delay=plan.gap, gap=plan.gap, seal=plan.seal and failure is None,
         newest_step=memory.newest_step if memory.newest_seen_at != lease.newest_seen_at else None,
         spacing_s=memory.spacing_s, spread_s=memory.spread_s,
     )  # fmt: skip
-    return replace(poll, delay=_delay(lease, plan.gap, failure)) if failure else poll
+    return replace(poll, delay=cadence.GONE_GAP if poll.gone else _delay(lease, plan.gap, failure)) if failure else poll
+
+
+def _is_gone(lease: Lease, failure: Failure) -> bool:
+    """Say whether its provider does not know the job, again and for long."""
+    same = failure.error_class is ErrorClass.MISSING and lease.error_class == failure.error_class
+    return same and cadence.is_gone(lease.equal_failures + 1, lease.failing_since, lease.claimed_at)
 
 
 def _delay(lease: Lease, gap: float, failure: Failure) -> float:
     """Return the seconds until a job whose poll failed is tried again."""
-    failures = lease.failures + 1
-    kind = failure.error_class
-    if kind is ErrorClass.MISSING and lease.error_class == kind and cadence.is_gone(
-        failures, lease.failing_since, lease.claimed_at
-    ):  # fmt: skip
-        return cadence.GONE_GAP
-    cap = cadence.REFUSAL_CAP if kind in REFUSALS else cadence.FAILURE_CAP
-    return max(cadence.back_off(gap, failures, cap, lease.job), failure.retry_after or 0)
+    cap = cadence.REFUSAL_CAP if failure.error_class in REFUSALS else cadence.FAILURE_CAP
+    return max(cadence.back_off(gap, lease.failures + 1, cap, lease.job), failure.retry_after or 0)

@@ -42,6 +42,8 @@ class Poll(msgspec.Struct, frozen=True):
     error: str | None
     blames_job: bool
     """The failure counts against the job, and not against its source."""
+    gone: bool
+    """The provider has not known the job for long."""
     delay: float
     """Seconds from the claim to the next poll."""
     gap: float
@@ -223,6 +225,7 @@ async def _finish(
             p.spacing_s,
             p.spread_s,
             p.blames_job,
+            p.gone,
         )
         for p in polls
     ]

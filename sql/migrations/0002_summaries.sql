@@ -19,7 +19,7 @@ comment on column checkpointd.summaries.checkpoint_count is 'How many checkpoint
 comment on column checkpointd.summaries.latest_step is 'The largest step of them.';
 comment on column checkpointd.summaries.step_distance is 'The median distance between neighbouring steps, of two middle ones the smaller; null: there are no two.';
 comment on column checkpointd.summaries.is_uneven is 'Two neighbouring steps lie more than 1.5 times the median distance apart.';
-comment on column checkpointd.summaries.came_in_a_burst is 'More than three came between one complete listing and the next.';
+comment on column checkpointd.summaries.came_in_a_burst is 'More than three came at once, in a poll that was not the first complete one.';
 comment on column checkpointd.summaries.candidates is 'How many are still listed, or, if none is, how many there are: the best is one of them.';
 comment on column checkpointd.summaries.best_rule is 'The validation loss that more of the candidates have, full_valid_loss where both have as many; null: none has one.';
 comment on column checkpointd.summaries.best_covered is 'How many of the candidates have it.';

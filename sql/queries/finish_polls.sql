@@ -2,13 +2,14 @@
 -- $2 seconds to the next poll, $3 the cadence's gap, $4 whether complete, $5 whether anything changed, $6 whether to seal,
 -- $7 digests (null: compare in full again), $8 absent ids joined by newline, $9 rejected items (null: none was read),
 -- $10 error classes, $11 errors, $12 rows of polls, $13 newest steps (null: no newer one), $14 spacings, $15 spreads, $16 whether
--- the failure is the job's.
+-- the failure is the job's, $17 whether it is gone. A sealed job stays so unless a complete listing says otherwise.
 with clock as materialized (select clock_timestamp() as t)
 update checkpointd.polling p
 set lease_expires_at = null,
-  next_poll_at = case when p.poll_again then clock.t when u.seal or p.next_poll_at = 'infinity' then 'infinity'
+  next_poll_at = case when p.poll_again then clock.t
+    when u.seal or p.next_poll_at = 'infinity' or p.sealed_at is not null and not u.complete then 'infinity'
     else p.last_attempt_at + u.delay * interval '1 s' end,
-  sealed_at = case when u.seal and not p.poll_again then clock.t end,
+  sealed_at = case when p.poll_again then null when u.seal then clock.t when not u.complete then p.sealed_at end,
   last_complete_at = case when u.complete then clock.t else p.last_complete_at end,
   last_success_at = case when u.complete and u.rejected = 0 then clock.t else p.last_success_at end,
   last_change_at = case when u.changed then clock.t else p.last_change_at end,
@@ -19,6 +20,9 @@ set lease_expires_at = null,
   absent_ids = case when u.rejected is null then p.absent_ids else string_to_array(u.absent, E'\n') end,
   rejected = coalesce(u.rejected, p.rejected),
   failures = case when u.blames_job then p.failures + 1 when u.error_class is null then 0 else p.failures end,
+  equal_failures = case when u.blames_job then case when u.error_class = p.error_class then p.equal_failures + 1 else 1 end
+    when u.error_class is null then 0 else p.equal_failures end,
+  is_gone = case when u.blames_job or u.error_class is null then u.gone else p.is_gone end,
   failing_since = case when not u.blames_job and u.error_class is not null or u.error_class = p.error_class then p.failing_since
     when u.blames_job then p.last_attempt_at end,
   failure_poll = case when u.blames_job then u.poll when u.error_class is not null then p.failure_poll end,
@@ -28,7 +32,7 @@ set lease_expires_at = null,
   newest_seen_at = case when u.newest_step is null then p.newest_seen_at else p.last_attempt_at end,
   spacing_s = u.spacing, spread_s = u.spread
 from clock, unnest($1::bigint[], $2::float8[], $3::float8[], $4::bool[], $5::bool[], $6::bool[], $7::bytea[], $8::text[],
-  $9::int[], $10::text[], $11::text[], $12::bigint[], $13::bigint[], $14::float8[], $15::float8[], $16::bool[])
-  as u (job, delay, gap, complete, changed, seal, digest, absent, rejected, error_class, error, poll, newest_step, spacing, spread, blames_job)
+  $9::int[], $10::text[], $11::text[], $12::bigint[], $13::bigint[], $14::float8[], $15::float8[], $16::bool[], $17::bool[])
+  as u (job, delay, gap, complete, changed, seal, digest, absent, rejected, error_class, error, poll, newest_step, spacing, spread, blames_job, gone)
 where p.job = u.job
 returning p.job

@@ -1,7 +1,7 @@
 -- Save polls whose listing was complete and equal to the one before: the whole transaction. A row that is locked is left. $1 jobs, $2 lease tokens,
--- $3 seconds to the next poll, $4 whether to seal.
+-- $3 seconds to the next poll, $4 whether to seal: not while something of it cannot be read, for a newer reader may.
 with held as materialized (
-  select p.job, g.gap, g.seal from checkpointd.polling p
+  select p.job, g.gap, g.seal and p.rejected = 0 as seal from checkpointd.polling p
   join unnest($1::bigint[], $2::bigint[], $3::float8[], $4::bool[]) as g (job, lease_token, gap, seal) using (job, lease_token)
   where p.lease_expires_at is not null order by p.job for no key update of p skip locked),
 clock as materialized (select clock_timestamp() as t)
@@ -13,6 +13,6 @@ set lease_expires_at = null,
   digest = case when not p.poll_again then p.digest end, poll_again = false,
   last_complete_at = clock.t, last_success_at = case when p.rejected = 0 then clock.t else p.last_success_at end,
   quiet_polls = p.quiet_polls + 1, equal_listings = p.equal_listings + 1, gap_s = h.gap,
-  failures = 0, failing_since = null, failure_poll = null, error_class = null, last_error = null
+  failures = 0, equal_failures = 0, is_gone = false, failing_since = null, failure_poll = null, error_class = null, last_error = null
 from held h, clock where p.job = h.job
 returning p.job, p.lease_token

@@ -4,8 +4,7 @@ create or replace function checkpointd.phase(job checkpointd.jobs, polling check
 language sql stable return case
   when job.untracked_at is not null then 'untracked'
   when polling.sealed_at is not null then 'sealed'
-  when polling.error_class = 'missing' and polling.failures >= 5
-    and polling.failing_since <= polling.last_attempt_at - interval '1 hour' then 'gone'
+  when polling.is_gone then 'gone'
   when polling.error_class in ('missing', 'forbidden') then polling.error_class
   when polling.settling_since is not null then 'settling'
   else 'active' end;

@@ -28,4 +28,4 @@ comment on column fine_tuning.jobs.tracked_by is 'operator (track) or discovery 
 comment on column fine_tuning.jobs.tracked_at is 'When it was last chosen.';
 comment on column fine_tuning.jobs.checkpoint_count is 'How many of its checkpoints are known.';
 comment on column fine_tuning.jobs.latest_step is 'The largest step of them.';
-comment on column fine_tuning.jobs.suspected_gap is 'The provider may have dropped a checkpoint unseen: two neighbouring steps lie more than 1.5 times the usual distance apart, or more than three checkpoints came between two polls.';
+comment on column fine_tuning.jobs.suspected_gap is 'The provider may have dropped a checkpoint unseen: two neighbouring steps lie more than 1.5 times the usual distance (the median, of two middle ones the smaller) apart, or more than three checkpoints came between two polls.';

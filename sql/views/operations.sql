@@ -49,6 +49,13 @@ language sql as $$
 $$;
 comment on function checkpointd.resync_jobs is 'Has tracked jobs compared in full again, at once, reopens those that are sealed, and returns their keys.';
 
+create or replace function checkpointd.be_brief() returns void
+language plpgsql as $$
+begin
+  perform set_config('idle_in_transaction_session_timeout', '3s', true);
+end $$;
+comment on function checkpointd.be_brief is 'Ends this session if its transaction is left open: it holds a lock that polls wait for.';
+
 create or replace function checkpointd.tracked_job(id text, source text) returns bigint
 language plpgsql stable as $$
 #variable_conflict use_column
@@ -89,6 +96,7 @@ begin
     raise exception '% is no id of a fine-tuning job (such as ftjob-abc123)', coalesce(quote_literal(left(track.job, 80)), 'null')
       using errcode = 'invalid_parameter_value';
   end if;
+  perform checkpointd.be_brief();
   return (select count(*) > 0 from checkpointd.track_jobs(known.key, array[track.job]));
 end $$;
 comment on function fine_tuning.track is 'Starts polling a job, of this source or of the only one, as the command track does. True: it was not tracked before.';
@@ -96,6 +104,7 @@ comment on function fine_tuning.track is 'Starts polling a job, of this source o
 create or replace function fine_tuning.untrack(job text, source text default null) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+  perform checkpointd.be_brief();
   perform checkpointd.untrack_jobs(array[checkpointd.tracked_job(job, source)]);
 end $$;
 comment on function fine_tuning.untrack is 'Stops polling a job, as the command untrack does. What is stored of it stays.';
@@ -103,6 +112,7 @@ comment on function fine_tuning.untrack is 'Stops polling a job, as the command 
 create or replace function fine_tuning.resync(job text, source text default null) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+  perform checkpointd.be_brief();
   perform checkpointd.resync_jobs(array[checkpointd.tracked_job(job, source)]);
 end $$;
 comment on function fine_tuning.resync is 'Has a job compared in full at once, and reopened if sealed, as the command resync does.';

@@ -17,6 +17,7 @@ CHECKPOINTS_A_PAGE: Final = 50
 CHANGES_SHOWN: Final = 30
 SPARKLINE_POINTS: Final = 60
 CHART_POINTS: Final = 300
+MOST_WORDS: Final = 8
 LONGEST_QUERY: Final = 300
 """Characters; no id is longer, and no name that a person types."""
 
@@ -78,7 +79,7 @@ async def _snapshot(store: Store) -> AsyncIterator[Connection]:
 async def read_jobs(store: Store, query: str, page: int) -> Jobs:
     """Find the jobs that have every word of `query`. Raises UNAVAILABLE."""
     query = " ".join(visible(query).split())[:LONGEST_QUERY]
-    words = query.lower().split()
+    words = list(dict.fromkeys(query.lower().split()))[:MOST_WORDS]
     async with _snapshot(store) as connection:
         rows = await connection.fetch(queries.SEARCH_JOBS, words, JOBS_A_PAGE, max(page, 1), STATUSES_SHOWN)
         jobs = [row for row in rows if row["id"] is not None]

@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from checkpointd import figures, observe, web
+from checkpointd import gauges, observe, web
 from checkpointd.embedded import EmbeddedPostgres
 from checkpointd.store import Store
 from harness import polling_one, sync, track
@@ -28,15 +28,15 @@ def _jobs() -> dict[str, float | None]:
 
 
 def _phases() -> dict[str, float | None]:
-    return {phase: count for phase in figures.PHASES if (count := _value("tracked_jobs", phase=phase))}
+    return {phase: count for phase in gauges.PHASES if (count := _value("tracked_jobs", phase=phase))}
 
 
 async def test_no_jobs(store: Store) -> None:
     """A source without jobs shows its state, and each number as 0: Prometheus cannot reckon with what is not there."""
     await store.register_sources({"test": "openai"})
-    await figures.refresh(store)
-    assert [1, 0, 0] == [_value("source_state", state=state) for state in figures.STATES]
-    assert {0} == {_value("tracked_jobs", phase=phase) for phase in figures.PHASES}
+    await gauges.refresh(store)
+    assert [1, 0, 0] == [_value("source_state", state=state) for state in gauges.STATES]
+    assert {0} == {_value("tracked_jobs", phase=phase) for phase in gauges.PHASES}
     assert {0} == {_value(f"{name}_jobs") for name in NAMES}
     assert 0 == _value("oldest_lag_seconds")
 
@@ -59,7 +59,7 @@ async def test_jobs_in_trouble(
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await sync(store, provider)
     await sql.execute(f"update checkpointd.polling set {change}")
-    await figures.refresh(store)
+    await gauges.refresh(store)
     assert expected == _jobs()
 
 
@@ -71,12 +71,12 @@ async def test_phases_and_lag(store: Store, sql: asyncpg.Connection) -> None:
         "ftjob-b": "last_complete_at = now() - interval '100 s'",
         "ftjob-sealed": "sealed_at = now(), last_complete_at = now() - interval '1 day'",
         "ftjob-gone": "last_complete_at = now() - interval '1 day', error_class = 'missing', failures = 9, "
-        "last_attempt_at = now(), failing_since = now() - interval '2 hours'",
+        "is_gone = true",
     }.items():
         await sql.execute(
             f"update checkpointd.polling p set {change} from checkpointd.jobs j where j.key = p.job and j.id = $1", job
         )
-    await figures.refresh(store)
+    await gauges.refresh(store)
     assert {"active": 2, "sealed": 1, "gone": 1} == _phases()
     assert 100 <= (_value("oldest_lag_seconds") or 0) < 200
 
@@ -85,10 +85,10 @@ async def test_suspected_gap(store: Store, provider: Provider, sql: asyncpg.Conn
     """A suspected gap counts while its job is followed."""
     provider.checkpoints[JOB] = page([checkpoint(n) for n in (4, 2, 1)])
     await sync(store, provider)
-    await figures.refresh(store)
+    await gauges.refresh(store)
     assert {"suspected_gap": 1} == _jobs()
     await sql.execute("update checkpointd.polling set sealed_at = now()")
-    await figures.refresh(store)
+    await gauges.refresh(store)
     assert {} == _jobs()
 
 
@@ -96,10 +96,10 @@ async def test_suspected_gap(store: Store, provider: Provider, sql: asyncpg.Conn
 async def test_state_of_a_source(store: Store, sql: asyncpg.Connection, state: str) -> None:
     """A source is in one state, and the others are 0."""
     await store.register_sources({"test": "openai"})
-    await figures.refresh(store)
+    await gauges.refresh(store)
     await sql.execute("update checkpointd.sources set state = $1", state)
-    await figures.refresh(store)
-    assert {state: 1.0} == {name: v for name in figures.STATES if (v := _value("source_state", state=name))}
+    await gauges.refresh(store)
+    assert {state: 1.0} == {name: v for name in gauges.STATES if (v := _value("source_state", state=name))}
 
 
 async def test_withdrawn_while_the_database_hangs(
@@ -107,13 +107,13 @@ async def test_withdrawn_while_the_database_hangs(
 ) -> None:
     """With a database that hangs, /metrics answers at once, shows no old number, and says that the database is down."""
     await track(store)
-    await figures.refresh(store)
+    await gauges.refresh(store)
     assert {"active": 1} == _phases()
-    monkeypatch.setattr(figures, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(gauges, "READ_SECONDS", 0.5)
     monkeypatch.setattr(observe, "_database_errors", {})
     async with sql.transaction(), web.serve("127.0.0.1", port, observe.problems, store):
         await sql.execute("lock checkpointd.polling in access exclusive mode")
-        counting = asyncio.create_task(figures.refresh(store))
+        counting = asyncio.create_task(gauges.refresh(store))
         await asyncio.sleep(0)
         assert 'checkpointd_tracked_jobs{phase="active",source="test"} 1.0' in (await get(port, "/metrics"))[1]
         assert not counting.done()
@@ -125,7 +125,7 @@ async def test_withdrawn_while_the_database_hangs(
             503,
             "database: counting failed: no answer in time: is it up, and is its address right?\n",
         ) == await get(port, "/readyz")
-    await figures.refresh(store)
+    await gauges.refresh(store)
     assert {"active": 1} == _phases()
     assert [] == observe.problems()
 
