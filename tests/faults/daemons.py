@@ -122,6 +122,7 @@ class Nursery:
 
     def __init__(self, log: Path) -> None:
         self._log = log
+        self._one_at_a_time = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         with self._log.open("ab") as log:
@@ -138,8 +139,9 @@ class Nursery:
         """Start a daemon; returns its process id."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(env).encode() + b"\n")
-        return int(await asyncio.wait_for(self._process.stdout.readline(), 30))
+        async with self._one_at_a_time, asyncio.timeout(30):
+            self._process.stdin.write(json.dumps(env).encode() + b"\n")
+            return int(await self._process.stdout.readline())
 
     @staticmethod
     async def kill(pid: int) -> None:

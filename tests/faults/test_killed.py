@@ -43,7 +43,7 @@ async def test_kill_9_anywhere(url: str, provider: Provider, rng: random.Random,
 
         async def replace_again_and_again() -> None:
             nonlocal killed, cut_off
-            while killed < 80 and time.monotonic() < over:
+            while killed < 120 and time.monotonic() < over:
                 cut_off += await live_and_die()
                 killed += 1
 
