@@ -107,6 +107,27 @@ async def test_epoch(
     assert expected == [row["epoch"] for row in rows]
 
 
+@pytest.mark.parametrize(
+    ("expected", "steps"),
+    [
+        ([8, 9, 10], [80, 90, 100]),
+        ([None, None], [80, 100]),  # of ten epochs these would be the fourth and the fifth, if 90 had not been dropped
+        ([None, None, None], [70, 80, 90]),  # the last one was never seen
+        ([None] * 20, [*range(5, 101, 5)]),  # two an epoch
+    ],
+)
+async def test_epoch_of_a_job_that_succeeded(
+    store: Store, provider: Provider, sql: asyncpg.Connection, expected: list[int | None], steps: list[int]
+) -> None:
+    """Where the steps of a job that succeeded do not end with its last epoch, no epoch is claimed."""
+    await track(store)
+    provider.jobs = page([job(status="succeeded", hyperparameters={"n_epochs": 10})])
+    await read_job_list(store, provider)
+    await _listed(store, provider, [{**checkpoint(n), "step_number": step} for n, step in enumerate(steps, 1)])
+    rows = await sql.fetch("select epoch from fine_tuning.checkpoints order by step_number")
+    assert expected == [row["epoch"] for row in rows]
+
+
 async def test_final_one(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """The final one bears the job's fine-tuned model; before that is known, a model without :ckpt-step-N."""
     final = "select step_number from fine_tuning.checkpoints where is_final order by 1"

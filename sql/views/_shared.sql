@@ -13,12 +13,14 @@ create or replace function checkpointd.unix_time(seconds bigint, ahead interval)
 language sql stable return case when seconds >= 1420070400 and seconds <= extract(epoch from now() + ahead)
   then to_timestamp(seconds) end;
 comment on function checkpointd.unix_time is 'A provider''s time; null where it cannot be: before 2015, or further ahead than given.';
-create or replace function checkpointd.epoch(step_number bigint, step_distance double precision, latest_step bigint, n_epochs text) returns int
+create or replace function checkpointd.epoch(step_number bigint, step_distance double precision, latest_step bigint, n_epochs text, status text)
+returns int
 language sql immutable return case when n_epochs ~ '^[0-9]{1,6}$' then case
   when round(latest_step / step_distance) <= n_epochs::int and round(step_number / step_distance) >= 1
+    and (lower(status) is distinct from 'succeeded' or round(latest_step / step_distance) = n_epochs::int)
     and abs(step_number / step_distance - round(step_number / step_distance)) <= 0.1
   then round(step_number / step_distance)::int end end;
-comment on function checkpointd.epoch is 'The epoch that a checkpoint ended, if a checkpoint was made at the end of each; null where the steps say otherwise. Epochs may not divide evenly into steps: a tenth of one is allowed for that.';
+comment on function checkpointd.epoch is 'The epoch that a checkpoint ended, if a checkpoint was made at the end of each; null where the steps say otherwise, as those of a job that succeeded do if they do not end with its last epoch. Epochs may not divide evenly into steps: a tenth of one is allowed for that.';
 create or replace function checkpointd.summarise(jobs bigint[], bursts boolean[]) returns void
 language sql as $$
 with own as (

@@ -6,7 +6,7 @@ select c.id, s.name as source, j.id as fine_tuning_job_id, c.step_number,
   c.valid_mean_token_accuracy, c.full_valid_loss, c.full_valid_mean_token_accuracy, c.extra_metrics,
   case when j.fine_tuned_model is not null then c.fine_tuned_model_checkpoint = j.fine_tuned_model
     else c.fine_tuned_model_checkpoint !~ ':ckpt-step-[0-9]+$' end as is_final,
-  checkpointd.epoch(c.step_number, w.step_distance, w.latest_step, j.hyperparameters ->> 'n_epochs') as epoch,
+  checkpointd.epoch(c.step_number, w.step_distance, w.latest_step, j.hyperparameters ->> 'n_epochs', j.status) as epoch,
   c.first_seen_at, c.last_changed_at, c.missing_since
 from checkpointd.checkpoints c
 join checkpointd.jobs j on j.key = c.job
