@@ -1,5 +1,5 @@
--- Lease these jobs, due or not, paused or not; one that somebody polls, or has untracked, is left out. $1 jobs, $2 the source of each,
--- $3 sources with a budget, $4 seconds between requests of each of them. $5 seconds of the lease.
+-- Lease these jobs, in the order of their keys, due or not, paused or not; one that somebody polls, or has untracked, is left out.
+-- $1 jobs, $2 the source of each, $3 sources with a budget, $4 seconds between requests of each of them. $5 seconds of the lease.
 -- Whether the clock went back is judged row by row: another claim may have passed since this one read its clock.
 with clock as materialized (select clock_timestamp() as t),
 asked as (
@@ -39,3 +39,4 @@ select c.job, c.source, c.lease_token, c.digest, c.failures, c.equal_failures, c
 from claimed c
 join checkpointd.jobs j on j.key = c.job
 join checkpointd.sources s on s.key = c.source
+order by c.job
