@@ -39,7 +39,7 @@ class Proxy:
         self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
         self._port = 0
-        self.latency: Callable[[], float] | None = None
+        self.latency: Callable[[bytes], float] | None = None
         """Seconds that a chunk takes longer."""
         self.swallows = False
         """A black hole: bytes are acknowledged and vanish. A connection that lost some stays mute for ever."""
@@ -113,7 +113,7 @@ class Proxy:
         tail = b""
         while chunk := await source.read(65536):
             if self.latency is not None:
-                await asyncio.sleep(self.latency())
+                await asyncio.sleep(self.latency(chunk))
             connection.mute = connection.mute or self.swallows
             if connection.mute:
                 continue
