@@ -64,7 +64,7 @@ async def test_frozen_at_random(url: str, truth: Truth, judge: Judge, rng: rando
     frozen: list[tuple[str, float, float]] = []
     async with Proxy(url) as proxy, AsyncExitStack() as stack:
         # Transactions overlap, and would end in another order than they wrote, did they not wait for one another.
-        proxy.latency = lambda chunk: rng.uniform(0, 0.2) if b"COMMIT" in chunk else 0.0
+        proxy.latency = lambda chunk: rng.uniform(0, 0.4) if b"COMMIT" in chunk else 0.0
         replicas = [
             await stack.enter_async_context(daemon(surroundings(tmp_path, proxy.url, truth.provider.url)))
             for _ in range(3)
