@@ -25,7 +25,7 @@ async def test_cut_short_in_its_claim_it_leaves_no_lease(url: str, provider: Pro
         open_store(lambda: connect(proxy.url)) as store,
         serving(store, provider) as service,
     ):
-        proxy.latency = 0.1
+        proxy.latency = lambda _: 0.1
         reading = asyncio.ensure_future(_discovery(store, service).tick())
         async with asyncio.timeout(20):
             while not await sql.fetchval(held):  # noqa: ASYNC110  # another process writes, and gives no event

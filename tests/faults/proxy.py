@@ -39,8 +39,8 @@ class Proxy:
         self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
         self._port = 0
-        self.latency = 0.0
-        """Seconds that every chunk takes longer."""
+        self.latency: Callable[[bytes], float] | None = None
+        """Seconds that a chunk takes longer."""
         self.swallows = False
         """A black hole: bytes are acknowledged and vanish. A connection that lost some stays mute for ever."""
         self.cut_at: bytes | None = None
@@ -112,8 +112,8 @@ class Proxy:
     ) -> None:
         tail = b""
         while chunk := await source.read(65536):
-            if self.latency:
-                await asyncio.sleep(self.latency)
+            if self.latency is not None:
+                await asyncio.sleep(self.latency(chunk))
             connection.mute = connection.mute or self.swallows
             if connection.mute:
                 continue
