@@ -95,7 +95,10 @@ def _name(error'''),
     Planted(
         "no fence",
         "tests/test_poll.py::test_zombie_writes_nothing",
-        [Edit("sql/queries/fence_polls.sql", "using (job, lease_token)", "using (job)")],
+        [
+            Edit("sql/queries/fence_polls.sql", "using (job, lease_token)", "using (job)"),
+            Edit(f"{PACKAGE}/write.py", ' and p.lease.lease_token == held[p.lease.job]["lease_token"]]', "]"),
+        ],
     ),
     Planted(
         "client's clock in leases",
