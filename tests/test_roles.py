@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from checkpointd import migrations
+from checkpointd import migrations, queries
 from checkpointd.settings import Source
 from checkpointd.store import Store, connect
 from logins import as_role, connected, login
@@ -86,6 +86,20 @@ async def test_owner_who_makes_roles(bare: str, provider: Provider, tmp_path: Pa
     assert (0, "applied views 2\n", "") == await checkpointd("migrate", env=environment(tmp_path, url))
     await sql.close()
     await _reads_and_works(bare.format("app"), provider, tmp_path)
+
+
+@pytest.mark.slow
+async def test_login_that_was_there_before(bare: str, tmp_path: Path) -> None:
+    """A role that an administrator made before, as the README has it for a service, gets its rights from the owner."""
+    url = await _database_of(bare, "createrole")
+    admin = await asyncpg.connect(bare.format("postgres"))
+    await admin.execute("create role checkpointd login")
+    await admin.close()
+    ended = await checkpointd("migrate", env=environment(tmp_path, url))
+    assert (0, "") == (ended.code, ended.err)
+    daemon = await asyncpg.connect(as_role(bare.format("app"), "checkpointd"))
+    assert [] == await daemon.fetch(queries.FIND_MISSING_RIGHTS)
+    await daemon.close()
 
 
 @pytest.mark.slow
