@@ -121,6 +121,8 @@ async def test_pgbouncer_in_transaction_mode(provider: Provider, tmp_path: Path)
         assert (0, "") == (await checkpointd("migrate", env=env))[::2]
         assert (0, "") == (await checkpointd("track", "-", env=env, stdin="\n".join(jobs)))[::2]
         async with running("run", env=env) as one, running("run", env=env) as other:
+            for daemon in (one, other):
+                await wait_for_line(daemon, "daemon.ready")
             done = await checkpointd("sync", env=env)
             assert (0, "") == done[::2]
             sql = await asyncpg.connect(server.url)
