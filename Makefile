@@ -6,6 +6,7 @@ READY = $(VENV)/.ready
 PRISM = .tools/prism/node_modules/.bin/prism
 HISTORIES ?= 3000
 SIDE_BY_SIDE = -n auto --maxprocesses 4 --dist worksteal
+SLOW_SQL = $(addprefix tests/test_,$(addsuffix .py,backup grafana million roles upgrade))
 OLDEST = $(firstword $(patsubst %/initdb,%,$(wildcard $(foreach v,15 16 17 18,/usr/lib/postgresql/$(v)/bin/initdb))))
 
 help:  ## what can be made
@@ -20,9 +21,9 @@ test: $(READY)  ## the tests, on the embedded PostgreSQL (ARGS='-k word' chooses
 test-slow: $(READY)  ## the tests that take too long for `make test`
 	$(VENV)/bin/pytest -m slow $(ARGS)
 
-test-oldest: $(READY)  ## all tests, on the oldest PostgreSQL of this machine, where Debian's packages are
+test-oldest: $(READY)  ## on the oldest PostgreSQL of this machine, where Debian's packages are: all tests but slow ones without SQL
 	@if [ -n "$(OLDEST)" ]; then echo "PostgreSQL: $(OLDEST)"; \
-	export TEST_POSTGRES_BIN=$(OLDEST); $(VENV)/bin/pytest $(SIDE_BY_SIDE) $(ARGS) && $(VENV)/bin/pytest -m slow $(ARGS); \
+	export TEST_POSTGRES_BIN=$(OLDEST); $(VENV)/bin/pytest $(SIDE_BY_SIDE) $(ARGS) && $(VENV)/bin/pytest -m slow $(SLOW_SQL); \
 	else echo "skipped: no PostgreSQL 15 to 18 in /usr/lib/postgresql"; fi
 
 # What is looked for is on the PATH, or is pyenv's. PostgreSQL 18 is the embedded one, which each of them takes.
