@@ -1,8 +1,10 @@
 """`checkpointd check`: it finds what would stop the daemon, says how to mend it, and changes nothing."""
 
 import json
+import re
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -12,26 +14,22 @@ from checkpointd.check import Finding
 from checkpointd.failures import ErrorClass, Failure
 from checkpointd.store import connect, open_store
 from harness import read_job_list, sync
+from logins import as_role, login
 from provider import JOB, Answer, Provider, body, checkpoint, error, job, page
 from verbs import Ended, checkpointd, environment
 
-GRANTS = """create role modest login;
-grant usage on schema checkpointd, fine_tuning to modest;
-grant select on all tables in schema checkpointd to modest;
-grant insert on checkpointd.sources, checkpointd.jobs, checkpointd.polling, checkpointd.checkpoints, checkpointd.polls,
-  checkpointd.rejects, checkpointd.summaries, checkpointd.changes to modest;
-grant update on checkpointd.sources, checkpointd.jobs, checkpointd.polling, checkpointd.checkpoints, checkpointd.polls,
-  checkpointd.rejects, checkpointd.summaries, checkpointd.feed_gate to modest;
-grant execute on all functions in schema checkpointd to modest;
-grant select on fine_tuning.jobs, fine_tuning.freshness, fine_tuning.sources to modest"""
+QUERIES = "".join(text for name, text in vars(queries).items() if name.isupper())
 
 
 @pytest.fixture
-async def modest(url: str, sql: asyncpg.Connection) -> Any:
-    """Yield the URL of a role with just the rights that a check asks for."""
-    await sql.execute(GRANTS)
-    yield url.replace("postgres@", "modest@", 1)
-    await sql.execute("drop owned by modest cascade; drop role modest")
+async def modest(url: str) -> AsyncIterator[str]:
+    """Yield the URL of a login with the role that sql/roles.sql makes for the daemon, and nothing else."""
+    async with login(url, "in role checkpointd") as theirs:
+        yield theirs
+
+
+def _role(url: str) -> str:
+    return str(urlsplit(url).username)
 
 
 def _lines(ended: Ended) -> dict[str, tuple[str, str]]:
@@ -57,7 +55,7 @@ async def test_all_is_well(modest: str, provider: Provider, sql: asyncpg.Connect
 
 
 async def test_what_is_checked_is_enough(modest: str, provider: Provider, sql: asyncpg.Connection) -> None:
-    """With just the rights that a check asks for, a daemon does all of its work."""
+    """With just the rights that a check asks for, all of which the daemon's role has, a daemon does all of its work."""
     async with open_store(lambda: connect(modest)) as store:
         assert [] == await store.fetch(queries.FIND_MISSING_RIGHTS)
         provider.jobs = page([job()])
@@ -79,33 +77,37 @@ async def test_what_is_checked_is_enough(modest: str, provider: Provider, sql: a
 
 
 async def test_each_missing_right_is_named(modest: str, sql: asyncpg.Connection) -> None:
-    """Whichever of the rights is taken away, it is the one that is missing."""
+    """Whichever right is taken from the daemon's role, it is the one that is missing; views that it does not read aside."""
     granted = await sql.fetch(
-        """select n.nspname || '.' || c.relname as name, lower(a.privilege_type) as privilege
-        from pg_class c join pg_namespace n on n.oid = c.relnamespace, aclexplode(c.relacl) a
-        where a.grantee = 'modest'::regrole"""
+        """select c.oid::regclass::text as name, lower(a.privilege_type) as privilege
+        from pg_class c, aclexplode(c.relacl) a where a.grantee = 'checkpointd'::regrole and c.relkind in ('r', 'v')"""
     )
-    assert len(granted) > 25
+    of_others = {"fine_tuning.checkpoint_metrics", "fine_tuning.polls"}
+    needed = [tuple(row) for row in granted if row["name"] not in of_others]
+    assert not any(re.search(rf"\b{view}\b", QUERIES) for view in of_others)
+    assert len(needed) > 30
     async with open_store(lambda: connect(modest)) as store:
-        for name, privilege in granted:
-            await sql.execute(f"revoke {privilege} on {name} from modest")
-            assert [(name, privilege)] == [tuple(row) for row in await store.fetch(queries.FIND_MISSING_RIGHTS)]
-            await sql.execute(f"grant {privilege} on {name} to modest")
-        await sql.execute("revoke execute on function checkpointd.summarise from modest, public")
-        assert [("function checkpointd.summarise", "execute")] == [
-            tuple(row) for row in await store.fetch(queries.FIND_MISSING_RIGHTS)
-        ]
-        await sql.execute("grant execute on function checkpointd.summarise to modest")
-        await sql.execute("revoke usage on schema checkpointd from modest")
-        assert ["schema checkpointd"] == [row[0] for row in await store.fetch(queries.FIND_MISSING_RIGHTS)]
+
+        async def missing() -> list[tuple[str, str]]:
+            return [(row["name"], row["privilege"]) for row in await store.fetch(queries.FIND_MISSING_RIGHTS)]
+
+        for name, privilege in needed:
+            await sql.execute(f"revoke {privilege} on {name} from checkpointd")
+            assert [(name, privilege)] == await missing()
+            await sql.execute(f"grant {privilege} on {name} to checkpointd")
+        await sql.execute("revoke execute on function checkpointd.summarise from checkpointd")
+        assert [("function checkpointd.summarise", "execute")] == await missing()
+        await sql.execute("grant execute on function checkpointd.summarise to checkpointd")
+        await sql.execute("revoke usage on schema checkpointd from checkpointd")
+        assert ("schema checkpointd", "usage") in await missing()
 
 
 @pytest.mark.parametrize(
     ("statement", "subject", "words"),
     [
-        ("revoke insert on checkpointd.changes from modest", "role", "modest lacks insert on checkpointd.changes"),
-        ("alter role modest set default_transaction_read_only = on", "database", "it is read-only"),
-        ("alter role modest connection limit 0", "database", "raise max_connections"),
+        ("revoke insert on checkpointd.changes from checkpointd", "role", "{role} lacks insert on checkpointd.changes"),
+        ("alter role {role} set default_transaction_read_only = on", "database", "it is read-only"),
+        ("alter role {role} connection limit 0", "database", "raise max_connections"),
         ("delete from checkpointd.schema_migrations where name like 'views%'", "schema", "run `checkpointd migrate`"),
         ("insert into checkpointd.schema_migrations values ('9999_x.sql', 'x')", "schema", "upgrade checkpointd"),
     ],
@@ -116,18 +118,21 @@ async def test_what_would_stop_the_daemon(
 ) -> None:  # fmt: skip
     """What would stop the daemon fails the check, which says how to mend it; the rest is told all the same."""
     provider.jobs = page([])
-    await sql.execute(statement)
+    await sql.execute(statement.format(role=_role(modest)))
     found = {finding.subject: finding for finding in await _check(modest, provider, monkeypatch)}
     assert "fail" == found[subject].state
-    assert words in found[subject].message
+    assert words.format(role=_role(modest)) in found[subject].message
     assert "ok" == found["source a"].state
 
 
-async def _check(url: str, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
+async def _check(
+    url: str, provider: Provider, monkeypatch: pytest.MonkeyPatch, *, database_pooler: bool = False
+) -> list[Finding]:
     monkeypatch.setenv("THE_KEY", "any-key")
     source = settings.Source(name="a", api_key="THE_KEY", base_url=provider.url)
-    async with open_store(lambda: connect(url)) as store:
-        return [f async for f in check.check(settings.FixedSettings(database_url=url, sources=(source,)), store)]
+    async with open_store(lambda: connect(url, pooler=database_pooler)) as store:
+        chosen = settings.FixedSettings(database_url=url, database_pooler=database_pooler, sources=(source,))
+        return [f async for f in check.check(chosen, store)]
 
 
 async def test_several_sources(modest: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
@@ -210,13 +215,22 @@ def test_too_old() -> None:
     assert Finding("fail", "database", "PostgreSQL 14.12 is too old: 15 or newer is needed") == finding
 
 
-async def test_timeouts_behind_a_pooler(modest: str, sql: asyncpg.Connection) -> None:
-    """Behind a pooler the role has to bring its timeouts: a check says which, and with which statements."""
-    for wanted in ("warn", "ok"):
-        async with open_store(lambda: connect(modest, pooler=True)) as store:
-            (server,) = await store.fetch(queries.READ_SERVER)
-        finding = check.judge_pooler(dict(server))
-        assert wanted == finding.state
-        if wanted == "warn":
-            assert 3 == finding.message.count("alter role modest set ")
-            await sql.execute(finding.message.partition("timeouts: ")[2])
+async def test_what_a_role_brings_through_a_pooler(
+    url: str, modest: str, provider: Provider, monkeypatch: pytest.MonkeyPatch, sql: asyncpg.Connection
+) -> None:
+    """Behind a pooler the role has to bring its settings: a check prints the statements, and once they ran it is ok.
+
+    The role that `migrate` makes has them.
+    """
+    await sql.execute('alter role checkpointd login; create role "Our daemon" login in role checkpointd')
+    try:
+        for role, wanted in ((_role(modest), 4), ("Our%20daemon", 4), ("checkpointd", 0)):
+            for left in (wanted, 0):
+                findings = await _check(as_role(url, role), provider, monkeypatch, database_pooler=True)
+                finding = next(finding for finding in findings if finding.subject == "pooler")
+                assert ("warn" if left else "ok") == finding.state
+                assert left == finding.message.count("alter role ")
+                if left:
+                    await sql.execute(finding.message.partition("anew: ")[2])
+    finally:
+        await sql.execute('alter role checkpointd nologin; drop role "Our daemon"')

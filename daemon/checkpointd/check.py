@@ -126,14 +126,11 @@ def judge_role(server: Mapping[str, Any], missing: Sequence[tuple[str, ...]], *,
 
 
 def judge_pooler(server: Mapping[str, Any]) -> Finding:
-    """Judge the timeouts that the daemon cannot set for itself behind a pooler."""
-    if endless := server["endless"]:
-        brief = {"statement_timeout": "15s"}  # the others hold locks
-        statements = "; ".join(
-            f"alter role {server['role']} set {name} = '{brief.get(name, '3s')}'" for name in endless
-        )
-        return Finding("warn", "pooler", f"behind a pooler the role has to bring its timeouts: {statements}")
-    return Finding("ok", "pooler", "the role brings its timeouts")
+    """Judge the settings that the daemon cannot make for itself behind a pooler."""
+    if unset := server["unset"]:
+        message = "behind a pooler the role has to bring its settings: run this, then let the pooler connect anew: "
+        return Finding("warn", "pooler", message + "; ".join(unset))
+    return Finding("ok", "pooler", "the role brings its timeouts and its search_path")
 
 
 def judge_clock(subject: str, theirs: float, asked_at: float, answered_at: float) -> Finding:
