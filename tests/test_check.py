@@ -1,23 +1,29 @@
 """`checkpointd check`: it finds what would stop the daemon, says how to mend it, and changes nothing."""
 
+import asyncio
 import json
 import re
+import socket
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
-from checkpointd import check, queries, settings
+from checkpointd import api, check, queries, settings
 from checkpointd.check import Finding
 from checkpointd.failures import ErrorClass, Failure
+from checkpointd.opening import database
 from checkpointd.store import connect, open_store
 from harness import read_job_list, sync
 from logins import as_role, login
-from provider import JOB, Answer, Provider, body, checkpoint, error, job, page
-from verbs import Ended, checkpointd, environment
+from provider import JOB, Answer, Provider, body, checkpoint, error, job, page, raw
+from verbs import PROGRAM, Ended, checkpointd, environment
 
+README = (Path(__file__).parents[1] / "README.md").read_text()
 QUERIES = "".join(text for name, text in vars(queries).items() if name.isupper())
 
 
@@ -36,7 +42,9 @@ def _lines(ended: Ended) -> dict[str, tuple[str, str]]:
     """Return what was found: subject → state and message."""
     assert "" == ended.err
     lines = [line.split(None, 1) for line in ended.out.splitlines()]
-    return {rest.partition(": ")[0]: (state, rest.partition(": ")[2]) for state, rest in lines}
+    found = {rest.partition(": ")[0]: (state, rest.partition(": ")[2]) for state, rest in lines}
+    assert len(found) == len(lines), "a subject is told of twice"
+    return found
 
 
 async def test_all_is_well(modest: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
@@ -45,7 +53,7 @@ async def test_all_is_well(modest: str, provider: Provider, sql: asyncpg.Connect
     env = environment(tmp_path, modest, provider.url)
     ended = await checkpointd("check", env=env)
     assert (0, {"ok"}) == (ended.code, {state for state, _ in _lines(ended).values()}), ended.out
-    wanted = ["settings", "database", "role", "clock of database", "schema", "source openai", "clock of source openai"]
+    wanted = ["settings", "database", "clock of database", "role", "schema", "source openai", "clock of source openai"]
     assert wanted == list(_lines(ended))
     assert ["1"] == [request.query["limit"] for request in provider.requests]
     assert 0 == await sql.fetchval("select count(*) from checkpointd.sources")
@@ -77,7 +85,7 @@ async def test_what_is_checked_is_enough(modest: str, provider: Provider, sql: a
 
 
 async def test_each_missing_right_is_named(modest: str, sql: asyncpg.Connection) -> None:
-    """Whichever right is taken from the daemon's role, it is the one that is missing; views that it does not read aside."""
+    """Whichever right is taken from the daemon's role, it is the one that is missing."""
     granted = await sql.fetch(
         """select c.oid::regclass::text as name, lower(a.privilege_type) as privilege
         from pg_class c, aclexplode(c.relacl) a where a.grantee = 'checkpointd'::regrole and c.relkind in ('r', 'v')"""
@@ -119,20 +127,34 @@ async def test_what_would_stop_the_daemon(
     """What would stop the daemon fails the check, which says how to mend it; the rest is told all the same."""
     provider.jobs = page([])
     await sql.execute(statement.format(role=_role(modest)))
-    found = {finding.subject: finding for finding in await _check(modest, provider, monkeypatch)}
+    found = await _check(modest, provider, monkeypatch)
     assert "fail" == found[subject].state
     assert words.format(role=_role(modest)) in found[subject].message
     assert "ok" == found["source a"].state
 
 
 async def _check(
-    url: str, provider: Provider, monkeypatch: pytest.MonkeyPatch, *, database_pooler: bool = False
-) -> list[Finding]:
+    url: str | None, provider: Provider | str, monkeypatch: pytest.MonkeyPatch, *, kind: Any = "openai", **chosen: Any
+) -> dict[str, Finding]:
+    """Check a source named `a`, and a database unless there is none; what is found by its subject."""
     monkeypatch.setenv("THE_KEY", "any-key")
-    source = settings.Source(name="a", api_key="THE_KEY", base_url=provider.url)
-    async with open_store(lambda: connect(url, pooler=database_pooler)) as store:
-        chosen = settings.FixedSettings(database_url=url, database_pooler=database_pooler, sources=(source,))
-        return [f async for f in check.check(chosen, store)]
+    base_url = provider if isinstance(provider, str) else provider.url
+    source = settings.Source(name="a", kind=kind, api_key="THE_KEY", base_url=base_url)
+    fixed = settings.FixedSettings(database_url=url or "postgresql://127.0.0.1:1/nowhere", sources=(source,), **chosen)
+    findings = [finding async for finding in check.check(fixed, database(fixed))]
+    found = {finding.subject: finding for finding in findings}
+    assert len(found) == len(findings), "a subject is told of twice"
+    return found
+
+
+async def test_the_readme_names_each_subject(modest: str, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What findings are of stands in the README, and nothing else."""
+    provider.jobs = page([])
+    found = await _check(modest, provider, monkeypatch, database_pooler=True)
+    found |= await _check("postgresql://127.1:1/nowhere?sslmode=require", provider, monkeypatch)
+    table = README.split("## Is all well?")[1].split("\n## ")[0]
+    cells = "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))
+    assert set(found) == {subject.replace("NAME", "a") for subject in re.findall(r"`(.*?)`", cells)}
 
 
 async def test_several_sources(modest: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
@@ -157,10 +179,49 @@ async def test_several_sources(modest: str, provider: Provider, sql: asyncpg.Con
 
 
 async def test_wrong_settings(tmp_path: Path) -> None:
-    """Settings that cannot be read are an error of their own: exit code 2."""
-    ended = await checkpointd("check", env=environment(tmp_path, "mysql://h", "http://127.0.0.1:1"))
+    """Settings that cannot be read are an error of their own, exit code 2; as JSON it is a finding all the same."""
+    env = environment(tmp_path, "mysql://h", "http://127.0.0.1:1")
+    ended = await checkpointd("check", env=env)
     assert (2, "") == (ended.code, ended.out)
-    assert "CHECKPOINTD_DATABASE_URL" in ended.err
+    assert "CHECKPOINTD_DATABASE_URL: " in ended.err
+    told = await checkpointd("check", "--json", env=env)
+    assert (2, "") == (told.code, told.err)
+    message = ended.err.removeprefix("checkpointd: ").rstrip()
+    assert {"ok": False, "findings": [{"state": "fail", "subject": "settings", "message": message}]} == json.loads(
+        told.out
+    )
+
+
+async def test_a_service_without_a_database(tmp_path: Path) -> None:
+    """To a service an embedded database is a wrong setting, too."""
+    shell = ("sh", "-c", 'SYSTEMD_EXEC_PID=$$ exec "$@"', "sh")
+    env = environment(tmp_path, api="http://127.0.0.1:1")
+    process = await asyncio.create_subprocess_exec(*shell, *PROGRAM, "check", "--json", env=env, stdout=PIPE)
+    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    (finding,) = json.loads(out)["findings"]
+    assert (2, "fail", "settings") == (process.returncode, finding["state"], finding["subject"])
+    assert "CHECKPOINTD_DATABASE_URL: a service needs one" in finding["message"]
+
+
+async def test_an_embedded_database_that_cannot_be(provider: Provider, tmp_path: Path) -> None:
+    """An embedded database that cannot start is a finding; the sources are checked all the same."""
+    provider.jobs = page([])
+    (tmp_path / "state").write_text("a file where a folder should be")
+    env = environment(tmp_path, None, provider.url, XDG_STATE_HOME=str(tmp_path / "state"))
+    ended = await checkpointd("check", "--json", env=env)
+    assert 1 == ended.code
+    found = {finding["subject"]: finding for finding in json.loads(ended.out)["findings"]}
+    assert "fail" == found["database"]["state"]
+    assert "Not a directory" in found["database"]["message"]
+    assert "ok" == found["source openai"]["state"]
+
+
+async def test_the_embedded_database(provider: Provider, tmp_path: Path) -> None:
+    """The embedded database is made, started and migrated, and all is well with it."""
+    provider.jobs = page([])
+    ended = await checkpointd("check", env=environment(tmp_path, None, provider.url))
+    assert (0, 7) == (ended.code, ended.out.count("ok  ")), ended.out
+    assert "using the embedded PostgreSQL" in ended.err
 
 
 ANSWERS: list[tuple[Answer, str, str]] = [
@@ -168,13 +229,15 @@ ANSWERS: list[tuple[Answer, str, str]] = [
     (error(401, "invalid_api_key"), "fail", "wrong or revoked"),
     (error(403, None, "You have insufficient permissions. Missing scopes: api.fine_tuning.jobs.read"), "fail", "right"),
     (error(403, "denied"), "warn", "without statuses"),
-    (error(404, "unknown_url"), "warn", "base_url"),
+    (error(404, "unknown_url"), "fail", "base_url"),
+    (error(400, "missing_version"), "fail", "api-version"),
     (error(429, "rate_limit_exceeded"), "warn", "requests_per_minute"),
-    (error(429, "insufficient_quota"), "warn", "quota"),
+    (error(429, "insufficient_quota"), "fail", "until somebody adds some"),
     (error(503), "warn", "not well"),
-    (error(302, Location="https://h.example"), "fail", "base_url"),
+    (error(302, Location="https://h.example"), "fail", "Redirects are not followed"),
     (body("<html>", "text/html"), "fail", "base_url"),
     (body("{}"), "fail", "base_url"),
+    (raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"), "fail", "broke off"),
 ]
 
 
@@ -182,20 +245,96 @@ ANSWERS: list[tuple[Answer, str, str]] = [
 async def test_what_an_answer_means(
     provider: Provider, monkeypatch: pytest.MonkeyPatch, answer: Answer, state: str, words: str
 ) -> None:
-    """Each answer of a provider is told apart, by one request."""
+    """Each answer of a provider is told apart, by one request: what a person has to mend fails the check."""
     provider.jobs = answer
     findings = await _check("postgresql://127.0.0.1:1/nowhere", provider, monkeypatch)
-    assert "nothing listens there" in next(f.message for f in findings if f.subject == "database")
-    judged = next(f for f in findings if f.subject == "source a")
-    assert state == judged.state
-    assert words in judged.message
+    assert "nothing listens there" in findings["database"].message
+    assert state == findings["source a"].state
+    assert words in findings["source a"].message
     assert 1 == len(provider.requests)
+
+
+async def test_who_cannot_be_reached_and_who_is_slow(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is refused, swallowed or broken off fails; a provider that is slow is worth a warning."""
+    provider.jobs = raw(b"", reset=True)
+    monkeypatch.setattr(api, "CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as slow, socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):  # of a full queue, the kernel drops who comes next
+            for base_url, state, words in (
+                ("http://127.0.0.1:1/v1", "fail", "no connection: "),
+                (provider.url, "fail", "the connection broke off: Connection reset by peer"),
+                (f"http://127.0.0.1:{port}/v1", "fail", "no connection within 0.5 s"),
+                (f"http://127.0.0.1:{slow.getsockname()[1]}/v1", "warn", "no whole answer within 1 s"),
+            ):
+                found = await _check(None, base_url, monkeypatch, request_timeout_seconds=1)
+                assert (base_url, state) == (base_url, found["source a"].state)
+                assert words in found["source a"].message
+
+
+OK, ABSENT, DENIED, DOWN = page([]), error(404, "unknown_url"), error(403, "denied"), error(503)
+SCOPE = error(403, None, "Missing scopes: api.fine_tuning.jobs.read")
+
+
+@pytest.mark.parametrize(
+    ("kind", "listed", "polled", "requests", "state", "words"),
+    [
+        ("openai", OK, OK, 1, "ok", "jobs can be listed"),
+        ("openai", ABSENT, OK, 2, "warn", "polling works"),
+        ("openai", DENIED, OK, 2, "warn", "polling works"),
+        ("openai", SCOPE, OK, 2, "warn", "polling works"),
+        ("openai", ABSENT, error(401), 2, "fail", "wrong or revoked"),
+        ("openai", ABSENT, ABSENT, 2, "fail", "base_url"),
+        ("openai", DENIED, ABSENT, 2, "warn", "without statuses"),
+        ("openai", ABSENT, DENIED, 2, "fail", f"may not list the checkpoints of {JOB}"),
+        ("openai", DENIED, DENIED, 2, "fail", f"may not list the checkpoints of {JOB}"),
+        ("openai", SCOPE, SCOPE, 2, "fail", "give it that right"),
+        ("openai", ABSENT, DOWN, 2, "warn", "not well"),
+        ("openai", DOWN, OK, 1, "warn", "not well"),
+        ("compatible", ABSENT, None, 1, "warn", "could not be tried: track a job"),
+        ("compatible", OK, OK, 1, "ok", "checkpoints can be listed"),
+        ("compatible", OK, error(401), 1, "fail", "wrong or revoked"),
+        ("compatible", OK, ABSENT, 2, "ok", "jobs can be listed"),
+        ("compatible", error(401), ABSENT, 2, "fail", "wrong or revoked"),
+        ("compatible", ABSENT, ABSENT, 2, "warn", f"neither {JOB} nor a list of jobs is there"),
+        ("compatible", ABSENT, DENIED, 2, "fail", f"may not list the checkpoints of {JOB}"),
+    ],
+)
+async def test_a_key_is_tried_by_what_is_there(
+    modest: str, sql: asyncpg.Connection, provider: Provider, monkeypatch: pytest.MonkeyPatch, kind: str,
+    listed: Answer, polled: Answer | None, requests: int, state: str, words: str,
+) -> None:  # fmt: skip
+    """Where the list of jobs is not there, or not for this key, the checkpoints of a tracked job tell of the key.
+
+    A compatible provider has no such list, as a rule: it is asked for checkpoints at once.
+    """
+    await sql.execute("insert into checkpointd.sources (name, kind) values ('other', 'openai'), ('a', 'openai')")
+    ids = {"ftjob-other": 1} if polled is None else {"ftjob-never": 2, JOB: 2, "ftjob-before": 2, "ftjob-other": 1}
+    for job_id, source in ids.items():
+        await sql.execute(
+            """with j as (
+              insert into checkpointd.jobs (source, id, tracked_by) values ($1, $2, 'operator') returning key)
+            insert into checkpointd.polling (job, source) select key, $1 from j""", source, job_id,
+        )  # fmt: skip
+    await sql.execute(
+        """update checkpointd.polling p set last_complete_at = now() - case j.id when $1 then interval '1 h'
+        else interval '1 day' end from checkpointd.jobs j where j.key = p.job and j.id <> 'ftjob-never'""", JOB,
+    )  # fmt: skip
+    provider.jobs = listed
+    if polled is not None:
+        provider.checkpoints[JOB] = polled
+    found = await _check(modest, provider, monkeypatch, kind=kind)
+    assert state == found["source a"].state
+    assert words in found["source a"].message
+    assert requests == len(provider.requests)
+    assert {"1"} == {request.query["limit"] for request in provider.requests}
 
 
 @pytest.mark.parametrize("kind", ErrorClass)
 def test_every_failure_has_a_meaning(kind: ErrorClass) -> None:
     """Whatever a request brings, the finding says what it was and what to do."""
-    finding = check.judge_source("source a", Failure(kind, "what it was"))
+    source = settings.Source(name="a", api_key="THE_KEY")
+    finding = check.judge_source(source, [check.Try(None, Failure(kind, "what it was"))])
     assert finding.state in {"warn", "fail"}
     assert "what it was (" in finding.message
 
@@ -226,8 +365,8 @@ async def test_what_a_role_brings_through_a_pooler(
     try:
         for role, wanted in ((_role(modest), 4), ("Our%20daemon", 4), ("checkpointd", 0)):
             for left in (wanted, 0):
-                findings = await _check(as_role(url, role), provider, monkeypatch, database_pooler=True)
-                finding = next(finding for finding in findings if finding.subject == "pooler")
+                found = await _check(as_role(url, role), provider, monkeypatch, database_pooler=True)
+                finding = found["pooler"]
                 assert ("warn" if left else "ok") == finding.state
                 assert left == finding.message.count("alter role ")
                 if left:
