@@ -1,7 +1,6 @@
 """Where the database is: what a URL and the environment say, and what is chosen where they are silent."""
 
 import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from checkpointd import address
 from checkpointd.address import AddressError, Host
 from checkpointd.store import UNAVAILABLE, connect
-from servers import program
+from servers import self_signed
 
 
 @pytest.fixture(autouse=True)
@@ -120,27 +119,21 @@ def test_files_that_hold_something_else(tmp_path: Path) -> None:
     """A file that holds no certificate, or a key that is not its own, is told at once."""
     other = tmp_path / "other"
     other.write_text("no certificate")
-    for name in ("one", "two"):
-        command = [program("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
-                   "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=tests", "-keyout", f"{name}.key", "-out",
-                   f"{name}.crt"]  # fmt: skip
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    certificate, key = tmp_path / "one.crt", tmp_path / "one.key"
+    certificate, key = self_signed(tmp_path, "one")
+    _, another = self_signed(tmp_path, "two")
     address.parse(_url(sslrootcert=certificate, sslcert=certificate, sslkey=key))
     for wrong in ({"sslrootcert": other}, {"sslcrl": other}):
         with pytest.raises(AddressError, match=f"^the file of {next(iter(wrong))} is none in PEM format$"):
             address.parse(_url(**wrong))
-    for pair in ((other, key), (certificate, other), (certificate, tmp_path / "two.key")):
+    for pair in ((other, key), (certificate, other), (certificate, another)):
         with pytest.raises(AddressError, match=r"^the files of sslcert and sslkey are no certificate with its key"):
             address.parse(_url(sslcert=pair[0], sslkey=pair[1]))
 
 
 def test_an_encrypted_key(tmp_path: Path) -> None:
     """A key with a password takes sslpassword; without it nobody is asked at the terminal."""
-    command = [program("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-               "-passout", "pass:canary", "-subj", "/CN=tests", "-keyout", "key", "-out", "crt"]  # fmt: skip
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    files = {"sslcert": tmp_path / "crt", "sslkey": tmp_path / "key"}
+    certificate, key = self_signed(tmp_path, "ours", "-passout", "pass:canary")
+    files = {"sslcert": certificate, "sslkey": key}
     assert ["canary"] == address.parse(_url(**files, sslpassword="canary")).secrets
     for wrong in ({}, {"sslpassword": "wrong"}):
         with pytest.raises(AddressError, match=r"or sslpassword is wrong$"):

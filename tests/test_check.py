@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import socket
+import ssl
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from checkpointd.store import connect, open_store
 from harness import read_job_list, sync
 from logins import as_role, login
 from provider import JOB, Answer, Provider, body, checkpoint, error, job, page, raw
+from servers import self_signed
 from verbs import PROGRAM, Ended, checkpointd, environment
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -110,6 +112,18 @@ async def test_each_missing_right_is_named(modest: str, sql: asyncpg.Connection)
         assert ("schema checkpointd", "usage") in await missing()
 
 
+async def test_who_is_no_member_is_told_to_become_one(
+    url: str, provider: Provider, monkeypatch: pytest.MonkeyPatch, sql: asyncpg.Connection
+) -> None:
+    """A login without the daemon's role gets the statement that gives it; once that ran, all is well."""
+    provider.jobs = page([])
+    async with login(url, "") as theirs:
+        found = await _check(theirs, provider, monkeypatch)
+        assert ("fail", None) == (found["role"].state, found.get("schema"))
+        await sql.execute(found["role"].message.split("`")[1])
+        assert {"ok"} == {finding.state for finding in (await _check(theirs, provider, monkeypatch)).values()}
+
+
 @pytest.mark.parametrize(
     ("statement", "subject", "words"),
     [
@@ -174,7 +188,10 @@ async def test_several_sources(modest: str, provider: Provider, sql: asyncpg.Con
     assert 1 == ended.code
     assert ["fail", "ok"] == sorted(found[f"source {name}"][0] for name in ("good", "refused"))
     assert "No such file" in found["source keyless"][1]
-    assert ("warn", "1 tracked jobs, but it is not configured: nobody polls them") == found["source left"]
+    assert (
+        "warn",
+        "not configured, so that nobody polls its 1 tracked jobs: add it to the settings, or untrack them",
+    ) == found["source left"]
     assert "sk-ab" not in ended.out
 
 
@@ -270,6 +287,17 @@ async def test_who_cannot_be_reached_and_who_is_slow(provider: Provider, monkeyp
                 found = await _check(None, base_url, monkeypatch, request_timeout_seconds=1)
                 assert (base_url, state) == (base_url, found["source a"].state)
                 assert words in found["source a"].message
+
+
+async def test_a_certificate_that_nobody_trusts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider whose certificate an authority of one's own signed: the finding says where that is named."""
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(*self_signed(tmp_path, "provider"))
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=tls) as server:
+        base_url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        found = await _check(None, base_url, monkeypatch)
+    assert "fail" == found["source a"].state
+    assert "SSL_CERT_FILE" in found["source a"].message
 
 
 OK, ABSENT, DENIED, DOWN = page([]), error(404, "unknown_url"), error(403, "denied"), error(503)

@@ -93,10 +93,12 @@ async def _check_database(
             subject = "role"
             missing = [tuple(row) for row in await connection.fetch(queries.FIND_MISSING_RIGHTS)]
             findings.append(judge_role(server, missing, embedded=settings.database_url is None))
+            if missing:
+                return findings, jobs
             subject = "schema"
             await migrations.require_current(connection)
-            stored = [] if missing else await connection.fetch(queries.LIST_SOURCES)
-            tracked = [] if missing else await connection.fetch(queries.PICK_JOBS)
+            stored = await connection.fetch(queries.LIST_SOURCES)
+            tracked = await connection.fetch(queries.PICK_JOBS)
             findings.append(Finding("ok", "schema", "as this version needs it"))
             findings += judge_sources([dict(row) for row in stored], [source.name for source in settings.sources])
             jobs = {row["source"]: row["id"] for row in tracked}
@@ -165,9 +167,11 @@ def judge_role(server: Mapping[str, Any], missing: Sequence[tuple[str, ...]], *,
         lacks = ", ".join(f"{privilege} on {name}" for name, privilege in missing[:5])
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         mend = "run `checkpointd migrate` as the owner, or sql/roles.sql as an administrator"
+        if server["membership"]:
+            mend = f"let an administrator run `{server['membership']}`"
         return Finding("fail", "role", f"{server['role']} lacks {lacks}{more}: {mend}")
     if server["is_superuser"] and not embedded:
-        message = f"{server['role']} is a superuser: a role that may read, insert and update is enough"
+        message = f"{server['role']} is a superuser: a login of the role checkpointd is enough, or of a member of it"
         return Finding("warn", "role", message)
     return Finding("ok", "role", f"{server['role']} lacks no right on what is there")
 
@@ -191,8 +195,11 @@ def judge_clock(subject: str, theirs: float, asked_at: float, answered_at: float
 
 def judge_sources(stored: Sequence[Mapping[str, Any]], configured: Sequence[str]) -> list[Finding]:
     """Judge the sources that have jobs, but that this daemon does not serve."""
+    mend = "add it to the settings, or untrack them"
     return [
-        Finding("warn", f"source {s['name']}", f"{s['jobs']} tracked jobs, but it is not configured: nobody polls them")
+        Finding(
+            "warn", f"source {s['name']}", f"not configured, so that nobody polls its {s['jobs']} tracked jobs: {mend}"
+        )
         for s in stored
         if s["jobs"] and s["name"] not in configured
     ]
@@ -227,6 +234,8 @@ def judge_source(source: Source, tried: Sequence[Try]) -> Finding:
     told = min(tried, key=_is_missing_or_a_list) if last.tells_little else last
     failure = told.failure or last.failure
     state, meaning = _MEANINGS.get(failure.error_class, ("fail", _NO_API))
+    if failure.error_class is ErrorClass.NETWORK and "certificate verify failed" in failure.message:
+        meaning = "is base_url right? An authority of your own that signed it goes into SSL_CERT_FILE"
     if failure.error_class is ErrorClass.FORBIDDEN and told.job:
         state, meaning = "fail", f"the key may not list the checkpoints of {told.job}: give it that right"
     elif failure.error_class is ErrorClass.MISSING and source.kind == "compatible":

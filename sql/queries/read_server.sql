@@ -1,8 +1,10 @@
--- What the server and this session are: version, role, whether it can be written to, its clock, and what the role should set where a
+-- What the server and this session are: version, role, what would make it a member of checkpointd, whether it can be written to, its clock, and what the role should set where a
 -- pooler leaves a session nothing of its own: timeouts, and that nobody's functions are taken for PostgreSQL's.
 select current_setting('server_version_num')::int as version, current_setting('server_version') as version_name,
-  current_user as role, coalesce(inet_server_addr()::text, 'a socket of this machine') as server,
+  current_user as role, coalesce(host(inet_server_addr()) || ':' || inet_server_port(), 'a socket of this machine') as server,
   (select rolsuper from pg_roles where rolname = current_user) as is_superuser,
+  (select format('grant %I to %I', rolname, current_user) from pg_roles
+    where rolname = 'checkpointd' and not pg_has_role(oid, 'usage')) as membership,
   pg_is_in_recovery() or current_setting('default_transaction_read_only')::bool as is_read_only,
   extract(epoch from clock_timestamp())::float8 as now,
   array(
