@@ -23,7 +23,7 @@ from harness import read_job_list, sync
 from logins import as_role, login
 from provider import JOB, Answer, Provider, body, checkpoint, error, job, page, raw
 from servers import self_signed
-from verbs import PROGRAM, Ended, checkpointd, environment
+from verbs import PROGRAM, Ended, checkpointd, environment, on_terminal
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 QUERIES = "".join(text for name, text in vars(queries).items() if name.isupper())
@@ -62,6 +62,18 @@ async def test_all_is_well(modest: str, provider: Provider, sql: asyncpg.Connect
     told = json.loads((await checkpointd("check", "--json", env=env)).out)
     assert True is told["ok"]
     assert wanted == [finding["subject"] for finding in told["findings"]]
+
+
+@pytest.mark.parametrize("columns", [40, 200])
+async def test_on_a_terminal(modest: str, provider: Provider, tmp_path: Path, columns: int) -> None:
+    """On a terminal the state has a colour, further lines are indented, and what a provider says cannot steer it."""
+    provider.jobs = error(500, "down", "\x1b[2Jevil " + "and long " * 20)
+    shown = await on_terminal("check", env=environment(tmp_path, modest, provider.url), columns=columns)
+    assert "\x1b[33mwarn\x1b[0m  source openai: HTTP 500 down" in shown
+    assert "\x1b[2J" not in shown
+    lines = [re.sub(r"\x1b\[\d*m", "", line).rstrip() for line in shown.splitlines()]
+    assert columns >= max(map(len, lines))
+    assert all(re.match(r"(ok  |warn|    )  \S", line) for line in lines), shown
 
 
 async def test_what_is_checked_is_enough(modest: str, provider: Provider, sql: asyncpg.Connection) -> None:
