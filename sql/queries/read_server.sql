@@ -1,5 +1,4 @@
--- What the server and this session are: version, role, what would make it a member of checkpointd, whether it can be written to, its clock, and what the role should set where a
--- pooler leaves a session nothing of its own: timeouts, and that nobody's functions are taken for PostgreSQL's.
+-- What the server and this session are, and the statements that would give the role its membership and its settings.
 select current_setting('server_version_num')::int as version, current_setting('server_version') as version_name,
   current_user as role, coalesce(host(inet_server_addr()) || ':' || inet_server_port(), 'a socket of this machine') as server,
   (select rolsuper from pg_roles where rolname = current_user) as is_superuser,
