@@ -48,7 +48,7 @@ IMPORTS = {
     "web": {"observe", "pages", "store"},
     "serving": {"api", "cadence", "discovery", "outbox", "poller", "redaction", "service", "settings", "store"},
     "check": {
-        "address", "api", "failures", "migrations", "queries", "reasons", "redaction", "settings", "store",
+        "address", "api", "embedded", "failures", "migrations", "queries", "reasons", "redaction", "settings", "store",
     },
     "sync": {"api", "failures", "outbox", "serving", "settings", "store", "write"},
     "daemon": {

@@ -262,27 +262,28 @@ def check_(as_json: AsJson = False, config: Config = None) -> None:
     """Say whether the daemon would work here: database, role, schema, keys, clocks; and how to mend what is wrong."""
     from checkpointd import check
 
-    chosen = settings.load(config)
-
     async def work() -> "list[check.Finding]":
-        async with database(chosen) as connect_, open_store(connect_) as store:
-            if chosen.database_url is None:
-                with database_errors():
-                    async with store.connection() as connection:
-                        await migrations.migrate(connection)
-            findings = []
-            async for finding in check.check(chosen, store):
-                findings.append(finding)
-                if not as_json:
-                    print(f"{finding.state:4}  {finding.subject}: {terminal.cell(finding.message)}", flush=True)
-            return findings
+        chosen = settings.load(config)
+        findings = []
+        async for finding in check.check(chosen, database(chosen)):
+            findings.append(finding)
+            if not as_json:
+                terminal.show_finding(*finding)
+        return findings
 
-    findings = _finish(work())
+    wrong = None
+    try:
+        findings = _finish(work())
+    except SettingsError as e:
+        if not as_json:
+            raise
+        wrong = check.Finding("fail", "settings", str(e))
+        findings = [wrong]
     failed = any(finding.state == "fail" for finding in findings)
     if as_json:
         print(json.dumps({"ok": not failed, "findings": [finding._asdict() for finding in findings]}))
     if failed:
-        sys.exit(1)
+        sys.exit(2 if wrong else 1)
 
 
 @app.command("demo")
