@@ -330,7 +330,7 @@ base_url = "{provider.url}"
 api_key = "azure_key"
 """
         )  # fmt: skip
-        await _run(service, "systemctl", "restart", "checkpointd-migrate", SERVICE)
+        await _run(service, "timeout", "60", "systemctl", "restart", "checkpointd-migrate", SERVICE)
         assert ["active", "success"] == service.properties("checkpointd-migrate.service", "ActiveState", "Result")
         await _until(service, "ActiveState", "^active$")
         await _run(service, "sh", "-ec", _blocks("sh")[1].replace("checkpointd check", f"checkpointd track {JOB}"))
