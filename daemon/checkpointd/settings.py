@@ -22,6 +22,8 @@ from checkpointd.redaction import LIKE_A_KEY
 CONFIG: Final = Path("/etc/checkpointd/checkpointd.toml")
 PREFIX: Final = "CHECKPOINTD_"
 OPENAI: Final = "https://api.openai.com/v1"
+LOADED: Final = "checkpointd_"
+"""What systemd puts before the names of a folder's files: LoadCredential=checkpointd:FOLDER (systemd.exec(5))."""
 
 _OPENAI: Final = {"base_url": "OPENAI_BASE_URL", "organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"}
 """What OpenAI's own clients read, beside the key."""
@@ -291,13 +293,18 @@ def read_secret(name: str, what: str) -> str:
 
 
 def _credential(name: str) -> str | None:
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    try:
-        return (Path(folder) / name).read_text(encoding="utf-8").strip() if folder else None
-    except FileNotFoundError:
+    """Return the text of a credential, loaded by itself or else with a folder; None: there is none, or it is empty."""
+    if not (folder := os.environ.get("CREDENTIALS_DIRECTORY")):
         return None
-    except (OSError, UnicodeDecodeError) as e:  # not to be taken for one that was not given
-        raise SettingsError(f"the credential {name}: {getattr(e, 'strerror', None) or 'no UTF-8 text'}") from None
+    for file in (name, LOADED + name):
+        try:
+            if text := Path(folder, file).read_text(encoding="utf-8").strip():
+                return text
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as e:  # not to be taken for one that was not given
+            raise SettingsError(f"the credential {name}: {getattr(e, 'strerror', None) or 'no UTF-8 text'}") from None
+    return None
 
 
 def _explain(error: ValidationError, path: Path, *, by_default: bool) -> str:
