@@ -107,7 +107,7 @@ class Server:
         with self.log.open("ab") as log:
             command = self._command("postgres", "-D", "data", "-p", str(self.port))
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         ready = [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         while subprocess.run(ready, check=False).returncode != 0:
             assert self._process.poll() is None, self.log.read_text()

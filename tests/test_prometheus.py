@@ -198,7 +198,7 @@ async def _until_all_is_well(port: int) -> None:
 
 
 async def _until_known(port: int, query: str, *labels: str) -> list[tuple[tuple[str, ...], float]]:
-    """Ask until there is an answer: it scrapes each second, and the daemon counts its jobs every ten."""
+    """Ask until there is an answer: it scrapes each second, and the daemon counts its jobs every fifteen."""
     async with asyncio.timeout(60):
         while not (found := await _query(port, query, *labels)):  # noqa: ASYNC110  # a scrape gives no event
             await asyncio.sleep(0.1)

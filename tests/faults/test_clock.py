@@ -15,7 +15,7 @@ from faults.daemons import INTERVAL, LEASE, Daemon, daemon, surroundings, until
 from faults.invariants import Judge
 from faults.truth import Truth
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 PATIENCE = 2 * INTERVAL + 2.0
 """Two intervals, and what the metronome waits before it helps itself: at least a second, and as much more."""

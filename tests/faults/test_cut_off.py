@@ -17,7 +17,7 @@ from faults.proxy import Proxy
 from faults.truth import Truth
 from verbs import checkpointd
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 COMMIT = b"C\0\0\0\x0bCOMMIT\0"
 UPDATE = b"C\0\0\0\rUPDATE "

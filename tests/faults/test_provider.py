@@ -16,7 +16,7 @@ from faults.invariants import Judge
 from faults.truth import Truth
 from provider import Answer, Provider, body, checkpoint, error, held, page, raw
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 HTML = "<!DOCTYPE html><html><body>error code: 522</body></html>"
 

@@ -17,7 +17,7 @@ from faults.proxy import Proxy
 from faults.truth import Overlap, Truth
 from provider import error, held, page
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 LATE = 0.15
 """Seconds that a request, once it is allowed, may be late by the way to the provider."""
