@@ -8,19 +8,18 @@ import subprocess
 import time
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 import pytest
 
 from checkpointd import gauges, observe
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.world import World
-from verbs import environment, get, running, wait_for_line
+from verbs import environment, get, running, until_ok, wait_for_line
 
 TOP = Path(__file__).parents[1]
 CONFIG = TOP / "config" / "prometheus"
@@ -140,7 +139,7 @@ async def test_a_real_prometheus(url: str, tmp_path: Path, port: int) -> None:
             f"--web.listen-address=127.0.0.1:{port}", stdout=DEVNULL, stderr=DEVNULL,
         )  # fmt: skip
         try:
-            await _until_ready(port)
+            await until_ok(port, "/-/ready")
             assert [(("127.0.0.1:" + str(target),), 1.0)] == await _until_known(port, "up == 1", "instance")
             names = 'count by (__name__) ({__name__=~"checkpointd_.+|process_.+"})'
             names_shown = {labels[0] for labels, _ in await _until_known(port, names, "__name__")}
@@ -165,16 +164,6 @@ async def _query(port: int, query: str, *labels: str) -> list[tuple[tuple[str, .
     """Return the series of a query: these labels of each, and its value."""
     found = (await _ask(port, f"query?query={quote(query, safe='')}"))["result"]
     return [(tuple(series["metric"][label] for label in labels), float(series["value"][1])) for series in found]
-
-
-async def _until_ready(port: int) -> None:
-    """Wait until it answers: it reads its files first, and turns requests away meanwhile."""
-    async with asyncio.timeout(30):
-        while True:
-            with suppress(aiohttp.ClientConnectionError):
-                if (await get(port, "/-/ready"))[0] == 200:
-                    return
-            await asyncio.sleep(0.1)
 
 
 async def _until_all_is_well(port: int) -> None:

@@ -8,7 +8,7 @@ import sys
 import termios
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,6 +101,16 @@ async def get(port: int, path: str) -> tuple[int, str]:
     """Ask a server on loopback: the status and the body of its answer."""
     async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}{path}") as response:
         return response.status, await response.text()
+
+
+async def until_ok(port: int, path: str) -> None:
+    """Wait until a server on loopback answers this with 200: it may not listen yet, or say that it is not ready."""
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(aiohttp.ClientConnectionError):
+                if (await get(port, path))[0] == 200:
+                    return
+            await asyncio.sleep(0.1)
 
 
 async def wait_for_line(process: Process, word: str) -> str:
