@@ -5,6 +5,7 @@ import base64
 import os
 import shutil
 import tempfile
+import time
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -38,7 +39,7 @@ class Tab:
         number = next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": parameters, "sessionId": self._session})
-        return await asyncio.wait_for(answer, 20)
+        return await asyncio.wait_for(answer, 60)
 
     async def hear(self) -> None:
         """Take what the browser says, until it ends."""
@@ -81,7 +82,7 @@ class Tab:
 
     async def loaded(self) -> None:
         """Wait for the page that something just asked for."""
-        await asyncio.wait_for(self._loaded.wait(), 20)
+        await asyncio.wait_for(self._loaded.wait(), 60)
         self._loaded.clear()
 
     async def ask(self, script: str) -> Any:
@@ -89,6 +90,13 @@ class Tab:
         said = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in said, said
         return said["result"].get("value")
+
+    async def shows(self, expected: Any, script: str) -> None:
+        """Evaluate JavaScript until its value is this: what keys and the mouse do may be seen with the next frame."""
+        deadline = time.monotonic() + 20
+        while expected != (found := await self.ask(script)) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        assert expected == found
 
     async def press(self, *keys: str) -> None:
         """Press keys by name, or a single character."""
@@ -121,7 +129,7 @@ async def chromium() -> AsyncIterator[Tab]:
     assert process.stderr is not None
     reading: asyncio.Task[Any] | None = None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             line = b""
             while b"DevTools listening on " not in line:
                 line = await process.stderr.readline()
@@ -130,16 +138,17 @@ async def chromium() -> AsyncIterator[Tab]:
         url = line.decode().split("listening on ")[1].strip()
         async with aiohttp.ClientSession() as http, http.ws_connect(url, max_msg_size=0) as socket:
             await socket.send_json({"id": 0, "method": "Target.createTarget", "params": {"url": "about:blank"}})
-            target = (await socket.receive_json(timeout=20))["result"]["targetId"]
+            target = (await socket.receive_json(timeout=60))["result"]["targetId"]
             attach = {"targetId": target, "flatten": True}
             await socket.send_json({"id": 0, "method": "Target.attachToTarget", "params": attach})
-            while "result" not in (said := await socket.receive_json(timeout=20)):
+            while "result" not in (said := await socket.receive_json(timeout=60)):
                 pass
             tab = Tab(socket, said["result"]["sessionId"])
             hearing = asyncio.create_task(tab.hear())
             try:
                 for domain in ("Page", "Network", "Runtime", "Log"):
                     await tab.call(f"{domain}.enable")
+                await tab.shows("complete", "document.readyState")  # the blank page: later its load would be another's
                 yield tab
             finally:
                 hearing.cancel()

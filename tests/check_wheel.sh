@@ -12,19 +12,22 @@ $uv pip install --quiet --python "$elsewhere/venv" --constraint "$elsewhere/lock
 cd "$elsewhere"
 version=$(env -i PATH="$PATH" HOME="$elsewhere" venv/bin/checkpointd --version)
 grep -q "\"$version\"" "$here/daemon/checkpointd/__init__.py"
-env -i PATH="$PATH" HOME="$elsewhere" venv/bin/checkpointd demo --seconds 8 > demo.txt &
+env -i PATH="$PATH" HOME="$elsewhere" venv/bin/checkpointd demo > demo.txt &
+demo=$!
+trap 'kill "$demo" 2> /dev/null || true; rm -rf "$elsewhere"' EXIT
 venv/bin/python - <<'END'
 import pathlib, re, time, urllib.request
-for _ in range(70):
+pages, deadline = [""], time.monotonic() + 120
+while "train loss" not in (said := pathlib.Path("demo.txt").read_text()) or "Fine-tuning jobs" not in pages[0]:
+    assert time.monotonic() < deadline, f"the installed wheel serves no status page:\n{said}"
     time.sleep(0.1)
     try:
-        site = re.search("curves: (.*)", pathlib.Path("demo.txt").read_text())[1]
+        site = re.search("curves: (.*)", said)[1]
         pages = [urllib.request.urlopen(site + path).read().decode() for path in ("", "static/style.css", "static/script.js")]
-        break
     except (OSError, TypeError):
         pages = [""]
-assert "Fine-tuning jobs" in pages[0], "the installed wheel serves no status page"
 END
-wait $!
+kill "$demo"
+wait "$demo"
 tail -n 1 demo.txt | grep -qE '^[1-9][0-9]* jobs, [1-9][0-9]* checkpoints, [1-9][0-9]* changes$'
 echo "the wheel works: $version, $(tail -n 1 demo.txt)"

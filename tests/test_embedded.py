@@ -170,8 +170,8 @@ def listening(pid: int) -> dict[str, set[str]]:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Wait, ten seconds at most, for what only the kernel and the file system tell."""
-    async with asyncio.timeout(10):
+    """Wait, a minute at most, for what only the kernel and the file system tell."""
+    async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110  # a process that is not our child gives no event
             await asyncio.sleep(0.002)
 

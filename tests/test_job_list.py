@@ -27,7 +27,7 @@ async def test_cut_short_in_its_claim_it_leaves_no_lease(url: str, provider: Pro
     ):
         proxy.latency = lambda _: 0.1
         reading = asyncio.ensure_future(_discovery(store, service).tick())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await sql.fetchval(held):  # noqa: ASYNC110  # another process writes, and gives no event
                 await asyncio.sleep(0.005)
         reading.cancel()

@@ -14,7 +14,7 @@ async def test_rings_at_once_and_again() -> None:
     with metronome() as beat:
         beat.ring(bell, 0.05)
         for _ in range(3):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(20):
                 await beat.wait(bell, 0.05)
 
 
@@ -29,7 +29,7 @@ async def test_silence_is_mended() -> None:
         started = asyncio.get_running_loop().time()
         await beat.wait(bell, 0.1)
         await beat.wait(bell, 0.1)
-        assert asyncio.get_running_loop().time() - started < 2
+        assert asyncio.get_running_loop().time() - started < 20
 
 
 def test_a_leap_forward_is_one_ring() -> None:

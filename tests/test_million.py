@@ -75,6 +75,12 @@ JOB = {"jobs_id", "jobs_source_id_unique"}
 """Either leads from a job's name to its key."""
 
 
+async def _explained(reader: asyncpg.Connection, query: str) -> tuple[dict[str, Any], float]:
+    """Return how a query is answered, and in how many seconds: the fewest of some, others use this machine too."""
+    explained = [json.loads(await reader.fetchval(f"explain (analyze, format json) {query}"))[0] for _ in range(5)]
+    return explained[-1]["Plan"], min(one["Execution Time"] for one in explained) / 1000
+
+
 @pytest.mark.parametrize(
     ("query", "rows", "indexes", "seconds"),
     [
@@ -106,10 +112,9 @@ JOB = {"jobs_id", "jobs_source_id_unique"}
 async def test_dashboards(million: str, query: str, rows: int, indexes: set[str], seconds: float) -> None:
     """A question about one job, or the newest, is answered by its index; one about all jobs in a second or two."""
     async with connected(million, "in role checkpointd_reader") as reader:
-        await reader.fetch(query)  # from disk to memory
-        explained = json.loads(await reader.fetchval(f"explain (analyze, format json) {query}"))[0]
         assert rows == len(await reader.fetch(query))
-    nodes = list(_nodes(explained["Plan"]))
+        plan, took = await _explained(reader, query)
+    nodes = list(_nodes(plan))
     used = {node["Index Name"] for node in nodes if "Index Name" in node}
     read_through = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
     assert indexes <= used
@@ -117,14 +122,13 @@ async def test_dashboards(million: str, query: str, rows: int, indexes: set[str]
         assert JOB & used
     if indexes:
         assert not {"checkpoints", "changes", "polls"} & read_through
-    assert explained["Execution Time"] / 1000 < seconds
+    assert took < seconds
 
 
 async def test_what_was_known(million: str) -> None:
     """What was known of one job at a time is told at once."""
     async with connected(million, "in role checkpointd_reader") as reader:
         asked = "select * from fine_tuning.metrics_as_of('ftjob-778', now() - interval '50 days')"
-        await reader.fetch(asked)
-        explained = json.loads(await reader.fetchval(f"explain (analyze, format json) {asked}"))[0]
         assert 3 * 50 == len(await reader.fetch(asked))
-    assert explained["Execution Time"] / 1000 < 0.5
+        _, took = await _explained(reader, asked)
+    assert took < 0.5

@@ -96,9 +96,9 @@ async def test_jobs(site: Site, store: Store, provider: Provider) -> None:
     shown = await site.shown("/")
     assert "2 jobs 1 queued 1 running" in shown.text
     assert re.search(rf"{JOB} gpt-4o-mini-2024-07-18 running epoch 2 of 5 step 40 · 2 checkpoints", shown.text)
-    assert "train loss 0.0250 validation loss 0.0375 read 0 s ago" in shown.text
+    assert re.search(r"train loss 0.0250 validation loss 0.0375 read \d+ s ago", shown.text)
     assert "no checkpoint yet" in shown.text
-    assert "test ok 2 jobs tracked whole job list read 0 s ago" in shown.text
+    assert re.search(r"test ok 2 jobs tracked whole job list read \d+ s ago", shown.text)
     assert f"/jobs/test/{JOB}" in shown.all("a", "href")
     assert ["en"] == shown.all("html", "lang")
 
@@ -110,7 +110,8 @@ async def test_trouble(site: Site, store: Store, provider: Provider, sql: asyncp
     await sql.execute(
         """update checkpointd.polling set last_complete_at = now() - interval '3 hours', failures = 2,
           last_error = 'HTTP 500';
-        update checkpointd.sources set state = 'paused', resume_at = now() + interval '90 s', last_error = 'HTTP 429'"""
+        update checkpointd.sources set state = 'paused', resume_at = now() + interval '110 s',
+          last_error = 'HTTP 429'"""
     )
     for path in ("/", "/?q=stale", "/?q=failing"):
         shown = await site.shown(path)
@@ -181,7 +182,7 @@ async def test_job(site: Site, store: Store, provider: Provider) -> None:
     assert "Epoch 3 of 4" in shown.text
     assert "batch size 8" in shown.text
     assert "1 item could not be read" in shown.text
-    assert re.search(r"0 s ago missing step 10 .*0 s ago new step 20", shown.text)
+    assert re.search(r"\d s ago missing step 10 .*\d s ago new step 20", shown.text)
 
 
 async def test_job_without_checkpoints(site: Site, store: Store) -> None:

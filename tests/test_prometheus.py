@@ -5,20 +5,21 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 import pytest
 
 from checkpointd import gauges, observe
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.world import World
-from verbs import environment, get, running, wait_for_line
+from verbs import environment, get, running, until_ok, wait_for_line
 
 TOP = Path(__file__).parents[1]
 CONFIG = TOP / "config" / "prometheus"
@@ -125,6 +126,7 @@ async def test_page(url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 @needs_prometheus
 async def test_a_real_prometheus(url: str, tmp_path: Path, port: int) -> None:
     """A real Prometheus with this configuration scrapes a real daemon, and weighs its alerts."""
@@ -137,8 +139,8 @@ async def test_a_real_prometheus(url: str, tmp_path: Path, port: int) -> None:
             f"--web.listen-address=127.0.0.1:{port}", stdout=DEVNULL, stderr=DEVNULL,
         )  # fmt: skip
         try:
-            await _until_ready(port)
-            assert [(("127.0.0.1:" + str(target),), 1.0)] == await _until_known(port, "up", "instance")
+            await until_ok(port, "/-/ready")
+            assert [(("127.0.0.1:" + str(target),), 1.0)] == await _until_known(port, "up == 1", "instance")
             names = 'count by (__name__) ({__name__=~"checkpointd_.+|process_.+"})'
             names_shown = {labels[0] for labels, _ in await _until_known(port, names, "__name__")}
             assert {"checkpointd_polls_total", "checkpointd_poll_duration_seconds_bucket"} <= names_shown
@@ -146,13 +148,7 @@ async def test_a_real_prometheus(url: str, tmp_path: Path, port: int) -> None:
             state = await _until_known(port, "checkpointd_source_state == 1", "source", "state")
             assert [(("openai", "ok"), 1.0)] == state
             assert [((), 12.0)] == await _until_known(port, "sum(checkpointd_tracked_jobs) > 0")
-            rules: list[Any] = []
-            async with asyncio.timeout(30):
-                while {"ok"} != {rule["health"] for rule in rules}:
-                    (group,) = (await _ask(port, "rules"))["groups"]
-                    rules = group["rules"]
-                    await asyncio.sleep(0.1)
-            assert {(name, "inactive") for name in ALERTS} == {(rule["name"], rule["state"]) for rule in rules}
+            await _until_all_is_well(port)
         finally:
             prometheus.terminate()
             await prometheus.wait()
@@ -170,19 +166,29 @@ async def _query(port: int, query: str, *labels: str) -> list[tuple[tuple[str, .
     return [(tuple(series["metric"][label] for label in labels), float(series["value"][1])) for series in found]
 
 
-async def _until_ready(port: int) -> None:
-    """Wait until it answers: it reads its files first, and turns requests away meanwhile."""
-    async with asyncio.timeout(30):
-        while True:
-            with suppress(aiohttp.ClientConnectionError):
-                if (await get(port, "/-/ready"))[0] == 200:
-                    return
-            await asyncio.sleep(0.1)
+async def _until_all_is_well(port: int) -> None:
+    """Wait until each alert was weighed by what is known now, and is inactive.
+
+    The first ones are weighed before anything was scraped; and a scrape that takes a second counts as a daemon down.
+    """
+    known = datetime.now(UTC) + timedelta(seconds=1)  # an evaluation looks at most its interval back
+    expected = {(name, True, "ok", "inactive") for name in ALERTS}
+    deadline = time.monotonic() + 60
+    while True:
+        (group,) = (await _ask(port, "rules"))["groups"]
+        found = {
+            (rule["name"], datetime.fromisoformat(rule["lastEvaluation"]) > known, rule["health"], rule["state"])
+            for rule in group["rules"]
+        }
+        if found == expected:
+            return
+        assert time.monotonic() < deadline, found - expected
+        await asyncio.sleep(0.1)
 
 
 async def _until_known(port: int, query: str, *labels: str) -> list[tuple[tuple[str, ...], float]]:
-    """Ask until there is an answer: it scrapes each second."""
-    async with asyncio.timeout(30):
+    """Ask until there is an answer: it scrapes each second, and the daemon counts its jobs every fifteen."""
+    async with asyncio.timeout(60):
         while not (found := await _query(port, query, *labels)):  # noqa: ASYNC110  # a scrape gives no event
             await asyncio.sleep(0.1)
     return found

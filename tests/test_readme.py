@@ -185,14 +185,14 @@ async def _typed(lines: list[str], folder: Path, **env: str) -> AsyncIterator[Pr
     finally:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGTERM)
-        await asyncio.wait_for(process.communicate(), 20)
+        await asyncio.wait_for(process.communicate(), 60)
 
 
 async def _reads(process: Process, word: str) -> str:
     """Read what a process prints up to the line with `word`; return all of it."""
     assert process.stdout is not None
     printed = ""
-    async with asyncio.timeout(50):
+    async with asyncio.timeout(120):
         while word not in printed:
             line = (await process.stdout.readline()).decode()
             assert line, f"{word} never came:\n{printed}"
@@ -245,4 +245,4 @@ async def test_a_provider_in_a_box(line: str, tmp_path: Path) -> None:
     async with _typed([f"exec {line} --port 0"], tmp_path) as process:
         await _reads(process, words)
         process.terminate()
-        assert 0 == await asyncio.wait_for(process.wait(), 20)
+        assert 0 == await asyncio.wait_for(process.wait(), 60)

@@ -84,7 +84,7 @@ async def test_replay(url: str, sql: asyncpg.Connection, tmp_path: Path) -> None
     env = environment(tmp_path, url)
     async with running("simulate", "--port", "0", "--replay", str(RECORDED), env=env) as provider:
         assert provider.stdout is not None
-        told = [(await asyncio.wait_for(provider.stdout.readline(), 20)).decode() for _ in range(2)]
+        told = [(await asyncio.wait_for(provider.stdout.readline(), 60)).decode() for _ in range(2)]
         env |= dict(word.split("=", 1) for word in told[0].removeprefix("export ").split())
         track = told[1].split()
         assert ["checkpointd", "track", *sorted(recorded)] == [*track[:2], *sorted(track[2:])]

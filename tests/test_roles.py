@@ -179,13 +179,13 @@ async def test_the_daemons_role_suffices(url: str, provider: Provider, sql: asyn
         assert (0, "1 tracked, 1 of them new\n", "") == await checkpointd("track", JOB, env=env)
         async with running("run", env=env) as process:
             await wait_for_line(process, "daemon.ready")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 wanted = """select count(distinct kind) = 4 from fine_tuning.changes
                     where kind in ('new', 'changed', 'status', 'missing')"""
                 while not await sql.fetchval(wanted):  # noqa: ASYNC110  # another process writes, and gives no event
                     await asyncio.sleep(0.05)
             process.terminate()
-            assert 0 == await asyncio.wait_for(process.wait(), 10)
+            assert 0 == await asyncio.wait_for(process.wait(), 60)
         assert await sql.fetchval("select count(*) > 0 from fine_tuning.rejects")
         for verb in ("sync", "resync", "untrack", "jobs", "status"):
             ended = await checkpointd(verb, *([JOB] if verb in {"sync", "resync", "untrack"} else []), env=env)

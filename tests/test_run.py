@@ -19,7 +19,7 @@ EPOCH = 1_767_225_600.0
 
 async def _until(sql: asyncpg.Connection, query: str, *args: object) -> None:
     """Wait until a query says true: another process writes, and gives no event."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await sql.fetchval(query, *args):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
@@ -82,7 +82,7 @@ async def test_waits_for_the_database(provider: Provider, tmp_path: Path) -> Non
         await database.start_or_connect()
         await wait_for_line(daemon, "database.recovered")
         daemon.terminate()
-        assert 0 == await asyncio.wait_for(daemon.wait(), 20)
+        assert 0 == await asyncio.wait_for(daemon.wait(), 60)
     await database.stop()
 
 
@@ -115,7 +115,7 @@ async def test_second_signal_cuts_short(url: str, provider: Provider, sql: async
                       CHECKPOINTD_REQUEST_TIMEOUT_SECONDS="60")  # fmt: skip
     await checkpointd("track", JOB, env=env)
     async with running("run", env=env) as daemon:
-        await asyncio.wait_for(reached.wait(), 20)
+        await asyncio.wait_for(reached.wait(), 60)
         daemon.terminate()
         await wait_for_line(daemon, "daemon.draining")
         daemon.terminate()
@@ -153,7 +153,7 @@ async def test_kill_during_a_burst(url: str, provider: Provider, sql: asyncpg.Co
         # The last rounds die with all pages read: while the poll is being saved.
         pages_until_kill[0] = round_ + 1 if round_ < 6 else pages
         async with running("run", env=env) as daemon:
-            await asyncio.wait_for(killed.wait(), 30)
+            await asyncio.wait_for(killed.wait(), 60)
             if round_ >= 6:
                 await asyncio.sleep(0.01 * (round_ - 6))
             daemon.kill()

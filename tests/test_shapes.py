@@ -196,9 +196,9 @@ async def test_command(kind: str, url: str, tmp_path: Path) -> None:
     options = ["--kind", kind, "--publish", "at-once", "--order", "ascending", "--retain", "all", "--per-epoch", "2"]
     async with running("simulate", "--port", "0", "--jobs", "5", *options, env=env) as provider:
         assert provider.stdout is not None
-        printed = [(await asyncio.wait_for(provider.stdout.readline(), 20)).decode() for _ in range(6)]
+        printed = [(await asyncio.wait_for(provider.stdout.readline(), 60)).decode() for _ in range(6)]
         if kind == "compatible":
-            printed.append((await asyncio.wait_for(provider.stdout.readline(), 20)).decode())
+            printed.append((await asyncio.wait_for(provider.stdout.readline(), 60)).decode())
         config.write_text("".join(printed))
         if kind == "compatible":
             ids = printed[-1].partition("checkpointd track ")[2].split()
@@ -209,7 +209,7 @@ async def test_command(kind: str, url: str, tmp_path: Path) -> None:
         assert 1 <= jobs <= 5
         assert new > 6
         provider.terminate()
-        assert 0 == await asyncio.wait_for(provider.wait(), 20)
+        assert 0 == await asyncio.wait_for(provider.wait(), 60)
 
 
 def _counts(said: str) -> tuple[int, int]:

@@ -175,16 +175,16 @@ async def test_readers_delay_no_poll(url: str, provider: Provider, sql: asyncpg.
             ended = time.monotonic()
             for reader in (*readers, dashboard):
                 await reader.close()
-            assert ["9000_test.sql", "views 2"] == (await asyncio.wait_for(migrating, 10)).files
+            assert ["9000_test.sql", "views 2"] == (await asyncio.wait_for(migrating, 60)).files
             await connection.close()
             polls = [begun, *(t for t in asked if begun < t < ended), ended]
             assert max(b - a for a, b in pairwise(polls)) < 3
             assert max(waits) < 3
-            assert len(polls) > 20
-            assert stored > 20
+            assert len(polls) > 10
+            assert stored > 10
             later = len(asked)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while len(asked) < later + 3:  # noqa: ASYNC110  # another process polls
                     await asyncio.sleep(0.02)
             process.terminate()
-            assert 0 == await asyncio.wait_for(process.wait(), 10)
+            assert 0 == await asyncio.wait_for(process.wait(), 60)

@@ -153,7 +153,7 @@ async def test_embedded_database(provider: Provider, tmp_path: Path) -> None:
         rows = json.loads((await checkpointd("jobs", "--json", env=env)).out)
         assert [(JOB, 1)] == [(row["id"], row["checkpoint_count"]) for row in rows]
         daemon.terminate()
-        assert 0 == await asyncio.wait_for(daemon.wait(), 20)
+        assert 0 == await asyncio.wait_for(daemon.wait(), 60)
     rows = json.loads((await checkpointd("jobs", "--json", env=env)).out)
     assert [(JOB, 1)] == [(row["id"], row["checkpoint_count"]) for row in rows]
 
@@ -161,7 +161,7 @@ async def test_embedded_database(provider: Provider, tmp_path: Path) -> None:
 async def test_demo(tmp_path: Path) -> None:
     """The demo says how to look, shows checkpoints arriving whatever is set, ends by itself and leaves nothing."""
     env = environment(tmp_path, TMPDIR=str(tmp_path), CHECKPOINTD_DISCOVER="false", CHECKPOINTD_MIN_POLL_SECONDS="60")
-    ended = await checkpointd("demo", "--seconds", "6", env=env)
+    ended = await checkpointd("demo", "--seconds", "9", env=env)
     assert (0, "") == (ended.code, ended.err)
     lines = ended.out.splitlines()
     assert any(line.startswith("Look: ") and "psql" in line for line in lines)
@@ -190,8 +190,8 @@ async def test_how_to_look(tmp_path: Path) -> None:
         assert demo.stdout is not None
         look = ""
         while not look.startswith("Look: "):
-            look = (await asyncio.wait_for(demo.stdout.readline(), 20)).decode()
-        while "checkpoints" not in (await asyncio.wait_for(demo.stdout.readline(), 20)).decode():
+            look = (await asyncio.wait_for(demo.stdout.readline(), 60)).decode()
+        while "checkpoints" not in (await asyncio.wait_for(demo.stdout.readline(), 60)).decode():
             pass
         shell = await asyncio.create_subprocess_shell(look.removeprefix("Look: "), stdout=PIPE)
         shown = (await shell.communicate())[0].decode()
@@ -199,7 +199,7 @@ async def test_how_to_look(tmp_path: Path) -> None:
         assert "fine_tuned_model_checkpoint" in shown
         assert "ftckpt_" in shown
         demo.send_signal(signal.SIGINT)
-        assert 0 == await asyncio.wait_for(demo.wait(), 20)
+        assert 0 == await asyncio.wait_for(demo.wait(), 60)
 
 
 async def test_simulate(url: str, tmp_path: Path) -> None:
@@ -207,13 +207,13 @@ async def test_simulate(url: str, tmp_path: Path) -> None:
     env = environment(tmp_path, url)
     async with running("simulate", "--port", "0", "--jobs", "5", env=env) as provider:
         assert provider.stdout is not None
-        line = (await asyncio.wait_for(provider.stdout.readline(), 20)).decode()
+        line = (await asyncio.wait_for(provider.stdout.readline(), 60)).decode()
         given = dict(word.split("=", 1) for word in line.removeprefix("export ").split())
         ended = await checkpointd("sync", env={**env, **given, "CHECKPOINTD_DISCOVER": "true"})
         assert (0, "") == (ended.code, ended.err)
         assert re.match(r"[1-9]\d* jobs: [1-9]\d* new checkpoints", ended.out)
         provider.terminate()
-        assert 0 == await asyncio.wait_for(provider.wait(), 20)
+        assert 0 == await asyncio.wait_for(provider.wait(), 60)
 
 
 async def test_hostile_text_does_not_reach_the_terminal(url: str, provider: Provider, tmp_path: Path) -> None:

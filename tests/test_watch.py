@@ -2,10 +2,13 @@
 
 import asyncio
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import asyncpg
 import pytest
@@ -20,12 +23,13 @@ from verbs import checkpointd, environment, running, wait_for_line
 
 
 @pytest.fixture
-def channel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+def channel(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     """Yield the end at which systemd would listen; this process and its children are told where it is."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+    # Not in tmp_path, which may be too long for a socket.
+    with TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
         bound.setblocking(False)
-        bound.bind(str(tmp_path / "notify"))
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        bound.bind(f"{folder}/notify")
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{folder}/notify")
         yield bound
 
 
@@ -43,17 +47,21 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return move
 
 
-async def _heard(channel: socket.socket) -> str:
-    return (await asyncio.wait_for(asyncio.get_running_loop().sock_recv(channel, 1000), 20)).decode()
-
-
-def _silence(channel: socket.socket) -> None:
-    """Forget what was said so far."""
-    try:
-        while channel.recv(1000):
+async def _heard(channel: socket.socket, word: str) -> str:
+    """Wait for what has this word in it, whatever else is said before."""
+    async with asyncio.timeout(60):
+        while word not in (heard := (await asyncio.get_running_loop().sock_recv(channel, 1000)).decode()):
             pass
-    except BlockingIOError:
-        return
+    return heard
+
+
+def _said(channel: socket.socket) -> list[str]:
+    """Take what was said so far, without waiting."""
+    said = []
+    with suppress(BlockingIOError):
+        while heard := channel.recv(1000):
+            said.append(heard.decode())
+    return said
 
 
 async def test_status(store: Store, provider: Provider, sql: asyncpg.Connection, url: str) -> None:
@@ -64,7 +72,8 @@ async def test_status(store: Store, provider: Provider, sql: asyncpg.Connection,
     await track(store, "ftjob-due", "ftjob-untracked")
     await store.untrack(await store.find_jobs(["ftjob-untracked"]))
     await sql.execute("update checkpointd.polling set last_attempt_at = last_attempt_at - interval '90 s'")
-    assert "polling: 3 tracked, 1 due, 1 failing, last poll 90 s ago" == await watch._status(store)
+    status = await watch._status(store)
+    assert re.fullmatch(r"polling: 3 tracked, 1 due, 1 failing, last poll 9\d s ago", status)
     observe.database("claim", OSError("away"))
     try:
         assert "waiting: database: claim failed: OSError: away" == await watch._status(store)
@@ -88,23 +97,24 @@ async def test_fed_while_all_goes_on(
         return reasons[0]
 
     async with watching(store, stuck, asyncio.Event()):
-        assert "polling" in await _heard(channel)
+        await _heard(channel, "STATUS=polling")
+        _said(channel)
         began = time.monotonic()
-        assert ["WATCHDOG=1"] * 3 == [await _heard(channel) for _ in range(3)]
-        assert 0.25 < time.monotonic() - began < 10
+        for _ in range(4):
+            await _heard(channel, "WATCHDOG=1")
+        assert 0.29 < time.monotonic() - began < 30
         reasons[0] = "no tick"
         asked.clear()
-        await asyncio.wait_for(asked.wait(), 10)
-        _silence(channel)
+        await asyncio.wait_for(asked.wait(), 60)
+        _said(channel)
         asked.clear()
-        await asyncio.wait_for(asked.wait(), 10)
-        with pytest.raises(BlockingIOError):
-            channel.recv(1000)
+        await asyncio.wait_for(asked.wait(), 60)
+        assert "WATCHDOG=1" not in _said(channel)
         reasons[0] = None
-        assert "WATCHDOG=1" == await _heard(channel)
+        await _heard(channel, "WATCHDOG=1")
         time.sleep(0.6)  # noqa: ASYNC251  # the loop is blocked: that is what is to be found
-        _silence(channel)
-        await _heard(channel)
+        _said(channel)
+        await _heard(channel, "WATCHDOG=1")
         assert "the event loop was blocked" in capsys.readouterr().out
 
 
@@ -125,10 +135,10 @@ def test_whose_watchdog(monkeypatch: pytest.MonkeyPatch, variables: dict[str, st
 async def test_ticks_that_stop(store: Store, provider: Provider, clock: Callable[[float], None]) -> None:
     """Without a tick for half a minute the daemon is stuck; with the next one it is not."""
     async with polling_one(store, provider) as (poller, _, _):
-        clock(30)
+        clock(28)
         assert poller.stuck() is None
-        clock(10)
-        assert "no tick has ended for 40 s" == poller.stuck()
+        clock(12)
+        assert re.fullmatch(r"no tick has ended for 4\d s", poller.stuck() or "")
         await tick(poller)
         assert poller.stuck() is None
 
@@ -140,11 +150,11 @@ async def test_a_poll_that_outlives_its_lease(store: Store, provider: Provider, 
     await track(store, JOB, "ftjob-failing")
     async with polling_one(store, provider, lease=20, request_timeout=60) as (poller, _, results):
         await poller.tick()
-        await asyncio.wait_for(reached.wait(), 10)
-        clock(24)
+        await asyncio.wait_for(reached.wait(), 60)
+        clock(18)
         assert poller.stuck() is None
-        clock(2)
-        assert "a poll has outlived its lease by 6 s" == poller.stuck()
+        clock(9)
+        assert re.fullmatch(r"a poll has outlived its lease by ([7-9]|1\d) s", poller.stuck() or "")
         go_on.set()
         await tick(poller)
         assert poller.stuck() is None
@@ -162,14 +172,14 @@ async def test_a_save_that_hangs(
         await lock.start()
         await sql.execute("lock table checkpointd.checkpoints")
         await tick(poller)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not poller._outbox.busy_seconds:  # noqa: ASYNC110  # gives no event
                 await asyncio.sleep(0.01)
-        clock(290)
+        clock(280)
         poller._ticked_at = asyncio.get_running_loop().time()
         assert poller.stuck() is None
-        clock(20)
-        assert "a save has been under way for 310 s" == poller.stuck()
+        clock(25)
+        assert re.fullmatch(r"a save has been under way for 3[01]\d s", poller.stuck() or "")
         await lock.rollback()
 
 
@@ -181,14 +191,12 @@ async def test_fed_while_the_database_is_down(channel: socket.socket, provider: 
                           WATCHDOG_USEC="200000", CHECKPOINTD_MIN_POLL_SECONDS="0.1")  # fmt: skip
         await checkpointd("migrate", env=env)
         async with running("run", env=env) as daemon:
-            while "WATCHDOG=1" != await _heard(channel):
-                pass
+            await _heard(channel, "WATCHDOG=1")
             await database.stop()
             await wait_for_line(daemon, "database.unavailable")
-            _silence(channel)
+            _said(channel)
             for _ in range(10):
-                assert "WATCHDOG=1" == await _heard(channel)
+                await _heard(channel, "WATCHDOG=1")
             daemon.terminate()
-            while "STOPPING=1" not in await _heard(channel):
-                pass
-            assert 0 == await asyncio.wait_for(daemon.wait(), 20)
+            await _heard(channel, "STOPPING=1")
+            assert 0 == await asyncio.wait_for(daemon.wait(), 60)

@@ -8,7 +8,7 @@ import sys
 import termios
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ def _no_config(home: Path) -> Path:
 async def checkpointd(*arguments: str, env: dict[str, str], stdin: str = "") -> Ended:
     """Run a verb to its end."""
     process = await asyncio.create_subprocess_exec(*PROGRAM, *arguments, env=env, stdin=PIPE, stdout=PIPE, stderr=PIPE)
-    out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 50)
+    out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 120)
     assert process.returncode is not None
     return Ended(process.returncode, out.decode(), err.decode())
 
@@ -65,7 +65,7 @@ async def on_terminal(*arguments: str, env: dict[str, str], columns: int) -> str
     process = await asyncio.create_subprocess_exec(*PROGRAM, *arguments, env=env, stdout=its, stderr=its)
     os.close(its)
     try:
-        written = await asyncio.wait_for(asyncio.to_thread(_drain, ours), 50)
+        written = await asyncio.wait_for(asyncio.to_thread(_drain, ours), 120)
     finally:
         os.close(ours)
     await process.wait()
@@ -103,11 +103,21 @@ async def get(port: int, path: str) -> tuple[int, str]:
         return response.status, await response.text()
 
 
+async def until_ok(port: int, path: str) -> None:
+    """Wait until a server on loopback answers this with 200: it may not listen yet, or say that it is not ready."""
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(aiohttp.ClientConnectionError):
+                if (await get(port, path))[0] == 200:
+                    return
+            await asyncio.sleep(0.1)
+
+
 async def wait_for_line(process: Process, word: str) -> str:
     """Read standard error up to the line with `word`."""
     assert process.stderr is not None
     seen = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while line := (await process.stderr.readline()).decode():
             seen.append(line)
             if word in line:

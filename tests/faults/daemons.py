@@ -69,7 +69,7 @@ class Daemon:
         """Return the lines with `word`."""
         return [line for line in self.log if word in line]
 
-    async def wait_for(self, word: str, seconds: float = 20, *, after: int = 0) -> None:
+    async def wait_for(self, word: str, seconds: float = 60, *, after: int = 0) -> None:
         """Wait for a line with `word`, behind the first `after` lines."""
         try:
             async with asyncio.timeout(seconds):
@@ -139,7 +139,7 @@ class Nursery:
         """Start a daemon; returns its process id."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        async with self._one_at_a_time, asyncio.timeout(30):
+        async with self._one_at_a_time, asyncio.timeout(60):
             self._process.stdin.write(json.dumps(env).encode() + b"\n")
             return int(await self._process.stdout.readline())
 
@@ -150,6 +150,6 @@ class Nursery:
             handle = os.pidfd_open(pid)
             try:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
-                await until(lambda: select.select([handle], [], [], 0)[0], 10)
+                await until(lambda: select.select([handle], [], [], 0)[0], 60)
             finally:
                 os.close(handle)

@@ -126,7 +126,7 @@ class Judge:
                 await self.look()
             await asyncio.sleep(1)
 
-    async def until_all_is_stored(self, seconds: float = 20) -> None:
+    async def until_all_is_stored(self, seconds: float = 60) -> None:
         """Wait until all that is listed is stored, and every job was polled from now on; at most so long."""
         loop, now = asyncio.get_running_loop(), time.time()
         until = loop.time() + seconds

@@ -15,10 +15,10 @@ from faults.daemons import INTERVAL, LEASE, Daemon, daemon, surroundings, until
 from faults.invariants import Judge
 from faults.truth import Truth
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-PATIENCE = 2 * INTERVAL + 2.0
-"""Two intervals, and what the metronome waits before it helps itself: at least a second, and as much more."""
+PATIENCE = 2 * INTERVAL + 4.0
+"""Two intervals, what the metronome waits before it helps itself, at least a second, and as much for a slow machine."""
 
 
 def _libfaketime() -> Path | None:
@@ -52,7 +52,7 @@ async def test_daemons_clock_jumps(url: str, truth: Truth, judge: Judge, tmp_pat
                 print(f"{days}: no request for {gap:.2f} s at most")  # noqa: T201
                 assert PATIENCE > gap
                 said = len(one.log)
-                await one.wait_for("poll.changed", 5, after=said)
+                await one.wait_for("poll.changed", after=said)
                 assert _day(one) != time.strftime("%Y-%m-%d", time.gmtime()) or days == "+0d"
         await judge.until_all_is_stored()
 
@@ -81,7 +81,7 @@ async def test_databases_clock_jumps(
                 moved = row["moved"].replace("$1", f"interval '{days} d'")
                 await sql.execute(f"update checkpointd.{row['t']} set {moved}")
         began = time.monotonic()
-        await until(lambda: {*truth.jobs, None} == {r.job for r in truth.requests if r.at > began}, PATIENCE)
+        await until(lambda: {*truth.jobs, None} == {r.job for r in truth.requests if r.at > began}, 2 * PATIENCE)
         await judge.until_all_is_stored()
         assert one.process.returncode is None
 
@@ -96,7 +96,7 @@ async def test_loop_stands_still(url: str, truth: Truth, judge: Judge, rng: rand
                 one.process.send_signal(signal.SIGSTOP)
                 await asyncio.sleep(seconds)
                 one.process.send_signal(signal.SIGCONT)
-                assert PATIENCE > await _longest_gap(truth, 2)
+                assert PATIENCE > await _longest_gap(truth, PATIENCE + 0.1)
         await judge.until_all_is_stored()
         assert one.process.returncode is None
     assert [] == truth.at_once

@@ -17,7 +17,7 @@ from faults.proxy import Proxy
 from faults.truth import Truth
 from verbs import checkpointd
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 COMMIT = b"C\0\0\0\x0bCOMMIT\0"
 UPDATE = b"C\0\0\0\rUPDATE "
@@ -90,7 +90,7 @@ async def test_black_hole(truth: Truth, judge: Judge, proxy: Proxy, tmp_path: Pa
             found = time.monotonic() - began
             proxy.swallows = False
             healed = time.monotonic()
-        await judge.until_all_is_stored(10)
+        await judge.until_all_is_stored()
         print(f"found after {found:.1f} s, healed after {time.monotonic() - healed:.1f} s")  # noqa: T201
         await one.wait_for("database.recovered", after=known)
         assert one.process.returncode is None
@@ -119,7 +119,7 @@ async def test_database_stops_at_once(truth: Truth, rng: random.Random, tmp_path
                     server._process.send_signal(signal.SIGQUIT)  # pg_ctl stop -m immediate
                     await server._process.wait()
             await server.start_or_connect()
-            await judge.until_all_is_stored(10)
+            await judge.until_all_is_stored()
             assert one.process.returncode is None
             _assert_no_flood(one, stops=5)
         print(f"first poll {[round(w, 2) for w in waits]} s after the server was back, {len(one.log)} log lines")  # noqa: T201
@@ -135,7 +135,7 @@ async def _until_polled(url: str) -> float:
     sql = await asyncpg.connect(url)
     try:
         now = await sql.fetchval("select clock_timestamp()")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await sql.fetchval("select max(last_complete_at) > $1 from fine_tuning.freshness", now):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     finally:

@@ -13,10 +13,10 @@ from aiohttp import web
 
 from faults.daemons import INTERVAL, daemon, surroundings, track, until
 from faults.invariants import Judge
-from faults.truth import Truth
+from faults.truth import Request, Truth
 from provider import Answer, Provider, body, checkpoint, error, held, page, raw
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 HTML = "<!DOCTYPE html><html><body>error code: 522</body></html>"
 
@@ -47,12 +47,12 @@ OF_JOBS: list[Answer] = [
 """Answers that are a job's own trouble: all other jobs are polled as if nothing were."""
 
 OF_SOURCE = [
-    error(429, "rate_limit_exceeded", Retry_After="1"),
-    error(429, "insufficient_quota", Retry_After="1"),
-    error(429, "slow_down", retry_after_ms="NaN", Retry_After="1"),
-    error(429, "slow_down", retry_after_ms="-1", Retry_After="1"),
+    error(429, "rate_limit_exceeded", Retry_After="2"),
+    error(429, "insufficient_quota", Retry_After="2"),
+    error(429, "slow_down", retry_after_ms="NaN", Retry_After="2"),
+    error(429, "slow_down", retry_after_ms="-1", Retry_After="2"),
 ]
-"""Answers after which the whole source waits for a second, whatever nonsense stands beside it."""
+"""Answers after which the whole source waits for two seconds, whatever nonsense stands beside it."""
 
 
 def _endless(truth: Truth, *, new: bool) -> Answer:
@@ -68,6 +68,13 @@ def _endless(truth: Truth, *, new: bool) -> Answer:
     return answer
 
 
+def _pages(requests: list[Request], name: str) -> int:
+    """Return of how many pages each listing of a job was; the last one may be under way."""
+    starts = [n for n, after in enumerate(r.after for r in requests if r.job == name) if after is None]
+    (pages,) = {b - a for a, b in pairwise(starts)}
+    return pages
+
+
 async def test_no_list(
     url: str, provider: Provider, rng: random.Random, sql: asyncpg.Connection, tmp_path: Path
 ) -> None:
@@ -80,7 +87,7 @@ async def test_no_list(
     await track(url, truth.jobs)
     judge = Judge(url, truth)
     async with daemon(surroundings(tmp_path, url, provider.url, CHECKPOINTD_LEASE_SECONDS="10")) as one:
-        await judge.until_all_is_stored(10)
+        await judge.until_all_is_stored()
         truth.faults = dict(zip(answered, OF_JOBS, strict=True))
         truth.faults |= {same: _endless(truth, new=False), new: _endless(truth, new=True)}
         known, began = len(truth.requests), time.monotonic()
@@ -96,15 +103,14 @@ async def test_no_list(
             max(b - a for a, b in pairwise([began, *(t for job, t in first if job == name), ended])) for name in healthy
         ]
         print(f"longest gap of a healthy job {max(gaps):.2f} s; {len(requests)} requests")  # noqa: T201
-        assert 4 * INTERVAL + 1 > max(gaps)
+        assert 4 * INTERVAL + 2 > max(gaps)
         tries = {name: sum(job == name for job, _ in first) for name in truth.faults}
         # A gap that doubles from 0.2 s fits five times or six into 7 s; in each poll are at most three tries.
         assert {} == {name: n for name, n in tries.items() if not 0 < n <= 18}
-        pages = {name: sum(r.job == name for r in requests) / tries[name] for name in (same, new)}
-        assert (2, 100) == (pages[same], pages[new])
+        assert (2, 100) == (_pages(requests, same), _pages(requests, new))
         truth.faults = {}
         await sql.execute("update checkpointd.polling set next_poll_at = least(next_poll_at, now())")
-        await judge.until_all_is_stored(10)
+        await judge.until_all_is_stored()
         assert one.process.returncode is None
     assert [] == truth.at_once
 
@@ -114,17 +120,18 @@ async def test_source_asks_to_wait(url: str, truth: Truth, judge: Judge, tmp_pat
     async with AsyncExitStack() as stack:
         for _ in range(2):
             await stack.enter_async_context(daemon(surroundings(tmp_path, url, truth.provider.url)))
-        await judge.until_all_is_stored(10)
+        await judge.until_all_is_stored()
         async with judge.watching():
             for answer in OF_SOURCE:
                 waiting, reached, go_on = held(answer)
                 truth.faults[truth.jobs[0]] = waiting
-                await asyncio.wait_for(reached.wait(), 5)
+                await asyncio.wait_for(reached.wait(), 30)
                 del truth.faults[truth.jobs[0]]
                 go_on.set()
                 answered = time.monotonic()
-                await until(lambda: truth.requests[-1].at > answered + 0.3, 5)  # noqa: B023
+                # Until the answer is read, and all have heard of it, what is under way goes on.
+                await until(lambda: truth.requests[-1].at > answered + 1, 30)  # noqa: B023
                 later = [r.at - answered for r in truth.requests if r.at > answered]
-                assert 0.9 < min(t for t in later if t > 0.3) < 3
+                assert 1.9 < min(t for t in later if t > 1) < 6
         await judge.until_all_is_stored()
     assert [] == truth.at_once
