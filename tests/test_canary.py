@@ -1,4 +1,4 @@
-"""Canaries for the key, a gateway's keys and the password: the daemon works with them, and nowhere does one come out."""
+"""Canaries for the key, a gateway's keys and the password: the daemon works with them, and none comes out anywhere."""
 
 import asyncio
 import json
