@@ -13,6 +13,7 @@ from checkpointd.discovery import Discovery
 from checkpointd.metronome import Metronome, metronome
 from checkpointd.observe import log
 from checkpointd.poller import Poller
+from checkpointd.reasons import explain
 from checkpointd.serving import Keyed, open_services, pollers
 from checkpointd.settings import Settings
 from checkpointd.store import UNAVAILABLE, Connect, Store, open_store
@@ -98,7 +99,7 @@ async def _prepare(settings: Settings, store: Store, problems: list[str], *, mig
             problem = f"database: {e}"
         except UNAVAILABLE as e:
             observe.DATABASE_UP.set(0)
-            problem = f"database: {observe.in_words(e)}"
+            problem = f"database: {explain(e)}"
         else:
             observe.DATABASE_UP.set(1)
             return keys
