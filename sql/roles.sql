@@ -8,7 +8,7 @@
 --
 -- None of them can log in: give a login to them (create role grafana login password '…' in role checkpointd_reader), or
 -- make one a login (alter role checkpointd login password '…'). PostgreSQL hands privileges on to members, but not the
--- timeouts below: those hold for who logs in as the role itself.
+-- settings below: those hold for who logs in as the role itself.
 --
 -- What is so already is left alone, a setting that somebody chose above all, so that a rerun needs no rights on roles.
 
@@ -43,6 +43,7 @@ begin
       ('checkpointd', 'lock_timeout', '3s'),
       -- a client that froze inside a transaction must not hold its locks
       ('checkpointd', 'idle_in_transaction_session_timeout', '3s'),
+      ('checkpointd', 'search_path', 'pg_catalog'),
       ('checkpointd', 'client_connection_check_interval', '5s'),
       ('checkpointd', 'tcp_keepalives_idle', '30s'),
       ('checkpointd_operator', 'statement_timeout', '15s'),

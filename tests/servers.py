@@ -52,6 +52,15 @@ def program(name: str, package: str) -> str:
     return found
 
 
+def self_signed(folder: Path, name: str, *options: str) -> tuple[Path, Path]:
+    """Make a certificate and its key, unencrypted unless the options say otherwise; returns their paths."""
+    certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
+    command = [program("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+               "-subj", "/CN=localhost", "-keyout", key, "-out", certificate, *(options or ("-nodes",))]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
 def unprivileged() -> list[str]:
     """Return what makes a program, where we are root, run as nobody, who reaches every folder, and end with us."""
     if shutil.which("setpriv") is None:

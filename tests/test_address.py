@@ -1,16 +1,20 @@
 """Where the database is: what a URL and the environment say, and what is chosen where they are silent."""
 
 import ssl
+from pathlib import Path
 
 import pytest
 
 from checkpointd import address
-from checkpointd.address import Host
+from checkpointd.address import AddressError, Host
+from checkpointd.store import UNAVAILABLE, connect
+from servers import self_signed
 
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("PGHOST", "PGPORT", "PGSSLMODE", "PGSSLROOTCERT", "PGTARGETSESSIONATTRS", "PGSERVICE"):
+    for variable in ("PGHOST", "PGPORT", "PGSSLMODE", "PGSSLROOTCERT", "PGSSLCRL", "PGSSLCERT", "PGSSLKEY",
+                     "PGTARGETSESSIONATTRS", "PGSERVICE"):  # fmt: skip
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -74,3 +78,74 @@ def test_here_is_not(host: str) -> None:
 def test_the_url_is_not_shown() -> None:
     """The repr of an address has no password."""
     assert "canary" not in repr(address.parse("postgresql://u:canary@h/db?password=canary"))
+
+
+# Files of certificates
+
+
+def _url(**parameters: object) -> str:
+    return "postgresql://db.example.org/db?" + "&".join(f"{name}={value}" for name, value in parameters.items())
+
+
+FILES = {
+    "sslrootcert": "PGSSLROOTCERT",
+    "sslcrl": "PGSSLCRL",
+    "sslcert": "PGSSLCERT",
+    "sslkey": "PGSSLKEY",
+}
+
+
+@pytest.mark.parametrize("parameter", FILES)
+def test_files_that_are_not_there(parameter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be read is told at once, in the URL or in a variable, unless no TLS is possible."""
+    for gone in (tmp_path / "gone", tmp_path, "%00"):
+        with pytest.raises(AddressError, match=f"^its {parameter} names no file that this user can read$"):
+            address.parse(_url(**{parameter: gone}))
+    monkeypatch.setenv(FILES[parameter], str(tmp_path / "gone"))
+    with pytest.raises(AddressError, match=f"^{FILES[parameter]} names no file that this user can read$"):
+        address.parse("postgresql://db.example.org/db")
+    address.parse("postgresql:///db?host=/run/postgresql")
+    address.parse("postgresql://db.example.org/db?sslmode=disable")
+
+
+@pytest.mark.parametrize("parameter", FILES)
+async def test_a_file_that_goes(parameter: str, tmp_path: Path) -> None:
+    """A file that is gone for a moment, as while it is replaced, is to a daemon a database that is away, no crash."""
+    with pytest.raises(UNAVAILABLE, match=f"its {parameter} names no file"):
+        await connect(_url(**{parameter: tmp_path / "gone"}))
+
+
+def test_files_that_hold_something_else(tmp_path: Path) -> None:
+    """A file that holds no certificate, or a key that is not its own, is told at once."""
+    other = tmp_path / "other"
+    other.write_text("no certificate")
+    certificate, key = self_signed(tmp_path, "one")
+    _, another = self_signed(tmp_path, "two")
+    address.parse(_url(sslrootcert=certificate, sslcert=certificate, sslkey=key))
+    for wrong in ({"sslrootcert": other}, {"sslcrl": other}):
+        with pytest.raises(AddressError, match=f"^the file of {next(iter(wrong))} is none in PEM format$"):
+            address.parse(_url(**wrong))
+    for pair in ((other, key), (certificate, other), (certificate, another)):
+        with pytest.raises(AddressError, match=r"^the files of sslcert and sslkey are no certificate with its key"):
+            address.parse(_url(sslcert=pair[0], sslkey=pair[1]))
+
+
+def test_an_encrypted_key(tmp_path: Path) -> None:
+    """A key with a password takes sslpassword; without it nobody is asked at the terminal."""
+    certificate, key = self_signed(tmp_path, "ours", "-passout", "pass:canary")
+    files = {"sslcert": certificate, "sslkey": key}
+    assert ["canary"] == address.parse(_url(**files, sslpassword="canary")).secrets
+    for wrong in ({}, {"sslpassword": "wrong"}):
+        with pytest.raises(AddressError, match=r"or sslpassword is wrong$"):
+            address.parse(_url(**files, **wrong))
+
+
+@pytest.mark.parametrize(("mode", "fits"), [("require", False), ("verify-ca", False), ("verify-full", True)])
+def test_the_systems_authorities(mode: str, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's authorities go with full verification alone, as with PostgreSQL's own clients."""
+    monkeypatch.setenv("PGSSLROOTCERT", "system")
+    if fits:
+        assert isinstance((found := address.parse(_url(sslmode=mode))).tls(found.hosts[0]), ssl.SSLContext)
+    else:
+        with pytest.raises(AddressError, match="verify-full"):
+            address.parse(_url(sslmode=mode))

@@ -38,7 +38,7 @@ IMPORTS = {
     "service": {"api", "failures", "store"},
     "outbox": {"failures", "observe", "save", "service", "store", "write"},
     "verdict": {"api", "cadence", "failures", "listing", "store", "write"},
-    "poller": {"api", "budget", "cadence", "failures", "observe", "outbox", "service", "store", "verdict"},
+    "poller": {"api", "budget", "cadence", "failures", "observe", "outbox", "save", "service", "store", "verdict"},
     "jobs": {"cadence", "envelope", "item", "queries", "store", "write"},
     "discovery": {"api", "budget", "failures", "jobs", "observe", "outbox", "queries", "service", "store"},
     "metronome": set(),
@@ -48,7 +48,7 @@ IMPORTS = {
     "web": {"observe", "pages", "store"},
     "serving": {"api", "cadence", "discovery", "outbox", "poller", "redaction", "service", "settings", "store"},
     "check": {
-        "address", "api", "failures", "migrations", "queries", "reasons", "redaction", "settings", "store",
+        "address", "api", "embedded", "failures", "migrations", "queries", "reasons", "redaction", "settings", "store",
     },
     "sync": {"api", "failures", "outbox", "serving", "settings", "store", "write"},
     "daemon": {

@@ -1,11 +1,13 @@
 """PostgreSQL as it is met outside: failover, poolers, TLS, and the ways in which it refuses to do its part."""
 
 import asyncio
+import json
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -14,6 +16,7 @@ from checkpointd import observe
 from checkpointd.reasons import explain
 from checkpointd.store import UNAVAILABLE, Store, connect, open_store
 from harness import polling_one, sync, tick, track
+from logins import as_role, login
 from provider import JOB, Provider, checkpoint, page, paged
 from servers import Server, binaries_with_tls, free_port, give_away, program, serving, unprivileged
 from verbs import checkpointd, environment, running, wait_for_line
@@ -78,7 +81,7 @@ def _pgbouncer(folder: Path, server: Server) -> Iterator[str]:
     """Run a pgbouncer in transaction mode with two connections before a server; yields the URL through it."""
     pgbouncer = program("pgbouncer", "pgbouncer")
     folder.mkdir()
-    (folder / "users").write_text('"postgres" ""\n')
+    (folder / "users").write_text('"postgres" ""\n"checkpointd" ""\n"other" ""\n')
     port = free_port()
     (folder / "ini").write_text(
         f"""[databases]
@@ -134,6 +137,28 @@ async def test_pgbouncer_in_transaction_mode(provider: Provider, tmp_path: Path)
                 out, err = await daemon.communicate()
                 assert (0, b"") == (daemon.returncode, out)
                 assert b"unavailable" not in err
+
+
+@pytest.mark.slow
+async def test_what_check_says_of_a_pooler(provider: Provider, tmp_path: Path) -> None:
+    """Through a pooler `check` finds what a role does not bring; once its statements ran, all is well."""
+    provider.jobs = page([])
+    with serving(tmp_path / "server") as server:
+        await checkpointd("migrate", env=environment(tmp_path, server.url))
+        sql = await asyncpg.connect(server.url)
+        await sql.execute("alter role checkpointd login; create role other login in role checkpointd")
+        for role, state, left in (("checkpointd", "ok", 0), ("other", "warn", 4), ("other", "ok", 0)):
+            with _pgbouncer(tmp_path / f"pgbouncer-{role}-{state}", server) as url:
+                env = environment(tmp_path, as_role(url, role), provider.url, CHECKPOINTD_DATABASE_POOLER="true")
+                ended = await checkpointd("check", "--json", env=env)
+            assert (0, "") == (ended.code, ended.err)
+            findings = {finding["subject"]: finding for finding in json.loads(ended.out)["findings"]}
+            assert {state} == {f["state"] for subject, f in findings.items() if subject == "pooler"}
+            assert {"ok"} == {f["state"] for subject, f in findings.items() if subject != "pooler"}
+            assert left == findings["pooler"]["message"].count("alter role ")
+            if left:
+                await sql.execute(findings["pooler"]["message"].partition("anew: ")[2])
+        await sql.close()
 
 
 # TLS
@@ -226,40 +251,31 @@ async def test_less_than_verified_is_said(provider: Provider, certified: tuple[S
 # What it refuses
 
 REFUSALS: dict[str, tuple[str, str, str]] = {
-    "a right is missing": ("revoke all on checkpointd.polling from limited", "permission denied for table polling",
+    "a right is missing": ("revoke all on checkpointd.polling from checkpointd", "permission denied for table polling",
                            "checkpointd migrate"),
-    "read-only": ("alter role limited set default_transaction_read_only = on", "read-only transaction", "the primary"),
+    "read-only": ("alter role {role} set default_transaction_read_only = on", "read-only transaction", "the primary"),
     "the disk is full": ("create trigger full_disk before insert on checkpointd.jobs execute function full_disk()",
                          "No space left on device", "make room"),
-    "too many connections": ("alter role limited connection limit 0", "too many connections", "raise max_connections"),
-    "no such role": ("alter role limited nologin", "not permitted to log in", "pg_hba.conf"),
+    "too many connections": ("alter role {role} connection limit 0", "too many connections", "raise max_connections"),
+    "no such role": ("alter role {role} nologin", "not permitted to log in", "pg_hba.conf"),
     "no such table": ("alter table checkpointd.polling rename to other", "does not exist", "checkpointd migrate"),
 }  # fmt: skip
 
 
-@pytest.fixture
-async def limited(url: str, sql: asyncpg.Connection) -> AsyncIterator[str]:
-    """Yield the URL of a role with the rights that the daemon needs, and no more."""
-    await sql.execute(
-        """create role limited login;
-        grant usage on schema checkpointd, fine_tuning to limited;
-        grant select, insert, update on all tables in schema checkpointd to limited;
-        grant execute on all functions in schema checkpointd to limited;
-        create function full_disk() returns trigger language plpgsql as $$ begin
-          raise 'could not extend file "base/1": No space left on device' using errcode = '53100'; end $$"""
-    )
-    yield url.replace("postgres@", "limited@", 1)
-    await sql.execute("alter role limited connection limit -1; drop owned by limited cascade; drop role limited")
+FULL_DISK = """create function full_disk() returns trigger language plpgsql as $$ begin
+  raise 'could not extend file "base/1": No space left on device' using errcode = '53100'; end $$"""
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-async def test_what_the_database_refuses(limited: str, sql: asyncpg.Connection, case: str) -> None:
+async def test_what_the_database_refuses(url: str, sql: asyncpg.Connection, case: str) -> None:
     """What PostgreSQL refuses is told in one line: its own words, and how to mend it."""
     statement, words, mend = REFUSALS[case]
-    await sql.execute(statement)
-    async with open_store(lambda: connect(limited)) as store:
-        with pytest.raises(UNAVAILABLE) as caught:
-            await track(store)
+    await sql.execute(FULL_DISK)
+    async with login(url, "in role checkpointd") as theirs:
+        await sql.execute(statement.format(role=urlsplit(theirs).username))
+        async with open_store(lambda: connect(theirs)) as store:
+            with pytest.raises(UNAVAILABLE) as caught:
+                await track(store)
     told = explain(caught.value)
     assert words in told
     assert mend in told
@@ -289,9 +305,7 @@ async def test_read_only_for_a_while(store: Store, sql: asyncpg.Connection) -> N
 async def test_a_full_disk_passes(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """A save for which the disk has no room leaves nothing half-written, and the next poll stores it all."""
     await sql.execute(
-        """create function full_disk() returns trigger language plpgsql as $$ begin
-          raise 'could not extend file "base/1": No space left on device' using errcode = '53100'; end $$;
-        create trigger full_disk before insert on checkpointd.changes execute function full_disk()"""
+        f"{FULL_DISK}; create trigger full_disk before insert on checkpointd.changes execute function full_disk()"
     )
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await track(store)

@@ -20,7 +20,7 @@ from typer.main import get_command
 from checkpointd import __main__, gauges, web
 from checkpointd.failures import ErrorClass
 from checkpointd.observe import REGISTRY
-from checkpointd.settings import PREFIX, Settings, Source
+from checkpointd.settings import LOADED, PREFIX, Settings, Source
 from provider import JOB, Provider, checkpoint, page
 from verbs import environment
 
@@ -155,11 +155,13 @@ def test_settings_file_is_annotated_completely() -> None:
 
 
 def test_the_service_reads_what_the_readme_writes() -> None:
-    """The lines for a service name the files and the program that its units do."""
-    lines = SECTIONS["As a service"].split("```")[1]
+    """The lines for a service name the files (those of one folder are loaded together) and the program of its units."""
+    lines = SECTIONS["As a service"].split("```sh")[1]
     units = "".join(unit.read_text() for unit in (TOP / "systemd").glob("*.service"))
-    credentials = re.findall(r"^LoadCredential=\w+:/etc/checkpointd/(\S+)", units, flags=re.MULTILINE)
-    assert sorted(credentials) == sorted(re.findall(r"> (\w+)", lines))
+    loaded = dict(re.findall(r"^LoadCredential=(\w+):/etc/checkpointd/(\S+)", units, flags=re.MULTILINE))
+    assert {LOADED.removesuffix("_"): "credentials", "database_url": "owner_database_url"} == loaded
+    written = ["credentials/OPENAI_API_KEY", "credentials/database_url", "owner_database_url"]
+    assert written == re.findall(r"> (\S+)", lines)
     for program in re.findall(r"^ExecStart=(\S+)", units, flags=re.MULTILINE):
         assert f"{Path(program).parent}/pip install" in lines
 

@@ -299,6 +299,19 @@ def test_where_keys_come_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, c
     assert "from-credential" == key_of("THE_KEY")
 
 
+def test_credentials_of_a_folder(monkeypatch: pytest.MonkeyPatch, load: Load, credentials: Path) -> None:
+    """Credentials that the unit loads with their folder are found by their files' names; one without text is none."""
+    monkeypatch.setenv("THE_KEY", "from-variable")
+    (credentials / "checkpointd_THE_KEY").write_text("\n")
+    (credentials / "checkpointd_database_url").write_text("\n")
+    assert ("from-variable", None) == (key_of("THE_KEY"), load("").database_url)
+    (credentials / "checkpointd_THE_KEY").write_text("from-folder\n")
+    (credentials / "checkpointd_database_url").write_text("postgresql://folder\n")
+    assert ("from-folder", "postgresql://folder") == (key_of("THE_KEY"), load("").database_url)
+    (credentials / "THE_KEY").write_text("by-itself")
+    assert "by-itself" == key_of("THE_KEY")
+
+
 def test_keys_are_read_anew(tmp_path: Path) -> None:
     """A key that changes in its file is the new one at the next reading."""
     file = tmp_path / "key"

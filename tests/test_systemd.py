@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from verbs import KEY, checkpointd, environment
 TOP = Path(__file__).parents[1]
 UNITS = sorted((TOP / "systemd").glob("*.service"))
 SERVICE = "checkpointd.service"
+CREDENTIALS = "/etc/checkpointd/credentials"
 
 pytestmark = pytest.mark.timeout(300)  # the first one installs a wheel with pip
 
@@ -65,15 +67,16 @@ def test_units_are_hardened(unit: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Yield the server that the service uses."""
+    """Yield the server that the service uses, with the database and the logins of the README: the owner is plain."""
 
-    async def make_role() -> None:
+    async def administer() -> None:
         sql = await asyncpg.connect(running.url)
-        await sql.execute("create role checkpointd login")
+        for statement in _blocks("sql")[0].splitlines():
+            await sql.execute(statement)
         await sql.close()
 
     with serving(tmp_path_factory.mktemp("postgres") / "server") as running:
-        asyncio.run(make_role())
+        asyncio.run(administer())
         yield running
 
 
@@ -108,28 +111,29 @@ TimeoutStopSec=10
     yield machine
     await _run(machine, "systemctl", "stop", SERVICE)
     await _run(machine, "systemctl", "reset-failed", check=False)
-    sql = await asyncpg.connect(server.url)
+    sql = await asyncpg.connect(_address(server, "postgres"))
     await sql.execute("truncate checkpointd.jobs, checkpointd.checkpoints, checkpointd.changes cascade")
     await sql.close()
 
 
-def _blocks() -> list[str]:
+def _blocks(language: str) -> list[str]:
     """Return what the README says to type."""
     section = (TOP / "README.md").read_text().split("\n## As a service\n")[1].split("\n## ")[0]
-    return re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", section, flags=re.DOTALL)
 
 
-def _as_itself(server: Server) -> str:
-    return server.url.replace("postgres@", "checkpointd@")
+def _address(server: Server, role: str = "checkpointd") -> str:
+    """Return the address of the README's database for a role, the daemon's unless told otherwise."""
+    return f"postgresql://{role}@127.0.0.1:{server.port}/finetuning"
 
 
 def _install(machine: Machine, server: Server) -> None:
     """Follow the README's five lines, with this test's addresses and key, and the versions of the lock."""
-    lines = _blocks()[0]
+    lines = _blocks("sh")[0]
     assert 5 == len(lines.splitlines())
     script = lines.replace("'sk-…'", f"'{KEY}'")
-    script, owners = re.subn("'postgresql://owner:[^']*'", f"'{server.url}'", script)
-    script, own = re.subn("'postgresql://checkpointd:[^']*'", f"'{_as_itself(server)}'", script)
+    script, owners = re.subn("'postgresql://owner:[^']*'", f"'{_address(server, 'owner')}'", script)
+    script, own = re.subn("'postgresql://checkpointd:[^']*'", f"'{_address(server)}'", script)
     assert (1, 1, False) == (owners, own, "…" in script)
     pins = re.findall(r"^[\w.-]+==[\w.]+", (TOP / "requirements.lock").read_text(), flags=re.MULTILINE)
     machine.write("/wheel/pins", "\n".join(pins))
@@ -156,7 +160,7 @@ async def _journal(machine: Machine) -> list[dict[str, Any]]:
 
 async def _track(server: Server, provider: Provider, tmp_path: Path) -> None:
     """Track the job, and wait until the service has polled it."""
-    env = environment(tmp_path, _as_itself(server), provider.url)
+    env = environment(tmp_path, _address(server), provider.url)
     assert 0 == (await checkpointd("track", JOB, env=env)).code
     asked = provider.asked()
     async with asyncio.timeout(20):
@@ -168,7 +172,7 @@ async def _track(server: Server, provider: Provider, tmp_path: Path) -> None:
 async def test_from_a_wheel_to_a_running_unit(
     service: Machine, server: Server, provider: Provider, tmp_path: Path
 ) -> None:
-    """The README's five lines lead to a running service; systemd says how it fares, and finds nothing to say of it."""
+    """The README's lines lead to a running service; systemd says how it fares, and finds nothing to say of it."""
     assert ["active", "running"] == service.properties(SERVICE, "ActiveState", "SubState")
     assert ["exited", "success"] == service.properties("checkpointd-migrate.service", "SubState", "Result")
     provider.checkpoints[JOB] = page([checkpoint(1)])
@@ -177,7 +181,7 @@ async def test_from_a_wheel_to_a_running_unit(
     for unit in UNITS:
         assert "" == await _run(service, "systemd-analyze", "verify", f"/etc/systemd/system/{unit.name}")
     provider.jobs = page([])
-    typed = f"export OPENAI_BASE_URL={provider.url}\n{_blocks()[1]}"
+    typed = f"export OPENAI_BASE_URL={provider.url}\n{_blocks('sh')[1]}"
     printed = (await _run(service, "sh", "-ec", typed)).splitlines()
     assert "ok    role: checkpointd has the rights that it needs" in printed
     assert {"ok"} == {line.split()[0] for line in printed}
@@ -243,7 +247,7 @@ async def test_drains_when_it_is_stopped(service: Machine, server: Server, provi
     await stop
     assert time.monotonic() - began < 8
     assert ["success", "0"] == service.properties(SERVICE, "Result", "ExecMainStatus")
-    sql = await asyncpg.connect(server.url)
+    sql = await asyncpg.connect(_address(server))
     assert 2 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
     assert 0 == await sql.fetchval("select count(*) from checkpointd.polling where lease_expires_at is not null")
     await sql.close()
@@ -259,7 +263,7 @@ async def test_the_key_is_a_credential_alone(
     pid = service.properties(SERVICE, "MainPID")[0]
     for file in ("environ", "cmdline"):
         assert KEY not in await _run(service, "cat", f"/proc/{pid}/{file}")
-    for path in ("/etc/checkpointd/OPENAI_API_KEY", f"/run/credentials/{SERVICE}/OPENAI_API_KEY"):
+    for path in (f"{CREDENTIALS}/OPENAI_API_KEY", f"/run/credentials/{SERVICE}/checkpointd_OPENAI_API_KEY"):
         assert KEY == await _run(service, "cat", path)
         other = await _run(service, "setpriv", "--reuid=65534", "--clear-groups", "cat", path, check=False)
         assert "Permission denied" in other
@@ -293,3 +297,64 @@ async def test_wrong_settings_are_not_tried_again(service: Machine) -> None:
     (service.root / f"etc/systemd/system/{SERVICE}.d/wrong.conf").unlink()
     assert ["failed", "2", "0"] == service.properties(SERVICE, "ActiveState", "ExecMainStatus", "NRestarts")
     assert any("did you mean CHECKPOINTD_MIN_POLL_SECONDS" in str(line["MESSAGE"]) for line in await _journal(service))
+
+
+@contextmanager
+def _changed_files(machine: Machine) -> Iterator[Path]:
+    """Yield the folder of the service's settings, to change what is in it; at the end all is as it was."""
+    machine.run("cp", "-a", "/etc/checkpointd", "/etc/checkpointd.kept")
+    try:
+        yield machine.root / "etc/checkpointd"
+    finally:
+        machine.run("sh", "-ec", "rm -r /etc/checkpointd && mv /etc/checkpointd.kept /etc/checkpointd")
+
+
+@pytest.mark.slow
+async def test_a_key_of_another_name(service: Machine, server: Server, provider: Provider) -> None:
+    """A source has its key in a file of the name that its settings say; no other is needed, the unit stays as it is.
+
+    Nor is a file with the database's address, where that is a setting; the schema is still upgraded by its owner.
+    """
+    sql = await asyncpg.connect(_address(server, "postgres"))
+    await sql.execute("update checkpointd.schema_migrations set checksum = 'older' where name like 'views%'")
+    await sql.close()
+    with _changed_files(service) as folder:
+        shutil.rmtree(folder / "credentials")
+        service.write(f"{CREDENTIALS}/azure_key", f"{KEY}\n")
+        service.write(
+            "/etc/checkpointd/checkpointd.toml", f"""database_url = "{_address(server)}"
+[[sources]]
+name = "azure"
+kind = "azure"
+base_url = "{provider.url}"
+api_key = "azure_key"
+"""
+        )  # fmt: skip
+        await _run(service, "timeout", "60", "systemctl", "restart", "checkpointd-migrate", SERVICE)
+        assert ["active", "success"] == service.properties("checkpointd-migrate.service", "ActiveState", "Result")
+        await _until(service, "ActiveState", "^active$")
+        await _run(service, "sh", "-ec", _blocks("sh")[1].replace("checkpointd check", f"checkpointd track {JOB}"))
+        asked = f"/fine_tuning/jobs/{JOB}/checkpoints"
+        async with asyncio.timeout(20):
+            while not any(request.path.endswith(asked) for request in provider.requests):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert {KEY} == {request.headers.get("api-key") for request in provider.requests}
+
+
+@pytest.mark.slow
+async def test_what_is_missing_is_said(service: Machine) -> None:
+    """Without a database, or without any credential, the service ends for good, and says in one line what it lacks."""
+    for gone, expected in (
+        (f"{CREDENTIALS}/database_url", "CHECKPOINTD_DATABASE_URL: a service needs one, such as a file database_url"),
+        (CREDENTIALS, "the key of source openai: there is no credential, file or variable OPENAI_API_KEY, or"),
+    ):
+        await _run(service, "systemctl", "stop", SERVICE)
+        logged = len(await _journal(service))
+        with _changed_files(service):
+            await _run(service, "rm", "-r", gone)
+            assert "failed" in await _run(service, "systemctl", "start", SERVICE, check=False)
+        assert ["failed", "2", "0"] == service.properties(SERVICE, "ActiveState", "ExecMainStatus", "NRestarts")
+        new = (await _journal(service))[logged:]
+        said = [line["MESSAGE"] for line in new if line["SYSLOG_IDENTIFIER"] == "checkpointd"]
+        assert 1 == len(said)
+        assert said[0].startswith(f"checkpointd: {expected}")

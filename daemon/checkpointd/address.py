@@ -20,8 +20,21 @@ ATTRIBUTES: Final = ("any", "primary", "read-write")
 _ENCODE: Final = "in a password / ? # @ : are written %2F %3F %23 %40 %3A"
 
 
+_FILES: Final = {
+    "sslrootcert": ("PGSSLROOTCERT", "root.crt"),
+    "sslcrl": ("PGSSLCRL", "root.crl"),
+    "sslcert": ("PGSSLCERT", "postgresql.crt"),
+    "sslkey": ("PGSSLKEY", "postgresql.key"),
+}
+"""Parameters that name files: the variable that fills in, and the file of ~/.postgresql that does where it is there."""
+
+
 class AddressError(ValueError):
     """The URL cannot be one: why, without a word of it, for it holds a password."""
+
+
+class FileError(AddressError, OSError):
+    """A file of certificates cannot be used now; one that is replaced while a daemon runs is soon there again."""
 
 
 class Host(NamedTuple):
@@ -68,19 +81,55 @@ class Address:
         """Return how the way to a host is protected, as asyncpg takes it. Raises OSError where a file is missing."""
         if self.sslmode != "verify-full" and (self.sslmode or host.is_local):
             return self.sslmode
-        roots = self._given("sslrootcert", "PGSSLROOTCERT")
-        if roots is None and os.path.exists(os.path.expanduser("~/.postgresql/root.crt")):  # noqa: PTH110, PTH111  # Path's raise
-            roots = "theirs"
-        if roots not in {None, "system"}:
+        if self._file("sslrootcert") not in {None, "system"}:
             return "verify-full"
         # Without a file of its own asyncpg gives up; the system's certificates are what a browser would trust.
         context = ssl.create_default_context()
-        if certificate := self._given("sslcert", "PGSSLCERT"):
-            context.load_cert_chain(certificate, self._given("sslkey", "PGSSLKEY"), self._query.get("sslpassword", ""))
+        self._certify(context)
         return context
 
-    def _given(self, parameter: str, variable: str) -> str | None:
-        return self._query.get(parameter) or os.environ.get(variable) or None
+    def check_files(self) -> None:
+        """Raise AddressError unless the files that the URL or a variable names are what they should be.
+
+        To PostgreSQL's driver a file that is missing is a socket that is missing, and no more.
+        """
+        if self.sslmode == "disable" or (self.hosts and all(host.name.startswith("/") for host in self.hosts)):
+            return
+        named = {name: self._given(name) for name in _FILES}
+        given = {name: path for name, path in named.items() if path and (name, path) != ("sslrootcert", "system")}
+        for name, path in given.items():
+            try:
+                with open(path, "rb"):  # noqa: PTH123  # Path's raises more
+                    pass
+            except (OSError, ValueError):
+                whose = f"its {name}" if self._query.get(name) else _FILES[name][0]
+                raise FileError(f"{whose} names no file that this user can read") from None
+        if named["sslrootcert"] == "system" and self.sslmode in {"require", "verify-ca"}:
+            raise AddressError("sslrootcert=system goes with sslmode=verify-full alone")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        for name in given.keys() & {"sslrootcert", "sslcrl"}:
+            try:
+                context.load_verify_locations(given[name])
+            except OSError:
+                raise FileError(f"the file of {name} is none in PEM format") from None
+        try:
+            if "sslcert" in given:
+                self._certify(context)
+        except OSError:
+            message = "the files of sslcert and sslkey are no certificate with its key in PEM format"
+            raise FileError(f"{message}, or sslpassword is wrong") from None
+
+    def _certify(self, context: ssl.SSLContext) -> None:
+        """Let us show the certificate that is there for us."""
+        if certificate := self._file("sslcert"):
+            context.load_cert_chain(certificate, self._file("sslkey"), self._query.get("sslpassword", ""))
+
+    def _given(self, parameter: str) -> str | None:
+        return self._query.get(parameter) or os.environ.get(_FILES[parameter][0]) or None
+
+    def _file(self, parameter: str) -> str | None:
+        usual = os.path.expanduser(f"~/.postgresql/{_FILES[parameter][1]}")  # noqa: PTH111  # Path's raises
+        return self._given(parameter) or (usual if os.path.exists(usual) else None)  # noqa: PTH110  # Path's raises
 
 
 def parse(url: str) -> Address:
@@ -104,13 +153,13 @@ def parse(url: str) -> Address:
     sslmode: SslMode | None = next((mode for mode in get_args(SslMode) if mode == given), None)
     if given and not sslmode:
         raise AddressError("its sslmode is none of PostgreSQL's; verify-full is the safe one")
-    if (root := query.get("sslrootcert")) and root != "system" and not os.path.isfile(root):  # noqa: PTH113  # Path's raises
-        raise AddressError("its sslrootcert is no file that this user can read")
     attribute = query.get("target_session_attrs") or os.environ.get("PGTARGETSESSIONATTRS")
     attribute = attribute or ("primary" if len(hosts) > 1 else "any")
     if attribute not in ATTRIBUTES:
         raise AddressError(f"its target_session_attrs is none of {', '.join(ATTRIBUTES)}: checkpointd has to write")
-    return Address(url, hosts, sslmode, attribute, query)
+    found = Address(url, hosts, sslmode, attribute, query)
+    found.check_files()
+    return found
 
 
 def _hosts(authority: str, query: Mapping[str, str]) -> tuple[Host, ...]:

@@ -28,6 +28,8 @@ PAGE_BYTES: Final = 8 * 1024 * 1024
 ERROR_BYTES: Final = 64 * 1024
 PAGES: Final = 100
 LISTING_BYTES: Final = 32 * 1024 * 1024
+CONNECT_SECONDS: Final = 5.0
+"""For a connection to come about, within the time for its request: who cannot be reached is told from who is slow."""
 LONGEST_WAIT: Final = 5.0
 """Seconds that a poll waits for another try; whoever asks for more is asked again at the next poll."""
 
@@ -78,7 +80,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         trust_env=False,
     ) as opened:
         yield opened
@@ -109,7 +111,7 @@ class Client:
         What was read before a failure is returned with it. A cursor that got lost (its checkpoint was dropped while we
         paged) starts the listing again, twice at most; what was read before it counts, too.
         """
-        path = f"/fine_tuning/jobs/{quote(job_id, safe='')}/checkpoints"
+        path = _checkpoints_of(job_id)
         pages = await self._list(path, deadline, turn)
         for _ in range(2):
             if pages.failure is None or pages.failure.error_class is not ErrorClass.CURSOR_LOST:
@@ -122,17 +124,18 @@ class Client:
         """Yield the pages of the job list, newest first as providers have it. Raises ApiError."""
         cursor, way = None, _Way(turn, 10 * PAGES)
         while True:
-            page = await self._page("/fine_tuning/jobs", cursor, way, deadline)
+            page = await self._page(_JOBS, cursor, way, deadline)
             yield page.items
             cursor = way.cursor_after(page)
             if cursor is None:
                 return
 
-    async def probe(self, deadline: float) -> Answer:
-        """Ask for the job list once, without another try. Never raises for what a provider does."""
+    async def probe(self, deadline: float, job_id: str | None = None) -> Answer:
+        """Ask once for the job list, or for a job's checkpoints, without another try. Never raises for a provider."""
+        url = self._url(_JOBS if job_id is None else _checkpoints_of(job_id), None)
         heard: list[str] = []
         try:
-            self._read(await self._once(self._url("/fine_tuning/jobs", None), deadline, paging=False, heard=heard))
+            self._read(await self._once(url, deadline, paging=False, heard=heard))
         except ApiError as e:
             return Answer(e.failure, _date(heard))
         return Answer(None, _date(heard))
@@ -198,12 +201,15 @@ class Client:
                     kind = response.headers.get("Content-Type", "none")
                     raise ApiError(Failure(ErrorClass.CONTENT_TYPE, self._clean(f"not JSON, but content type {kind}")))
                 return await _body(response, PAGE_BYTES)
+        except aiohttp.ConnectionTimeoutError:
+            failure = Failure(ErrorClass.NETWORK, f"no connection within {CONNECT_SECONDS:g} s")
         except TimeoutError:
             failure = Failure(ErrorClass.TIMEOUT, f"no whole answer within {self._limits.request_timeout:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as e:
             # Never their text: some of them show the request, and with it the key.
             reason = e.strerror if isinstance(e, OSError) and e.strerror else type(e).__name__
-            failure = Failure(ErrorClass.NETWORK, self._clean(f"no connection: {reason}"))
+            what = "no connection" if isinstance(e, aiohttp.ClientConnectorError) else "the connection broke off"
+            failure = Failure(ErrorClass.NETWORK, self._clean(f"{what}: {reason}"))
         raise ApiError(failure)  # out here, where it has no context: that would be what shows the request
 
     def _read(self, body: bytes) -> Page:
@@ -260,6 +266,13 @@ class _Way:
             self._cursors.add(cursor)
             return cursor
         raise ApiError(failure)
+
+
+_JOBS: Final = "/fine_tuning/jobs"
+
+
+def _checkpoints_of(job_id: str) -> str:
+    return f"{_JOBS}/{quote(job_id, safe='')}/checkpoints"
 
 
 _LIKE_A_KEY = re.compile(r"(?i)\b(sk-[\w*.-]{6,}|bearer\s+\S+|[\w-]*\*{3,}[\w*-]*)")

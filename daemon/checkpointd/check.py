@@ -1,21 +1,29 @@
 """Would the daemon work here? Each finding says how it is, what is wrong, and how to mend it.
 
-It asks the database a few questions, and each provider for one job; nothing is changed anywhere.
+What a person has to mend is a failure: without a database, its schema and rights nothing works, and nothing is
+polled where a provider cannot be reached, is none, or does not take the key. What passes by itself, or only makes the
+work worse, is a warning: a provider that throttles, is slow or not well, an unverified certificate, a clock that
+differs.
+
+The database is asked a few questions, and each provider for one job, which changes neither. Only the embedded
+database is made, started and migrated, as by every command, for it is the daemon's own.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal, NamedTuple
 
 import aiohttp
 
 from checkpointd import address, api, migrations, queries
+from checkpointd.embedded import EmbeddedError
 from checkpointd.failures import ErrorClass, Failure
 from checkpointd.reasons import explain
 from checkpointd.redaction import secrets_of
 from checkpointd.settings import Settings, SettingsError, Source
-from checkpointd.store import UNAVAILABLE, Store
+from checkpointd.store import UNAVAILABLE, Connect, open_store
 
 State = Literal["ok", "warn", "fail"]
 
@@ -27,50 +35,84 @@ SKEW_SECONDS: Final = 5.0
 
 
 class Finding(NamedTuple):
-    """One line: whether it would stop the daemon (fail) or is worth a word (warn), of what, and in words."""
+    """One line: whether it would stop the daemon (fail) or is worth a word (warn), of what, and in words.
+
+    No two findings of a check have one subject.
+    """
 
     state: State
     subject: str
     message: str
 
 
-async def check(settings: Settings, store: Store) -> AsyncIterator[Finding]:
-    """Yield what is found, one after the other: of the database, then of each source."""
-    for finding in judge_settings(settings):
-        yield finding
-    async for finding in _check_database(settings, store):
+class Try(NamedTuple):
+    """A request to a source: for a job's checkpoints or (None) the list of jobs; why it failed (None: it did not)."""
+
+    job: str | None
+    failure: Failure | None
+
+    @property
+    def tells_little(self) -> bool:
+        """Say whether another resource may be there for this key all the same."""
+        return self.failure is not None and self.failure.status in {403, 404}
+
+
+async def check(settings: Settings, way: AbstractAsyncContextManager[Connect]) -> AsyncIterator[Finding]:
+    """Yield what is found of the settings, of the database that `way` leads to, then of each source.
+
+    Raises SettingsError where `way` does.
+    """
+    found, jobs = await _check_database(settings, way)
+    for finding in [*judge_settings(settings), *found]:
         yield finding
     async with api.session() as http:
-        checks = [_check_source(settings, source, http) for source in settings.sources]
+        checks = [_check_source(settings, source, jobs.get(source.name), http) for source in settings.sources]
         for findings in await asyncio.gather(*checks):
             for finding in findings:
                 yield finding
 
 
-async def _check_database(settings: Settings, store: Store) -> AsyncIterator[Finding]:
+async def _check_database(
+    settings: Settings, way: AbstractAsyncContextManager[Connect]
+) -> tuple[list[Finding], dict[str, str]]:
+    """Return what is found, and a tracked job of each source that has one."""
+    findings: list[Finding] = []
+    jobs: dict[str, str] = {}
+    subject = "database"
     try:
-        asked_at = time.time()
-        server = dict((await store.fetch(queries.READ_SERVER))[0])
-        answered_at = time.time()
-        yield judge_server(server)
-        missing = [tuple(row) for row in await store.fetch(queries.FIND_MISSING_RIGHTS)]
-        yield judge_role(server, missing, embedded=settings.database_url is None)
-        yield judge_clock("database", server["now"], asked_at, answered_at)
-        if settings.database_pooler:
-            yield judge_pooler(server)
-        async with store.connection() as connection:
+        async with way as connect, open_store(connect) as store, store.connection() as connection:
+            asked_at = time.time()
+            server = dict((await connection.fetch(queries.READ_SERVER))[0])
+            answered_at = time.time()
+            findings += [judge_server(server), judge_clock("database", server["now"], asked_at, answered_at)]
+            if settings.database_pooler:
+                findings.append(judge_pooler(server))
+            subject = "schema"
+            if settings.database_url is None:
+                await migrations.keep_current(connection)
+            subject = "role"
+            missing = [tuple(row) for row in await connection.fetch(queries.FIND_MISSING_RIGHTS)]
+            findings.append(judge_role(server, missing, embedded=settings.database_url is None))
+            if missing:
+                return findings, jobs
+            subject = "schema"
             await migrations.require_current(connection)
-        yield Finding("ok", "schema", "as this version needs it")
-        configured = [source.name for source in settings.sources]
-        for finding in judge_sources(await store.list_sources(), configured):
-            yield finding
-    except migrations.MigrationError as e:
-        yield Finding("fail", "schema", str(e))
+            stored = await connection.fetch(queries.LIST_SOURCES)
+            tracked = await connection.fetch(queries.PICK_JOBS)
+            findings.append(Finding("ok", "schema", "as this version needs it"))
+            findings += judge_sources([dict(row) for row in stored], [source.name for source in settings.sources])
+            jobs = {row["source"]: row["id"] for row in tracked}
+    except (EmbeddedError, migrations.MigrationError) as e:
+        findings.append(Finding("fail", subject, str(e)))
     except UNAVAILABLE as e:
-        yield Finding("fail", "database", explain(e))
+        findings.append(Finding("fail", subject, explain(e)))
+    return findings, jobs
 
 
-async def _check_source(settings: Settings, source: Source, http: aiohttp.ClientSession) -> list[Finding]:
+async def _check_source(
+    settings: Settings, source: Source, job: str | None, http: aiohttp.ClientSession
+) -> list[Finding]:
+    """Try the key by one request, or by two where the first tells little. `job` is tracked, None: none is known."""
     subject = f"source {source.name}"
     try:
         headers = source.request_headers()
@@ -80,12 +122,19 @@ async def _check_source(settings: Settings, source: Source, http: aiohttp.Client
     client = api.Client(
         http, source.base_url, headers, source.query, limits, secrets=secrets_of({**source.query, **headers})
     )
-    asked_at = time.time()
-    answer = await client.probe(asyncio.get_running_loop().time() + settings.request_timeout_seconds)
-    findings = [judge_source(subject, answer.failure)]
-    if answer.date is not None:
-        findings.append(judge_clock(subject, answer.date.timestamp(), asked_at, time.time()))
-    return findings
+    tried: list[Try] = []
+    clock: list[Finding] = []
+    # A compatible provider has no list of jobs, as a rule.
+    wanted = [job, None] if source.kind == "compatible" else [None, job]
+    for resource in wanted if job else [None]:
+        asked_at = time.time()
+        answer = await client.probe(asyncio.get_running_loop().time() + settings.request_timeout_seconds, resource)
+        if answer.date is not None:
+            clock = [judge_clock(subject, answer.date.timestamp(), asked_at, time.time())]
+        tried.append(Try(resource, answer.failure))
+        if not tried[-1].tells_little:
+            break
+    return [judge_source(source, tried), *clock]
 
 
 # What it means: pure
@@ -98,7 +147,7 @@ def judge_settings(settings: Settings) -> list[Finding]:
     host = address.parse(settings.database_url).unverified if settings.database_url else None
     if host:
         message = f"nobody knows whether it is {host} that answers: sslmode=verify-full in the URL is safe"
-        findings.append(Finding("warn", "database", message))
+        findings.append(Finding("warn", "certificate", message))
     return findings
 
 
@@ -118,22 +167,21 @@ def judge_role(server: Mapping[str, Any], missing: Sequence[tuple[str, ...]], *,
         lacks = ", ".join(f"{privilege} on {name}" for name, privilege in missing[:5])
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         mend = "run `checkpointd migrate` as the owner, or sql/roles.sql as an administrator"
+        if server["membership"]:
+            mend = f"let an administrator run `{server['membership']}`"
         return Finding("fail", "role", f"{server['role']} lacks {lacks}{more}: {mend}")
     if server["is_superuser"] and not embedded:
-        message = f"{server['role']} is a superuser: a role that may read, insert and update is enough"
+        message = f"{server['role']} is a superuser: a login of the role checkpointd is enough, or of a member of it"
         return Finding("warn", "role", message)
-    return Finding("ok", "role", f"{server['role']} has the rights that it needs")
+    return Finding("ok", "role", f"{server['role']} lacks no right on what is there")
 
 
 def judge_pooler(server: Mapping[str, Any]) -> Finding:
-    """Judge the timeouts that the daemon cannot set for itself behind a pooler."""
-    if endless := server["endless"]:
-        brief = {"statement_timeout": "15s"}  # the others hold locks
-        statements = "; ".join(
-            f"alter role {server['role']} set {name} = '{brief.get(name, '3s')}'" for name in endless
-        )
-        return Finding("warn", "pooler", f"behind a pooler the role has to bring its timeouts: {statements}")
-    return Finding("ok", "pooler", "the role brings its timeouts")
+    """Judge the settings that the daemon cannot make for itself behind a pooler."""
+    if unset := server["unset"]:
+        message = "behind a pooler the role has to bring its settings: run this, then let the pooler connect anew: "
+        return Finding("warn", "pooler", message + "; ".join(unset))
+    return Finding("ok", "pooler", "the role brings its timeouts and its search_path")
 
 
 def judge_clock(subject: str, theirs: float, asked_at: float, answered_at: float) -> Finding:
@@ -147,29 +195,55 @@ def judge_clock(subject: str, theirs: float, asked_at: float, answered_at: float
 
 def judge_sources(stored: Sequence[Mapping[str, Any]], configured: Sequence[str]) -> list[Finding]:
     """Judge the sources that have jobs, but that this daemon does not serve."""
+    mend = "add it to the settings, or untrack them"
     return [
-        Finding("warn", f"source {s['name']}", f"{s['jobs']} tracked jobs, but it is not configured: nobody polls them")
+        Finding(
+            "warn", f"source {s['name']}", f"not configured, so that nobody polls its {s['jobs']} tracked jobs: {mend}"
+        )
         for s in stored
         if s["jobs"] and s["name"] not in configured
     ]
 
 
 _REACH: Final = "is base_url right, and does a firewall let us through? Proxies of the environment are not used"
+_NO_API: Final = "no API of fine-tuning jobs: is base_url right?"
 _MEANINGS: Final[Mapping[ErrorClass, tuple[State, str]]] = {
     ErrorClass.REFUSED: ("fail", "the key is wrong or revoked, or may not read fine-tuning jobs: give it that right"),
-    ErrorClass.FORBIDDEN: ("warn", "the key may not list jobs: polling may work all the same, without statuses"),
-    ErrorClass.MISSING: ("warn", "no list of jobs there: is base_url right? Where there is none, polling goes without"),
-    ErrorClass.THROTTLED: ("warn", "too many requests with this key: see requests_per_minute"),
-    ErrorClass.QUOTA: ("warn", "the account is out of quota: nothing is polled until it has some again"),
-    ErrorClass.SERVER_ERROR: ("warn", "the provider is not well: polling waits for it"),
-    ErrorClass.TIMEOUT: ("fail", _REACH),
+    ErrorClass.QUOTA: ("fail", "the account is out of quota: nothing is polled until somebody adds some"),
     ErrorClass.NETWORK: ("fail", _REACH),
+    ErrorClass.REDIRECT: ("fail", f"{_NO_API} Redirects are not followed"),
+    ErrorClass.BAD_REQUEST: ("fail", "is base_url right, and what `query` and `headers` add, such as api-version?"),
+    ErrorClass.THROTTLED: ("warn", "too many requests with this key: see requests_per_minute"),
+    ErrorClass.SERVER_ERROR: ("warn", "the provider is not well: polling waits for it"),
+    ErrorClass.FORBIDDEN: ("warn", "the key may not list jobs: polling may work all the same, without statuses"),
+    ErrorClass.MISSING: ("fail", f"{_NO_API} A provider without a list of jobs is of kind compatible"),
+    ErrorClass.TIMEOUT: ("warn", "it is slow, or not to be reached: polling tries again, see request_timeout_seconds"),
 }  # fmt: skip
 
 
-def judge_source(subject: str, failure: Failure | None) -> Finding:
-    """Judge what a provider answered to one request for its job list."""
-    if failure is None:
-        return Finding("ok", subject, "the key is accepted, and jobs can be listed")
-    state, meaning = _MEANINGS.get(failure.error_class, ("fail", "no API of fine-tuning jobs: is base_url right?"))
+def judge_source(source: Source, tried: Sequence[Try]) -> Finding:
+    """Judge what a provider answered, the last time above all."""
+    subject = f"source {source.name}"
+    first, last = tried[0], tried[-1]
+    if last.failure is None:
+        if first.job is None and first.failure is not None:
+            meaning = "polling works, but jobs cannot be listed, for their statuses: give the key that right"
+            return Finding("warn", subject, f"{first.failure.message} ({meaning})")
+        return Finding("ok", subject, f"the key is accepted, and {'checkpoints' if last.job else 'jobs'} can be listed")
+    # Where nothing was accepted, a refusal tells more than a 404, and that of a poll more than that of the job list.
+    told = min(tried, key=_is_missing_or_a_list) if last.tells_little else last
+    failure = told.failure or last.failure
+    state, meaning = _MEANINGS.get(failure.error_class, ("fail", _NO_API))
+    if failure.error_class is ErrorClass.NETWORK and "certificate verify failed" in failure.message:
+        meaning = "is base_url right? An authority of your own that signed it goes into SSL_CERT_FILE"
+    if failure.error_class is ErrorClass.FORBIDDEN and told.job:
+        state, meaning = "fail", f"the key may not list the checkpoints of {told.job}: give it that right"
+    elif failure.error_class is ErrorClass.MISSING and source.kind == "compatible":
+        job = last.job or first.job
+        missing, mend = (f"neither {job} nor a", "is base_url right?") if job else ("no", "track a job and check again")
+        state, meaning = "warn", f"{missing} list of jobs is there, so that the key could not be tried: {mend}"
     return Finding(state, subject, f"{failure.message} ({meaning})")
+
+
+def _is_missing_or_a_list(tried: Try) -> tuple[bool, bool]:
+    return tried.failure is None or tried.failure.error_class is ErrorClass.MISSING, tried.job is None

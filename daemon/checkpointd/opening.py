@@ -24,7 +24,10 @@ async def database(chosen: Settings, *, lasting: bool = False) -> AsyncIterator[
         yield lambda: connect(url, pooler=pooler)
         return
     if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
-        raise SettingsError(f"{settings.PREFIX}DATABASE_URL: a service needs one; see the unit's LoadCredential=")
+        raise SettingsError(
+            f"{settings.PREFIX}DATABASE_URL: a service needs one, such as a file database_url"
+            " in the folder of the unit's LoadCredential="
+        )
     async with EmbeddedPostgres(settings.state_folder() / "postgres") as embedded:
         look = f": {embedded.psql}" if lasting else ""
         terminal.say(f"using the embedded PostgreSQL of {settings.state_folder()}{look}")

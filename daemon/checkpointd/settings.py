@@ -22,6 +22,8 @@ from checkpointd.redaction import LIKE_A_KEY
 CONFIG: Final = Path("/etc/checkpointd/checkpointd.toml")
 PREFIX: Final = "CHECKPOINTD_"
 OPENAI: Final = "https://api.openai.com/v1"
+LOADED: Final = "checkpointd_"
+"""What systemd puts before the names of a folder's files: LoadCredential=checkpointd:FOLDER (systemd.exec(5))."""
 
 _OPENAI: Final = {"base_url": "OPENAI_BASE_URL", "organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"}
 """What OpenAI's own clients read, beside the key."""
@@ -170,7 +172,12 @@ class Settings(BaseSettings):
     job_list_seconds: Annotated[float, Field(ge=0.05, le=86400, description="how often the list of jobs is read")] = 30
     discover: Annotated[bool, Field(description="track every job that a source lists")] = False
     drain_seconds: Annotated[
-        float, Field(ge=0, le=600, description="how long polls under way may take to end at a stop")
+        float,
+        Field(
+            ge=0,
+            le=600,
+            description="how long a stop may take: polls may end in three fifths of it, then are cut short",
+        ),
     ] = 5
     http_host: Annotated[str, Field(description="where the status port listens")] = "127.0.0.1"
     http_port: Annotated[
@@ -286,13 +293,18 @@ def read_secret(name: str, what: str) -> str:
 
 
 def _credential(name: str) -> str | None:
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    try:
-        return (Path(folder) / name).read_text(encoding="utf-8").strip() if folder else None
-    except FileNotFoundError:
+    """Return the text of a credential, loaded by itself or else with a folder; None: there is none, or it is empty."""
+    if not (folder := os.environ.get("CREDENTIALS_DIRECTORY")):
         return None
-    except (OSError, UnicodeDecodeError) as e:  # not to be taken for one that was not given
-        raise SettingsError(f"the credential {name}: {getattr(e, 'strerror', None) or 'no UTF-8 text'}") from None
+    for file in (name, LOADED + name):
+        try:
+            if text := Path(folder, file).read_text(encoding="utf-8").strip():
+                return text
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as e:  # not to be taken for one that was not given
+            raise SettingsError(f"the credential {name}: {getattr(e, 'strerror', None) or 'no UTF-8 text'}") from None
+    return None
 
 
 def _explain(error: ValidationError, path: Path, *, by_default: bool) -> str:

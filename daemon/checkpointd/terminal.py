@@ -29,6 +29,7 @@ MOST: Final = 200
 """Rows that a terminal is shown; nobody reads more, and colouring them takes long."""
 
 _STYLES: Final = {"live": "cyan", "good": "green", "warn": "yellow", "bad": "red", "quiet": "dim"}
+_TONES: Final = {"ok": "good", "warn": "warn", "fail": "bad"}
 Cell = str | int | Said | None
 
 
@@ -91,6 +92,19 @@ def show_status(sources: Sequence[Row], jobs: Sequence[Row]) -> None:
     stale, failing = (sum(bool(row[name]) for row in jobs) for name in ("is_stale", "consecutive_failures"))
     if _is_terminal(sys.stdout) and jobs:
         print(f"\n{len(jobs):,} tracked: {stale:,} stale, {failing:,} failing")
+
+
+def show_finding(state: str, subject: str, message: str) -> None:
+    """Print a line of a check; on a terminal with the state in colour, and further lines indented."""
+    line = cell(f"{subject}: {message}")
+    if not _is_terminal(sys.stdout):
+        print(f"{state:4}  {line}", flush=True)
+        return
+    shown = Table.grid(padding=(0, 2, 0, 0))
+    shown.add_column(width=4)
+    shown.add_column(overflow="fold")
+    shown.add_row(Text(state, style=_STYLES[_TONES[state]]), Text(line))
+    Console().print(shown)
 
 
 def _source(row: Row) -> list[Cell]:

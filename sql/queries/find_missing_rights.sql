@@ -5,7 +5,8 @@ with needed as (
     ('rejects', 'siu'), ('summaries', 'siu'), ('changes', 'si'), ('feed_gate', 'su'), ('schema_migrations', 's')) as t (name, letters)
   join (values ('s', 'select'), ('i', 'insert'), ('u', 'update')) as p (letter, privilege) on strpos(t.letters, p.letter) > 0
   union all
-  select 'fine_tuning', v.name, 'select' from (values ('jobs'), ('freshness'), ('sources')) as v (name))
+  select 'fine_tuning', v.name, 'select' from (values ('jobs'), ('freshness'), ('sources'), ('checkpoints'), ('best_checkpoints'),
+    ('changes'), ('rejects')) as v (name))
 select 'schema ' || s.nspname as name, 'usage' as privilege
 from pg_namespace s where s.nspname in ('checkpointd', 'fine_tuning') and not has_schema_privilege(s.oid, 'usage')
 union all

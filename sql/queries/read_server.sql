@@ -1,8 +1,15 @@
--- What the server and this session are: version, role, whether it can be written to, its clock, and the session's timeouts.
+-- What the server and this session are, and the statements that would give the role its membership and its settings.
 select current_setting('server_version_num')::int as version, current_setting('server_version') as version_name,
-  current_user as role, coalesce(inet_server_addr()::text, 'a socket of this machine') as server,
+  current_user as role, coalesce(host(inet_server_addr()) || ':' || inet_server_port(), 'a socket of this machine') as server,
   (select rolsuper from pg_roles where rolname = current_user) as is_superuser,
+  (select format('grant %I to %I', rolname, current_user) from pg_roles
+    where rolname = 'checkpointd' and not pg_has_role(oid, 'usage')) as membership,
   pg_is_in_recovery() or current_setting('default_transaction_read_only')::bool as is_read_only,
   extract(epoch from clock_timestamp())::float8 as now,
-  array(select name from pg_settings where setting = '0'
-    and name in ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout')) as endless
+  array(
+    select format('alter role %I set %I = %L', current_user, w.name, w.value)
+    from (values ('statement_timeout', '15s'), ('lock_timeout', '3s'), ('idle_in_transaction_session_timeout', '3s'),
+      ('search_path', 'pg_catalog')) as w (name, value)
+    join pg_settings s on s.name = w.name
+    where s.setting = '0' or (w.name = 'search_path' and not current_schemas(false) <@ '{pg_catalog}')
+    order by w.name) as unset
