@@ -86,6 +86,7 @@ async def test_frozen_at_random(url: str, truth: Truth, judge: Judge, rng: rando
                 one.process.send_signal(signal.SIGCONT)
                 frozen.append((one.key, began, time.monotonic() + LEASE))
                 await asyncio.sleep(rng.uniform(0, 0.5))
+        proxy.latency = None
         await judge.until_all_is_stored()
 
     def is_of_a_zombie(overlap: Overlap) -> bool:
