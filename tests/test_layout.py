@@ -46,13 +46,13 @@ IMPORTS = {
     "watch": {"observe", "queries", "reasons", "store", "systemd"},
     "pages": {"queries", "standing", "store", "words"},
     "web": {"observe", "pages", "reasons", "store"},
-    "serving": {"api", "cadence", "discovery", "outbox", "poller", "redaction", "service", "settings", "store"},
+    "wiring": {"api", "cadence", "discovery", "outbox", "poller", "redaction", "service", "settings", "store"},
     "check": {
         "address", "api", "embedded", "failures", "migrations", "queries", "reasons", "redaction", "settings", "store",
     },
-    "sync": {"api", "failures", "outbox", "serving", "settings", "store", "write"},
+    "sync": {"api", "failures", "outbox", "wiring", "settings", "store", "write"},
     "daemon": {
-        "api", "discovery", "gauges", "metronome", "migrations", "observe", "poller", "reasons", "serving", "settings",
+        "api", "discovery", "gauges", "metronome", "migrations", "observe", "poller", "reasons", "wiring", "settings",
         "store", "systemd", "watch", "web",
     },
     # what a person types

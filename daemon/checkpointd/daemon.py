@@ -14,10 +14,10 @@ from checkpointd.metronome import Metronome, metronome
 from checkpointd.observe import log
 from checkpointd.poller import Poller
 from checkpointd.reasons import explain
-from checkpointd.serving import Keyed, open_services, pollers
 from checkpointd.settings import Settings
 from checkpointd.store import UNAVAILABLE, Connect, Store, open_store
 from checkpointd.watch import watching
+from checkpointd.wiring import Keyed, open_services, pollers
 
 WAIT_SECONDS: Final = 2.0
 """How often a database that is away, or whose schema is old, is looked at again."""
