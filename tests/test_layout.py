@@ -38,7 +38,7 @@ IMPORTS = {
     "service": {"api", "failures", "store"},
     "outbox": {"failures", "observe", "save", "service", "store", "write"},
     "verdict": {"api", "cadence", "failures", "listing", "store", "write"},
-    "poller": {"api", "budget", "cadence", "failures", "observe", "outbox", "service", "store", "verdict"},
+    "poller": {"api", "budget", "cadence", "failures", "observe", "outbox", "save", "service", "store", "verdict"},
     "jobs": {"cadence", "envelope", "item", "queries", "store", "write"},
     "discovery": {"api", "budget", "failures", "jobs", "observe", "outbox", "queries", "service", "store"},
     "metronome": set(),

@@ -4,10 +4,11 @@ import asyncio
 import json
 import os
 import resource
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from checkpointd.sync import Summary
 
 SHOWN_FAILURES = 20
+
+T = TypeVar("T")
 
 app = typer.Typer(
     help="Keeps a PostgreSQL copy of the checkpoints of fine-tuning jobs, and keeps it true.",
@@ -62,6 +65,8 @@ def main() -> NoReturn:
         os._exit(1)
     except OSError as e:
         _fail(str(e), 1)
+    if code == 130:  # typer's word for Ctrl-C
+        _fail("interrupted", 130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -114,6 +119,12 @@ def run(config: Config = None) -> None:
     asyncio.run(work())
 
 
+def _finish(work: Coroutine[Any, Any, T]) -> T:
+    """Do a verb's work. SIGTERM interrupts it as Ctrl-C does: what it has begun is ended in order."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    return asyncio.run(work)
+
+
 @app.command()
 def sync(
     jobs: Annotated[
@@ -140,7 +151,7 @@ def sync(
                 wanted = None if ids is None else await find_jobs(store, ids, source)
                 return await sync_jobs(chosen, store, keyed, wanted, source, progress)
 
-    done = asyncio.run(work())
+    done = _finish(work())
     _report(done, as_json=as_json)
     if done.failures:
         sys.exit(1)
@@ -171,19 +182,19 @@ def track(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
             new = await store.track(keys[named.name], ids)
             print(f"{len(ids)} tracked, {new} of them new")
 
-    asyncio.run(work())
+    _finish(work())
 
 
 @app.command()
 def untrack(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
     """Stop polling jobs; what is stored of them stays."""
-    asyncio.run(_change(settings.load(config), jobs, source, Store.untrack, "untracked"))
+    _finish(_change(settings.load(config), jobs, source, Store.untrack, "untracked"))
 
 
 @app.command()
 def resync(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
     """Have jobs compared in full at once, and reopened if sealed."""
-    asyncio.run(_change(settings.load(config), jobs, source, Store.resync, "due for a full comparison"))
+    _finish(_change(settings.load(config), jobs, source, Store.resync, "due for a full comparison"))
 
 
 async def _change(chosen: Settings, jobs: Sequence[str], source: str | None, verb: Any, done: str) -> None:  # noqa: ANN401
@@ -206,7 +217,7 @@ def list_jobs(as_json: AsJson = False, config: Config = None) -> None:
         else:
             terminal.show_jobs(rows)
 
-    asyncio.run(work())
+    _finish(work())
 
 
 @app.command()
@@ -222,7 +233,7 @@ def status(as_json: AsJson = False, config: Config = None) -> None:
         else:
             terminal.show_status(sources, jobs)
 
-    asyncio.run(work())
+    _finish(work())
 
 
 @app.command("migrate")
@@ -243,7 +254,7 @@ def migrate_(config: Config = None) -> None:
                 f"the roles were left as they are, {why}: to have them, let an administrator run {file} with psql"
             )
 
-    asyncio.run(work())
+    _finish(work())
 
 
 @app.command("check")
@@ -262,7 +273,7 @@ def check_(as_json: AsJson = False, config: Config = None) -> None:
 
     wrong = None
     try:
-        findings = asyncio.run(work())
+        findings = _finish(work())
     except SettingsError as e:
         if not as_json:
             raise

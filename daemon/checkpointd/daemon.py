@@ -2,11 +2,11 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from checkpointd import api, gauges, migrations, observe, systemd, web
 from checkpointd.discovery import Discovery
@@ -21,12 +21,10 @@ from checkpointd.watch import watching
 WAIT_SECONDS: Final = 2.0
 """How often a database that is away, or whose schema is old, is looked at again."""
 
-
 PAGES_POOL_SIZE: Final = 2
 """Connections for the status page, apart from those of the polls: however many look, no poll waits."""
 
-TICK_SECONDS: Final = 1.0
-"""How long the last tick may take at a stop."""
+T = TypeVar("T")
 
 
 @dataclass
@@ -53,80 +51,91 @@ async def run(settings: Settings, connect: Connect, keyed: Keyed, *, migrate: bo
         open_store(connect) as store,
         api.session() as http,
     ):
-        while (keys := await _prepare(settings, store, problems, migrate=migrate)) is None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.asked.wait(), WAIT_SECONDS)
-            if stop.asked.is_set():
-                return
+        keys = await _unless(stop.asked, _prepare(settings, store, problems, migrate=migrate))
+        if keys is None:
+            return
         services = open_services(settings, keys, http, keyed)
         async with (
             watching(store, lambda: None if stop.asked.is_set() else poller.stuck(), stop.asked),
+            asyncio.TaskGroup() as rings,
             pollers(settings, store, services) as (poller, discoveries),
         ):
             stop.urge = poller.cut_short
             problems.clear()
             log.info("daemon.ready", sources=[service.name for service in services])
             systemd.notify(READY=1)
-            await _ring(settings, store, poller, discoveries, stop)
+            with _ringing(settings, store, poller, discoveries, rings):
+                await stop.asked.wait()
             systemd.notify(STOPPING=1, STATUS="draining")
             log.info("daemon.draining")
     log.info("daemon.stopped")
 
 
-async def _prepare(settings: Settings, store: Store, problems: list[str], *, migrate: bool) -> dict[str, int] | None:
-    """Return the keys of the sources once the database can be worked with; until then None, with a reason logged."""
+async def _unless(asked: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Return what comes of some work; if asked for meanwhile, cut it short and return None."""
+    working, hearing = asyncio.create_task(work), asyncio.create_task(asked.wait())
     try:
-        async with store.connection() as connection:
-            if migrate:
-                await migrations.keep_current(connection)
-            await migrations.require_current(connection)
-            await migrations.require_rights(connection)
-        keys = await store.register_sources({s.name: s.kind for s in settings.sources})
-    except migrations.MigrationError as e:
-        observe.DATABASE_UP.set(1)
-        problem = f"database: {e}"
-    except UNAVAILABLE as e:
-        observe.DATABASE_UP.set(0)
-        problem = f"database: {observe.in_words(e)}"
-    else:
-        observe.DATABASE_UP.set(1)
-        return keys
-    if problems != [problem]:
-        log.warning("daemon.waiting", reason=problem)
-        systemd.notify(STATUS=f"waiting: {problem}")
-        problems[:] = [problem]
-    return None
+        await asyncio.wait([working, hearing], return_when=asyncio.FIRST_COMPLETED)
+        return None if asked.is_set() else working.result()
+    finally:
+        working.cancel()
+        hearing.cancel()
+        await asyncio.gather(working, hearing, return_exceptions=True)
 
 
-async def _ring(settings: Settings, store: Store, poller: Poller, discoveries: Sequence[Discovery], stop: Stop) -> None:
-    """Tick, list and count until told to stop."""
-    asked = stop.asked
+async def _prepare(settings: Settings, store: Store, problems: list[str], *, migrate: bool) -> dict[str, int]:
+    """Return the keys of the sources, once the database can be worked with; what it waits for is logged."""
+    while True:
+        try:
+            async with store.connection() as connection:
+                if migrate:
+                    await migrations.keep_current(connection)
+                await migrations.require_current(connection)
+                await migrations.require_rights(connection)
+            keys = await store.register_sources({s.name: s.kind for s in settings.sources})
+        except migrations.MigrationError as e:
+            observe.DATABASE_UP.set(1)
+            problem = f"database: {e}"
+        except UNAVAILABLE as e:
+            observe.DATABASE_UP.set(0)
+            problem = f"database: {observe.in_words(e)}"
+        else:
+            observe.DATABASE_UP.set(1)
+            return keys
+        if problems != [problem]:
+            log.warning("daemon.waiting", reason=problem)
+            systemd.notify(STATUS=f"waiting: {problem}")
+            problems[:] = [problem]
+        await asyncio.sleep(WAIT_SECONDS)
+
+
+@contextmanager
+def _ringing(
+    settings: Settings, store: Store, poller: Poller, discoveries: Sequence[Discovery], rings: asyncio.TaskGroup
+) -> Iterator[None]:
+    """Tick, list and count, in tasks of `rings`. At the end nobody waits for them: they end while the polls drain."""
     with metronome() as beat:
-        async with asyncio.TaskGroup() as rings:
-            seconds = min(1.0, settings.min_poll_seconds / 4)
-            ticking = rings.create_task(_follow(beat, poller.bell, seconds, poller.tick, asked))
-            seconds = min(1.0, settings.job_list_seconds)
-            follows = [_follow(beat, asyncio.Event(), seconds, discovery.tick, asked) for discovery in discoveries]
-            renew = partial(gauges.renew, store)
-            follows.append(_follow(beat, asyncio.Event(), gauges.GAP_SECONDS, renew, asked))
-            others = [rings.create_task(follow) for follow in follows]
-            await asked.wait()
-            for task in others:
+        often = min(1.0, settings.min_poll_seconds / 4)
+        works: list[tuple[asyncio.Event, float, Callable[[], Awaitable[object]]]]
+        works = [(poller.bell, often, poller.tick), (asyncio.Event(), gauges.GAP_SECONDS, partial(gauges.renew, store))]
+        often = min(1.0, settings.job_list_seconds)
+        works += [(asyncio.Event(), often, discovery.tick) for discovery in discoveries]
+        ended = asyncio.Event()
+        tasks = [rings.create_task(_follow(beat, *work, ended)) for work in works]
+        try:
+            yield
+        finally:
+            ended.set()
+            for task in tasks:
                 task.cancel()
-            # A tick is cut short only if it hangs: a claim that is cut off may have claimed, and nobody knows what.
-            poller.bell.set()
-            await asyncio.wait([ticking], timeout=TICK_SECONDS)
-            ticking.cancel()
 
 
 async def _follow(
-    beat: Metronome, bell: asyncio.Event, seconds: float, work: Callable[[], Awaitable[object]], asked: asyncio.Event
+    beat: Metronome, bell: asyncio.Event, seconds: float, work: Callable[[], Awaitable[object]], ended: asyncio.Event
 ) -> None:
     beat.ring(bell, seconds)
-    while True:
+    while not ended.is_set():  # work that is cut short may say so by an error of its own
         await beat.wait(bell, seconds)
-        if asked.is_set():
-            return
         await work()
 
 

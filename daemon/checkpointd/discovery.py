@@ -4,7 +4,7 @@ One page tells the status of a hundred jobs, so that no job is ever asked for al
 """
 
 import asyncio
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Final
 
 import asyncpg
@@ -17,17 +17,13 @@ from checkpointd.jobs import read_jobs, save_jobs
 from checkpointd.observe import log
 from checkpointd.outbox import note_trouble
 from checkpointd.service import Service
-from checkpointd.store import UNAVAILABLE, Store
+from checkpointd.store import RESCUE_SECONDS, UNAVAILABLE, Store, claimed
 
 LIST_SHARE: Final = 0.75
 """A reading must end within this share of its lease."""
 
 LONGEST_GAP: Final = 900.0
 """Seconds until a job list that cannot be read is tried again."""
-
-
-FINISH_SECONDS: Final = 2.0
-"""How long the end of a reading may take to be noted; else its lease runs out."""
 
 
 class Discovery:
@@ -77,22 +73,19 @@ class Discovery:
                 await self._finish(lease, whole=whole, error=error)
 
     async def _claim(self, *, due_or_not: bool) -> list[asyncpg.Record]:
-        """Lease the list if it is due. Cut short, it waits for the answer and gives back what it may have claimed."""
-        query = self._store.fetch(queries.CLAIM_JOB_LISTS, [self._service.key], self._lease_seconds, due_or_not)
-        claim = asyncio.ensure_future(query)
-        try:
-            return await asyncio.shield(claim)
-        except asyncio.CancelledError:
-            with suppress(*UNAVAILABLE):
-                async with asyncio.timeout(FINISH_SECONDS):
-                    for lease in await claim:
-                        await self._finish(lease, whole=False, error=None)
-            raise
+        """Lease the list if it is due."""
+
+        async def give_back(leases: list[asyncpg.Record]) -> None:
+            for lease in leases:
+                await self._finish(lease, whole=False, error=None)
+
+        claim = self._store.fetch(queries.CLAIM_JOB_LISTS, [self._service.key], self._lease_seconds, due_or_not)
+        return await claimed(claim, give_back)
 
     async def _finish(self, lease: asyncpg.Record, *, whole: bool, error: str | None) -> None:
         now = asyncio.get_running_loop().time()
         gap = 0.0 if now < self._silent_until else self._next_gap()
-        async with asyncio.timeout(FINISH_SECONDS):
+        async with asyncio.timeout(RESCUE_SECONDS):
             await self._store.fetch(queries.FINISH_JOB_LIST, self._service.key, lease["lease_token"], gap, whole, error)
 
     def _next_gap(self) -> float:

@@ -25,8 +25,7 @@ BACKLOG_ITEMS: Final = 3 * BATCH_ITEMS
 """With more than this waiting, polls wait with their next request."""
 
 RETRY_SECONDS: Final = 1.0
-CLOSE_SECONDS: Final = 3.0
-"""A save that fails is tried again each second while its leases last; at the end, for so long at most."""
+"""A save that fails is tried again each second while its leases last."""
 
 
 LEASE_LOST: Final = "its lease was lost: another daemon polls it, or the database was away"
@@ -99,9 +98,9 @@ class Outbox:
         if len(self._waiting) >= BATCH_POLLS or self._items >= BATCH_ITEMS:
             self._full.set()
 
-    def close(self) -> None:
-        """Let run() end once nothing waits; a database that hangs cannot hold it up for long."""
-        self._close_by = asyncio.get_running_loop().time() + CLOSE_SECONDS
+    def close(self, by: float) -> None:
+        """Let run() end once nothing waits, and at a time of the loop's clock at the latest: the database may hang."""
+        self._close_by = by
         if self._limit is not None:
             with suppress(RuntimeError):  # that save is over
                 self._limit.reschedule(self._close_by)

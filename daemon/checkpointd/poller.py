@@ -7,7 +7,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Final
@@ -19,15 +19,20 @@ from checkpointd.cadence import Bounds
 from checkpointd.failures import OF_SOURCE, ErrorClass, Failure
 from checkpointd.observe import log
 from checkpointd.outbox import Finished, Outbox, Report
+from checkpointd.save import release
 from checkpointd.service import Claim, Service
-from checkpointd.store import UNAVAILABLE, Job, Lease, Store
+from checkpointd.store import UNAVAILABLE, Job, Lease, Store, claimed
 from checkpointd.verdict import judge
 
 POLL_SHARE: Final = 0.75
 """A poll must end within this share of its lease; the rest is for its save."""
 
-DRAIN_SHARE: Final = 0.8
-"""Of the time to drain, polls under way have so much; the rest is for saving what they found."""
+DRAIN_SHARE: Final = 0.6
+SAVED_SHARE: Final = 0.8
+"""Of the time to drain, polls under way have so much to end, and what they found so much to be saved."""
+
+LAST_SAVE_SECONDS: Final = 1.0
+"""But the last save has so long at least: it gives back, too, what was cut short."""
 
 TICK_SECONDS: Final = 33.0
 """Three intervals, and what a claim may take while the database hangs, to connect and until its deadline."""
@@ -87,7 +92,7 @@ class Poller:
             return 0
         claimed_before = loop.time()
         try:
-            leases = await self._store.claim_due_jobs(rooms, self._lease_seconds)
+            leases = await self._claim(self._store.claim_due_jobs(rooms, self._lease_seconds))
         except UNAVAILABLE as e:
             observe.database("claim", e)
             return 0
@@ -114,7 +119,7 @@ class Poller:
             claimed_before = loop.time()
             batch = self._affordable(pending.values())
             try:
-                leases = await self._store.claim_named_jobs(batch, emissions, self._lease_seconds) if batch else []
+                leases = await self._claim_named(batch, emissions) if batch else []
             except UNAVAILABLE:
                 if loop.time() > patience:
                     raise
@@ -131,6 +136,12 @@ class Poller:
         while self._workers:
             await asyncio.wait(self._workers)
         return [*left, *pending.values()]
+
+    async def _claim_named(self, jobs: Sequence[Job], emissions: Mapping[int, float]) -> list[Lease]:
+        return await self._claim(self._store.claim_named_jobs(jobs, emissions, self._lease_seconds))
+
+    async def _claim(self, claim: Awaitable[list[Lease]]) -> list[Lease]:
+        return await claimed(claim, lambda leases: release(self._store, leases))
 
     def _affordable(self, jobs: Iterable[Job]) -> list[Job]:
         """Return the first of these jobs for which their sources have room."""
@@ -256,8 +267,10 @@ async def polling(
             try:
                 yield poller
             finally:
+                loop = asyncio.get_running_loop()
+                saved_by = loop.time() + SAVED_SHARE * drain_seconds
                 await poller.drain(DRAIN_SHARE * drain_seconds)
-                outbox.close()
+                outbox.close(max(saved_by, loop.time() + LAST_SAVE_SECONDS))
                 await saver
     except ExceptionGroup as e:
         raise e.exceptions[0] from None  # what the caller raised, or else a bug of ours

@@ -170,7 +170,12 @@ class Settings(BaseSettings):
     job_list_seconds: Annotated[float, Field(ge=0.05, le=86400, description="how often the list of jobs is read")] = 30
     discover: Annotated[bool, Field(description="track every job that a source lists")] = False
     drain_seconds: Annotated[
-        float, Field(ge=0, le=600, description="how long polls under way may take to end at a stop")
+        float,
+        Field(
+            ge=0,
+            le=600,
+            description="how long a stop may take: polls may end in three fifths of it, then are cut short",
+        ),
     ] = 5
     http_host: Annotated[str, Field(description="where the status port listens")] = "127.0.0.1"
     http_port: Annotated[

@@ -14,7 +14,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from checkpointd.observe import REGISTRY, in_words, log
 from checkpointd.pages import read, render
-from checkpointd.store import UNAVAILABLE, Store
+from checkpointd.store import CLOSE_SECONDS, UNAVAILABLE, Store
 
 Problems = Callable[[], list[str]]
 """Says what keeps the daemon from its work; empty: nothing."""
@@ -70,7 +70,7 @@ async def serve(host: str, port: int, problems: Problems, store: Store) -> Async
     app.router.add_get("/jobs/{source:[^/]+}/{job:[^/]+}", job)
     for name, content_type in _STATIC.items():
         app.router.add_get(f"/static/{name}", _file(name, content_type))
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import re
 import signal
 import time
 from contextlib import suppress
@@ -11,12 +12,17 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from faults.daemons import LEASE, Nursery, daemon, surroundings, track, until
+from faults.daemons import LEASE, Daemon, Nursery, daemon, surroundings, track, until
 from faults.invariants import Judge
+from faults.proxy import Proxy
 from faults.truth import Truth
 from provider import Provider
+from verbs import get, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+PATIENT = {"CHECKPOINTD_LEASE_SECONDS": "60", "CHECKPOINTD_REQUEST_TIMEOUT_SECONDS": "60"}
+"""Settings of a daemon that would wait as long as a provider takes; how long a stop takes is the default."""
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="kills by pidfd, which only Linux has")
@@ -62,27 +68,88 @@ async def test_told_to_stop_anywhere(
 ) -> None:
     """F3. Replicas end within 5 s of SIGTERM or SIGINT, whatever the provider takes, with status 0 and no lease."""
     truth.delay = lambda: rng.choice([0, 0, 0, 0.05, 0.9, 30])
-    slow = {"CHECKPOINTD_DRAIN_SECONDS": "3", "CHECKPOINTD_LEASE_SECONDS": "60",
-            "CHECKPOINTD_REQUEST_TIMEOUT_SECONDS": "60"}  # fmt: skip
 
     async def live_and_stop() -> float:
-        async with daemon(surroundings(tmp_path, url, truth.provider.url, **slow)) as one:
+        async with daemon(surroundings(tmp_path, url, truth.provider.url, **PATIENT)) as one:
             await one.wait_for("daemon.ready")
             await asyncio.sleep(rng.uniform(0, 2))
-            asked = time.monotonic()
-            one.process.send_signal(rng.choice([signal.SIGTERM, signal.SIGINT]))
-            assert 0 == await asyncio.wait_for(one.process.wait(), 20)
-            return time.monotonic() - asked
+            return await _stop(one, rng.choice([signal.SIGTERM, signal.SIGINT]))
 
     async with judge.watching():
         seconds = await asyncio.gather(*(live_and_stop() for _ in range(4)))
-    assert 0 == await sql.fetchval("select count(*) from checkpointd.polling where lease_expires_at is not null")
-    assert 0 == await sql.fetchval(
-        "select count(*) from checkpointd.sources where job_list_lease_expires_at is not null"
-    )
+    assert 0 == await _leases(sql)
     truth.delay = lambda: 0.0
     async with daemon(surroundings(tmp_path, url, truth.provider.url)):
         await judge.until_all_is_stored()
     print(f"ended after {sorted(round(s, 2) for s in seconds)} s")  # noqa: T201
     assert 5 > max(seconds)
     assert [] == truth.at_once
+
+
+@pytest.mark.parametrize("working", [True, False], ids=["working", "starting"])
+async def test_told_to_stop_while_nothing_answers(
+    url: str, truth: Truth, judge: Judge, rng: random.Random, tmp_path: Path, *, working: bool
+) -> None:
+    """F3 with F7. As quickly where neither the database nor the provider answers, and a status page is waited for."""
+    async with Proxy(url) as proxy:
+        proxy.swallows = not working
+        ready, silent = asyncio.Barrier(5), asyncio.Event()
+
+        async def live_and_stop() -> float:
+            async with daemon(surroundings(tmp_path, proxy.url, truth.provider.url, **PATIENT)) as one:
+                await one.wait_for("daemon.ready" if working else "web.listening")
+                port = int(re.findall(r"127\.0\.0\.1', (\d+)", one.logged("web.listening")[0])[0])
+                await ready.wait()
+                await silent.wait()
+                looking = asyncio.create_task(get(port, "/"))
+                await asyncio.sleep(rng.uniform(0, 3))
+                took = await _stop(one, signal.SIGTERM)
+                await asyncio.gather(looking, return_exceptions=True)
+                return took
+
+        async with judge.watching():
+            ending = [asyncio.create_task(live_and_stop()) for _ in range(4)]
+            await ready.wait()
+            truth.delay = lambda: rng.choice([0, 30])
+            await asyncio.sleep(rng.uniform(0, 1))
+            proxy.swallows = True
+            silent.set()
+            seconds = await asyncio.gather(*ending)
+    print(f"ended after {sorted(round(s, 2) for s in seconds)} s")  # noqa: T201
+    assert 5 > max(seconds)
+
+
+async def test_sync_told_to_stop(
+    url: str, truth: Truth, judge: Judge, sql: asyncpg.Connection, rng: random.Random, tmp_path: Path
+) -> None:
+    """F3. A pass that is told to stop says so, and leaves neither a lease nor half a listing."""
+    truth.delay = lambda: rng.choice([0, 0.02, 0.2, 30])
+
+    async def begin_and_stop() -> None:
+        env = surroundings(tmp_path, url, truth.provider.url, **PATIENT)
+        async with running("sync", env=env) as one:
+            await until(lambda: truth.asked(env["OPENAI_API_KEY"]), 20)
+            await asyncio.sleep(rng.uniform(0, 0.5))
+            one.send_signal(rng.choice([signal.SIGTERM, signal.SIGINT]))
+            _, said = await asyncio.wait_for(one.communicate(), 20)
+            assert (130, "checkpointd: interrupted") == (one.returncode, said.decode().strip())
+
+    async with judge.watching():
+        await asyncio.gather(*(begin_and_stop() for _ in range(4)))
+    assert 0 == await _leases(sql)
+    assert [] == truth.at_once
+
+
+async def _stop(one: Daemon, number: signal.Signals) -> float:
+    """Tell a daemon to stop; returns after how many seconds it had ended, with status 0."""
+    asked = time.monotonic()
+    one.process.send_signal(number)
+    assert 0 == await asyncio.wait_for(one.process.wait(), 20)
+    return time.monotonic() - asked
+
+
+async def _leases(sql: asyncpg.Connection) -> int:
+    """Count the leases on jobs and on job lists."""
+    query = """select (select count(*) from checkpointd.polling where lease_expires_at is not null)
+                    + (select count(*) from checkpointd.sources where job_list_lease_expires_at is not null)"""
+    return int(await sql.fetchval(query))
