@@ -286,17 +286,17 @@ async def test_what_an_answer_means(
 async def test_who_cannot_be_reached_and_who_is_slow(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that is refused, swallowed or broken off fails; a provider that is slow is worth a warning."""
     provider.jobs = raw(b"", reset=True)
-    monkeypatch.setattr(api, "CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as slow, socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-        port = full.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)):  # of a full queue, the kernel drops who comes next
-            for base_url, state, words in (
-                ("http://127.0.0.1:1/v1", "fail", "no connection: "),
-                (provider.url, "fail", "the connection broke off: Connection reset by peer"),
-                (f"http://127.0.0.1:{port}/v1", "fail", "no connection within 0.5 s"),
-                (f"http://127.0.0.1:{slow.getsockname()[1]}/v1", "warn", "no whole answer within 1 s"),
+        slow_url, full_url = (f"http://127.0.0.1:{server.getsockname()[1]}/v1" for server in (slow, full))
+        with socket.create_connection(full.getsockname()):  # of a full queue, the kernel drops who comes next
+            for base_url, connecting, request, state, words in (
+                ("http://127.0.0.1:1/v1", 20, 20, "fail", "no connection: "),
+                (provider.url, 20, 20, "fail", "the connection broke off: "),
+                (full_url, 0.5, 20, "fail", "no connection within 0.5 s"),
+                (slow_url, 20, 0.5, "warn", "no whole answer within 0.5 s"),
             ):
-                found = await _check(None, base_url, monkeypatch, request_timeout_seconds=1)
+                monkeypatch.setattr(api, "CONNECT_SECONDS", connecting)
+                found = await _check(None, base_url, monkeypatch, request_timeout_seconds=request)
                 assert (base_url, state) == (base_url, found["source a"].state)
                 assert words in found["source a"].message
 
