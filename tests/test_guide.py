@@ -72,10 +72,11 @@ async def filled(url: str, store: Store, sql: asyncpg.Connection, provider: Prov
 
 
 async def _put_in_order(sql: asyncpg.Connection, passes: list[int]) -> None:
-    """Number the changes anew within each pass, given where it ended: which was saved first is up to chance."""
+    """Renumber the changes within each pass, given where it ended: which was saved first is up to chance."""
     await sql.execute("""
         create temp table told as select c.*,
-          row_number() over (order by width_bucket(c.seq, array[{}]), c.job, c.kind, c.checkpoint_id, c.field) as place from checkpointd.changes c;
+          row_number() over (order by width_bucket(c.seq, array[{}]), c.job, c.kind, c.checkpoint_id, c.field) as place
+        from checkpointd.changes c;
         truncate checkpointd.changes""".format(",".join(map(str, passes))))  # fmt: skip
     columns = "at, job, poll, kind, checkpoint_id, field, old_value, new_value"
     await sql.execute(f"""
