@@ -103,7 +103,7 @@ async def require_rights(connection: Connection) -> None:
     if missing := await connection.fetch(queries.FIND_MISSING_RIGHTS):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         lacks = f"{missing[0]['privilege']} on {missing[0]['name']}{more}"
-        mend = "run `checkpointd migrate` as the owner, or sql/roles.sql as an administrator"
+        mend = "`checkpointd check` tells how to mend it"
         raise MigrationError(f"this role lacks {lacks}: {mend}")
 
 
