@@ -1,6 +1,7 @@
 """The ways in which a provider, or a layer before it, gives a key back."""
 
 from base64 import b64encode, urlsafe_b64encode
+from html import escape
 from urllib.parse import quote
 
 
@@ -14,10 +15,25 @@ def percent(text: str) -> str:
     return "".join(f"%{ord(c):02X}" for c in text)
 
 
+def entities(text: str, form: str = "&#{};") -> str:
+    """Return a text as HTML may write it, every character of it."""
+    return "".join(form.format(ord(c)) for c in text)
+
+
+def based(text: str) -> str:
+    """Return a text in base64."""
+    return b64encode(text.encode()).decode()
+
+
+def hexed(text: str) -> str:
+    """Return a text in hex."""
+    return text.encode().hex()
+
+
 def echoes(key: str) -> dict[str, str]:
     """Return a key in many writings, each as it may stand in the bytes of a JSON text."""
-    based = {
-        f"base64 after {before!r}": b64encode(f"{before}{key}{after}".encode()).decode()
+    placed = {
+        f"base64 after {before!r}": based(f"{before}{key}{after}")
         for before, after in (("", ""), ("Bearer ", ""), ("u:", "\n"), ("user:", " and more"))
     }
     return {
@@ -32,8 +48,32 @@ def echoes(key: str) -> dict[str, str]:
         "percent, lower": percent(key).lower(),
         "percent twice": quote(percent(key), safe=""),
         "percent, escaped": escaped(percent(key)),
-        **based,
+        "Python's": "".join(f"\\\\x{ord(c):02x}" for c in key),
+        "escaped, percent": percent(escaped(key)),
+        "entities": entities(key),
+        "entities, in hex": entities(key, "&#x{:X};"),
+        "entities, padded": entities(key, "&#{:07};"),
+        "entities twice": entities(key, "&amp;#{};"),
+        "entities, escaped": escaped(entities(key)),
+        "percent, entities": entities(percent(key)),
+        "entities, percent": quote(entities(key), safe=""),
+        "named entities": escape(key).replace("/", "&sol;").replace("+", "&plus;").replace("_", "&lowbar;"),
+        "hex": hexed(key),
+        "hex, upper": hexed(key).upper(),
+        "hex, within": "0" + hexed(f"Bearer {key}."),
+        "hex, percent": percent(hexed(key)),
+        **placed,
         "base64 for URLs": urlsafe_b64encode(f"Bearer {key}".encode()).decode(),
-        "base64, quoted": quote(b64encode(f"Bearer {key}".encode()).decode(), safe=""),
-        "base64, escaped": escaped(b64encode(key.encode()).decode()),
+        "base64 within": f"org/ab-{based(key)}",
+        "base64, quoted": quote(based(f"Bearer {key}"), safe=""),
+        "base64, escaped": escaped(based(key)),
+        "base64, entities": entities(based(key)),
+        "base64 twice": based(f"user:{based(key)}"),
+        "base64 of hex": based(hexed(key)),
+        "hex of base64": hexed(based(key)),
+        "base64 of percent": based(percent(key)),
+        "base64 of quoted": based(f"key={quote(key, safe='')}"),
+        "base64 of escaped": based(escaped(key)),
+        "base64 of entities": based(entities(key)),
+        "all at once": escaped(entities(based(percent(hexed(escaped(key)))))),
     }

@@ -1,4 +1,4 @@
-"""A canary key and a canary password: the daemon works with both, and nowhere does either come out again."""
+"""Canaries for the key, a gateway's keys and the password: the daemon works with them, and none comes out anywhere."""
 
 import asyncio
 import json
@@ -16,44 +16,72 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from echoes import echoes, escaped
-from provider import JOB, Answer, Provider, body, checkpoint, job, page
+from echoes import echoes
+from provider import JOB, Answer, Provider, body, checkpoint, error, job, page
 from servers import Server, free_port, serving
 from verbs import checkpointd, environment, running, wait_for_line
 
 KEY = "sk-proj-cAnArY0123456789/+kEy_-xyzQ"
+CODE = "cAnArYcOdE0123456789abcdefXYZ-_w=="
+SUBSCRIPTION = "subscription/cAnArY&sOn"
+SENT = (KEY, CODE, SUBSCRIPTION)
+"""What a provider gets to see, as a header and as parameters of the query."""
+
 PASSWORD = "p4ss/W0rd+of@the:cAnArY"
 
 
 def _traces(secret: str) -> set[str]:
     """Return what gives a secret away: itself, its two halves, and its encodings."""
-    whole = {text for text in echoes(secret).values() if text} | {quote(secret, safe=""), secret.encode().hex()}
+    whole = {text for text in echoes(secret).values() if text}
     return {secret[: len(secret) // 2], secret[len(secret) // 2 :], *whole, b64encode(secret.encode()).decode()}
 
 
-TRACES = _traces(KEY) | _traces(PASSWORD)
+TRACES = set().union(*map(_traces, (*SENT, PASSWORD)))
 
 
 def _found(text: str) -> set[str]:
     return {trace for trace in TRACES if trace in text}
 
 
-def _items(job_id: str) -> str:
-    """Return a page whose items hold the key in every writing, in values and names, and at last an honest one."""
+def _items(job_id: str, secret: str) -> str:
+    """Return a page whose items hold a secret in every writing, in ids, values and names, and at last an honest one."""
     texts = []
-    for number, written in enumerate(echoes(KEY).values(), start=1):
+    for number, written in enumerate(echoes(secret).values(), start=1):
         item = json.dumps(checkpoint(number, job_id, ECHO=0.5))
-        texts += [item.replace("ft:", f"ft:{written}"), item.replace("ECHO", written).replace("ftckpt_", "ftckpt_n")]
+        texts += [
+            item.replace("ft:", f"ft:{written}"),
+            item.replace("ECHO", written).replace("ftckpt_", "ftckpt_n"),
+            item.replace("ftckpt_", f"ftckpt_{written}"),
+        ]
     texts.append(json.dumps(checkpoint(999, job_id)))
     return '{"object":"list","data":[' + ",".join(texts) + '],"has_more":false}'
 
 
+def _records(secret: str) -> str:
+    """Return a page of job records that hold a secret in every writing, in ids, values and documents."""
+    texts = []
+    for number, written in enumerate(echoes(secret).values(), start=1):
+        record = json.dumps(job(f"ftjob-r{number}", metadata={"echo": "ECHO"}))
+        texts += [record.replace(word, written) for word in ("ECHO", "running", "gpt-4o-mini", f"r{number}")]
+    texts.append(json.dumps(job("ftjob-t", error={"message": secret})))
+    return '{"object":"list","data":[' + ",".join(texts) + '],"has_more":false}'
+
+
+async def _tells_the_url(request: web.Request) -> web.StreamResponse:
+    return error(400, "bad_request", message=f"no: {request.url} {request.raw_path}")
+
+
 def _answers() -> dict[str, Answer]:
-    """Return, for job ids, answers in which the key comes back."""
+    """Return, for job ids, answers in which what was sent comes back."""
     message = lambda written: '{"error":{"message":"no: ' + written + '","type":"x","code":"' + written + '"}}'  # noqa: E731
-    answers: dict[str, Answer] = {JOB: body(_items(JOB))}
+    answers: dict[str, Answer] = {JOB: body(_items(JOB, KEY)), "ftjob-u": _tells_the_url}
+    for which, secret in enumerate(SENT):
+        answers[f"ftjob-c{which}"] = body(_items(f"ftjob-c{which}", secret))
+        for number, written in enumerate(echoes(secret).values()):
+            headers = dict.fromkeys(("Location", "Retry-After", "X-Echo", "x-request-id"), written)
+            answers[f"ftjob-e{which}-{number}"] = web.Response(status=400, text=message(written), headers=headers)
     for number, written in enumerate(echoes(KEY).values()):
-        answers[f"ftjob-e{number}"] = body(message(written), status=400)
+        answers[f"ftjob-h{number}"] = body("{}", f"text/{written}")
         answers[f"ftjob-i{number}"] = body(message(written))
         answers[f"ftjob-o{number}"] = body('{"object":"' + written + '","data":[],"has_more":false}')
     for status in (302, 401, 403, 404, 429, 500):
@@ -66,24 +94,25 @@ def _answers() -> dict[str, Answer]:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_no_sink_has_a_canary(provider: Provider, tmp_path: Path) -> None:
-    """Neither stands in the log at debug, in what verbs print, in any column, in the server's log or in the process.
+    """None stands in the log at debug, in what verbs print, in any column, in the server's log or in the process.
 
-    Though the provider gives the key back in every way, and the server logs every statement.
+    Though the provider gives back in every way what it was sent, and the server logs every statement.
     """
     answers = _answers()
     provider.checkpoints = dict(answers)
-    provider.jobs = page([job(metadata={"echo": KEY}), job("ftjob-t", error={"message": KEY})])
+    provider.jobs = [body(_records(secret)) for secret in SENT]
     async with _talkative(tmp_path / "server") as (server, url):
         credentials = tmp_path / "credentials"
         credentials.mkdir()
         (credentials / "THE_KEY").write_text(KEY)
         (credentials / "database_url").write_text(url)
-        source = f"[[sources]]\nname = 'NAME'\napi_key = 'THE_KEY'\nbase_url = '{provider.url}'\n"
+        source = (f"[[sources]]\nname = 'NAME'\napi_key = 'THE_KEY'\nbase_url = '{provider.url}'\n"
+                  f"query = {{ code = '{CODE}', subscription-key = '{SUBSCRIPTION}' }}\n")  # fmt: skip
         (tmp_path / "config.toml").write_text(source.replace("NAME", "main") + source.replace("NAME", "silenced"))
         env = environment(tmp_path, CREDENTIALS_DIRECTORY=str(credentials), CHECKPOINTD_LOG_LEVEL="debug",
                           CHECKPOINTD_CONFIG=str(tmp_path / "config.toml"), CHECKPOINTD_MIN_POLL_SECONDS="0.1",
                           CHECKPOINTD_HTTP_PORT=str(free_port()), CHECKPOINTD_JOB_LIST_SECONDS="0.2",
-                          CHECKPOINTD_LEASE_SECONDS="8")  # fmt: skip
+                          CHECKPOINTD_LEASE_SECONDS="8", CHECKPOINTD_CONCURRENCY="64")  # fmt: skip
         silencing = {"ftjob-s401", "ftjob-s403", "ftjob-s429"}
         said = [
             await checkpointd("migrate", env=env),
@@ -111,7 +140,8 @@ async def test_no_sink_has_a_canary(provider: Provider, tmp_path: Path) -> None:
             said.append(await checkpointd("status", env=env))
             assert said[-1].code in {1, 2}
         assert set() == _found(" ".join(out + err for _, out, err in said))
-        assert [999] == [row[0] for row in await sql.fetch("select step_number from fine_tuning.checkpoints")]
+        stored = await sql.fetch("select distinct step_number from fine_tuning.checkpoints")
+        assert [999] == [row[0] for row in stored]
         kept = await sql.fetch(
             "select distinct reason, raw from fine_tuning.rejects where fine_tuning_job_id = $1", JOB
         )
@@ -191,7 +221,7 @@ async def test_a_short_key_is_not_stored_either(
     provider: Provider, url: str, sql: asyncpg.Connection, tmp_path: Path
 ) -> None:
     """A key of six characters, the shortest that counts as one, is found by the daemon as the longest is."""
-    provider.checkpoints[JOB] = body(_items(JOB).replace(KEY, "k7-xyz").replace(escaped(KEY), escaped("k7-xyz")))
+    provider.checkpoints[JOB] = body(_items(JOB, "k7-xyz"))
     env = environment(tmp_path, url, provider.url, OPENAI_API_KEY="k7-xyz")
     await checkpointd("track", JOB, env=env)
     await checkpointd("sync", env=env)

@@ -63,6 +63,8 @@ async def filled(url: str, store: Store, sql: asyncpg.Connection, provider: Prov
         await follow("azure", "azure", provider.url)
     await sql.execute("update checkpointd.polling set last_complete_at = last_complete_at - interval '3 h'"
                       " where error_class is not null")  # fmt: skip
+    # The others stay fresh, however long a slow machine takes.
+    await sql.execute("update checkpointd.polling set gap_s = 86400 where error_class is null")
     return url
 
 

@@ -22,7 +22,7 @@ IMPORTS = {
     "standing": {"words"},
     # PostgreSQL
     "address": set(),
-    "reasons": set(),
+    "reasons": {"redaction"},
     "queries": set(),
     "store": {"address", "queries", "reasons"},
     "migrations": {"queries", "store"},
@@ -43,17 +43,17 @@ IMPORTS = {
     "discovery": {"api", "budget", "failures", "jobs", "observe", "outbox", "queries", "service", "store"},
     "metronome": set(),
     "systemd": set(),
-    "watch": {"observe", "queries", "store", "systemd"},
+    "watch": {"observe", "queries", "reasons", "store", "systemd"},
     "pages": {"queries", "standing", "store", "words"},
-    "web": {"observe", "pages", "store"},
-    "serving": {"api", "cadence", "discovery", "outbox", "poller", "redaction", "service", "settings", "store"},
+    "web": {"observe", "pages", "reasons", "store"},
+    "wiring": {"api", "cadence", "discovery", "outbox", "poller", "redaction", "service", "settings", "store"},
     "check": {
         "address", "api", "embedded", "failures", "migrations", "queries", "reasons", "redaction", "settings", "store",
     },
-    "sync": {"api", "failures", "outbox", "serving", "settings", "store", "write"},
+    "sync": {"api", "failures", "outbox", "wiring", "settings", "store", "write"},
     "daemon": {
-        "api", "discovery", "gauges", "metronome", "migrations", "observe", "poller", "serving", "settings", "store",
-        "systemd", "watch", "web",
+        "api", "discovery", "gauges", "metronome", "migrations", "observe", "poller", "reasons", "wiring", "settings",
+        "store", "systemd", "watch", "web",
     },
     # what a person types
     "terminal": {"standing", "words"},

@@ -8,6 +8,7 @@ import pytest
 import structlog
 
 from checkpointd import observe
+from checkpointd.reasons import explain
 
 CANARY = "canary-5f0e9d8c7b6a"
 SECRETS = {
@@ -88,6 +89,14 @@ def test_no_line_tells_a_secret(configure: Configure, log_format: str, text: str
     assert count <= shown.count("[secret]")
     assert 3 == shown.count("failed: "), "each exception is told"
     assert "Logging error" not in shown
+
+
+@pytest.mark.parametrize(("text", "secret"), [pair for pair in SECRETS.items() if CANARY not in pair])
+def test_no_reason_tells_a_secret(text: str, secret: str) -> None:
+    """What is said of the database's errors, to whomever, tells no address's password and no key."""
+    told = explain(ValueError(f"of {text}"))
+    assert secret not in told
+    assert "[secret]" in told
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])

@@ -1,11 +1,17 @@
 """Secrets are found in whatever encoding they stand, and nothing else is taken for one."""
 
 import json
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from hashlib import sha256
 
 import pytest
 
-from checkpointd.redaction import Secrets, secrets_of
+from checkpointd.item import read_item
+from checkpointd.redaction import Secrets, blot_likely, is_like_a_key, secrets_of
 from echoes import echoes
+from provider import JOB, checkpoint
 
 KEYS = ["canary.0123456789+/key==", "sk-proj-abcDEF0123456789_-xyz", "??>>~~canary", "abcdef", "hunter2"]
 
@@ -28,7 +34,7 @@ def test_every_writing_is_found(key: str, writing: str) -> None:
 def test_a_writing_that_is_cut_off_is_found(key: str, writing: str) -> None:
     """Of an error's words that were cut within the secret nothing is left that tells more than a beginning of it."""
     written = json.loads(f'"{echoes(key)[writing]}"')
-    for end in range(len(written) * 3 // 4, len(written)):
+    for end in range(len(written) * 3 // 4, len(written), len(written) // 64 + 1):
         left = Secrets([key]).blot_beginnings(f"it said {written[:end]}")
         assert "[secret]" in left
 
@@ -36,8 +42,14 @@ def test_a_writing_that_is_cut_off_is_found(key: str, writing: str) -> None:
 def test_nothing_else_is_found() -> None:
     """Pages of checkpoints, whatever they escape, hold no secret; nor is a word of one or five letters a secret."""
     page = json.dumps(
-        [{"id": f"ftckpt_{n}", "name": f"ft:gpt-4o:%41{n}:/\\ \u00fc", "loss": n / 7} for n in range(3000)]
-    )
+        [
+            {
+                "id": f"ftckpt_{n}", "name": f"ft:gpt-4o:%41{n}:/\\ \u00fc &amp; &#65;", "loss": n / 7,
+                "hash": sha256(b"%d" % n).hexdigest(), "hash64": b64encode(sha256(b"%d" % n).digest()).decode(),
+            }
+            for n in range(3000)
+        ]
+    )  # fmt: skip
     secrets = Secrets([*KEYS, "on", "1", "", "gpt-4"])
     assert not secrets.stand_in(page.encode())
     assert "50 % of gpt-4o on 1" == secrets.blot("50 % of gpt-4o on 1")
@@ -53,3 +65,64 @@ def test_which_headers_are_secret() -> None:
         "x-team": "research", "x-auth-scheme": " ",
     }  # fmt: skip
     assert ["key-1", "key-2", "key-3", "abcdef0123456789abcd"] == secrets_of(headers)
+
+
+def test_a_secret_with_escapes_of_its_own() -> None:
+    """A password that reads like something escaped is found escaped once more."""
+    secrets = Secrets(["p%41ss&amp;word"])
+    assert secrets.stand_in(b"p%41ss&amp;word")
+    assert secrets.stand_in(b"p%2541ss%26amp;word")
+    assert secrets.stand_in(b"\\u0070%41ss&amp;word")
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("key sk-proj-abc123 is wrong", "key [secret] is wrong"),
+        ("key abc***-xyz is wrong", "key [secret] is wrong"),
+        ("key a**b***c-d is wrong", "key [secret] is wrong"),
+        ("got Bearer abc.def there", "got [secret] there"),
+        ("ftjob-AbCdEf0123456789AbCdEf is no key, nor are ** and https://host/path@1", None),
+    ],
+)
+def test_what_looks_like_a_secret(text: str, left: str | None) -> None:
+    """What is said of keys that nobody told us is blotted; ids and addresses stay."""
+    assert (left or text) == blot_likely(text)
+    assert (left or text) == Secrets([]).blot(text)
+
+
+def test_which_values_are_keys() -> None:
+    """Where a name is wanted, keys are recognized, and names are not taken for any."""
+    assert is_like_a_key("sk-short")
+    assert is_like_a_key("0123456789abcdef0123456789abcdef")
+    assert not is_like_a_key("OPENAI_API_KEY_OF_RESEARCH_2")
+
+
+def _seconds(work: Callable[[], object], tries: int = 1) -> float:
+    """Return the processor time of the fastest try."""
+    times = []
+    for _ in range(tries):
+        since = time.process_time()
+        work()
+        times.append(time.process_time() - since)
+    return min(times)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [b"\\", b"\\u0041", b"%41", b"%2525", b"&#65;", b"&amp;#65;", b"&#0", b"A", b"41", b"A" * 20 + b" ", b"UVVGQ", b"://a:"],
+)  # fmt: skip
+def test_time_is_bounded(unit: bytes) -> None:
+    """A mebibyte, whatever stands in it, takes seconds at most, and the words of an error not even one."""
+    secrets = Secrets([KEYS[1]])
+    hostile = unit * (1024 * 1024 // len(unit))
+    assert 3 > _seconds(lambda: secrets.stand_in(hostile))
+    assert 1 > _seconds(lambda: secrets.blot_beginnings(hostile[:1000].decode()))
+
+
+def test_ordinary_pages_are_cheap() -> None:
+    """To look for a key in a page of checkpoints takes less than half as long as to read them."""
+    items = [json.dumps(checkpoint(n, valid_loss=n / 7)).encode() for n in range(1, 101)]
+    page, secrets = b"\n".join(items), Secrets(["sk-proj-" + "aB3-" * 39])
+    reading = _seconds(lambda: [read_item(item, JOB) for item in items], tries=50)
+    assert reading / 2 > _seconds(lambda: secrets.stand_in(page), tries=50)

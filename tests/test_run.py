@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 
 import asyncpg
@@ -12,7 +13,7 @@ from checkpointd.embedded import EmbeddedPostgres
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.world import World
 from provider import JOB, Provider, checkpoint, page, paged
-from verbs import checkpointd, environment, running, wait_for_line
+from verbs import SILENCED, checkpointd, environment, running, wait_for_line
 
 EPOCH = 1_767_225_600.0
 
@@ -84,6 +85,20 @@ async def test_waits_for_the_database(provider: Provider, tmp_path: Path) -> Non
         daemon.terminate()
         assert 0 == await asyncio.wait_for(daemon.wait(), 60)
     await database.stop()
+
+
+async def test_standard_error_is_closed(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
+    """`run 2>&-` polls and ends as ever, and no connection gets the number of standard error."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    env = environment(tmp_path, url, provider.url)
+    await checkpointd("track", JOB, env=env)
+    async with running("run", env=env, program=SILENCED) as daemon:
+        await _until(sql, "select exists (select from fine_tuning.checkpoints)")
+        if sys.platform.startswith("linux"):
+            assert os.devnull == os.readlink(f"/proc/{daemon.pid}/fd/2")  # noqa: PTH115  # async code may not use Path
+        daemon.terminate()
+        assert (b"", b"") == await asyncio.wait_for(daemon.communicate(), 10)
+        assert 0 == daemon.returncode
 
 
 async def test_api_down(url: str, sql: asyncpg.Connection, tmp_path: Path) -> None:

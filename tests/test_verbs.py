@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import sys
 from asyncio.subprocess import PIPE
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from checkpointd import demo
 from checkpointd.settings import Settings
 from provider import JOB, Provider, checkpoint, error, job, page
-from verbs import KEY, checkpointd, environment, running, wait_for_line
+from verbs import KEY, SILENCED, checkpointd, environment, running, wait_for_line
 
 
 @pytest.mark.parametrize(
@@ -156,6 +157,47 @@ async def test_embedded_database(provider: Provider, tmp_path: Path) -> None:
         assert 0 == await asyncio.wait_for(daemon.wait(), 60)
     rows = json.loads((await checkpointd("jobs", "--json", env=env)).out)
     assert [(JOB, 1)] == [(row["id"], row["checkpoint_count"]) for row in rows]
+
+
+async def test_standard_error_is_closed(url: str, provider: Provider, tmp_path: Path) -> None:
+    """With `2>&-` verbs do their work, and what they would say there is not among their output."""
+    env = environment(tmp_path, url, provider.url)
+    provider.jobs = page([job()])
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await checkpointd("track", JOB, "ftjob-unknown", env=env)
+    ended = await checkpointd("sync", env=env, program=SILENCED)
+    assert (1, "2 jobs: 1 new checkpoints, 0 changed, 0 rejected items, 1 failed\n", "") == ended
+    ended = await checkpointd("check", "--json", env=env, program=SILENCED)
+    assert (0, True) == (ended.code, json.loads(ended.out)["ok"])
+    assert (2, "", "") == await checkpointd("nonsense", env=env, program=SILENCED)
+
+
+LOGS_THE_KEY = """
+import os
+from checkpointd import __main__, observe, sync
+
+async def log_the_key(*_):
+    observe.log.error("planted", told=os.environ["OPENAI_API_KEY"])
+    raise OSError("planted, too")
+
+sync.sync_jobs = log_the_key
+__main__.main()
+"""
+
+
+async def test_sync_logs_no_key(url: str, provider: Provider, tmp_path: Path) -> None:
+    """What `sync` logs tells no key, as what `run` logs does not, even where a mistake of ours logs one."""
+    env = environment(tmp_path, url, provider.url)
+    ended = await checkpointd("sync", env=env, program=(sys.executable, "-c", LOGS_THE_KEY))
+    assert (1, True) == (ended.code, '"told": "[secret]"' in ended.err)
+    assert KEY not in ended.err
+
+
+@pytest.mark.slow
+async def test_demo_with_standard_error_closed(tmp_path: Path) -> None:
+    """The demo, too, does without standard error."""
+    ended = await checkpointd("demo", "--seconds", "1", env=environment(tmp_path), program=SILENCED)
+    assert (0, True) == (ended.code, " checkpoints, " in ended.out)
 
 
 async def test_demo(tmp_path: Path) -> None:

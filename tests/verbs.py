@@ -7,7 +7,7 @@ import struct
 import sys
 import termios
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,8 @@ import checkpointd as package
 
 KEY = "canary-key-0123456789"
 PROGRAM = (sys.executable, "-m", "checkpointd")
+SILENCED = ("sh", "-c", 'exec "$@" 2>&-', "sh", *PROGRAM)
+"""The program with its standard error closed, as a careless script starts it."""
 
 
 class Ended(NamedTuple):
@@ -49,9 +51,9 @@ def _no_config(home: Path) -> Path:
     return path
 
 
-async def checkpointd(*arguments: str, env: dict[str, str], stdin: str = "") -> Ended:
+async def checkpointd(*arguments: str, env: dict[str, str], stdin: str = "", program: Sequence[str] = PROGRAM) -> Ended:
     """Run a verb to its end."""
-    process = await asyncio.create_subprocess_exec(*PROGRAM, *arguments, env=env, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    process = await asyncio.create_subprocess_exec(*program, *arguments, env=env, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 120)
     assert process.returncode is not None
     return Ended(process.returncode, out.decode(), err.decode())
@@ -86,9 +88,9 @@ def _drain(terminal: int) -> str:
 
 
 @asynccontextmanager
-async def running(*arguments: str, env: dict[str, str]) -> AsyncIterator[Process]:
+async def running(*arguments: str, env: dict[str, str], program: Sequence[str] = PROGRAM) -> AsyncIterator[Process]:
     """Run a verb that goes on; it is killed at the end where it still runs."""
-    process = await asyncio.create_subprocess_exec(*PROGRAM, *arguments, env=env, stdout=PIPE, stderr=PIPE)
+    process = await asyncio.create_subprocess_exec(*program, *arguments, env=env, stdout=PIPE, stderr=PIPE)
     try:
         yield process
     finally:

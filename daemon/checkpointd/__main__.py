@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -50,6 +50,7 @@ _WrongCallError: Any = typer.BadParameter.__bases__[0]
 
 def main() -> NoReturn:
     """Run a verb."""
+    terminal.replace_closed_streams()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the keys
     try:
         code = app(standalone_mode=False)
@@ -99,15 +100,12 @@ def run(config: Config = None) -> None:
     import faulthandler
 
     from checkpointd import daemon, observe
-    from checkpointd.redaction import secrets_of
 
-    if sys.stderr is not None:
-        faulthandler.enable()  # systemd's watchdog ends a daemon that hangs by SIGABRT: this tells where it hung
+    faulthandler.enable()  # systemd's watchdog ends a daemon that hangs by SIGABRT: this tells where it hung
     chosen = settings.load(config)
     keyed = _keys(chosen)
-    secrets = [s for source in chosen.sources for s in secrets_of({**source.query, **keyed[source.name]})]
+    _configure_log(chosen, keyed, chosen.log_level)
     where = None if chosen.database_url is None else address.parse(chosen.database_url)
-    observe.configure(chosen.log_format, chosen.log_level, [*secrets, *(where.secrets if where else ())])
     if where and where.unverified:
         observe.log.warning("database.unverified", host=where.unverified, wanted="sslmode=verify-full")
 
@@ -135,17 +133,16 @@ def sync(
     config: Config = None,
 ) -> None:
     """Poll all tracked jobs (or the named) once, now, whether due or not."""
-    from checkpointd import observe
     from checkpointd.sync import sync_jobs
 
     chosen = settings.load(config)
     if source is not None:
         choose_source(chosen, source)
     ids = None if not jobs else read_ids(jobs, chosen.sources)
-    observe.configure(chosen.log_format, "error")
+    keyed = _keys(chosen)
+    _configure_log(chosen, keyed, "error")
 
     async def work() -> "Summary":
-        keyed = _keys(chosen)
         with terminal.progress("sync") as progress:
             async with ready(chosen) as store:
                 wanted = None if ids is None else await find_jobs(store, ids, source)
@@ -394,6 +391,17 @@ def _how_to_reach(url: str, kind: Kind, ids: Sequence[str]) -> str:
 def _keys(chosen: Settings) -> dict[str, dict[str, str]]:
     """Read every source's key."""
     return {source.name: source.request_headers() for source in chosen.sources}
+
+
+def _configure_log(chosen: Settings, keyed: Mapping[str, Mapping[str, str]], level: str) -> None:
+    """Set up the log, which tells neither what the sources' requests hold nor the database's password."""
+    from checkpointd import observe
+    from checkpointd.redaction import secrets_of
+
+    secrets = [s for source in chosen.sources for s in secrets_of({**source.query, **keyed[source.name]})]
+    if chosen.database_url is not None:
+        secrets += address.parse(chosen.database_url).secrets
+    observe.configure(chosen.log_format, level, secrets)
 
 
 if __name__ == "__main__":

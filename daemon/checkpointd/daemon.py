@@ -13,10 +13,11 @@ from checkpointd.discovery import Discovery
 from checkpointd.metronome import Metronome, metronome
 from checkpointd.observe import log
 from checkpointd.poller import Poller
-from checkpointd.serving import Keyed, open_services, pollers
+from checkpointd.reasons import explain
 from checkpointd.settings import Settings
 from checkpointd.store import UNAVAILABLE, Connect, Store, open_store
 from checkpointd.watch import watching
+from checkpointd.wiring import Keyed, open_services, pollers
 
 WAIT_SECONDS: Final = 2.0
 """How often a database that is away, or whose schema is old, is looked at again."""
@@ -98,7 +99,7 @@ async def _prepare(settings: Settings, store: Store, problems: list[str], *, mig
             problem = f"database: {e}"
         except UNAVAILABLE as e:
             observe.DATABASE_UP.set(0)
-            problem = f"database: {observe.in_words(e)}"
+            problem = f"database: {explain(e)}"
         else:
             observe.DATABASE_UP.set(1)
             return keys

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from http import HTTPStatus
@@ -137,11 +138,19 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         try:
             seconds = float(value) * unit
         except ValueError:
-            try:
-                now = parsedate_to_datetime(headers["Date"])
-                seconds = (parsedate_to_datetime(value) - now).total_seconds()
-            except (KeyError, ValueError, TypeError, OverflowError):
+            now, then = http_date(headers.get("Date", "")), http_date(value)
+            if now is None or then is None:
                 continue
+            seconds = (then - now).total_seconds()
         if math.isfinite(seconds) and seconds > 0:
             return min(seconds, LONGEST_PAUSE)
     return None
+
+
+def http_date(header: str) -> datetime | None:
+    """Read a time as HTTP has it, in whole seconds; None for what is none."""
+    try:
+        found = parsedate_to_datetime(header)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)  # they are all in UTC, and some formats do not say so

@@ -3,7 +3,6 @@
 import collections
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -55,9 +54,6 @@ DATABASE_UP: Final = Gauge("checkpointd_database_up", "1 if the last use of the 
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("checkpointd")
 
-_LIKE_A_SECRET = re.compile(
-    r"\bsk-[A-Za-z0-9_-]{16,}|(?i:bearer)\s+[^\s\"']+|(?<=://)[^\s:/@]*:\S+(?=@)|(?i:(?<=password=)[\"']?[^\s&\"']+)"
-)
 _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
@@ -104,10 +100,10 @@ def database(work: str, error: Exception | None) -> None:
     """Note how a piece of work with the database went: a new kind of failure, and its end, are logged once each."""
     known = _database_errors.pop(work, None)
     if error:
-        kind = type(error).__name__
-        _database_errors[work] = (kind, in_words(error))
+        kind, reason = type(error).__name__, explain(error)
+        _database_errors[work] = (kind, reason)
         if known is None or known[0] != kind:
-            log.warning("database.unavailable", work=work, error=explain(error))
+            log.warning("database.unavailable", work=work, error=reason)
     elif known:
         log.info("database.recovered", work=work)
     DATABASE_UP.set(not _database_errors)
@@ -116,11 +112,6 @@ def database(work: str, error: Exception | None) -> None:
 def problems() -> list[str]:
     """Say what keeps a running daemon from its work, in words and without secrets."""
     return [f"database: {work} failed: {reason}" for work, (_, reason) in _database_errors.items()]
-
-
-def in_words(error: Exception) -> str:
-    """Say in one line what is wrong with the database, fit for everybody: no secret, and no row that it quotes."""
-    return _LIKE_A_SECRET.sub("[secret]", explain(error))
 
 
 def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -> None:
@@ -171,7 +162,7 @@ def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -
 def _redact(secrets: Secrets) -> Processor:
     def clean(value: Any) -> Any:  # noqa: ANN401  # whatever an event carries
         if isinstance(value, str):
-            return _LIKE_A_SECRET.sub("[secret]", secrets.blot(value))
+            return secrets.blot(value)
         if isinstance(value, dict):
             return {key: clean(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):

@@ -11,6 +11,8 @@ from typing import Final
 
 import asyncpg
 
+from checkpointd.redaction import blot_likely
+
 _INSTEAD: Final[Mapping[type, str]] = {
     TimeoutError: "no answer in time: is it up, and is its address right?",
     FileNotFoundError: "there is no such socket: is it up, and is its address right?",
@@ -38,12 +40,12 @@ _MEND: Final[Mapping[type, str]] = {
 
 
 def explain(error: Exception) -> str:
-    """Say in one line what is wrong with the database and what to do, without the rows that it quotes."""
+    """Say in one line, fit for everybody, what is wrong with the database and what to do: no secret, no row of it."""
     kinds = type(error).__mro__
     if instead := next((_INSTEAD[kind] for kind in kinds if kind in _INSTEAD), None):
         return instead
     said = re.sub(r"\nDETAIL:.*?(?=\nHINT:|\Z)", "", str(error), flags=re.DOTALL)
-    words = " ".join(said.split()) or "no reason given"
+    words = blot_likely(" ".join(said.split())) or "no reason given"
     mend = next((_MEND[kind] for kind in kinds if kind in _MEND), None)
     if "rejected SSL upgrade" in words:
         mend = "it has no TLS: switch that on there, or say sslmode=disable in the URL"

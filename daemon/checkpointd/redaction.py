@@ -1,11 +1,18 @@
 """Secrets in what others say: found, plain or encoded, and taken out. Pure.
 
 Providers echo keys, in errors, headers and names, whole or cut off, and in whatever encoding their layers put them.
+
+Found: a secret as it is; escaped as JSON, Python, URLs or HTML do it, up to four layers of that; in base64, its form
+for URLs, or hex, wherever in a longer text that began; and two layers of these with escapes between.
+Not found: any other encoding, compression and encryption; what is turned round, or split (by line breaks, by the colons
+of a hex dump, over two items); more layers; and fewer than BEGINNING characters.
 """
 
 import re
-from base64 import b64encode
+from binascii import a2b_base64, unhexlify
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from html import unescape
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -15,16 +22,34 @@ SHORTEST: Final = 6
 BEGINNING: Final = 8
 """What begins with so many characters of a secret is taken for one that was cut off."""
 
-LIKE_A_KEY: Final = re.compile(r"^sk[-_]|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{20}")
-"""Twenty letters and digits, mixed: nobody names anything like that."""
+_KEY: Final = re.compile(r"^sk[-_]|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{20}")
+"""A value that stands where a name could: twenty letters and digits, mixed, are no name that anybody gave."""
+
+_LIKELY: Final = re.compile(
+    r"""(?ix) \bsk-[\w*.-]{6,} | bearer\s+\S+
+    | (?<![\w*-]) [\w*-]* \*{3} [\w*-]*  # a key that was masked
+    | (?<=://) [^\s:/@]*:\S+ (?=@) | (?<=password=) ["']?[^\s&"']+"""
+)
+"""In running text, where ids of twenty letters and digits stand, too: the words and signs about a secret tell it."""
 
 _SECRET_HEADER: Final = re.compile(r"auth|key|token|secret|cookie|credential|passw", re.IGNORECASE)
 _PUBLIC_HEADERS: Final = {"openai-organization", "openai-project"}
 """They look like keys, but stand in every job record."""
 
 _BLOT: Final = "[secret]"
-_DEEPEST: Final = 3
-"""Layers of percent signs."""
+_ESCAPED: Final = 4
+_ENCODED: Final = 2
+"""Layers of escapes, and of base64 or hex."""
+
+
+def is_like_a_key(value: str) -> bool:
+    """Say whether a value is a key rather than the name of one."""
+    return _KEY.search(value) is not None
+
+
+def blot_likely(text: str) -> str:
+    """Return a text without what looks like a secret, whosever it is. Slow beyond thousands of characters a word."""
+    return _LIKELY.sub(_BLOT, text)
 
 
 def secrets_of(headers: Mapping[str, str]) -> list[str]:
@@ -33,7 +58,7 @@ def secrets_of(headers: Mapping[str, str]) -> list[str]:
         value.split()[-1]
         for name, value in headers.items()
         if name.lower() not in _PUBLIC_HEADERS and value.split()
-        and (_SECRET_HEADER.search(name) or LIKE_A_KEY.search(value))
+        and (_SECRET_HEADER.search(name) or is_like_a_key(value))
     ]  # fmt: skip
 
 
@@ -42,51 +67,85 @@ class Secrets:
 
     def __init__(self, values: Iterable[str]) -> None:
         kept = sorted({value for value in values if len(value) >= SHORTEST}, key=len, reverse=True)
+        begun = [value[:BEGINNING] for value in kept]
         self._whole = re.compile("|".join(map(re.escape, kept)) or "(?!)")
-        self._begun = re.compile("|".join(f"{re.escape(value[:BEGINNING])}\\S*" for value in kept) or "(?!)")
-        self._forms = [form for value in kept for form in _forms(value)]
-        self._begun_forms = [form for value in kept for form in _forms(value[:BEGINNING])]
+        self._begun = re.compile("|".join(f"{re.escape(value)}\\S*" for value in begun) or "(?!)")
+        self._in_whole = _Search(kept)
+        self._in_part = _Search(begun)
 
     def stand_in(self, data: bytes) -> bool:
         """Say whether one stands in these bytes, as it is or encoded."""
-        return _stand_in(self._forms, data)
+        return self._in_whole.finds_in(data)
 
     def blot(self, text: str) -> str:
-        """Return a text without them; of a text in which one stands encoded nothing is left."""
+        """Return a text without them, and without what looks like one; of a text in which one is encoded nothing."""
         text = self._whole.sub(_BLOT, text)
-        return _BLOT if _stand_in(self._forms, text.encode(errors="replace")) else text
+        return _BLOT if self.stand_in(text.encode(errors="replace")) else blot_likely(text)
 
     def blot_beginnings(self, text: str) -> str:
-        """Return a text without them and without what begins like one, for it may be cut off."""
+        """Do what `blot` does, and blot what begins like one, too, for it may be cut off."""
         text = self._begun.sub(_BLOT, self._whole.sub(_BLOT, text))
-        return _BLOT if _stand_in(self._begun_forms, text.encode(errors="replace")) else text
+        return _BLOT if self._in_part.finds_in(text.encode(errors="replace")) else blot_likely(text)
 
 
-def _stand_in(forms: Iterable[bytes], data: bytes) -> bool:
-    return any(form in decoded for decoded in _decoded(data) for form in forms)
+class _Search:
+    """Looks for values in bytes that may be encoded."""
+
+    def __init__(self, values: Iterable[str]) -> None:
+        # A value that has escapes of its own loses them with those of the text it stands in.
+        read = {reading for value in values for reading in _unescaped(value.encode())}
+        self._values = [value for value in read if len(value) >= SHORTEST]
+        self._shortest_run = min(map(len, self._values), default=0) * 4 // 3
+
+    def finds_in(self, data: bytes) -> bool:
+        readings = _readings(data, self._shortest_run, _ENCODED) if self._values else ()
+        return any(value in reading for reading in readings for value in self._values)
 
 
-def _forms(value: str) -> Iterator[bytes]:
-    """Return a value as it is, and what all base64 texts have in common in which it stands, wherever it begins."""
-    plain = value.encode()
-    yield plain
-    for before in range(3):
-        encoded = b64encode(bytes(before) + plain)
-        common = encoded[(0, 2, 3)[before] : (before + len(plain)) * 8 // 6]
-        yield common
-        if (for_urls := common.translate(bytes.maketrans(b"+/", b"-_"))) != common:
-            yield for_urls
+def _readings(data: bytes, shortest_run: int, layers: int) -> Iterator[bytes]:
+    """Return bytes as they are and as they read decoded; what is in base64 or hex is at least `shortest_run` long."""
+    reading = data
+    for reading in _unescaped(data):
+        yield reading
+    # Few texts have so long a run, and this tells it in a twentieth of the pattern's time.
+    if layers and b"x" * shortest_run in reading.translate(_IN_RUNS):
+        for decoded in _decoded(reading, shortest_run):
+            yield from _readings(decoded, shortest_run, layers - 1)
 
 
-def _decoded(data: bytes) -> Iterator[bytes]:
-    """Return bytes as they are, without JSON's escapes, and without those of URLs."""
+def _unescaped(data: bytes) -> Iterator[bytes]:
+    """Return bytes as they are, and without escapes, layer by layer."""
     yield data
-    if b"\\" in data:
-        data = re.sub(rb"\\+u00([0-7][0-9a-fA-F])", lambda found: bytes.fromhex(found[1].decode()), data)
-        data = re.sub(rb"\\+/", b"/", data)
-        yield data
-    for _ in range(_DEEPEST):
-        if b"%" not in data:
+    for _ in range(_ESCAPED):
+        before = data
+        if b"\\" in data:
+            while b"\\\\" in data:
+                data = data.replace(b"\\\\", b"\\")
+            data = re.sub(rb"\\(?:u00|x)(?=[0-7][0-9a-fA-F])", b"%", data.replace(rb"\/", b"/"))
+        if b"&" in data:
+            data = re.sub(rb"&#?\w{1,12};?", lambda found: _of_html(found[0]), data)
+        if b"%" in data:
+            data = unquote_to_bytes(data)
+        if data == before:
             return
-        data = unquote_to_bytes(data)
         yield data
+
+
+@lru_cache(1024)
+def _of_html(entity: bytes) -> bytes:
+    return unescape(entity.decode()).encode()
+
+
+_IN_RUNS: Final = bytes(ord("x" if re.match(r"[A-Za-z0-9_+/-]", chr(code)) else " ") for code in range(256))
+_FOR_FILES: Final = bytes.maketrans(b"-_", b"+/")
+
+
+def _decoded(data: bytes, shortest_run: int) -> Iterator[bytes]:
+    """Return what long runs are in base64 and in hex, wherever in them it begins."""
+    runs = re.findall(rb"(?<![\w+/-])[\w+/-]{%d,}" % shortest_run, data)
+    for start in range(4):
+        quads = (run[start:] + b"A" * ((start - len(run)) % 4) for run in runs)
+        yield a2b_base64(b"".join(quads).translate(_FOR_FILES))
+    digits = re.findall(rb"(?<![0-9a-fA-F])[0-9a-fA-F]{%d,}" % shortest_run, b" ".join(runs))
+    for start in range(2):
+        yield unhexlify(b"".join(run[start : len(run) - (len(run) - start) % 2] for run in digits))

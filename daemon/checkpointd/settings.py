@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from yarl import URL
 
 from checkpointd import address
-from checkpointd.redaction import LIKE_A_KEY
+from checkpointd.redaction import is_like_a_key
 
 CONFIG: Final = Path("/etc/checkpointd/checkpointd.toml")
 PREFIX: Final = "CHECKPOINTD_"
@@ -53,7 +53,7 @@ def _base_url(value: str) -> str:
 
 def _key_reference(value: str) -> str:
     a_file = re.fullmatch(r"\.{0,2}/[^\0]*", value)
-    a_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not LIKE_A_KEY.search(value)
+    a_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not is_like_a_key(value)
     if not a_file and not a_name:
         raise ValueError("the name of a credential, a variable or a file (/… or ./…) is needed, never the key itself")
     return value

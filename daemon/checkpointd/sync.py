@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from checkpointd import api
 from checkpointd.failures import ErrorClass, Failure
 from checkpointd.outbox import Result
-from checkpointd.serving import Keyed, open_services, pollers
 from checkpointd.settings import Settings
 from checkpointd.store import Job, Lease, Store
+from checkpointd.wiring import Keyed, open_services, pollers
 from checkpointd.write import Saved
 
 

@@ -1,10 +1,12 @@
 """What a terminal shows: tables and a progress bar. Elsewhere plain text, complete and without colours."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Final, NamedTuple, TextIO
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -42,10 +44,20 @@ class Column(NamedTuple):
     least: int = 0
 
 
+def replace_closed_streams() -> None:
+    """Give what the shell closed (`2>&-`) to /dev/null, or what is said there goes to others.
+
+    Python prints to standard output instead, and C to whatever connection got the number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # it stays open
+
+
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a progress bar on standard error, if that is a terminal; yields what is told how many of how many."""
-    if not _is_terminal(sys.stderr):
+    if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -90,14 +102,14 @@ def show_status(sources: Sequence[Row], jobs: Sequence[Row]) -> None:
     ]  # fmt: skip
     _table(columns, cells, "checkpointd status")
     stale, failing = (sum(bool(row[name]) for row in jobs) for name in ("is_stale", "consecutive_failures"))
-    if _is_terminal(sys.stdout) and jobs:
+    if sys.stdout.isatty() and jobs:
         print(f"\n{len(jobs):,} tracked: {stale:,} stale, {failing:,} failing")
 
 
 def show_finding(state: str, subject: str, message: str) -> None:
     """Print a line of a check; on a terminal with the state in colour, and further lines indented."""
     line = cell(f"{subject}: {message}")
-    if not _is_terminal(sys.stdout):
+    if not sys.stdout.isatty():
         print(f"{state:4}  {line}", flush=True)
         return
     shown = Table.grid(padding=(0, 2, 0, 0))
@@ -119,7 +131,7 @@ def _source(row: Row) -> list[Cell]:
 
 def _table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], command: str) -> None:
     """Print a table: on a terminal in colours, as wide as that is, without empty columns; elsewhere all there is."""
-    if not _is_terminal(sys.stdout):
+    if not sys.stdout.isatty():
         lines = [[column.name for column in columns], *([cell(value) for value in row] for row in rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for line in lines:
@@ -149,10 +161,6 @@ def _table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], command: s
 def _needed(rows: Sequence[Row]) -> int:
     """Return the narrowest terminal that needs the source: any, where there are several."""
     return 0 if len({row["source"] for row in rows}) > 1 else WIDEST
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    return stream is not None and stream.isatty()
 
 
 def _text(value: Cell) -> Text:

@@ -10,6 +10,7 @@ from typing import Final
 
 from checkpointd import observe, queries, systemd
 from checkpointd.observe import log
+from checkpointd.reasons import explain
 from checkpointd.store import UNAVAILABLE, Store
 
 SECONDS: Final = 10.0
@@ -65,7 +66,7 @@ async def _status(store: Store) -> str:
     try:
         (row,) = await store.fetch(queries.COUNT_TRACKED_JOBS)
     except UNAVAILABLE as e:
-        return f"waiting: database: {observe.in_words(e)}"
+        return f"waiting: database: {explain(e)}"
     if troubles := observe.problems():
         return f"waiting: {'; '.join(troubles)}"
     age = "" if row["last_poll_seconds"] is None else f", last poll {row['last_poll_seconds']:.0f} s ago"

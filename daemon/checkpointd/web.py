@@ -12,8 +12,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from checkpointd.observe import REGISTRY, in_words, log
+from checkpointd.observe import REGISTRY, log
 from checkpointd.pages import read, render
+from checkpointd.reasons import explain
 from checkpointd.store import CLOSE_SECONDS, UNAVAILABLE, Store
 
 Problems = Callable[[], list[str]]
@@ -118,7 +119,7 @@ def _explained(problems: Problems) -> Middleware:
         except web.HTTPNotFound:
             return _html(_not_found(), status=404)
         except UNAVAILABLE as e:
-            return _html(_unavailable(problems() or [f"database: {in_words(e)}"]), status=503)
+            return _html(_unavailable(problems() or [f"database: {explain(e)}"]), status=503)
 
     return explained
 
