@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from checkpointd import embedded, migrations
+from checkpointd import embedded, migrations, observe
 from checkpointd.embedded import EmbeddedPostgres
 from checkpointd.store import Store, connect, open_store
 from provider import Provider
@@ -97,6 +97,12 @@ def migrated(postgres: str) -> str:
 
     asyncio.run(make())
     return "migrated"
+
+
+@pytest.fixture(autouse=True)
+def _no_trouble_yet() -> None:
+    """Forget what troubled the daemons of tests before: a process has one daemon, and notes it for all of itself."""
+    observe._database_errors.clear()
 
 
 _databases = iter(range(1_000_000))

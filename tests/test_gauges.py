@@ -110,7 +110,6 @@ async def test_withdrawn_while_the_database_hangs(
     await gauges.refresh(store)
     assert {"active": 1} == _phases()
     monkeypatch.setattr(gauges, "READ_SECONDS", 2)  # less than the connection waits for a lock
-    monkeypatch.setattr(observe, "_database_errors", {})
     async with sql.transaction(), web.serve("127.0.0.1", port, observe.problems, store):
         await sql.execute("lock checkpointd.polling in access exclusive mode")
         counting = asyncio.create_task(gauges.refresh(store))

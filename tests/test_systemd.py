@@ -154,6 +154,7 @@ async def _until(machine: Machine, name: str, wanted: str, seconds: float = 20) 
 
 async def _journal(machine: Machine) -> list[dict[str, Any]]:
     """Return what the service logged since it was last started by hand."""
+    await _run(machine, "journalctl", "--sync")  # what it was given and has not read yet
     lines = await _run(machine, "journalctl", "-u", SERVICE, "-o", "json", "--no-pager")
     return [json.loads(line) for line in lines.splitlines()]
 

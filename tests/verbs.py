@@ -96,7 +96,8 @@ async def running(*arguments: str, env: dict[str, str], program: Sequence[str] =
     finally:
         if process.returncode is None:
             process.kill()
-        await process.communicate()
+        _, said = await process.communicate()
+        sys.stderr.write((said or b"").decode())  # shown where the test fails
 
 
 async def get(port: int, path: str) -> tuple[int, str]:
