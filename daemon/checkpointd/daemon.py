@@ -137,8 +137,7 @@ async def _follow(
     beat.ring(bell, seconds)
     while not ended.is_set():  # work that is cut short may say so by an error of its own
         await beat.wait(bell, seconds)
-        if not ended.is_set():  # a cancellation that comes with a ring is lost in Python 3.11
-            await work()
+        await work()
 
 
 @contextmanager

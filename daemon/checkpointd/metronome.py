@@ -42,7 +42,8 @@ class Metronome:
     async def wait(self, bell: asyncio.Event, seconds: float) -> None:
         """Wait for a ring of a bell that rings every so many seconds; set it going again if it fell silent."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(bell.wait(), max(PATIENCE * seconds, 1.0))
+            async with asyncio.timeout(max(PATIENCE * seconds, 1.0)):  # Python 3.11's wait_for may lose a cancellation
+                await bell.wait()
         if not bell.is_set():
             self.ring(bell, seconds)
         bell.clear()

@@ -115,7 +115,8 @@ class Outbox:
                 return  # closed
             if not self._full.is_set():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._full.wait(), BATCH_SECONDS)
+                    async with asyncio.timeout(BATCH_SECONDS):
+                        await self._full.wait()
             await self._save(self._take())
             self._drained.set()
 

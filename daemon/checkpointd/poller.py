@@ -132,7 +132,8 @@ class Poller:
                 break
             if pending:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self.bell.wait(), HELD_SECONDS)
+                    async with asyncio.timeout(HELD_SECONDS):
+                        await self.bell.wait()
         while self._workers:
             await asyncio.wait(self._workers)
         return [*left, *pending.values()]
