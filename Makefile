@@ -61,7 +61,7 @@ catalogue: $(READY)  ## write anew what is kept of the views: catalogue, privile
 
 check: lint test test-slow test-oldest contract wheel  ## all of these: types, two PostgreSQLs, the contract, the wheel run elsewhere
 
-wheel: $(READY)
+wheel: $(READY)  ## the wheel, in dist/, tried in an environment of its own
 	sh tests/check_wheel.sh "$(UV)"
 
 lock: .tools/bin/uv  ## resolve the dependencies anew into requirements.lock

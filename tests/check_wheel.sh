@@ -1,14 +1,15 @@
 #!/bin/sh
-# Builds the wheel, installs it with what the lock names into an environment of its own, and runs it from elsewhere.
+# Builds the wheel into dist/, installs it with what the lock names into an environment of its own, and runs it from elsewhere.
 set -eu
 uv=$1
 here=$(pwd)
 elsewhere=$(mktemp -d)
 trap 'rm -rf "$elsewhere"' EXIT
 grep -vE '^(#|$)' requirements.lock > "$elsewhere/lock"
-$uv build --quiet --wheel --no-build-isolation --python .venv/bin/python --out-dir "$elsewhere" .
+rm -f dist/checkpointd-*.whl
+$uv build --quiet --wheel --no-build-isolation --python .venv/bin/python --out-dir dist .
 $uv venv --quiet --python .venv/bin/python "$elsewhere/venv"
-$uv pip install --quiet --python "$elsewhere/venv" --constraint "$elsewhere/lock" "$(echo "$elsewhere"/checkpointd-*.whl)[embedded]"
+$uv pip install --quiet --python "$elsewhere/venv" --constraint "$elsewhere/lock" "$(echo dist/checkpointd-*.whl)[embedded]"
 cd "$elsewhere"
 version=$(env -i PATH="$PATH" HOME="$elsewhere" venv/bin/checkpointd --version)
 grep -q "\"$version\"" "$here/daemon/checkpointd/__init__.py"

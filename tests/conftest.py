@@ -103,6 +103,7 @@ def migrated(postgres: str) -> str:
 def _no_trouble_yet() -> None:
     """Forget what troubled the daemons of tests before: a process has one daemon, and notes it for all of itself."""
     observe._database_errors.clear()
+    observe._source_states.clear()
 
 
 _databases = iter(range(1_000_000))

@@ -283,6 +283,27 @@ async def test_what_an_answer_means(
     assert 1 == len(provider.requests)
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql://me:hunter2@127.0.0.1:1/x", "127.0.0.1:1: nothing listens there: is it up, and is"),
+        ("postgresql://me:hunter2@nowhere.invalid/x", "nowhere.invalid: its name is unknown: is its address right?"),
+        ("postgresql:///x?host=/nowhere&port=1", "/nowhere:1: there is no such socket: is it up, and is"),
+        (
+            "postgresql://me:hunter2@127.0.0.1:1,[::1]:1/x",
+            "no host is primary: 127.0.0.1:1: nothing listens there: is it up, and is its address right?; [::1]:1: ",
+        ),
+    ],
+)  # fmt: skip
+async def test_where_a_database_is_not(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, url: str, words: str
+) -> None:
+    """A database that cannot be reached is named, without user and password."""
+    database = (await _check(url, provider.url, monkeypatch))["database"]
+    assert words in database.message
+    assert "hunter2" not in database.message
+
+
 async def test_who_cannot_be_reached_and_who_is_slow(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that is refused, swallowed or broken off fails; a provider that is slow is worth a warning."""
     provider.jobs = raw(b"", reset=True)

@@ -160,7 +160,7 @@ async def test_a_daemon_whose_database_goes_away(provider: Provider, tmp_path: P
         assert (200, "ok\n") == await get(port, "/livez")
 
     async with running("run", env=env) as daemon:
-        port = int(re.findall(r"127\.0\.0\.1', (\d+)", await wait_for_line(daemon, "web.listening"))[0])
+        port = int(re.findall(r"127\.0\.0\.1:(\d+)", await wait_for_line(daemon, "web.listening"))[0])
         await until(503, "database: ", ready=0, database_up=0, last_tick_timestamp_seconds=0)
         await database.start_or_connect()
         await until(503, "run `checkpointd migrate`", ready=0, database_up=1)

@@ -32,7 +32,8 @@ IMPORTS = {
     "api": {"envelope", "failures", "redaction"},
     # at work
     "settings": {"address", "redaction"},
-    "observe": {"reasons", "redaction", "write"},
+    "systemd": set(),
+    "observe": {"failures", "reasons", "redaction", "systemd", "write"},
     "gauges": {"observe", "queries", "store"},
     "budget": {"api", "store"},
     "service": {"api", "failures", "store"},
@@ -42,7 +43,6 @@ IMPORTS = {
     "jobs": {"cadence", "envelope", "item", "queries", "store", "write"},
     "discovery": {"api", "budget", "failures", "jobs", "observe", "outbox", "queries", "service", "store"},
     "metronome": set(),
-    "systemd": set(),
     "watch": {"observe", "queries", "reasons", "store", "systemd"},
     "pages": {"queries", "standing", "store", "words"},
     "web": {"observe", "pages", "reasons", "store"},
@@ -56,7 +56,7 @@ IMPORTS = {
         "store", "systemd", "watch", "web",
     },
     # what a person types
-    "terminal": {"standing", "words"},
+    "terminal": {"standing", "systemd", "words"},
     "embedded": {"queries"},
     "opening": {"embedded", "migrations", "reasons", "settings", "store", "terminal"},
     "choosing": {"opening", "settings", "store"},

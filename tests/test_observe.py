@@ -2,12 +2,15 @@
 
 import json
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
 
 from checkpointd import observe
+from checkpointd.failures import ErrorClass, Failure
 from checkpointd.reasons import explain
 
 CANARY = "canary-5f0e9d8c7b6a"
@@ -147,11 +150,15 @@ def test_what_is_no_secret_stays(configure: Configure) -> None:
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_priorities_are_the_journals(configure: Configure, monkeypatch: pytest.MonkeyPatch, log_format: str) -> None:
-    """Where the journal reads, and only there, a line begins with its priority."""
-    lines = configure(log_format)
-    observe.log.warning("here")
-    assert not lines()[0].startswith("<")
-    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
+    """Where the journal reads, and only there, a line begins with its priority: not where something redirected it."""
+    ours = os.fstat(1)
+    monkeypatch.setattr(sys.stderr, "fileno", lambda: 1)
+    for redirected in ("", "8:1"):
+        monkeypatch.setenv("JOURNAL_STREAM", redirected)
+        lines = configure(log_format)
+        observe.log.warning("here")
+        assert not lines()[0].startswith("<")
+    monkeypatch.setenv("JOURNAL_STREAM", f"{ours.st_dev}:{ours.st_ino}")
     lines = configure(log_format)
     observe.log.debug("a")
     observe.log.info("b")
@@ -159,6 +166,29 @@ def test_priorities_are_the_journals(configure: Configure, monkeypatch: pytest.M
     logging.getLogger("somebody.else").error("d")
     observe.log.critical("e")
     assert ["<7>", "<6>", "<4>", "<3>", "<2>"] == [line[:3] for line in lines()]
+
+
+def test_a_source_that_turns_away_is_told_once(configure: Configure) -> None:
+    """That a key is refused, or a pause is asked for, is one line each however often it is met; so is its end."""
+    lines = configure("json")
+    refused, paused = (Failure(kind, f"HTTP {kind}") for kind in (ErrorClass.REFUSED, ErrorClass.THROTTLED))
+    for answer in (None, refused, refused, paused, paused, None, None):
+        observe.source("azure", answer)
+    told = [json.loads(line) for line in lines()]
+    assert ["source.refused", "source.paused", "source.recovered"] == [event["event"] for event in told]
+    assert [("warning", "azure", "HTTP refused"), ("warning", "azure", "HTTP throttled"), ("info", "azure", None)] == [
+        (event["level"], event["source"], event.get("error")) for event in told
+    ]
+
+
+def test_reasons_are_told_once_for_all_work(configure: Configure) -> None:
+    """What keeps several pieces of work from the database is one problem."""
+    configure("json")
+    for work in ("claim", "save", "job list"):
+        observe.database(work, OSError("away" if work != "save" else "full"))
+    assert ["database: claim, job list failed: OSError: away", "database: save failed: OSError: full"] == (
+        observe.problems()
+    )
 
 
 def test_the_level_holds_for_all(configure: Configure) -> None:

@@ -109,7 +109,7 @@ async def _daemon(url: str, folder: Path) -> AsyncIterator[int]:
     async with serve(World(3, 12, EPOCH), lambda: now) as api:
         env = environment(folder, url, api, CHECKPOINTD_DISCOVER="true", CHECKPOINTD_MIN_POLL_SECONDS="0.2")
         async with running("run", env=env) as daemon:
-            port = int(re.findall(r"127\.0\.0\.1', (\d+)", await wait_for_line(daemon, "web.listening"))[0])
+            port = int(re.findall(r"127\.0\.0\.1:(\d+)", await wait_for_line(daemon, "web.listening"))[0])
             await wait_for_line(daemon, "poll.changed")
             yield port
 

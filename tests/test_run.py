@@ -1,6 +1,7 @@
 """The daemon as a process: it follows jobs, outlives its database and its provider, and ends when told."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from aiohttp import web
 from checkpointd.embedded import EmbeddedPostgres
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.world import World
-from provider import JOB, Provider, checkpoint, page, paged
+from provider import JOB, Provider, checkpoint, error, page, paged
 from verbs import SILENCED, checkpointd, environment, running, wait_for_line
 
 EPOCH = 1_767_225_600.0
@@ -114,6 +115,30 @@ async def test_api_down(url: str, sql: asyncpg.Connection, tmp_path: Path) -> No
         await wait_for_line(daemon, "poll.failed")
         await _until(sql, "select consecutive_failures > 0 and error_class = 'network' from fine_tuning.freshness")
         assert daemon.returncode is None
+
+
+async def test_trouble_with_a_source_is_told(
+    url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """A key that polls are refused with is one warning, however many jobs there are; a failure of many jobs, too."""
+    jobs = [f"ftjob-{n:02d}" for n in range(30)]
+    for name in jobs:
+        provider.checkpoints[name] = error(500)
+    env = environment(tmp_path, url, provider.url)
+    await checkpointd("track", *jobs, env=env)
+    async with running("run", env=env) as daemon:
+        told = json.loads(await wait_for_line(daemon, "poll.failed"))
+        assert (len(told["jobs"]), "server_error") == (min(told["polls"], 20), told["error_class"])
+        await _until(sql, "select count(*) = 30 from fine_tuning.freshness where consecutive_failures > 0")
+        for name in jobs:
+            provider.checkpoints[name] = error(401)
+        await sql.execute("update checkpointd.polling set next_poll_at = now()")
+        assert '"error_class": "refused"' in await wait_for_line(daemon, "source.refused")
+        daemon.terminate()
+        assert daemon.stderr is not None
+        left = (await daemon.stderr.read()).decode()
+        assert "source.refused" not in left
+        assert 0 == await daemon.wait()
 
 
 async def test_second_signal_cuts_short(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:

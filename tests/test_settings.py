@@ -351,7 +351,7 @@ def test_what_cannot_be_a_key(tmp_path: Path, key: str) -> None:
     file.write_text(key, encoding="utf-8")
     with pytest.raises(SettingsError) as caught:
         key_of(str(file))
-    assert f"the key of source a: {file} holds something that cannot be a key" == str(caught.value)
+    assert f"the key of source a: {file} holds something that cannot be a key: one word is wanted" == str(caught.value)
 
 
 def test_a_missing_key_says_where_it_was_sought(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

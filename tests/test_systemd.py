@@ -356,6 +356,6 @@ async def test_what_is_missing_is_said(service: Machine) -> None:
             assert "failed" in await _run(service, "systemctl", "start", SERVICE, check=False)
         assert ["failed", "2", "0"] == service.properties(SERVICE, "ActiveState", "ExecMainStatus", "NRestarts")
         new = (await _journal(service))[logged:]
-        said = [line["MESSAGE"] for line in new if line["SYSLOG_IDENTIFIER"] == "checkpointd"]
-        assert 1 == len(said)
-        assert said[0].startswith(f"checkpointd: {expected}")
+        said = [(line["PRIORITY"], line["MESSAGE"]) for line in new if line["SYSLOG_IDENTIFIER"] == "checkpointd"]
+        assert ["3"] == [priority for priority, _ in said]
+        assert said[0][1].startswith(f"checkpointd: {expected}")

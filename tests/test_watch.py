@@ -15,6 +15,7 @@ import pytest
 
 from checkpointd import observe, systemd, watch
 from checkpointd.embedded import EmbeddedPostgres
+from checkpointd.failures import ErrorClass, Failure
 from checkpointd.store import Store, connect, open_store
 from checkpointd.watch import watching
 from harness import polling_one, sync, tick, track
@@ -74,13 +75,17 @@ async def test_status(store: Store, provider: Provider, sql: asyncpg.Connection,
     await sql.execute("update checkpointd.polling set last_attempt_at = last_attempt_at - interval '90 s'")
     status = await watch._status(store)
     assert re.fullmatch(r"polling: 3 tracked, 1 due, 1 failing, last poll 9\d s ago", status)
+    observe.source("azure", Failure(ErrorClass.REFUSED, "no such key"))
+    assert (await watch._status(store)).endswith(" s ago; source azure refused")
+    observe.source("azure", None)
     observe.database("claim", OSError("away"))
     try:
         assert "waiting: database: claim failed: OSError: away" == await watch._status(store)
     finally:
         observe.database("claim", None)
     async with open_store(lambda: connect(url.replace("test_", "none_", 1))) as nowhere:
-        assert "waiting: database: InvalidCatalogNameError" in await watch._status(nowhere)
+        status = await watch._status(nowhere)
+    assert re.match(r"waiting: database: \S+: InvalidCatalogNameError: ", status)
 
 
 async def test_fed_while_all_goes_on(
@@ -115,7 +120,7 @@ async def test_fed_while_all_goes_on(
         time.sleep(0.6)  # noqa: ASYNC251  # the loop is blocked: that is what is to be found
         _said(channel)
         await _heard(channel, "WATCHDOG=1")
-        assert "the event loop was blocked" in capsys.readouterr().out
+        assert "the event loop stood still" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("variables", "seconds"), [

@@ -72,7 +72,7 @@ def main() -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    terminal.say(message)
+    terminal.say(message, wrong=True)
     sys.exit(code)
 
 

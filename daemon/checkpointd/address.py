@@ -43,6 +43,11 @@ class Host(NamedTuple):
     name: str
     port: int | None
 
+    def __str__(self) -> str:
+        """Return it as a person writes it."""
+        name = f"[{self.name}]" if ":" in self.name else self.name
+        return f"{name}:{self.port}" if self.port else name
+
     @property
     def is_local(self) -> bool:
         """Say whether it is this machine itself."""

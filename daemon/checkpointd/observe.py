@@ -2,9 +2,8 @@
 
 import collections
 import logging
-import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -19,7 +18,8 @@ from prometheus_client import (
 )
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from checkpointd import __version__
+from checkpointd import __version__, systemd
+from checkpointd.failures import ErrorClass, Failure
 from checkpointd.reasons import explain
 from checkpointd.redaction import Secrets
 from checkpointd.write import Saved
@@ -54,6 +54,9 @@ DATABASE_UP: Final = Gauge("checkpointd_database_up", "1 if the last use of the 
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("checkpointd")
 
+SHOWN_JOBS: Final = 20
+"""A line of the log names so many jobs."""
+
 _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
@@ -71,6 +74,8 @@ def committed(source: str, saved: Iterable[Saved]) -> None:
     saved = list(saved)
     for outcome, count in _count_outcomes(saved).items():
         POLLS.labels(source, outcome).inc(count)
+    failed = collections.defaultdict[str, list[Saved]](list)
+    recovered: list[str] = []
     for one in saved:
         lease = one.poll.lease
         if one.new or one.changed:
@@ -80,11 +85,19 @@ def committed(source: str, saved: Iterable[Saved]) -> None:
             REJECTS.labels(source).inc(one.rejected)
             log.warning("poll.rejected", source=source, job=lease.id, items=one.rejected)
         if one.poll.error_class and one.poll.error_class != lease.error_class:
-            log.warning(
-                "poll.failed", source=source, job=lease.id, error_class=one.poll.error_class, error=one.poll.error
-            )
+            failed[one.poll.error_class].append(one)
         elif not one.poll.error_class and lease.failures:
-            log.info("poll.recovered", source=source, job=lease.id, after_failures=lease.failures)
+            recovered.append(lease.id)
+    for kind, polls in failed.items():
+        jobs = [one.poll.lease.id for one in polls]
+        log.warning("poll.failed", source=source, error_class=kind, error=polls[0].poll.error, **some(jobs))
+    if recovered:
+        log.info("poll.recovered", source=source, **some(recovered))
+
+
+def some(jobs: Sequence[str]) -> dict[str, Any]:
+    """Return how many jobs a line of the log is about, and the first of them."""
+    return {"polls": len(jobs), "jobs": list(jobs[:SHOWN_JOBS])}
 
 
 def _count_outcomes(saved: Iterable[Saved]) -> collections.Counter[str]:
@@ -110,14 +123,38 @@ def database(work: str, error: Exception | None) -> None:
 
 
 def problems() -> list[str]:
-    """Say what keeps a running daemon from its work, in words and without secrets."""
-    return [f"database: {work} failed: {reason}" for work, (_, reason) in _database_errors.items()]
+    """Say what keeps a running daemon from its work, in words and without secrets: each reason once."""
+    works = collections.defaultdict[str, list[str]](list)
+    for work, (_, reason) in _database_errors.items():
+        works[reason].append(work)
+    return [f"database: {', '.join(failed)} failed: {reason}" for reason, failed in works.items()]
+
+
+_source_states: dict[str, str] = {}
+"""Sources that turn this daemon away: refused or paused."""
+
+
+def source(name: str, failure: Failure | None) -> None:
+    """Note how a source answered: that it turns this daemon away, and that it no longer does, is logged once each."""
+    known = _source_states.pop(name, None)
+    if failure:
+        state = _source_states[name] = "refused" if failure.error_class is ErrorClass.REFUSED else "paused"
+        if state != known:
+            event = {"refused": "source.refused", "paused": "source.paused"}[state]
+            log.warning(event, source=name, error_class=failure.error_class, error=failure.message)
+    elif known:
+        log.info("source.recovered", source=name)
+
+
+def troubled_sources() -> list[str]:
+    """Say which sources turn this daemon away."""
+    return [f"source {name} {state}" for name, state in _source_states.items()]
 
 
 def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -> None:
     """Set up logging for this process; `secrets` are blotted out of every line, whatever it says."""
     chosen = log_format or ("console" if sys.stderr.isatty() else "json")
-    journal = "JOURNAL_STREAM" in os.environ
+    journal = systemd.is_journal(sys.stderr)
     # A record that cannot be formatted would else be printed as it is, secrets and all.
     logging.raiseExceptions = False
     shared: list[Processor] = [

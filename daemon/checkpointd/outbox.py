@@ -28,9 +28,7 @@ RETRY_SECONDS: Final = 1.0
 """A save that fails is tried again each second while its leases last."""
 
 
-LEASE_LOST: Final = "its lease was lost: another daemon polls it, or the database was away"
-SHOWN_JOBS: Final = 20
-"""A line of the log names so many of the jobs whose polls were dropped."""
+LEASE_LOST: Final = "its lease was lost: another daemon polls it, or the database did not save it in time"
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -170,7 +168,8 @@ class Outbox:
                 log.exception("save.crashed")
                 return None
             else:
-                observe.database("save", None)
+                if done != []:  # leases that were lost: nothing was saved
+                    observe.database("save", None)
                 return done
             if loop.time() + RETRY_SECONDS > min(save_by, self._close_by or save_by):
                 return None
@@ -209,7 +208,7 @@ class Outbox:
             if self._report:
                 self._report(f.claim.lease, one or f.of_source or Failure(ErrorClass.INTERNAL, LEASE_LOST))
         for source, jobs in lost.items():
-            log.warning("poll.dropped", source=source, polls=len(jobs), jobs=jobs[:SHOWN_JOBS], reason=LEASE_LOST)
+            log.warning("poll.dropped", source=source, reason=LEASE_LOST, **observe.some(jobs))
         for source, polls in by_source.items():
             observe.committed(source, polls)
         for source, count in requests.items():

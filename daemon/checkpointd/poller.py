@@ -222,6 +222,7 @@ class Poller:
             service.suffer(of_source, asyncio.get_running_loop().time())
         elif failure is None:
             service.accept(asyncio.get_running_loop().time())
+        observe.source(service.name, service.trouble)
         if of_source and not pages.items:
             return Finished(claim, service, None, of_source, pages.requests)
         poll = judge(claim.lease, pages, self._bounds, service.client.holds_secret)

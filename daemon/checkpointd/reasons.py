@@ -41,9 +41,10 @@ _MEND: Final[Mapping[type, str]] = {
 
 def explain(error: Exception) -> str:
     """Say in one line, fit for everybody, what is wrong with the database and what to do: no secret, no row of it."""
+    at = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
     kinds = type(error).__mro__
     if instead := next((_INSTEAD[kind] for kind in kinds if kind in _INSTEAD), None):
-        return instead
+        return at + instead
     said = re.sub(r"\nDETAIL:.*?(?=\nHINT:|\Z)", "", str(error), flags=re.DOTALL)
     words = blot_likely(" ".join(said.split())) or "no reason given"
     mend = next((_MEND[kind] for kind in kinds if kind in _MEND), None)
@@ -51,4 +52,6 @@ def explain(error: Exception) -> str:
         mend = "it has no TLS: switch that on there, or say sslmode=disable in the URL"
     elif "unsupported startup parameter" in words:
         mend = _POOLER
-    return f"{type(error).__name__}: {words}" + (f" ({mend})" if mend else "")
+    elif isinstance(error, ssl.SSLCertVerificationError) and "mismatch" in words:
+        mend = "the URL has to name the host as its certificate does"
+    return f"{at}{type(error).__name__}: {words}" + (f" ({mend})" if mend else "")

@@ -251,6 +251,8 @@ def _read(path: Path, *, must_exist: bool) -> dict[str, Any]:
         if must_exist:
             raise SettingsError(f"{path}: no such file") from None
         return {}
+    except PermissionError:
+        raise SettingsError(f"{path}: its reader, a service's own user perhaps, may not read it: chmod a+r") from None
     except (OSError, UnicodeDecodeError) as e:
         raise SettingsError(f"{path}: {getattr(e, 'strerror', None) or 'no UTF-8 text'}") from None
     except (ValueError, RecursionError) as e:  # TOMLDecodeError, and what else the parser lets through
@@ -288,7 +290,7 @@ def read_secret(name: str, what: str) -> str:
     if not secret:
         raise SettingsError(f"{what}: there is no credential, file or variable {name}, or it is empty")
     if not secret.isascii() or not secret.isprintable() or " " in secret:
-        raise SettingsError(f"{what}: {name} holds something that cannot be a key")
+        raise SettingsError(f"{what}: {name} holds something that cannot be a key: one word is wanted")
     return secret
 
 

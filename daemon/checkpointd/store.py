@@ -120,7 +120,7 @@ async def connect(url: str, *, pooler: bool = False) -> asyncpg.Connection:
             attempt.cancel()
             attempt.add_done_callback(lambda a: _discard(a, found))
     if found is None:
-        told = "; ".join(f"{host.name}: {explain(failures[host])}" for host in where.hosts)
+        told = "; ".join(explain(failures[host]) for host in where.hosts)
         raise ConnectionError(f"no host is {where.attribute}: {told}")
     return found
 
@@ -132,17 +132,22 @@ def _discard(attempt: asyncio.Task[asyncpg.Connection], chosen: asyncpg.Connecti
 
 
 async def _connect(where: Address, host: Host | None = None, *, pooler: bool) -> asyncpg.Connection:
-    connection: asyncpg.Connection = await asyncpg.connect(
-        where.url,
-        host=host.name if host else None,
-        port=host.port if host else None,
-        ssl=where.tls(host) if host else where.sslmode,
-        target_session_attrs=SessionAttribute(where.attribute),
-        timeout=CONNECT_SECONDS,
-        command_timeout=STATEMENT_SECONDS,
-        statement_cache_size=0 if pooler else 100,
-        server_settings={} if pooler else _SESSION,
-    )
+    try:
+        connection: asyncpg.Connection = await asyncpg.connect(
+            where.url,
+            host=host.name if host else None,
+            port=host.port if host else None,
+            ssl=where.tls(host) if host else where.sslmode,
+            target_session_attrs=SessionAttribute(where.attribute),
+            timeout=CONNECT_SECONDS,
+            command_timeout=STATEMENT_SECONDS,
+            statement_cache_size=0 if pooler else 100,
+            server_settings={} if pooler else _SESSION,
+        )
+    except UNAVAILABLE as e:
+        if host:
+            e.add_note(str(host))  # for explain()
+        raise
     transport: asyncio.BaseTransport = connection._transport  # type: ignore[attr-defined]  # noqa: SLF001  # no other way
     peer = transport.get_extra_info("socket")
     if peer is not None and peer.family in {socket.AF_INET, socket.AF_INET6}:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from checkpointd import standing
 from checkpointd.standing import Row, Said
+from checkpointd.systemd import is_journal
 from checkpointd.words import clock, cut, visible
 
 WIDE: Final = 110
@@ -174,9 +175,10 @@ def cell(value: Cell) -> str:
     return visible("" if value is None else value.text if isinstance(value, Said) else value)
 
 
-def say(text: str) -> None:
-    """Tell a person something that is not the output."""
-    print(f"checkpointd: {' '.join(text.split())}", file=sys.stderr)
+def say(text: str, *, wrong: bool = False) -> None:
+    """Tell a person something that is not the output; what went wrong is an error to the journal, too."""
+    priority = "<3>" if wrong and is_journal(sys.stderr) else ""
+    print(f"{priority}checkpointd: {' '.join(text.split())}", file=sys.stderr)
 
 
 def plain(value: object) -> str:

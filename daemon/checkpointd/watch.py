@@ -46,7 +46,7 @@ async def _feed(stuck: Stuck, limit: float | None) -> None:
         since = loop.time()
         await asyncio.sleep(seconds)
         lag = loop.time() - since - seconds
-        reason = f"the event loop was blocked for {lag:.0f} s" if lag > LAG_SECONDS else stuck()
+        reason = f"the event loop stood still for {lag:.0f} s" if lag > LAG_SECONDS else stuck()
         if reason is None:
             systemd.notify(WATCHDOG=1)
         elif reason != told:
@@ -54,12 +54,21 @@ async def _feed(stuck: Stuck, limit: float | None) -> None:
         told = reason
 
 
+def _troubles() -> list[str]:
+    return observe.problems() + observe.troubled_sources()
+
+
 async def _tell(store: Store, draining: asyncio.Event) -> None:
+    """Tell how it fares, again and again, and where troubles come or go within a second."""
     while not draining.is_set():
         status = await _status(store)
         if not draining.is_set():
             systemd.notify(STATUS=status)
-        await asyncio.sleep(SECONDS)
+        known = _troubles()
+        for _ in range(int(SECONDS)):
+            await asyncio.sleep(1)
+            if known != _troubles():
+                break
 
 
 async def _status(store: Store) -> str:
@@ -70,4 +79,5 @@ async def _status(store: Store) -> str:
     if troubles := observe.problems():
         return f"waiting: {'; '.join(troubles)}"
     age = "" if row["last_poll_seconds"] is None else f", last poll {row['last_poll_seconds']:.0f} s ago"
-    return f"polling: {row['tracked']} tracked, {row['due']} due, {row['failing']} failing{age}"
+    counts = f"polling: {row['tracked']} tracked, {row['due']} due, {row['failing']} failing{age}"
+    return "; ".join([counts, *observe.troubled_sources()])

@@ -78,11 +78,15 @@ async def serve(host: str, port: int, problems: Problems, store: Store) -> Async
     except OSError as e:
         log.warning("web.unavailable", host=host, port=port, error=e.strerror or str(e))
     else:
-        log.info("web.listening", address=str(runner.addresses[0]))
+        log.info("web.listening", address=_written(*runner.addresses[0][:2]))
     try:
         yield
     finally:
         await runner.cleanup()
+
+
+def _written(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _page(request: web.Request) -> int:

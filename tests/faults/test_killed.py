@@ -98,7 +98,7 @@ async def test_told_to_stop_while_nothing_answers(
         async def live_and_stop() -> float:
             async with daemon(surroundings(tmp_path, proxy.url, truth.provider.url, **PATIENT)) as one:
                 await one.wait_for("daemon.ready" if working else "web.listening")
-                port = int(re.findall(r"127\.0\.0\.1', (\d+)", one.logged("web.listening")[0])[0])
+                port = int(re.findall(r"127\.0\.0\.1:(\d+)", one.logged("web.listening")[0])[0])
                 await ready.wait()
                 await silent.wait()
                 looking = asyncio.create_task(get(port, "/"))
