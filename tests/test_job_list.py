@@ -5,9 +5,10 @@ import asyncio
 import asyncpg
 from aiohttp import web
 
+from checkpointd import observe
 from checkpointd.discovery import Discovery
 from checkpointd.service import Service
-from checkpointd.store import Store, connect, open_store
+from checkpointd.store import RESCUE_SECONDS, Store, connect, open_store
 from faults.proxy import Proxy
 from harness import serving, track
 from provider import JOB, Provider, error, held, job, page
@@ -35,6 +36,34 @@ async def test_cut_short_in_its_claim_it_leaves_no_lease(url: str, provider: Pro
         assert reading.cancelled()
     assert not await sql.fetchval(held)
     assert [] == provider.requests
+
+
+async def test_cut_short_at_its_end_it_leaves_no_lease(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """A stop while the end of a reading is noted lets it be noted; one that takes long otherwise is no failure."""
+    leased = "select job_list_lease_expires_at is not null from checkpointd.sources"
+    waits = "select exists (select from pg_locks where not granted)"
+    async with serving(store, provider) as service:
+        for cut_short in (False, True):
+            await sql.execute("update checkpointd.sources set job_list_due_at = now()")
+            provider.jobs, reached, go_on = held(page([]))
+            reading = asyncio.ensure_future(_discovery(store, service).tick())
+            await reached.wait()
+            async with sql.transaction():
+                await sql.execute("select from checkpointd.sources for update")
+                go_on.set()
+                async with asyncio.timeout(60):
+                    while not await sql.fetchval(waits):  # noqa: ASYNC110  # another process waits, and gives no event
+                        await asyncio.sleep(0.005)
+                if cut_short:
+                    reading.cancel()
+                else:
+                    await asyncio.sleep(RESCUE_SECONDS + 0.2)
+            await asyncio.wait([reading])
+            assert cut_short == reading.cancelled()
+            assert [] == observe.problems()
+            assert not await sql.fetchval(leased)
 
 
 async def test_a_late_list_writes_nothing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:

@@ -58,13 +58,15 @@ def test_nothing_else_is_found() -> None:
 
 
 def test_which_headers_are_secret() -> None:
-    """Keys are, those of gateways, too; the organization and the project are not: they stand in every job record."""
+    """Keys and cookies are; organization and project are not, for they stand in every job record; nor are numbers."""
     headers = {
         "Authorization": "Bearer key-1", "api-key": "key-2", "X-Gateway-Token": "key-3", "x-p": "abcdef0123456789abcd",
         "OpenAI-Organization": "org-AbCdEf0123456789AbCdEf", "OpenAI-Project": "proj_AbCdEf0123456789AbCdEf",
-        "x-team": "research", "x-auth-scheme": " ",
+        "x-team": "research", "x-auth-scheme": " ", "Cookie": "session=key-4==; theme=key-5", "X-Author": "mistral",
+        "X-Max-Tokens": "100000", "X-Token-Limit": "100000",
     }  # fmt: skip
-    assert ["key-1", "key-2", "key-3", "abcdef0123456789abcd"] == secrets_of(headers)
+    expected = ["key-1", "key-2", "key-3", "abcdef0123456789abcd", "key-4==", "key-5"]
+    assert expected == secrets_of(headers)
 
 
 def test_a_secret_with_escapes_of_its_own() -> None:

@@ -13,8 +13,8 @@ from aiohttp import web
 from checkpointd.embedded import EmbeddedPostgres
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.world import World
-from provider import JOB, Provider, checkpoint, error, page, paged
-from verbs import SILENCED, checkpointd, environment, running, wait_for_line
+from provider import JOB, Provider, checkpoint, error, held, page, paged
+from verbs import KEY, PROGRAM, SILENCED, checkpointd, environment, running, wait_for_line
 
 EPOCH = 1_767_225_600.0
 
@@ -139,6 +139,41 @@ async def test_trouble_with_a_source_is_told(
         left = (await daemon.stderr.read()).decode()
         assert "source.refused" not in left
         assert 0 == await daemon.wait()
+
+
+async def test_a_fault_of_its_own_is_told(url: str, provider: Provider, tmp_path: Path) -> None:
+    """A bug in a ring ends the daemon in order, with a line of its log, status 1, and no secret."""
+    broken = f"""
+from checkpointd import __main__, poller
+async def tick(self):
+    raise KeyError("{KEY}")
+poller.Poller.tick = tick
+__main__.main()"""
+    async with running(
+        "run", env=environment(tmp_path, url, provider.url), program=(sys.executable, "-c", broken)
+    ) as one:
+        out, err = await asyncio.wait_for(one.communicate(), 60)
+    assert 1 == one.returncode
+    events = [json.loads(line)["event"] for line in err.decode().splitlines()[:-1]]
+    assert ["daemon.crashed", "daemon.draining", "daemon.stopped"] == events[-3:]
+    assert "checkpointd: ended by a fault of its own: see daemon.crashed in the log" == err.decode().splitlines()[-1]
+    assert KEY.encode() not in out + err
+
+
+async def test_a_pass_in_the_background_can_be_ended(
+    url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """SIGTERM interrupts a command that a shell started with &, and so to ignore SIGINT."""
+    provider.checkpoints[JOB], reached, _ = held(page([]))
+    env = environment(tmp_path, url, provider.url, CHECKPOINTD_DRAIN_SECONDS="0.5")
+    await checkpointd("track", JOB, env=env)
+    deaf = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh", *PROGRAM)
+    async with running("sync", env=env, program=deaf) as one:
+        await asyncio.wait_for(reached.wait(), 60)
+        one.terminate()
+        _, err = await asyncio.wait_for(one.communicate(), 60)
+    assert (130, b"checkpointd: interrupted\n") == (one.returncode, err)
+    assert 0 == await sql.fetchval("select count(*) from checkpointd.polling where lease_expires_at is not null")
 
 
 async def test_second_signal_cuts_short(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:

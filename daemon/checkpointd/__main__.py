@@ -113,14 +113,21 @@ def run(config: Config = None) -> None:
         with daemon.stop_on_signals() as stop:
             async with database(chosen, lasting=True) as connect_:
                 await daemon.run(chosen, connect_, keyed, migrate=chosen.database_url is None, stop=stop)
+            if stop.crashed:
+                raise CommandError("ended by a fault of its own: see daemon.crashed in the log")
 
     asyncio.run(work())
 
 
 def _finish(work: Coroutine[Any, Any, T]) -> T:
     """Do a verb's work. SIGTERM interrupts it as Ctrl-C does: what it has begun is ended in order."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    return asyncio.run(work)
+
+    async def interruptible() -> T:
+        doing = asyncio.ensure_future(work)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, doing.cancel)
+        return await doing
+
+    return asyncio.run(interruptible())
 
 
 @app.command()

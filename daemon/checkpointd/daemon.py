@@ -33,8 +33,10 @@ class Stop:
     """How a process is told to end."""
 
     asked: asyncio.Event = field(default_factory=asyncio.Event)
-    urge: Callable[[], None] = lambda: None
+    urge: Callable[[], object] = lambda: None
     """What to do where it was asked before, and still takes its time."""
+    crashed: bool = False
+    """A fault of ours asked for it: the log says which."""
 
 
 async def run(settings: Settings, connect: Connect, keyed: Keyed, *, migrate: bool, stop: Stop) -> None:
@@ -65,7 +67,7 @@ async def run(settings: Settings, connect: Connect, keyed: Keyed, *, migrate: bo
             problems.clear()
             log.info("daemon.ready", sources=[service.name for service in services])
             systemd.notify(READY=1)
-            with _ringing(settings, store, poller, discoveries, rings):
+            with _ringing(settings, store, poller, discoveries, rings, stop):
                 await stop.asked.wait()
             systemd.notify(STOPPING=1, STATUS="draining")
             log.info("daemon.draining")
@@ -112,7 +114,12 @@ async def _prepare(settings: Settings, store: Store, problems: list[str], *, mig
 
 @contextmanager
 def _ringing(
-    settings: Settings, store: Store, poller: Poller, discoveries: Sequence[Discovery], rings: asyncio.TaskGroup
+    settings: Settings,
+    store: Store,
+    poller: Poller,
+    discoveries: Sequence[Discovery],
+    rings: asyncio.TaskGroup,
+    stop: Stop,
 ) -> Iterator[None]:
     """Tick, list and count, in tasks of `rings`. At the end nobody waits for them: they end while the polls drain."""
     with metronome() as beat:
@@ -121,30 +128,36 @@ def _ringing(
         works = [(poller.bell, often, poller.tick), (asyncio.Event(), gauges.GAP_SECONDS, partial(gauges.renew, store))]
         often = min(1.0, settings.job_list_seconds)
         works += [(asyncio.Event(), often, discovery.tick) for discovery in discoveries]
-        ended = asyncio.Event()
-        tasks = [rings.create_task(_follow(beat, *work, ended)) for work in works]
+        tasks = [rings.create_task(_follow(beat, *work, stop)) for work in works]
         try:
             yield
         finally:
-            ended.set()
+            stop.asked.set()
             for task in tasks:
                 task.cancel()
 
 
 async def _follow(
-    beat: Metronome, bell: asyncio.Event, seconds: float, work: Callable[[], Awaitable[object]], ended: asyncio.Event
+    beat: Metronome, bell: asyncio.Event, seconds: float, work: Callable[[], Awaitable[object]], stop: Stop
 ) -> None:
     beat.ring(bell, seconds)
-    while not ended.is_set():  # work that is cut short may say so by an error of its own
-        await beat.wait(bell, seconds)
-        await work()
+    try:
+        while not stop.asked.is_set():  # work that is cut short may say so by an error of its own
+            await beat.wait(bell, seconds)
+            await work()
+    except Exception:  # noqa: BLE001  # a bug of ours ends the daemon, but in order
+        log.exception("daemon.crashed")
+        stop.crashed = True
+        stop.asked.set()
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
     """Let SIGTERM and SIGINT ask to stop; every further one urges."""
-    loop = asyncio.get_running_loop()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     stop = Stop()
+    if task is not None:
+        stop.urge = task.cancel
 
     def heard() -> None:
         if stop.asked.is_set():

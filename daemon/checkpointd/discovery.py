@@ -17,7 +17,7 @@ from checkpointd.jobs import read_jobs, save_jobs
 from checkpointd.observe import log
 from checkpointd.outbox import note_trouble
 from checkpointd.service import Service
-from checkpointd.store import RESCUE_SECONDS, UNAVAILABLE, Store, claimed
+from checkpointd.store import RESCUE_SECONDS, UNAVAILABLE, Store, see_through
 
 LIST_SHARE: Final = 0.75
 """A reading must end within this share of its lease."""
@@ -80,13 +80,15 @@ class Discovery:
                 await self._finish(lease, whole=False, error=None)
 
         claim = self._store.fetch(queries.CLAIM_JOB_LISTS, [self._service.key], self._lease_seconds, due_or_not)
-        return await claimed(claim, give_back)
+        return await see_through(claim, give_back)
 
     async def _finish(self, lease: asyncpg.Record, *, whole: bool, error: str | None) -> None:
         now = asyncio.get_running_loop().time()
         gap = 0.0 if now < self._silent_until else self._next_gap()
-        async with asyncio.timeout(RESCUE_SECONDS):
-            await self._store.fetch(queries.FINISH_JOB_LIST, self._service.key, lease["lease_token"], gap, whole, error)
+        task = asyncio.current_task()
+        finish = self._store.fetch(queries.FINISH_JOB_LIST, self._service.key, lease["lease_token"], gap, whole, error)
+        async with asyncio.timeout(RESCUE_SECONDS if task and task.cancelling() else None):
+            await see_through(finish)
 
     def _next_gap(self) -> float:
         return min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap))

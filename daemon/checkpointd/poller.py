@@ -21,7 +21,7 @@ from checkpointd.observe import log
 from checkpointd.outbox import Finished, Outbox, Report
 from checkpointd.save import release
 from checkpointd.service import Claim, Service
-from checkpointd.store import UNAVAILABLE, Job, Lease, Store, claimed
+from checkpointd.store import UNAVAILABLE, Job, Lease, Store, see_through
 from checkpointd.verdict import judge
 
 POLL_SHARE: Final = 0.75
@@ -142,7 +142,7 @@ class Poller:
         return await self._claim(self._store.claim_named_jobs(jobs, emissions, self._lease_seconds))
 
     async def _claim(self, claim: Awaitable[list[Lease]]) -> list[Lease]:
-        return await claimed(claim, lambda leases: release(self._store, leases))
+        return await see_through(claim, lambda leases: release(self._store, leases))
 
     def _affordable(self, jobs: Iterable[Job]) -> list[Job]:
         """Return the first of these jobs for which their sources have room."""

@@ -31,6 +31,7 @@ _MEND: Final[Mapping[type, str]] = {
     asyncpg.TooManyConnectionsError: "raise max_connections or the role's limit: a daemon takes up to 6",
     asyncpg.InvalidAuthorizationSpecificationError: "the role, its password or pg_hba.conf is wrong",
     asyncpg.InvalidCatalogNameError: "create the database first: createdb",
+    asyncpg.UndefinedObjectError: "take that parameter out of the URL",
     asyncpg.UndefinedTableError: _SCHEMA,
     asyncpg.InvalidSchemaNameError: _SCHEMA,
     asyncpg.InvalidSQLStatementNameError: _POOLER,

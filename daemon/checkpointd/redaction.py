@@ -28,11 +28,13 @@ _KEY: Final = re.compile(r"^sk[-_]|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{20}
 _LIKELY: Final = re.compile(
     r"""(?ix) \bsk-[\w*.-]{6,} | bearer\s+\S+
     | (?<![\w*-]) [\w*-]* \*{3} [\w*-]*  # a key that was masked
-    | (?<=://) [^\s:/@]*:\S+ (?=@) | (?<=password=) ["']?[^\s&"']+"""
+    | (?<=://) [^\s:/@]{0,99}:\S{1,999} (?=@) | (?<=password=) ["']?[^\s&"']+"""
 )
 """In running text, where ids of twenty letters and digits stand, too: the words and signs about a secret tell it."""
 
-_SECRET_HEADER: Final = re.compile(r"auth|key|token|secret|cookie|credential|passw", re.IGNORECASE)
+_SECRET_HEADER: Final = re.compile(r"auth(?!or(?!iz))|key|token(?!s)|secret|cookie|credential|passw", re.IGNORECASE)
+"""But for an author, and how many tokens."""
+
 _PUBLIC_HEADERS: Final = {"openai-organization", "openai-project"}
 """They look like keys, but stand in every job record."""
 
@@ -55,11 +57,20 @@ def blot_likely(text: str) -> str:
 def secrets_of(headers: Mapping[str, str]) -> list[str]:
     """Return what must never be repeated of request headers: the key, and a gateway's."""
     return [
-        value.split()[-1]
+        secret
         for name, value in headers.items()
-        if name.lower() not in _PUBLIC_HEADERS and value.split()
-        and (_SECRET_HEADER.search(name) or is_like_a_key(value))
-    ]  # fmt: skip
+        if name.lower() not in _PUBLIC_HEADERS and (_SECRET_HEADER.search(name) or is_like_a_key(value))
+        for secret in _words(value)
+    ]
+
+
+def _words(value: str) -> list[str]:
+    """Return the words of a secret: without the scheme before it, the names of cookies, and numbers."""
+    words = re.split(r"[\s;,]+", value.strip())
+    if len(words) > 1 and words[0].isalpha():
+        words = words[1:]
+    values = [re.sub(r"^[\w.-]+=(?=[^=])", "", word) for word in words]
+    return [word for word in values if word and not word.isdecimal()]
 
 
 class Secrets:

@@ -52,6 +52,8 @@ def _base_url(value: str) -> str:
 
 
 def _key_reference(value: str) -> str:
+    if value == "database_url":
+        raise ValueError("that credential is the database's, which no provider is to see")
     a_file = re.fullmatch(r"\.{0,2}/[^\0]*", value)
     a_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not is_like_a_key(value)
     if not a_file and not a_name:

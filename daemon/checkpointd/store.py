@@ -17,14 +17,14 @@ from checkpointd.reasons import explain
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
-L = TypeVar("L")
+T = TypeVar("T")
 
 CONNECT_SECONDS: Final = 4.0
 ACQUIRE_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 0.25
 """A connection says goodbye, and is cut where nobody hears it."""
 RESCUE_SECONDS: Final = 1.0
-"""At a stop the database has so long to say what was claimed, and to take it back; else it is free with its lease."""
+"""Work that is cut short has so long to end in order; else what it holds is free with its lease."""
 STATEMENT_SECONDS: Final = 15.0
 POOL_SIZE: Final = 4  # a claim, a save, a job list, a reader
 
@@ -158,15 +158,17 @@ async def _connect(where: Address, host: Host | None = None, *, pooler: bool) ->
     return connection
 
 
-async def claimed(claim: Awaitable[list[L]], give_back: Callable[[list[L]], Awaitable[object]]) -> list[L]:
-    """Return what a claim claimed. Cut short, it is waited for all the same: nobody else knows what to give back."""
-    asking = asyncio.ensure_future(claim)
+async def see_through(work: Awaitable[T], give_back: Callable[[T], Awaitable[object]] | None = None) -> T:
+    """Return what comes of work that is not to be cut off: what a claim claimed, nobody else could give back."""
+    doing = asyncio.ensure_future(work)
     try:
-        return await asyncio.shield(asking)
+        return await asyncio.shield(doing)
     except asyncio.CancelledError:
         with suppress(*UNAVAILABLE):
             async with asyncio.timeout(RESCUE_SECONDS):
-                await give_back(await asking)
+                done = await doing
+                if give_back is not None:
+                    await give_back(done)
         raise
 
 
