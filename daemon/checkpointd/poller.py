@@ -27,8 +27,8 @@ from checkpointd.verdict import judge
 POLL_SHARE: Final = 0.75
 """A poll must end within this share of its lease; the rest is for its save."""
 
-DRAIN_SHARE: Final = 0.6
-SAVED_SHARE: Final = 0.8
+DRAIN_SHARE: Final = 0.5
+SAVED_SHARE: Final = 0.7
 """Of the time to drain, polls under way have so much to end, and what they found so much to be saved."""
 
 LAST_SAVE_SECONDS: Final = 1.0

@@ -178,7 +178,7 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=600,
-            description="how long a stop may take: polls may end in three fifths of it, then are cut short",
+            description="how long a stop may take: polls may end in half of it, then are cut short",
         ),
     ] = 5
     http_host: Annotated[str, Field(description="where the status port listens")] = "127.0.0.1"

@@ -122,7 +122,7 @@ async def test_told_to_stop_while_nothing_answers(
 async def test_sync_told_to_stop(
     url: str, truth: Truth, judge: Judge, sql: asyncpg.Connection, rng: random.Random, tmp_path: Path
 ) -> None:
-    """F3. A pass that is told to stop says so, and leaves neither a lease nor half a listing."""
+    """F3. A pass that is told to stop ends within 5 s, says so, and leaves neither a lease nor half a listing."""
     truth.delay = lambda: rng.choice([0, 0.02, 0.2, 30])
 
     async def begin_and_stop() -> None:
@@ -130,9 +130,11 @@ async def test_sync_told_to_stop(
         async with running("sync", env=env) as one:
             await until(lambda: truth.asked(env["OPENAI_API_KEY"]), 60)
             await asyncio.sleep(rng.uniform(0, 0.5))
+            asked = time.monotonic()
             one.send_signal(rng.choice([signal.SIGTERM, signal.SIGINT]))
             _, said = await asyncio.wait_for(one.communicate(), 60)
             assert (130, "checkpointd: interrupted") == (one.returncode, said.decode().strip())
+            assert 5 > time.monotonic() - asked
 
     async with judge.watching():
         await asyncio.gather(*(begin_and_stop() for _ in range(4)))
