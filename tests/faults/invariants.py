@@ -62,7 +62,8 @@ where f.last_complete_at is not null and not exists (select from whole w where w
 union all
 select f.fine_tuning_job_id from fine_tuning.freshness f where f.last_success_at > f.last_complete_at""",
     "a transaction that does not end": """
-select a.pid from pg_stat_activity a where a.application_name = 'checkpointd' and a.datname = current_database()
+select concat_ws(' ', a.pid, a.state, a.wait_event, a.query) from pg_stat_activity a
+where a.application_name = 'checkpointd' and a.datname = current_database()
   and a.xact_start < clock_timestamp() - interval '15 s'""",
 }
 
