@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +17,11 @@ from checkpointd.embedded import EmbeddedPostgres
 from checkpointd.store import Store, connect, open_store
 from provider import Provider
 from servers import free_port
+
+
+def pytest_configure() -> None:
+    """Let the programs that tests start hear SIGINT: a shell has what it starts with & ignore it, children too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
