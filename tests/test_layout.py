@@ -45,10 +45,10 @@ IMPORTS = {
     "metronome": set(),
     "watch": {"observe", "queries", "reasons", "store", "systemd"},
     "pages": {"queries", "standing", "store", "words"},
-    "web": {"observe", "pages", "reasons", "store"},
+    "web": {"address", "observe", "pages", "reasons", "store"},
     "wiring": {"api", "cadence", "discovery", "outbox", "poller", "redaction", "service", "settings", "store"},
     "check": {
-        "address", "api", "embedded", "failures", "migrations", "queries", "reasons", "redaction", "settings", "store",
+        "address", "api", "embedded", "failures", "migrations", "queries", "reasons", "settings", "store", "wiring",
     },
     "sync": {"api", "failures", "outbox", "wiring", "settings", "store", "write"},
     "daemon": {

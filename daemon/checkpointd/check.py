@@ -21,9 +21,9 @@ from checkpointd import address, api, migrations, queries
 from checkpointd.embedded import EmbeddedError
 from checkpointd.failures import ErrorClass, Failure
 from checkpointd.reasons import explain
-from checkpointd.redaction import secrets_of
 from checkpointd.settings import Settings, SettingsError, Source
 from checkpointd.store import UNAVAILABLE, Connect, open_store
+from checkpointd.wiring import open_client
 
 State = Literal["ok", "warn", "fail"]
 
@@ -119,9 +119,7 @@ async def _check_source(
     except SettingsError as e:
         return [Finding("fail", subject, str(e))]
     limits = api.Limits(page_size=1, request_timeout=settings.request_timeout_seconds)
-    client = api.Client(
-        http, source.base_url, headers, source.query, limits, secrets=secrets_of({**source.query, **headers})
-    )
+    client = open_client(source, headers, http, limits)
     tried: list[Try] = []
     clock: list[Finding] = []
     # A compatible provider has no list of jobs, as a rule.

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client.aiohttp import make_aiohttp_handler
 
+from checkpointd.address import Host
 from checkpointd.observe import REGISTRY, log
 from checkpointd.pages import read, render
 from checkpointd.reasons import explain
@@ -78,15 +79,11 @@ async def serve(host: str, port: int, problems: Problems, store: Store) -> Async
     except OSError as e:
         log.warning("web.unavailable", host=host, port=port, error=e.strerror or str(e))
     else:
-        log.info("web.listening", address=_written(*runner.addresses[0][:2]))
+        log.info("web.listening", address=str(Host(*runner.addresses[0][:2])))
     try:
         yield
     finally:
         await runner.cleanup()
-
-
-def _written(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _page(request: web.Request) -> int:

@@ -27,12 +27,18 @@ def open_services(
     limits = api.Limits(settings.page_size, settings.request_timeout_seconds)
 
     def serve(source: Source) -> Service:
-        headers = keyed[source.name]
-        secrets = secrets_of({**source.query, **headers})
-        client = api.Client(http, source.base_url, headers, source.query, limits, secrets=secrets)
+        client = open_client(source, keyed[source.name], http, limits)
         return Service(keys[source.name], source.name, client, settings.concurrency, source.emission)
 
     return [serve(source) for source in settings.sources if source.name in keyed]
+
+
+def open_client(
+    source: Source, headers: Mapping[str, str], http: aiohttp.ClientSession, limits: api.Limits
+) -> api.Client:
+    """Make what asks a source, with these request headers, and repeats none of its secrets."""
+    secrets = secrets_of({**source.query, **headers})
+    return api.Client(http, source.base_url, headers, source.query, limits, secrets=secrets)
 
 
 @asynccontextmanager
