@@ -66,7 +66,8 @@ async def test_a_reader_misses_nothing(url: str, sql: asyncpg.Connection) -> Non
 
 async def test_without_the_gate_it_would(url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where seq is drawn without the lock, such a reader loses changes: the test above sees it where it happens."""
-    monkeypatch.setattr(queries, "LOCK_FEED_GATE", "select clock_timestamp() as at")
+    ungated = queries.INSERT_CHANGES.replace("(select one from checkpointd.feed_gate for no key update)", "(select 1)")
+    monkeypatch.setattr(queries, "INSERT_CHANGES", ungated)
     read, missed = await _run(url, sql)
     assert missed
     assert len(read) < await sql.fetchval("select count(*) from fine_tuning.changes")

@@ -2,13 +2,21 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 
 import asyncpg
 import pytest
 
 from checkpointd import outbox
-from checkpointd.store import Store, connect, open_store
-from harness import polling_one, sync, tick, track
+from checkpointd import store as store_module
+from checkpointd.api import Pages
+from checkpointd.save import save_telling
+from checkpointd.store import Job, Store, connect, open_store
+from checkpointd.verdict import judge
+from checkpointd.write import Poll
+from harness import BOUNDS, polling_one, sync, tick, track
 from provider import JOB, Provider, body, checkpoint, error, held, page
 from wire import COMMIT, Wire
 
@@ -103,6 +111,68 @@ async def test_a_lost_answer_to_a_quiet_save(
             wire.mend()
             polled = provider.asked() - asked
             assert before + polled == await sql.fetchval("select quiet_polls from fine_tuning.freshness"), message
+
+
+async def _found(store: Store, jobs: Sequence[Job], number: int) -> list[Poll]:
+    """Claim jobs, and return a poll of each that found something new, something changed, and rubbish."""
+
+    def listed(job: str) -> list[bytes]:
+        items = [checkpoint(n, job, train_loss=number / 100) for n in range(1, number + 2)]
+        return [json.dumps(item).encode() for item in [*items, {"id": "bad"}]]
+
+    leases = await store.claim_named_jobs(jobs, {}, 60)
+    return [judge(lease, Pages([listed(lease.id)], None, 1), BOUNDS, lambda _: False) for lease in leases]
+
+
+async def _freeze_saves(url: str, store: Store, sql: asyncpg.Connection, messages: int, *, warm: bool) -> int:
+    """Freeze one save at its first message, another one at its second, and so on; all must let go within ten seconds.
+
+    `warm`: their connections have saved before, so that the server knows their statements. Returns how many held locks.
+    """
+    ids = [f"{JOB}-{message}" for message in range(1, messages + 1)]
+    await track(store, *ids)
+    jobs = await store.find_jobs(ids)
+    await save_telling(store, await _found(store, jobs, 1))
+    open_ = """select count(*) from pg_stat_activity where datname = current_database() and xact_start is not null
+               and application_name = 'checkpointd'"""
+    async with AsyncExitStack() as stack:
+        wires = [await stack.enter_async_context(Wire(url)) for _ in ids]
+        stores = [await stack.enter_async_context(open_store(partial(connect, wire.url))) for wire in wires]
+        if warm:
+            found = zip(stores, await _found(store, jobs, 2), strict=True)
+            await asyncio.gather(*(save_telling(one, [poll]) for one, poll in found))
+        saves = []
+        for message, (wire, one, poll) in enumerate(
+            zip(wires, stores, await _found(store, jobs, 3), strict=True), start=1
+        ):
+            wire.freeze(message)
+            saves.append(asyncio.ensure_future(save_telling(one, [poll])))
+            frozen = asyncio.ensure_future(wire.frozen.wait())
+            await asyncio.wait([saves[-1], frozen], return_when=asyncio.FIRST_COMPLETED)
+            frozen.cancel()
+        held: int = await sql.fetchval(open_)
+        async with asyncio.timeout(10):
+            while await sql.fetchval(open_):  # noqa: ASYNC110  # a server gives no event
+                await asyncio.sleep(0.02)
+        for save in saves:
+            save.cancel()
+        await asyncio.gather(*saves, return_exceptions=True)
+    return held
+
+
+async def test_a_frozen_save_holds_nothing(url: str, store: Store, sql: asyncpg.Connection) -> None:
+    """Wherever in a save its daemon freezes or is cut off, its locks are free when an idle transaction's time is up."""
+    assert 6 < await _freeze_saves(url, store, sql, 11, warm=True)
+
+
+async def test_a_frozen_first_save_holds_nothing(
+    url: str, store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is with statements that a session has not seen before, when a transaction's time is up (PostgreSQL 17)."""
+    if sql.get_server_version().major < 17:
+        pytest.skip("PostgreSQL 17 brought transaction_timeout")
+    monkeypatch.setattr(store_module, "TRANSACTION_TIMEOUT", "4s")
+    assert 12 < await _freeze_saves(url, store, sql, 20, warm=False)
 
 
 async def test_a_lost_save_is_not_remembered(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:

@@ -1,4 +1,4 @@
-"""A wire to PostgreSQL that loses answers: the server did what it was told, and the client never hears of it."""
+"""A wire to PostgreSQL that loses answers, so that the client never hears of what the server did, or falls silent."""
 
 import asyncio
 from contextlib import suppress
@@ -20,6 +20,8 @@ class Wire:
         self._port = parts.port or 5432
         self._socket = Path(self._folder.name) / ".s.PGSQL.5432"
         self._left: int | None = None
+        self._freezes: int | None = None
+        self.frozen = asyncio.Event()
         self.url = f"postgresql://postgres@{parts.path}?host={quote(self._folder.name)}&port=5432"
 
     async def __aenter__(self) -> Self:
@@ -33,6 +35,10 @@ class Wire:
     def cut(self, message: int) -> None:
         """Lose the answer to the message with this number, counted from now, or (COMMIT) to the next commit."""
         self._left = message or -1
+
+    def freeze(self, message: int) -> None:
+        """From the message with this number on, counted from now, nothing passes any more; the connection stays."""
+        self._freezes = message
 
     def mend(self) -> None:
         """Cut no more."""
@@ -59,6 +65,11 @@ class Wire:
             with suppress(OSError):
                 while message := await client.read(65536):
                     lost = self._loses(message)
+                    if self._freezes is not None:
+                        self._freezes -= 1
+                        if self._freezes <= 0:
+                            self.frozen.set()
+                            continue
                     to_server.write(message)
 
         async def answer() -> None:

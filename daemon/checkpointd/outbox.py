@@ -21,6 +21,9 @@ BATCH_ITEMS: Final = 10_000
 BATCH_SECONDS: Final = 0.05
 """A save takes this many polls or items, or what has come within this many seconds."""
 
+ITEM_CHARACTERS: Final = 4096
+"""An item so long counts as two, and so on."""
+
 BACKLOG_ITEMS: Final = 3 * BATCH_ITEMS
 """With more than this waiting, polls wait with their next request."""
 
@@ -42,8 +45,9 @@ class Finished(msgspec.Struct, frozen=True):
 
     @property
     def items(self) -> int:
-        """The size of it."""
-        return 1 + (len(self.poll.reading.items) if self.poll and self.poll.reading else 0)
+        """The size of it: a long item counts as several, so that a batch is some tens of megabytes at most."""
+        reading = self.poll.reading if self.poll else None
+        return 1 + (sum(1 + len(item.payload) // ITEM_CHARACTERS for item in reading.items) if reading else 0)
 
 
 T = TypeVar("T")

@@ -37,10 +37,13 @@ _SESSION: Final = {
     "search_path": "pg_catalog",
     "statement_timeout": "15s",
     "lock_timeout": "3s",
-    # A client that froze inside a transaction must not hold its locks.
+    # A client that froze inside a transaction, or is cut off, must not hold its locks.
     "idle_in_transaction_session_timeout": "3s",
+    "tcp_keepalives_idle": "15",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
 }
-
+TRANSACTION_TIMEOUT: Final = "20s"
 
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 
@@ -142,8 +145,11 @@ async def _connect(where: Address, host: Host | None = None, *, pooler: bool) ->
             timeout=CONNECT_SECONDS,
             command_timeout=STATEMENT_SECONDS,
             statement_cache_size=0 if pooler else 100,
+            max_cached_statement_lifetime=0,
             server_settings={} if pooler else _SESSION,
         )
+        if not pooler:
+            await _limit_transactions(connection)
     except UNAVAILABLE as e:
         if host:
             e.add_note(str(host))  # for explain()
@@ -156,6 +162,15 @@ async def _connect(where: Address, host: Host | None = None, *, pooler: bool) ->
             if hasattr(socket, option):
                 peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     return connection
+
+
+async def _limit_transactions(connection: asyncpg.Connection) -> None:
+    """Set what older servers do not know, and would refuse a connection for."""
+    try:
+        await connection.execute(queries.LIMIT_TRANSACTIONS, TRANSACTION_TIMEOUT, timeout=CONNECT_SECONDS)
+    except BaseException:
+        connection.terminate()
+        raise
 
 
 async def see_through(work: Awaitable[T], give_back: Callable[[T], Awaitable[object]] | None = None) -> T:

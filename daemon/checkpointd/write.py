@@ -235,13 +235,5 @@ async def _finish(
 
 async def write_changes(connection: Connection, changes: Iterable[tuple[object, ...]]) -> None:
     """Append to the feed, as the last of a transaction: job, row of polls, kind, checkpoint, field, old, new."""
-    records = list(changes)
-    if not records:
-        return
-    at = await connection.fetchval(queries.LOCK_FEED_GATE)
-    await connection.copy_records_to_table(
-        "changes",
-        schema_name="checkpointd",
-        columns=("at", "job", "poll", "kind", "checkpoint_id", "field", "old_value", "new_value"),
-        records=[(at, *record) for record in records],
-    )
+    if records := list(changes):
+        await connection.execute(queries.INSERT_CHANGES, *map(list, zip(*records, strict=True)))
