@@ -13,8 +13,9 @@ import asyncpg
 import pytest
 
 from checkpointd import embedded, migrations, observe
+from checkpointd.connecting import connect
 from checkpointd.embedded import EmbeddedPostgres
-from checkpointd.store import Store, connect, open_store
+from checkpointd.store import Store, open_store
 from provider import Provider
 from servers import free_port
 

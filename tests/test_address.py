@@ -7,7 +7,7 @@ import pytest
 
 from checkpointd import address
 from checkpointd.address import AddressError, Host
-from checkpointd.store import UNAVAILABLE, connect
+from checkpointd.connecting import UNAVAILABLE, connect
 from servers import self_signed
 
 

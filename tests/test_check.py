@@ -16,9 +16,10 @@ import pytest
 
 from checkpointd import api, check, queries, settings
 from checkpointd.check import Finding
+from checkpointd.connecting import connect
 from checkpointd.failures import ErrorClass, Failure
 from checkpointd.opening import database
-from checkpointd.store import connect, open_store
+from checkpointd.store import open_store
 from harness import read_job_list, sync
 from logins import as_role, login
 from provider import JOB, Answer, Provider, body, checkpoint, error, job, page, raw

@@ -6,9 +6,10 @@ import asyncpg
 from aiohttp import web
 
 from checkpointd import observe
+from checkpointd.connecting import connect
 from checkpointd.discovery import Discovery
 from checkpointd.service import Service
-from checkpointd.store import RESCUE_SECONDS, Store, connect, open_store
+from checkpointd.store import RESCUE_SECONDS, Store, open_store
 from faults.proxy import Proxy
 from harness import serving, track
 from provider import JOB, Provider, error, held, job, page

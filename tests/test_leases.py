@@ -9,11 +9,11 @@ from functools import partial
 import asyncpg
 import pytest
 
-from checkpointd import outbox
-from checkpointd import store as store_module
+from checkpointd import connecting, outbox
 from checkpointd.api import Pages
+from checkpointd.connecting import connect
 from checkpointd.save import save_telling
-from checkpointd.store import Job, Store, connect, open_store
+from checkpointd.store import Job, Store, open_store
 from checkpointd.verdict import judge
 from checkpointd.write import Poll
 from harness import BOUNDS, polling_one, sync, tick, track
@@ -156,7 +156,8 @@ async def _freeze_saves(url: str, store: Store, sql: asyncpg.Connection, message
                 await asyncio.sleep(0.02)
         for save in saves:
             save.cancel()
-        await asyncio.gather(*saves, return_exceptions=True)
+        async with asyncio.timeout(2):  # nor does its daemon wait for a server that hangs
+            await asyncio.gather(*saves, return_exceptions=True)
     return held
 
 
@@ -171,7 +172,7 @@ async def test_a_frozen_first_save_holds_nothing(
     """So it is with statements that a session has not seen before, when a transaction's time is up (PostgreSQL 17)."""
     if sql.get_server_version().major < 17:
         pytest.skip("PostgreSQL 17 brought transaction_timeout")
-    monkeypatch.setattr(store_module, "TRANSACTION_TIMEOUT", "4s")
+    monkeypatch.setattr(connecting, "TRANSACTION_TIMEOUT", "4s")
     assert 12 < await _freeze_saves(url, store, sql, 20, warm=False)
 
 

@@ -7,8 +7,9 @@ import asyncpg
 import pytest
 
 from checkpointd import migrations, queries
+from checkpointd.connecting import connect
 from checkpointd.migrations import MigrationError, migrate, require_current
-from checkpointd.store import Lease, connect
+from checkpointd.store import Lease
 
 
 async def _migrate(url: str) -> list[str]:

@@ -25,10 +25,11 @@ from structlog.testing import capture_logs
 
 import world as w
 from checkpointd import api, outbox, save
+from checkpointd.connecting import connect
 from checkpointd.discovery import Discovery
 from checkpointd.poller import Poller, polling
 from checkpointd.service import Service
-from checkpointd.store import Store, connect, open_store
+from checkpointd.store import Store, open_store
 from harness import BOUNDS
 from model import Change, Model, Told, Value
 from provider import Provider, job, page

@@ -13,7 +13,8 @@ import pytest
 
 import hostile
 from checkpointd import web
-from checkpointd.store import Store, connect, open_store
+from checkpointd.connecting import connect
+from checkpointd.store import Store, open_store
 from harness import read_job_list, sync, track
 from provider import JOB, Provider, checkpoint, job, page
 from stored import fill

@@ -13,8 +13,9 @@ import asyncpg
 import pytest
 
 from checkpointd import observe
+from checkpointd.connecting import UNAVAILABLE, connect
 from checkpointd.reasons import explain
-from checkpointd.store import UNAVAILABLE, Store, connect, open_store
+from checkpointd.store import Store, open_store
 from harness import polling_one, sync, tick, track
 from logins import as_role, login
 from provider import JOB, Provider, checkpoint, page, paged

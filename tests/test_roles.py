@@ -9,8 +9,9 @@ import asyncpg
 import pytest
 
 from checkpointd import migrations, queries
+from checkpointd.connecting import connect
 from checkpointd.settings import Source
-from checkpointd.store import Store, connect
+from checkpointd.store import Store
 from logins import as_role, connected, login
 from provider import JOB, Provider, checkpoint, job, page
 from verbs import checkpointd, environment, running, wait_for_line

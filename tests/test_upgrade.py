@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from checkpointd import migrations
-from checkpointd.store import connect
+from checkpointd.connecting import connect
 from logins import login
 from provider import JOB, Provider, checkpoint, page
 from verbs import checkpointd, environment, running, wait_for_line

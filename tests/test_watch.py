@@ -14,9 +14,10 @@ import asyncpg
 import pytest
 
 from checkpointd import observe, systemd, watch
+from checkpointd.connecting import connect
 from checkpointd.embedded import EmbeddedPostgres
 from checkpointd.failures import ErrorClass, Failure
-from checkpointd.store import Store, connect, open_store
+from checkpointd.store import Store, open_store
 from checkpointd.watch import watching
 from harness import polling_one, sync, tick, track
 from provider import JOB, Provider, checkpoint, error, held, page

@@ -1,7 +1,6 @@
 """A wire to PostgreSQL that loses answers, so that the client never hears of what the server did, or falls silent."""
 
 import asyncio
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
@@ -53,6 +52,13 @@ class Wire:
             return True
         return False
 
+    def _swallows(self) -> bool:
+        if self._freezes is not None:
+            self._freezes -= 1
+            if self._freezes <= 0:
+                self.frozen.set()
+        return self.frozen.is_set()
+
     async def _connected(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         if self._host and self._host.startswith("/"):
             server, to_server = await asyncio.open_unix_connection(f"{self._host}/.s.PGSQL.{self._port}")
@@ -62,25 +68,22 @@ class Wire:
 
         async def ask() -> None:
             nonlocal lost
-            with suppress(OSError):
-                while message := await client.read(65536):
-                    lost = self._loses(message)
-                    if self._freezes is not None:
-                        self._freezes -= 1
-                        if self._freezes <= 0:
-                            self.frozen.set()
-                            continue
+            while message := await client.read(65536):
+                lost = self._loses(message)
+                if not self._swallows():
                     to_server.write(message)
 
         async def answer() -> None:
-            with suppress(OSError):
-                while message := await server.read(65536):
-                    if lost:
-                        return
+            while (message := await server.read(65536)) and not lost:
+                if not self.frozen.is_set():
                     to_client.write(message)
+            if self.frozen.is_set():  # the client does not hear either that its server has hung up
+                await asyncio.Event().wait()
 
         ways = [asyncio.create_task(ask()), asyncio.create_task(answer())]
         await asyncio.wait(ways, return_when="FIRST_COMPLETED")
         to_client.transport.abort()
         to_server.transport.abort()
-        await asyncio.wait(ways)
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)

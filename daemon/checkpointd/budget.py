@@ -4,7 +4,8 @@ import asyncio
 import math
 
 from checkpointd.api import Turn, at_once
-from checkpointd.store import UNAVAILABLE, Store
+from checkpointd.connecting import UNAVAILABLE
+from checkpointd.store import Store
 
 
 def turns(store: Store, source: int, emission: float | None, *, paid: int) -> Turn:

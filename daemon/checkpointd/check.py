@@ -18,11 +18,12 @@ from typing import Any, Final, Literal, NamedTuple
 import aiohttp
 
 from checkpointd import address, api, migrations, queries
+from checkpointd.connecting import UNAVAILABLE, Connect
 from checkpointd.embedded import EmbeddedError
 from checkpointd.failures import ErrorClass, Failure
 from checkpointd.reasons import explain
 from checkpointd.settings import Settings, SettingsError, Source
-from checkpointd.store import UNAVAILABLE, Connect, open_store
+from checkpointd.store import open_store
 from checkpointd.wiring import open_client
 
 State = Literal["ok", "warn", "fail"]

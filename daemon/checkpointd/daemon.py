@@ -9,13 +9,14 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from checkpointd import api, gauges, migrations, observe, systemd, web
+from checkpointd.connecting import UNAVAILABLE, Connect
 from checkpointd.discovery import Discovery
 from checkpointd.metronome import Metronome, metronome
 from checkpointd.observe import log
 from checkpointd.poller import Poller
 from checkpointd.reasons import explain
 from checkpointd.settings import Settings
-from checkpointd.store import UNAVAILABLE, Connect, Store, open_store
+from checkpointd.store import Store, open_store
 from checkpointd.watch import watching
 from checkpointd.wiring import Keyed, open_services, pollers
 

@@ -15,11 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from checkpointd import daemon, queries
+from checkpointd.connecting import UNAVAILABLE, connect
 from checkpointd.embedded import EmbeddedPostgres
 from checkpointd.settings import FixedSettings, Settings, Source
 from checkpointd.simulator.server import accelerated, serve
 from checkpointd.simulator.world import World
-from checkpointd.store import UNAVAILABLE, Store, connect, open_store
+from checkpointd.store import Store, open_store
 
 EPOCH: Final = 1_767_225_600.0
 """When simulated time begins: 2026-01-01, in Unix seconds. In the past, so that no checkpoint is of the future."""

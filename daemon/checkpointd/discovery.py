@@ -12,12 +12,13 @@ import asyncpg
 from checkpointd import observe, queries
 from checkpointd.api import ApiError
 from checkpointd.budget import turns
+from checkpointd.connecting import UNAVAILABLE
 from checkpointd.failures import ErrorClass, Failure
 from checkpointd.jobs import read_jobs, save_jobs
 from checkpointd.observe import log
 from checkpointd.outbox import note_trouble
 from checkpointd.service import Service
-from checkpointd.store import RESCUE_SECONDS, UNAVAILABLE, Store, see_through
+from checkpointd.store import RESCUE_SECONDS, Store, see_through
 
 LIST_SHARE: Final = 0.75
 """A reading must end within this share of its lease."""

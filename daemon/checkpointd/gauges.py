@@ -10,7 +10,8 @@ from typing import Final
 from prometheus_client import Gauge
 
 from checkpointd import observe, queries
-from checkpointd.store import UNAVAILABLE, Store
+from checkpointd.connecting import UNAVAILABLE
+from checkpointd.store import Store
 
 GAP_SECONDS: Final = 15.0
 """How often they are read."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from checkpointd import queries
 from checkpointd.cadence import ENDED
+from checkpointd.connecting import transaction
 from checkpointd.envelope import Raw
 from checkpointd.item import is_sane_id
 from checkpointd.store import Store
@@ -111,7 +112,7 @@ async def save_jobs(store: Store, source: int, lease_token: int, records: Sequen
             return 0
         moved = [(key, old, r.status) for key, old, r in differing if r.status is not None and r.status != old]
         with suppress(_LeaseLostError):
-            async with connection.transaction():
+            async with transaction(connection):
                 if moved:
                     await connection.fetch(
                         queries.WAKE_JOBS,

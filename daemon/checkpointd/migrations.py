@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from checkpointd import queries
-from checkpointd.store import Connection
+from checkpointd.connecting import Connection
 
 VIEWS: Final = "views"
 VIEWS_VERSION: Final = 2

@@ -6,10 +6,11 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from checkpointd import migrations, settings, terminal
+from checkpointd.connecting import UNAVAILABLE, Connect, connect
 from checkpointd.embedded import EmbeddedError, EmbeddedPostgres
 from checkpointd.reasons import explain
 from checkpointd.settings import Settings, SettingsError
-from checkpointd.store import UNAVAILABLE, Connect, Store, connect, open_store
+from checkpointd.store import Store, open_store
 
 
 class CommandError(Exception):

@@ -9,11 +9,12 @@ from typing import Final, TypeVar
 import msgspec
 
 from checkpointd import observe
+from checkpointd.connecting import UNAVAILABLE
 from checkpointd.failures import ErrorClass, Failure, pause_seconds
 from checkpointd.observe import log
 from checkpointd.save import release, save_quiet, save_telling
 from checkpointd.service import Claim, Service
-from checkpointd.store import UNAVAILABLE, Lease, Store
+from checkpointd.store import Lease, Store
 from checkpointd.write import Poll, Saved
 
 BATCH_POLLS: Final = 512

@@ -16,12 +16,13 @@ from checkpointd import observe
 from checkpointd.api import Pages
 from checkpointd.budget import turns
 from checkpointd.cadence import Bounds
+from checkpointd.connecting import UNAVAILABLE
 from checkpointd.failures import OF_SOURCE, ErrorClass, Failure
 from checkpointd.observe import log
 from checkpointd.outbox import Finished, Outbox, Report
 from checkpointd.save import release
 from checkpointd.service import Claim, Service
-from checkpointd.store import UNAVAILABLE, Job, Lease, Store, see_through
+from checkpointd.store import Job, Lease, Store, see_through
 from checkpointd.verdict import judge
 
 POLL_SHARE: Final = 0.75

@@ -11,9 +11,10 @@ import asyncpg
 from msgspec.structs import replace
 
 from checkpointd import queries
+from checkpointd.connecting import UNAVAILABLE, Connection, transaction
 from checkpointd.item import Item
 from checkpointd.listing import Reading, Reject
-from checkpointd.store import UNAVAILABLE, Connection, Lease, Store
+from checkpointd.store import Lease, Store
 from checkpointd.write import Poll, Saved, write_polls
 
 _Save = Callable[[Connection, Sequence[Poll]], Awaitable[dict[int, Saved]]]
@@ -144,12 +145,5 @@ def _name(error: Exception) -> str:
 
 async def _save_telling(connection: Connection, polls: Sequence[Poll], *, keep: bool = True) -> dict[int, Saved]:
     """Save polls that have something to tell, in one transaction. `keep` false: only try, then roll back."""
-    transaction = connection.transaction()
-    await transaction.start()
-    try:
-        saved = await write_polls(connection, polls)
-    except BaseException:
-        await transaction.rollback()
-        raise
-    await (transaction.commit() if keep else transaction.rollback())
-    return saved
+    async with transaction(connection, keep=keep):
+        return await write_polls(connection, polls)

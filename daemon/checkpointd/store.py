@@ -1,7 +1,6 @@
 """All traffic with PostgreSQL but the save of polls (save.py) and migrations: one pool, every wait with a deadline."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -9,43 +8,18 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 import msgspec
-from asyncpg.connect_utils import SessionAttribute
 
-from checkpointd import address, queries
-from checkpointd.address import Address, Host
-from checkpointd.reasons import explain
+from checkpointd import queries
+from checkpointd.connecting import UNAVAILABLE, Connect, Connection
 
-Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
-Connect = Callable[[], Awaitable[asyncpg.Connection]]
 T = TypeVar("T")
 
-CONNECT_SECONDS: Final = 4.0
 ACQUIRE_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 0.25
 """A connection says goodbye, and is cut where nobody hears it."""
 RESCUE_SECONDS: Final = 1.0
 """Work that is cut short has so long to end in order; else what it holds is free with its lease."""
-STATEMENT_SECONDS: Final = 15.0
 POOL_SIZE: Final = 4  # a claim, a save, a job list, a reader
-
-UNAVAILABLE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""What a call may raise when the database cannot do its part: down, restarting, out of room, a right missing."""
-
-_SESSION: Final = {
-    "application_name": "checkpointd",
-    "timezone": "UTC",
-    "search_path": "pg_catalog",
-    "statement_timeout": "15s",
-    "lock_timeout": "3s",
-    # A client that froze inside a transaction, or is cut off, must not hold its locks.
-    "idle_in_transaction_session_timeout": "3s",
-    "tcp_keepalives_idle": "15",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
-}
-TRANSACTION_TIMEOUT: Final = "20s"
-
-_KEEPALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -97,82 +71,6 @@ class Job:
     tracked: bool
 
 
-async def connect(url: str, *, pooler: bool = False) -> asyncpg.Connection:
-    """Open a connection whose every wait ends: TCP notices a dead peer within 20 s, statements end after 15 s.
-
-    Of several hosts all are tried at once, so that one that is cut off holds up nobody. With `pooler`, nothing is asked
-    of a session that another client may have next.
-
-    Raises one of UNAVAILABLE, or AddressError.
-    """
-    where = address.parse(url)
-    if len(where.hosts) < 2:
-        return await _connect(where, *where.hosts, pooler=pooler)
-    attempts = {asyncio.create_task(_connect(where, host, pooler=pooler)): host for host in where.hosts}
-    pending, failures, found = set(attempts), dict[Host, Exception](), None
-    try:
-        while pending and found is None:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for attempt in done:
-                if isinstance(error := attempt.exception(), UNAVAILABLE):
-                    failures[attempts[attempt]] = error
-                elif found is None:
-                    found = await attempt
-    finally:
-        for attempt in attempts:
-            attempt.cancel()
-            attempt.add_done_callback(lambda a: _discard(a, found))
-    if found is None:
-        told = "; ".join(explain(failures[host]) for host in where.hosts)
-        raise ConnectionError(f"no host is {where.attribute}: {told}")
-    return found
-
-
-def _discard(attempt: asyncio.Task[asyncpg.Connection], chosen: asyncpg.Connection | None) -> None:
-    """Close a connection that came too late."""
-    if not attempt.cancelled() and attempt.exception() is None and attempt.result() is not chosen:
-        attempt.result().terminate()
-
-
-async def _connect(where: Address, host: Host | None = None, *, pooler: bool) -> asyncpg.Connection:
-    try:
-        connection: asyncpg.Connection = await asyncpg.connect(
-            where.url,
-            host=host.name if host else None,
-            port=host.port if host else None,
-            ssl=where.tls(host) if host else where.sslmode,
-            target_session_attrs=SessionAttribute(where.attribute),
-            timeout=CONNECT_SECONDS,
-            command_timeout=STATEMENT_SECONDS,
-            statement_cache_size=0 if pooler else 100,
-            max_cached_statement_lifetime=0,
-            server_settings={} if pooler else _SESSION,
-        )
-        if not pooler:
-            await _limit_transactions(connection)
-    except UNAVAILABLE as e:
-        if host:
-            e.add_note(str(host))  # for explain()
-        raise
-    transport: asyncio.BaseTransport = connection._transport  # type: ignore[attr-defined]  # noqa: SLF001  # no other way
-    peer = transport.get_extra_info("socket")
-    if peer is not None and peer.family in {socket.AF_INET, socket.AF_INET6}:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEPALIVE.items():
-            if hasattr(socket, option):
-                peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    return connection
-
-
-async def _limit_transactions(connection: asyncpg.Connection) -> None:
-    """Set what older servers do not know, and would refuse a connection for."""
-    try:
-        await connection.execute(queries.LIMIT_TRANSACTIONS, TRANSACTION_TIMEOUT, timeout=CONNECT_SECONDS)
-    except BaseException:
-        connection.terminate()
-        raise
-
-
 async def see_through(work: Awaitable[T], give_back: Callable[[T], Awaitable[object]] | None = None) -> T:
     """Return what comes of work that is not to be cut off: what a claim claimed, nobody else could give back."""
     doing = asyncio.ensure_future(work)
@@ -205,7 +103,8 @@ class Store:
                 try:
                     yield connection
                 except (asyncio.CancelledError, TimeoutError):
-                    connection.terminate()  # what it did nobody knows, and to ask a server that hangs takes long
+                    with suppress(asyncpg.InterfaceError):  # the driver has cut it already
+                        connection.terminate()  # what it did nobody knows, and to ask a server that hangs takes long
                     raise
         except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError,
                 asyncpg.ReadOnlySQLTransactionError):  # fmt: skip

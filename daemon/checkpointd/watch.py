@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from checkpointd import observe, queries, systemd
+from checkpointd.connecting import UNAVAILABLE
 from checkpointd.observe import log
 from checkpointd.reasons import explain
-from checkpointd.store import UNAVAILABLE, Store
+from checkpointd.store import Store
 
 SECONDS: Final = 10.0
 """How often systemd is told, or more often where its watchdog asks for it."""

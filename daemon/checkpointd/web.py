@@ -13,10 +13,11 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from checkpointd.address import Host
+from checkpointd.connecting import UNAVAILABLE
 from checkpointd.observe import REGISTRY, log
 from checkpointd.pages import read, render
 from checkpointd.reasons import explain
-from checkpointd.store import CLOSE_SECONDS, UNAVAILABLE, Store
+from checkpointd.store import CLOSE_SECONDS, Store
 
 Problems = Callable[[], list[str]]
 """Says what keeps the daemon from its work; empty: nothing."""

@@ -14,10 +14,11 @@ import asyncpg
 import msgspec
 
 from checkpointd import queries
+from checkpointd.connecting import Connection
 from checkpointd.diff import Diff, Known, Value, compare, values
 from checkpointd.item import METRICS, Item, reread
 from checkpointd.listing import Reading
-from checkpointd.store import Connection, Lease
+from checkpointd.store import Lease
 
 REJECT_BYTES: Final = 64 * 1024
 REJECTS_PER_JOB: Final = 1000

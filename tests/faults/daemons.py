@@ -16,7 +16,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from checkpointd.store import connect, open_store
+from checkpointd.connecting import connect
+from checkpointd.store import open_store
 from verbs import environment, running
 
 INTERVAL = 0.2

@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 from asyncpg import Record
 
 from checkpointd import queries
-from checkpointd.store import Connection, Store
+from checkpointd.connecting import Connection
+from checkpointd.store import Store
 from checkpointd.words import visible
 
 JOBS_A_PAGE: Final = 50
