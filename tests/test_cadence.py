@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpointd import cadence
-from checkpointd.cadence import Bounds, Memory, Plan, back_off, is_gone, learn, plan
+from checkpointd.cadence import Bounds, Memory, Plan, back_off, is_gone, learn, plan, seems_ended
 
 examples = settings(max_examples=150, deadline=None)
 
@@ -26,9 +26,15 @@ def after(seconds: float) -> float:
 def plan_for(memory: Memory = NOTHING, *, seconds: float = 0, bounds: Bounds = BOUNDS, **state: Any) -> Plan:
     """Plan for a job tracked at the start, `seconds` after that: running, unless `state` says otherwise."""
     usual: dict[str, Any] = {
-        "status": "running", "settling_since": None, "tracked_at": START, "changed_at": None, "equal_listings": 0,
+        "status": "running", "settling_since": None, "tracked_at": START,
     }  # fmt: skip
     return plan(memory, **{**usual, **state}, now=after(seconds), bounds=bounds)
+
+
+def ended_by(memory: Memory = NOTHING, *, seconds: float = 0, bounds: Bounds = BOUNDS, **state: Any) -> bool:
+    """Say whether a job tracked at the start seems to have ended `seconds` after that."""
+    usual: dict[str, Any] = {"status": "running", "tracked_at": START, "changed_at": None}
+    return seems_ended(memory, **{**usual, **state}, now=after(seconds), bounds=bounds)
 
 
 class Watch:
@@ -74,13 +80,12 @@ bounds = st.tuples(st.floats(0.01, 1e6), st.floats(0.01, 1e6)).map(
 
 
 @examples
-@given(memories, seconds, bounds, statuses, st.none() | moments, moments, st.integers(0, 10**6))
+@given(memories, seconds, bounds, statuses, st.none() | moments, moments)
 def test_gaps_stay_within_bounds(
-    memory: Memory, now: float, bounds: Bounds, status: str | None, settling: float | None, tracked: float,
-    equal: int,
-) -> None:  # fmt: skip
+    memory: Memory, now: float, bounds: Bounds, status: str | None, settling: float | None, tracked: float
+) -> None:
     """Whatever is remembered, and wherever the clock jumps, gaps are within the bounds; equal ones fix them."""
-    state = {"status": status, "settling_since": settling, "tracked_at": tracked, "equal_listings": equal}
+    state = {"status": status, "settling_since": settling, "tracked_at": tracked}
     gap = plan_for(memory, seconds=now, bounds=bounds, **state).gap
     assert bounds.shortest <= gap <= bounds.longest
     for fixed in bounds:
@@ -95,7 +100,7 @@ def test_waiting_takes_the_longest(status: str, days: float) -> None:
     """A job in whose status no checkpoint can come is polled at the longest gap, whatever was learnt."""
     busy = Memory(7, after(86_400 * days - 60), 60, 1)
     for memory in (busy, NOTHING):
-        assert Plan(300, seal=False) == plan_for(memory, seconds=86_400 * days, status=status, equal_listings=99)
+        assert Plan(300, settled=False) == plan_for(memory, seconds=86_400 * days, status=status)
 
 
 @pytest.mark.parametrize("status", ["running", "RUNNING", "resuming", "in_progress", "", None])
@@ -105,29 +110,31 @@ def test_running_grows_with_the_wait(status: str | None) -> None:
     assert [15, 15, 75, 150, 300] == gaps
 
 
-def test_running_never_settles() -> None:
-    """A job that its provider says is running is never given up."""
-    assert not plan_for(seconds=400 * 86_400, equal_listings=99).seal
+@pytest.mark.parametrize("status", ["running", "Running", *sorted(cadence.WAITING)])
+def test_running_never_ends(status: str) -> None:
+    """A job that its provider says is running, or will, is never given up."""
+    assert not ended_by(seconds=400 * 86_400, status=status)
 
 
 @pytest.mark.parametrize("status", [None, "training", "succeeded?"])
-def test_unknown_status_settles_after_days(status: str | None) -> None:
-    """Where nobody tells that a job has ended, days without news say so: it settles, and is sealed a day later."""
+def test_unknown_status_ends_after_days(status: str | None) -> None:
+    """Where nobody tells that a job has ended, days without news say so."""
     news = Memory(7, after(86_400), None, None)
-    days = {
-        day: plan_for(news, seconds=86_400 * (1 + day), status=status, equal_listings=9).seal for day in (2, 3.9, 4)
-    }
-    assert {2: False, 3.9: False, 4: True} == days
-    assert 15 == plan_for(news, seconds=86_400 * 4 + 1, status=status).gap
-    assert not plan_for(news, seconds=86_400 * 5, status=status, equal_listings=cadence.SEAL_LISTINGS - 1).seal
+    assert [False, True] == [ended_by(news, seconds=86_400 * days + 1, status=status) for days in (3, 4)]
+    assert not ended_by(news, seconds=86_400 * 30, status=status, changed_at=after(86_400 * 29))
+    assert not ended_by(news, seconds=86_400 * 30, status=status, tracked_at=after(86_400 * 29))
+
+
+@pytest.mark.parametrize("status", [*sorted(cadence.ENDED), "Succeeded"])
+def test_an_ended_status_is_believed_at_once(status: str) -> None:
+    """Where its status says that a job has ended, nothing is waited for."""
+    assert ended_by(status=status)
 
 
 def test_tracking_anew_starts_anew() -> None:
     """A job that is tracked again after a long time is watched as a new one, not as one without news for so long."""
     old = Memory(7, after(0), None, None)
-    assert Plan(15, seal=False) == plan_for(
-        old, seconds=86_400 * 30, tracked_at=after(86_400 * 30), status=None, equal_listings=9
-    )
+    assert Plan(15, settled=False) == plan_for(old, seconds=86_400 * 30, tracked_at=after(86_400 * 30), status=None)
 
 
 def test_settling_gaps_grow() -> None:
@@ -137,23 +144,19 @@ def test_settling_gaps_grow() -> None:
     assert [15, 15, 100, 300] == gaps
 
 
-@pytest.mark.parametrize(
-    ("expected", "hours", "equal"),
-    [(False, 0, 99), (False, 23.99, 99), (False, 24, 2), (True, 24, 3), (True, 1000, 3), (False, 1000, 0)],
-)
+@pytest.mark.parametrize(("expected", "hours"), [(False, 0), (False, 23.99), (True, 24), (True, 1000)])
 @pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled", "paused", None])
-def test_sealed_late_and_after_equal_listings(expected: bool, hours: float, equal: int, status: str | None) -> None:
-    """A job that has ended is sealed only after a day, and only by several equal complete listings in a row."""
-    state = {"settling_since": START, "status": status, "equal_listings": equal}
-    assert expected == plan_for(seconds=3600 * hours, **state).seal
+def test_settled_after_a_day(expected: bool, hours: float, status: str | None) -> None:
+    """Equal listings may seal a job that has ended only after a day."""
+    assert expected == plan_for(seconds=3600 * hours, settling_since=START, status=status).settled
 
 
 @examples
-@given(memories, seconds, statuses, moments, st.integers(0, 2))
-def test_never_sealed_early(memory: Memory, now: float, status: str | None, settling: float, equal: int) -> None:
-    """Too few equal listings, or too little time since the end, never seal."""
-    assert not plan_for(memory, seconds=now, status=status, settling_since=settling, equal_listings=equal).seal
-    assert not plan_for(memory, seconds=now, status=status, settling_since=after(now - 86_399), equal_listings=9).seal
+@given(memories, seconds, statuses)
+def test_never_settled_early(memory: Memory, now: float, status: str | None) -> None:
+    """Too little time since the end, or none, settles nothing, whatever is remembered."""
+    assert not plan_for(memory, seconds=now, status=status).settled
+    assert not plan_for(memory, seconds=now, status=status, settling_since=after(now - 86_399)).settled
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -266,17 +269,6 @@ def test_not_gone_without_a_start() -> None:
 def test_settling_is_set_by_the_operator() -> None:
     """How long a job is watched after its end, and when one of unknown status counts as ended, are the operator's."""
     brief = BOUNDS._replace(settle=60, assume_ended=600)
-    ended = {"settling_since": START, "equal_listings": 3, "status": "succeeded"}
-    assert [False, True] == [plan_for(seconds=s, bounds=brief, **ended).seal for s in (59, 60)]
-    unknown = {"status": None, "equal_listings": 3}
-    assert [False, True] == [
-        plan_for(Memory(7, START, None, None), seconds=s, bounds=brief, **unknown).seal for s in (659, 661)
-    ]
-
-
-def test_what_still_changes_is_not_forgotten() -> None:
-    """A job whose status nobody tells is not sealed while its checkpoints still change, though no step is new."""
-    old = Memory(100, after(0), None, None)
-    days = 86_400.0
-    assert not plan_for(old, seconds=30 * days, status=None, equal_listings=9, changed_at=after(29.9 * days)).seal
-    assert plan_for(old, seconds=30 * days, status=None, equal_listings=9, changed_at=after(20 * days)).seal
+    ended = {"settling_since": START, "status": "succeeded"}
+    assert [False, True] == [plan_for(seconds=s, bounds=brief, **ended).settled for s in (59, 60)]
+    assert [False, True] == [ended_by(seconds=s, status=None, bounds=brief) for s in (600, 601)]

@@ -113,6 +113,24 @@ async def test_a_lost_answer_to_a_quiet_save(
             assert before + polled == await sql.fetchval("select quiet_polls from fine_tuning.freshness"), message
 
 
+async def test_untracked_while_a_claim_waits(store: Store, sql: asyncpg.Connection) -> None:
+    """A job that is untracked while a claim of it waits for its source's budget is not polled on and on."""
+    await track(store)
+    jobs = await store.find_jobs([JOB])
+    async with sql.transaction():
+        await sql.execute("select from checkpointd.sources for update")
+        claiming = asyncio.ensure_future(store.claim_named_jobs(jobs, {jobs[0].source: 0.1}, 60))
+        waiting = (
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        )
+        async with asyncio.timeout(10):
+            while not await sql.fetchval(waiting):  # noqa: ASYNC110  # a server gives no event
+                await asyncio.sleep(0.01)
+        assert 1 == await store.untrack(jobs)
+    assert [] == await claiming
+    assert await sql.fetchval("select next_poll_at = 'infinity' from checkpointd.polling")
+
+
 async def _found(store: Store, jobs: Sequence[Job], number: int) -> list[Poll]:
     """Claim jobs, and return a poll of each that found something new, something changed, and rubbish."""
 

@@ -5,7 +5,7 @@ import pytest
 
 from checkpointd.store import Store
 from harness import polling_one, read_job_list, sync, tick, track
-from provider import JOB, Provider, checkpoint, error, job, page
+from provider import JOB, Provider, checkpoint, error, held, job, page
 
 
 async def _poll(store: Store, provider: Provider) -> int:
@@ -18,9 +18,9 @@ async def _hours_pass(sql: asyncpg.Connection, hours: float) -> None:
     """Let time pass for the one job: what it remembers lies so much further back."""
     await sql.execute(
         """update checkpointd.polling set next_poll_at = next_poll_at - $1, last_attempt_at = last_attempt_at - $1,
-        last_complete_at = last_complete_at - $1, failing_since = failing_since - $1,
-        settling_since = settling_since - $1, newest_seen_at = newest_seen_at - $1, last_change_at = last_change_at - $1
-        """.replace("$1", f"interval '{hours} h'")
+        last_complete_at = last_complete_at - $1, last_change_at = last_change_at - $1,
+        failing_since = failing_since - $1, settling_since = settling_since - $1, newest_seen_at = newest_seen_at - $1;
+        update checkpointd.jobs set tracked_at = tracked_at - $1""".replace("$1", f"interval '{hours} h'")
     )
 
 
@@ -66,7 +66,7 @@ async def test_other_failures_between_start_the_hour_anew(
 
 
 async def test_settles_then_is_sealed(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """An ended job is polled on for a day, then sealed by equal listings: asked for no more, and not stale either."""
+    """An ended job is polled on for a day, then sealed by three equal listings: asked for no more, and not stale."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await sync(store, provider)
     provider.jobs = page([job(status="succeeded")])
@@ -76,9 +76,91 @@ async def test_settles_then_is_sealed(store: Store, provider: Provider, sql: asy
         await _hours_pass(sql, 6)
         assert 1 == await _poll(store, provider)
         phases.append(await _phase(sql))
-    assert ["settling"] * 3 + ["sealed"] == phases
+    assert ["settling"] * 5 + ["sealed"] == phases
     assert (None, False) == tuple(await sql.fetchrow("select next_poll_at, is_stale from fine_tuning.freshness") or ())
     assert 0 == await _poll(store, provider)
+
+
+async def _polled_until(store: Store, provider: Provider, sql: asyncpg.Connection, phase: str) -> list[str]:
+    """Poll hour by hour until the job stands so; returns the phases on the way."""
+    phases = [await _phase(sql)]
+    while phases[-1] != phase and len(phases) < 40:
+        await _hours_pass(sql, 1)
+        assert 1 == await _poll(store, provider)
+        phases.append(await _phase(sql))
+    return phases
+
+
+async def test_silence_ends_a_job_only_while_somebody_looks(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """A daemon that was down for days seals nothing: a job of unknown status settles from its next listing on."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    for _ in range(3):
+        await _hours_pass(sql, 1)
+        assert 1 == await _poll(store, provider)
+    await _hours_pass(sql, 97)
+    assert "active" == await _phase(sql)
+    assert 1 == await _poll(store, provider)
+    assert 23 < (await _polled_until(store, provider, sql, "sealed")).count("settling") < 28
+
+
+async def test_news_reopens_a_job_that_only_seemed_to_have_ended(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """A job that settles because nobody told anything is active with its next checkpoint; one that ended is not."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    await _hours_pass(sql, 97)
+    assert 1 == await _poll(store, provider)
+    assert "settling" == await _phase(sql)
+    provider.checkpoints[JOB] = page([checkpoint(2), checkpoint(1)])
+    await _hours_pass(sql, 1)
+    assert 1 == await _poll(store, provider)
+    assert "active" == await _phase(sql)
+    provider.jobs = page([job(status="succeeded")])
+    await read_job_list(store, provider)
+    provider.checkpoints[JOB] = page([checkpoint(3), checkpoint(2), checkpoint(1)])
+    await _hours_pass(sql, 1)
+    assert 1 == await _poll(store, provider)
+    assert "settling" == await _phase(sql)
+
+
+async def test_downtime_after_the_end_seals_nothing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Equal listings from right after a job's end do not count: three have to be seen once it is settled."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    provider.jobs = page([job(status="succeeded")])
+    await track(store)
+    await read_job_list(store, provider)
+    for _ in range(5):
+        assert 1 == await _poll(store, provider)
+        await _hours_pass(sql, 0.1)
+    await _hours_pass(sql, 25)
+    assert ["settling"] * 3 + ["sealed"] == await _polled_until(store, provider, sql, "sealed")
+
+
+async def test_a_first_status_during_the_last_poll_holds_off_the_seal(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """Where a poll that would seal is under way, the word that the job is running counts."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    await _hours_pass(sql, 97)
+    for _ in range(3):
+        assert 1 == await _poll(store, provider)
+        await _hours_pass(sql, 24)
+    answer, reached, go_on = held(page([checkpoint(1)]))
+    provider.checkpoints[JOB] = answer
+    provider.jobs = page([job(status="running")])
+    async with polling_one(store, provider) as (poller, _, _):
+        assert 1 == await poller.tick()
+        await reached.wait()
+        await read_job_list(store, provider)
+        go_on.set()
+    assert ("active", True) == tuple(
+        await sql.fetchrow("select phase, next_poll_at <= now() from fine_tuning.jobs, fine_tuning.freshness") or ()
+    )
 
 
 @pytest.mark.parametrize("by", ["resync", "status"])

@@ -16,9 +16,6 @@ ENDED = frozenset({"succeeded", "failed", "cancelled", "canceled"})
 WAITING = frozenset({"validating_files", "queued", "created", "pending", "paused", "pausing"})
 """Statuses in which no checkpoint can come. Any other, known to us or not, counts as running."""
 
-SEAL_LISTINGS = 3
-"""How many equal complete listings in a row it takes to stop."""
-
 FAILURE_CAP = 900.0
 REFUSAL_CAP = 3600.0
 """The longest gaps, in seconds, that failures double up to."""
@@ -54,10 +51,10 @@ class Memory(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """When to poll next, in seconds after this poll's claim, and whether to stop for good."""
+    """When to poll next, in seconds after this poll's claim, and whether equal listings may stop it for good by now."""
 
     gap: float
-    seal: bool
+    settled: bool
 
 
 def learn(memory: Memory, steps: Iterable[int], now: float) -> Memory:
@@ -74,22 +71,32 @@ def learn(memory: Memory, steps: Iterable[int], now: float) -> Memory:
     return Memory(max(arrived), now, memory.spacing_s + 0.3 * error, 0.7 * memory.spread_s + 0.3 * abs(error))
 
 
-def plan(
-    memory: Memory, *, status: str | None, settling_since: float | None, tracked_at: float,
-    changed_at: float | None, equal_listings: int, now: float, bounds: Bounds,
-) -> Plan:  # fmt: skip
-    """Say when to poll next. `equal_listings` counts this one, all times are the database's."""
+def has_ended(status: str | None) -> bool:
+    """Say whether no training goes on under this status."""
+    return (status or "").casefold() in ENDED
+
+
+def seems_ended(memory: Memory, *, status: str | None, tracked_at: float, changed_at: float | None, now: float,
+                bounds: Bounds) -> bool:  # fmt: skip
+    """Say whether a job has ended: by its status, or, where nobody tells that it goes on, by days without news."""
+    if has_ended(status):
+        return True
     word = (status or "").casefold()
-    arrived_at = max(memory.newest_seen_at or tracked_at, tracked_at)
-    if settling_since is None and word != "running" and word not in WAITING:
-        ended_at = max(arrived_at, changed_at or arrived_at) + bounds.assume_ended
-        settling_since = ended_at if ended_at < now else None
+    news_at = max(tracked_at, memory.newest_seen_at or tracked_at, changed_at or tracked_at)
+    return word != "running" and word not in WAITING and now - news_at > bounds.assume_ended
+
+
+def plan(
+    memory: Memory, *, status: str | None, settling_since: float | None, tracked_at: float, now: float, bounds: Bounds,
+) -> Plan:  # fmt: skip
+    """Say when to poll next. All times are the database's."""
     if settling_since is not None:
         ended = now - settling_since
-        return Plan(bounds.clamp(ended / 4), seal=ended >= bounds.settle and equal_listings >= SEAL_LISTINGS)
-    if word in WAITING:
-        return Plan(bounds.longest, seal=False)
-    return Plan(bounds.clamp(_watch(memory, now - arrived_at, bounds.shortest)), seal=False)
+        return Plan(bounds.clamp(ended / 4), settled=ended >= bounds.settle)
+    if (status or "").casefold() in WAITING:
+        return Plan(bounds.longest, settled=False)
+    age = now - max(memory.newest_seen_at or tracked_at, tracked_at)
+    return Plan(bounds.clamp(_watch(memory, age, bounds.shortest)), settled=False)
 
 
 def _watch(memory: Memory, age: float, shortest: float) -> float:

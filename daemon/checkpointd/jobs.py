@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from checkpointd import queries
-from checkpointd.cadence import ENDED
+from checkpointd.cadence import has_ended
 from checkpointd.connecting import transaction
 from checkpointd.envelope import Raw
 from checkpointd.item import is_sane_id
@@ -83,11 +83,6 @@ def _record(job: dict[str, Any], payload: str) -> JobRecord:
         document("hyperparameters") if job.get("hyperparameters") else None,
         document("error"), document("metadata"), payload,
     )  # fmt: skip
-
-
-def has_ended(status: str | None) -> bool:
-    """Say whether no training goes on under this status."""
-    return status is not None and status.casefold() in ENDED
 
 
 class _LeaseLostError(Exception):

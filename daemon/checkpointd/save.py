@@ -81,7 +81,8 @@ async def _save_quiet(connection: Connection, polls: Sequence[Poll]) -> dict[int
         [p.lease.job for p in polls],
         [p.lease.lease_token for p in polls],
         [p.gap for p in polls],
-        [p.seal for p in polls],
+        [p.ended for p in polls],
+        [p.settled for p in polls],
     )
     kept = {(row["job"], row["lease_token"]) for row in rows}
     return {p.lease.job: Saved(p) for p in polls if (p.lease.job, p.lease.lease_token) in kept}

@@ -36,7 +36,6 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     equal_failures: int
     failing_since: float | None
     error_class: str | None
-    equal_listings: int
     settling_since: float | None
     last_change_at: float | None
     newest_step: int | None

@@ -24,26 +24,29 @@ def judge(lease: Lease, pages: Pages, bounds: Bounds, holds_secret: Callable[[by
             if reading.foreign is not None:
                 failure = Failure(ErrorClass.OTHER_LIST, f"a list of {reading.foreign}, not of checkpoints")
             memory = cadence.learn(memory, (item.step_number for item in reading.items), lease.claimed_at)
+    now, settling_since = lease.claimed_at, lease.settling_since
+    if settling_since is None and failure is None and reading is None and _seems_ended(lease, memory, bounds):
+        settling_since = now  # not before: while nobody could look, something may have come
     plan = cadence.plan(
-        memory,
-        status=lease.status,
-        settling_since=lease.settling_since,
-        tracked_at=lease.tracked_at,
-        changed_at=lease.last_change_at,
-        equal_listings=lease.equal_listings + 1 if reading is None and failure is None else 0,
-        now=lease.claimed_at,
-        bounds=bounds,
+        memory, status=lease.status, settling_since=settling_since, tracked_at=lease.tracked_at, now=now, bounds=bounds
     )
     poll = Poll(
         lease=lease, complete=failure is None, reading=reading, digest=digest,
         error_class=failure.error_class if failure else None, error=failure.message if failure else None,
         blames_job=failure is not None and failure.error_class not in OF_SOURCE,
         gone=failure is not None and _is_gone(lease, failure),
-        delay=plan.gap, gap=plan.gap, seal=plan.seal and failure is None,
+        delay=plan.gap, gap=plan.gap, ended=settling_since is not None, settled=plan.settled,
         newest_step=memory.newest_step if memory.newest_seen_at != lease.newest_seen_at else None,
         spacing_s=memory.spacing_s, spread_s=memory.spread_s,
     )  # fmt: skip
     return replace(poll, delay=cadence.GONE_GAP if poll.gone else _delay(lease, plan.gap, failure)) if failure else poll
+
+
+def _seems_ended(lease: Lease, memory: Memory, bounds: Bounds) -> bool:
+    tracked_at, changed_at, now = lease.tracked_at, lease.last_change_at, lease.claimed_at
+    return cadence.seems_ended(
+        memory, status=lease.status, tracked_at=tracked_at, changed_at=changed_at, now=now, bounds=bounds
+    )
 
 
 def _is_gone(lease: Lease, failure: Failure) -> bool:

@@ -14,6 +14,7 @@ import asyncpg
 import msgspec
 
 from checkpointd import queries
+from checkpointd.cadence import has_ended
 from checkpointd.connecting import Connection
 from checkpointd.diff import Diff, Known, Value, compare, values
 from checkpointd.item import METRICS, Item, reread
@@ -48,7 +49,10 @@ class Poll(msgspec.Struct, frozen=True):
     """Seconds from the claim to the next poll."""
     gap: float
     """The same without back-off: the cadence's own gap."""
-    seal: bool
+    ended: bool
+    """The job has ended, as far as anybody can tell."""
+    settled: bool
+    """So long ago that equal listings may seal it."""
     newest_step: int | None
     """None: no newer step than before."""
     spacing_s: float | None
@@ -209,7 +213,7 @@ async def _finish(
             p.gap,
             p.complete,
             bool(diffs[p.lease.job].changes),
-            p.seal,
+            not has_ended(p.lease.status),
             p.digest if p.complete and not diffs[p.lease.job].pending else None,
             "\n".join(diffs[p.lease.job].pending) or None,
             len(p.reading.rejects) if p.reading else None,

@@ -45,7 +45,7 @@ claimed as (
     next_poll_at = clock.t, poll_again = false
   from clock where p.job = any (array(select job from due where fits))
   returning p.job, p.source, p.lease_token, p.digest, p.failures, p.equal_failures, extract(epoch from p.failing_since)::float8 as failing_since,
-    p.error_class, p.equal_listings, extract(epoch from p.settling_since)::float8 as settling_since,
+    p.error_class, extract(epoch from p.settling_since)::float8 as settling_since,
     extract(epoch from p.last_change_at)::float8 as last_change_at, p.newest_step,
     extract(epoch from p.newest_seen_at)::float8 as newest_seen_at, p.spacing_s, p.spread_s,
     extract(epoch from clock.t)::float8 as claimed_at),
@@ -53,7 +53,7 @@ spent as (
   update checkpointd.sources s set budget_at = b.spent_at + c.n * b.emission
   from budget b join (select source, count(*) as n from claimed group by source) c on c.source = b.key
   where s.key = b.key)
-select c.job, c.source, c.lease_token, c.digest, c.failures, c.equal_failures, c.failing_since, c.error_class, c.equal_listings,
+select c.job, c.source, c.lease_token, c.digest, c.failures, c.equal_failures, c.failing_since, c.error_class,
   c.settling_since, c.last_change_at, c.newest_step, c.newest_seen_at, c.spacing_s, c.spread_s, c.claimed_at,
   j.id, j.status, extract(epoch from j.tracked_at)::float8 as tracked_at, s.state <> 'ok' as troubled
 from claimed c

@@ -9,6 +9,6 @@ update checkpointd.polling p
 set settling_since = case when l.ended then coalesce(p.settling_since, clock_timestamp()) end,
   sealed_at = null, equal_listings = 0,
   next_poll_at = case when l.wake or p.sealed_at is not null then clock_timestamp() else p.next_poll_at end,
-  poll_again = p.poll_again or l.wake and p.lease_expires_at is not null
+  poll_again = p.poll_again or p.lease_expires_at is not null and (l.wake or p.last_complete_at is not null)
 from locked l where p.job = l.job
 returning p.job
