@@ -106,7 +106,7 @@ def _name(error'''),
         [
             Edit("sql/queries/claim_due_jobs.sql", "(select clock_timestamp() as t)", "(select to_timestamp($6::float8) as t)"),
             Edit(f"{PACKAGE}/store.py", "            [r.emission for r in rooms.values()],\n            lease_seconds,\n", "            [r.emission for r in rooms.values()],\n            lease_seconds,\n            time.time(),\n"),
-            Edit(f"{PACKAGE}/store.py", "import socket\n", "import socket\nimport time\n"),
+            Edit(f"{PACKAGE}/store.py", "import asyncio\n", "import asyncio\nimport time\n"),
         ],
     ),
     Planted(
@@ -114,7 +114,7 @@ def _name(error'''),
         "tests/test_leases.py::test_a_lost_answer_counts_once",
         [
             Edit(f"{PACKAGE}/write.py", "    await _write_rejects(connection, polls)\n", ""),
-            Edit(f"{PACKAGE}/save.py", "    transaction = connection.transaction()\n", "    if keep:  # kept even if the save fails\n        await _write_rejects(connection, polls)\n    transaction = connection.transaction()\n"),
+            Edit(f"{PACKAGE}/save.py", "    async with transaction(connection, keep=keep):\n", "    if keep:  # kept even if the save fails\n        await _write_rejects(connection, polls)\n    async with transaction(connection, keep=keep):\n"),
             Edit(f"{PACKAGE}/save.py", "import Poll, Saved, write_polls", "import Poll, Saved, _write_rejects, write_polls"),
         ],
     ),
