@@ -93,7 +93,7 @@ class Tab:
 
     async def shows(self, expected: Any, script: str) -> None:
         """Evaluate JavaScript until its value is this: what keys and the mouse do may be seen with the next frame."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while expected != (found := await self.ask(script)) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         assert expected == found

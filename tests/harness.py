@@ -34,7 +34,7 @@ async def serving(
 
 @asynccontextmanager
 async def polling_one(
-    store: Store, provider: Provider, *, lease: float = 60.0, bounds: Bounds = BOUNDS, drain: float = 5.0,
+    store: Store, provider: Provider, *, lease: float = 60.0, bounds: Bounds = BOUNDS, drain: float = 60.0,
     page_size: int = 100, emission: float | None = None, request_timeout: float = 5,
 ) -> AsyncIterator[tuple[Poller, Service, dict[str, Result]]]:  # fmt: skip
     """Open a poller over one source; the dict has what became of each job's last poll."""

@@ -357,7 +357,7 @@ async def test_a_circle_of_pages_ends(provider: Provider, ask: Ask) -> None:
 async def test_at_most_so_many_pages(provider: Provider, ask: Ask, more: int, expected: ErrorClass | None) -> None:
     """A list of a hundred pages is whole; one more breaks off, with the items of all pages read."""
     provider.checkpoints[JOB] = paged([checkpoint(number) for number in range(100 + more, 0, -1)])
-    pages = await ask(page_size=1, seconds=20)
+    pages = await ask(page_size=1)
     assert (expected, 100, 100) == (kind(pages), len(ids(pages)), pages.requests)
 
 
@@ -445,7 +445,7 @@ async def test_the_deadline_caps_the_timeout(provider: Provider, ask: Ask) -> No
     """A request ends at its poll's deadline, however long it might take by itself; what was read stays."""
     provider.checkpoints[JOB] = [page(ITEMS[:1], has_more=True), silence]
     begun = time.monotonic()
-    pages = await ask(seconds=1, patience=60)
+    pages = await ask(seconds=3, patience=60)
     assert (ErrorClass.TIMEOUT, 2, 1) == (kind(pages), pages.requests, len(ids(pages)))
     assert time.monotonic() - begun < 30
 
@@ -543,7 +543,7 @@ async def test_a_failure_is_one_short_line(
     begun = time.monotonic()
     found = message(await ask())
     assert (True, True) == (0 < len(found) <= 200, found.isprintable()), found
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ async def test_a_service_without_a_database(tmp_path: Path) -> None:
     shell = ("sh", "-c", 'SYSTEMD_EXEC_PID=$$ exec "$@"', "sh")
     env = environment(tmp_path, api="http://127.0.0.1:1")
     process = await asyncio.create_subprocess_exec(*shell, *PROGRAM, "check", "--json", env=env, stdout=PIPE)
-    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    out, _ = await asyncio.wait_for(process.communicate(), 120)
     (finding,) = json.loads(out)["findings"]
     assert (2, "fail", "settings") == (process.returncode, finding["state"], finding["subject"])
     assert "CHECKPOINTD_DATABASE_URL: a service needs one" in finding["message"]

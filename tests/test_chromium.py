@@ -21,7 +21,7 @@ from verbs import environment, running, until_ok
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium"),
 ]
 
@@ -105,8 +105,9 @@ async def test_large(tab: Tab, site: str, sql: asyncpg.Connection, tmp_path: Pat
 
 async def _quickest(http: aiohttp.ClientSession, url: str) -> float:
     """Return the seconds of the quickest answer of some: what the page itself takes, whatever else the machine does."""
-    times = []
-    for _ in range(30):
+    times: list[float] = []
+    until = perf_counter() + 60
+    while not times or (min(times) >= 0.2 and perf_counter() < until):
         started = perf_counter()
         async with http.get(url) as answer:
             await answer.read()
@@ -225,8 +226,8 @@ async def test_the_demo(tab: Tab, tmp_path: Path) -> None:
             line = (await demo.stdout.readline()).decode()
         site = line.split()[-1].rstrip("/")
         await until_ok(int(site.rpartition(":")[2]), "/readyz")
-        await _wait_for(tab, site, "document.querySelectorAll('.spark').length > 5")
         row = "[...document.querySelectorAll('.jobs tr')].find((row) => /epoch [3-9]/.test(row.textContent))"
+        await _wait_for(tab, site, f"document.querySelectorAll('.spark').length > 5 && Boolean({row})")
         job = await tab.ask(f"{row}.querySelector('a').pathname")
         await _wait_for(tab, site + job, "document.querySelectorAll('.plot path').length > 1")
         assert perf_counter() - started < 60

@@ -62,7 +62,7 @@ async def test_a_full_run_keeps_to_the_specification(url: str, sql: asyncpg.Conn
         often = {f"CHECKPOINTD_{name}_SECONDS": "0.1" for name in ("MIN_POLL", "MAX_POLL", "JOB_LIST")}
         env = environment(tmp_path, url, judge.url, **often, CHECKPOINTD_DISCOVER="true", CHECKPOINTD_PAGE_SIZE="4")
         assert 0 == (await checkpointd("track", "ftjob-unknown", env=env)).code
-        async with running("run", env=env) as daemon, asyncio.timeout(100):
+        async with running("run", env=env) as daemon, asyncio.timeout(300):
             ended = "select count(*) from fine_tuning.jobs where status in ('succeeded', 'failed', 'cancelled')"
             stored = "select count(*) from fine_tuning.checkpoints"
             while (12, len(every)) != (await sql.fetchval(ended), await sql.fetchval(stored)):  # noqa: ASYNC110

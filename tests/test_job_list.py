@@ -1,15 +1,19 @@
 """The job list is leased like a poll: given back at a stop, and no daemon's bad key keeps another one from it."""
 
 import asyncio
+from collections.abc import Callable
 
 import asyncpg
+import pytest
 from aiohttp import web
 
+import checkpointd.discovery
+import checkpointd.store
 from checkpointd import observe
 from checkpointd.connecting import connect
 from checkpointd.discovery import Discovery
 from checkpointd.service import Service
-from checkpointd.store import RESCUE_SECONDS, Store, open_store
+from checkpointd.store import Store, open_store
 from faults.proxy import Proxy
 from harness import serving, track
 from provider import JOB, Provider, error, held, job, page
@@ -19,16 +23,33 @@ def _discovery(store: Store, service: Service) -> Discovery:
     return Discovery(store, service, gap=30, lease_seconds=60, discover=False)
 
 
-async def test_cut_short_in_its_claim_it_leaves_no_lease(url: str, provider: Provider, sql: asyncpg.Connection) -> None:
+@pytest.fixture
+def rescue(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return what sets how long work that is cut short may take to end in order."""
+
+    def set_to(seconds: float) -> None:
+        for module in (checkpointd.store, checkpointd.discovery):
+            monkeypatch.setattr(module, "RESCUE_SECONDS", seconds)
+
+    return set_to
+
+
+async def test_cut_short_in_its_claim_it_leaves_no_lease(
+    url: str, provider: Provider, sql: asyncpg.Connection, rescue: Callable[[float], None]
+) -> None:
     """A stop between the claim of the job list and its answer leaves the list free for others."""
+    rescue(30)
     held = "select job_list_lease_expires_at is not null from checkpointd.sources"
     async with (
         Proxy(url) as proxy,
         open_store(lambda: connect(proxy.url)) as store,
         serving(store, provider) as service,
     ):
-        proxy.latency = lambda _: 0.1
-        reading = asyncio.ensure_future(_discovery(store, service).tick())
+        discovery = _discovery(store, service)
+        await discovery.tick()  # connects, and prepares the statements, without delay
+        provider.requests.clear()
+        proxy.latency = lambda _: 0.5
+        reading = asyncio.ensure_future(discovery.tick(due_or_not=True))
         async with asyncio.timeout(60):
             while not await sql.fetchval(held):  # noqa: ASYNC110  # another process writes, and gives no event
                 await asyncio.sleep(0.005)
@@ -39,8 +60,11 @@ async def test_cut_short_in_its_claim_it_leaves_no_lease(url: str, provider: Pro
     assert [] == provider.requests
 
 
-async def test_cut_short_at_its_end_it_leaves_no_lease(url: str, provider: Provider, sql: asyncpg.Connection) -> None:
+async def test_cut_short_at_its_end_it_leaves_no_lease(
+    url: str, provider: Provider, sql: asyncpg.Connection, rescue: Callable[[float], None]
+) -> None:
     """A stop while the end of a reading is being noted lets it be noted."""
+    rescue(30)
     noting = asyncio.Event()
 
     def latency(chunk: bytes) -> float:
@@ -63,9 +87,10 @@ async def test_cut_short_at_its_end_it_leaves_no_lease(url: str, provider: Provi
 
 
 async def test_an_end_that_is_noted_slowly_is_no_failure(
-    store: Store, provider: Provider, sql: asyncpg.Connection
+    store: Store, provider: Provider, sql: asyncpg.Connection, rescue: Callable[[float], None]
 ) -> None:
     """A reading whose end waits for a lock longer than a stop would let it is a success all the same."""
+    rescue(0.1)  # so that the lock is held for much less than the three seconds that a statement waits for one
     provider.jobs, reached, go_on = held(page([]))
     async with serving(store, provider) as service:
         reading = asyncio.ensure_future(_discovery(store, service).tick())
@@ -73,7 +98,7 @@ async def test_an_end_that_is_noted_slowly_is_no_failure(
         async with sql.transaction():
             await sql.execute("select from checkpointd.sources for update")
             go_on.set()
-            await asyncio.sleep(RESCUE_SECONDS + 0.5)
+            await asyncio.sleep(0.5)
         await reading
     assert [] == observe.problems()
     assert not await sql.fetchval("select job_list_lease_expires_at is not null from checkpointd.sources")

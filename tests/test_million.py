@@ -10,7 +10,7 @@ import pytest
 
 from logins import connected
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first one fills the database
 
 # 10,000 jobs of two sources with 100 checkpoints each, which came over a hundred days: one a day for every job.
 FILL = """
@@ -19,7 +19,7 @@ FILL = """
       s.key, array(select format('ftjob-%s', n) from generate_series(s.key, 10000, 2) n));
     update checkpointd.jobs set status = 'running', model = 'gpt', hyperparameters = '{"n_epochs": 100}';
     update checkpointd.polling set last_attempt_at = now(), last_complete_at = now(), last_success_at = now(),
-      gap_s = 60, next_poll_at = now() + interval '1 hour';
+      gap_s = 3600, next_poll_at = now() + interval '1 hour';
     insert into checkpointd.checkpoints (job, id, step_number, created_at, fine_tuned_model_checkpoint, train_loss,
       valid_loss, full_valid_loss, missing_since, payload)
     select j.key, format('ftckpt_%s_%s', j.id, n), 10 * n, 1735689600 + n, format('ft:gpt:%s:ckpt-step-%s', j.id, n),

@@ -545,7 +545,7 @@ class Bench:
         self.counts.update(change.kind for change in told.changes)
 
 
-@pytest.mark.timeout(60 + 2 * HISTORIES)
+@pytest.mark.timeout(300 + 10 * HISTORIES)
 def test_histories(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """After each step of any history the views show what may be known, and no row was written without need."""
     monkeypatch.setattr(api, "PAGES", MOST_PAGES)

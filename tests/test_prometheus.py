@@ -126,7 +126,7 @@ async def test_page(url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @needs_prometheus
 async def test_a_real_prometheus(url: str, tmp_path: Path, port: int) -> None:
     """A real Prometheus with this configuration scrapes a real daemon, and weighs its alerts."""

@@ -54,7 +54,7 @@ async def test_follows_a_job_to_its_end(url: str, sql: asyncpg.Connection, tmp_p
             dropped = "select count(*) = $1 from fine_tuning.checkpoints where missing_since is not null"
             await _until(sql, dropped, len(world.checkpoints(job, now[0])) - 3)
             daemon.terminate()
-            assert 0 == await asyncio.wait_for(daemon.wait(), 10)
+            assert 0 == await asyncio.wait_for(daemon.wait(), 60)
     every = {c["id"] for c in world.checkpoints(job, now[0])}
     assert len(every) > 4
     assert every == {row["id"] for row in await sql.fetch("select id from fine_tuning.checkpoints")}
@@ -98,7 +98,7 @@ async def test_standard_error_is_closed(url: str, provider: Provider, sql: async
         if sys.platform.startswith("linux"):
             assert os.devnull == os.readlink(f"/proc/{daemon.pid}/fd/2")  # noqa: PTH115  # async code may not use Path
         daemon.terminate()
-        assert (b"", b"") == await asyncio.wait_for(daemon.communicate(), 10)
+        assert (b"", b"") == await asyncio.wait_for(daemon.communicate(), 60)
         assert 0 == daemon.returncode
 
 
@@ -194,7 +194,7 @@ async def test_second_signal_cuts_short(url: str, provider: Provider, sql: async
         daemon.terminate()
         await wait_for_line(daemon, "daemon.draining")
         daemon.terminate()
-        assert 0 == await asyncio.wait_for(daemon.wait(), 10)
+        assert 0 == await asyncio.wait_for(daemon.wait(), 25)  # of the 60 s of a drain polls would have half
     assert 0 == await sql.fetchval("select count(*) from checkpointd.polling where lease_expires_at is not null")
 
 

@@ -25,7 +25,7 @@ UNITS = sorted((TOP / "systemd").glob("*.service"))
 SERVICE = "checkpointd.service"
 CREDENTIALS = "/etc/checkpointd/credentials"
 
-pytestmark = pytest.mark.timeout(300)  # the first one installs a wheel with pip
+pytestmark = pytest.mark.timeout(900)  # the first one installs a wheel with pip
 
 # Without a booted one
 
@@ -99,9 +99,10 @@ async def service(machine: Machine, server: Server, provider: Provider) -> Async
     machine.write(f"/etc/systemd/system/{SERVICE}.d/test.conf", f"""[Service]
 Environment=OPENAI_BASE_URL={provider.url} CHECKPOINTD_HTTP_PORT=0 CHECKPOINTD_LEASE_SECONDS=4
 Environment=CHECKPOINTD_MIN_POLL_SECONDS=0.1 CHECKPOINTD_MAX_POLL_SECONDS=0.1
+Environment=CHECKPOINTD_DRAIN_SECONDS=20
 RestartSec=0.2
-WatchdogSec=2
-TimeoutStopSec=10
+WatchdogSec=30
+TimeoutStopSec=60
 """)  # fmt: skip
     if not (machine.root / "opt/checkpointd").exists():
         await asyncio.to_thread(_install, machine, server)
@@ -144,7 +145,7 @@ async def _run(machine: Machine, *command: str, check: bool = True) -> str:
     return await asyncio.to_thread(machine.run, *command, check=check)
 
 
-async def _until(machine: Machine, name: str, wanted: str, seconds: float = 20) -> None:
+async def _until(machine: Machine, name: str, wanted: str, seconds: float = 60) -> None:
     """Wait until a property of the service matches."""
     deadline = time.monotonic() + seconds
     while not re.search(wanted, found := (await asyncio.to_thread(machine.properties, SERVICE, name))[0]):
@@ -164,7 +165,7 @@ async def _track(server: Server, provider: Provider, tmp_path: Path) -> None:
     env = environment(tmp_path, _address(server), provider.url)
     assert 0 == (await checkpointd("track", JOB, env=env)).code
     asked = provider.asked()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while provider.asked() == asked:  # noqa: ASYNC110  # another process asks
             await asyncio.sleep(0.05)
 
@@ -210,7 +211,7 @@ async def test_restarted_after_a_kill(service: Machine, server: Server, provider
     await _until(service, "NRestarts", "^1$")
     await _until(service, "ActiveState", "^active$")
     asked = provider.asked()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while provider.asked() < asked + 2:  # noqa: ASYNC110  # another process asks
             await asyncio.sleep(0.05)
 
@@ -220,15 +221,16 @@ async def test_restarted_when_it_hangs(service: Machine) -> None:
     """A blocked loop is noticed by the watchdog: the journal tells where it hung, and the service starts again."""
     hang = "import signal, time\n\ndef hang(*_):\n    time.sleep(1000)\n\nsignal.signal(signal.SIGUSR2, hang)\n"
     service.write("/wheel/hang/sitecustomize.py", hang)
-    service.write(f"/etc/systemd/system/{SERVICE}.d/hang.conf", "[Service]\nEnvironment=PYTHONPATH=/wheel/hang\n")
+    drop_in = f"etc/systemd/system/{SERVICE}.d/with_hang.conf"  # read after test.conf
+    service.write(drop_in, "[Service]\nWatchdogSec=6\nEnvironment=PYTHONPATH=/wheel/hang\n")
     await _run(service, "systemctl", "daemon-reload")
     await _run(service, "systemctl", "restart", SERVICE)
-    await asyncio.sleep(3)  # longer than the watchdog's patience: that it is fed is what keeps the service alive
+    await asyncio.sleep(8)  # longer than the watchdog's patience: that it is fed is what keeps the service alive
     assert ["active", "0"] == service.properties(SERVICE, "ActiveState", "NRestarts")
     await _run(service, "systemctl", "kill", "--kill-whom=main", "--signal=USR2", SERVICE)
     await _until(service, "NRestarts", "^1$")
     await _until(service, "ActiveState", "^active$")
-    (service.root / f"etc/systemd/system/{SERVICE}.d/hang.conf").unlink()
+    (service.root / drop_in).unlink()
     said = "\n".join(str(line["MESSAGE"]) for line in await _journal(service))
     assert "Watchdog timeout" in said
     assert re.search(r'File "/wheel/hang/sitecustomize.py", line 4 in hang', said)
@@ -240,13 +242,15 @@ async def test_drains_when_it_is_stopped(service: Machine, server: Server, provi
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await _track(server, provider, tmp_path)
     provider.checkpoints[JOB], reached, go_on = held(page([checkpoint(2), checkpoint(1)]))
-    await asyncio.wait_for(reached.wait(), 20)
-    began = time.monotonic()
+    await asyncio.wait_for(reached.wait(), 60)
     stop = asyncio.create_task(_run(service, "systemctl", "stop", SERVICE))
     await _until(service, "StatusText", "^draining$")
     go_on.set()
+    began = time.monotonic()
     await stop
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 8, (
+        "it ends with the poll, not with the time for it, which is half of twenty seconds"
+    )
     assert ["success", "0"] == service.properties(SERVICE, "Result", "ExecMainStatus")
     sql = await asyncpg.connect(_address(server))
     assert 2 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
@@ -278,7 +282,7 @@ async def test_priorities_in_the_journal(service: Machine, server: Server, provi
     await _track(server, provider, tmp_path)
     wanted = {"daemon.ready": "6", "poll.failed": "4"}
     found: dict[str, str] = {}
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while wanted.keys() - found.keys():
         assert time.monotonic() < deadline, found
         for line in await _journal(service):
@@ -336,7 +340,7 @@ api_key = "azure_key"
         await _until(service, "ActiveState", "^active$")
         await _run(service, "sh", "-ec", _blocks("sh")[1].replace("checkpointd check", f"checkpointd track {JOB}"))
         asked = f"/fine_tuning/jobs/{JOB}/checkpoints"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not any(request.path.endswith(asked) for request in provider.requests):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert {KEY} == {request.headers.get("api-key") for request in provider.requests}

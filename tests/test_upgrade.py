@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from itertools import count, pairwise
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from aiohttp import web
 
 from checkpointd import migrations
 from checkpointd.connecting import connect
+from faults.daemons import watching_the_machine
 from logins import login
 from provider import JOB, Provider, checkpoint, page
 from verbs import checkpointd, environment, running, wait_for_line
@@ -57,6 +59,13 @@ def plans() -> Iterator[None]:
     patched.undo()
 
 
+async def _connect(url: str) -> asyncpg.Connection:
+    """Connect, again where a machine that stands still makes it take too long."""
+    while True:
+        with suppress(TimeoutError):
+            return await connect(url)
+
+
 async def _rerun_until_finished(url: str, arm: Callable[[asyncpg.Connection, int], Awaitable[object]]) -> int:
     """Migrate again and again, armed to be interrupted one place later each time; returns how often it was.
 
@@ -65,7 +74,7 @@ async def _rerun_until_finished(url: str, arm: Callable[[asyncpg.Connection, int
     admin = await asyncpg.connect(url)
     times, place, stage = 0, 0, ""
     while True:
-        connection = await connect(url)
+        connection = await _connect(url)
         await arm(connection, place)
         try:
             await migrations.migrate(connection)
@@ -82,7 +91,7 @@ async def _rerun_until_finished(url: str, arm: Callable[[asyncpg.Connection, int
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 async def test_killed_after_each_statement(empty_url: str, sql: asyncpg.Connection) -> None:
     """A migration killed after its first statement, its second, and so on to the last is finished by the next."""
     admin = await asyncpg.connect(empty_url)
@@ -164,22 +173,25 @@ async def test_readers_delay_no_poll(url: str, provider: Provider, sql: asyncpg.
             connection = await connect(url)
             migrating = asyncio.create_task(migrations.migrate(connection))
             begun = time.monotonic()
-            while time.monotonic() < begun + 10:
-                before = time.monotonic()
-                await readers[3].execute("notify checkpointd, 'forged'")
-                await dashboard.fetch("select * from fine_tuning.checkpoints, fine_tuning.freshness, fine_tuning.jobs")
-                waits.append(time.monotonic() - before)
-                await asyncio.sleep(0.01)
-            assert not migrating.done()
-            stored = await sql.fetchval("select max(step_number) from fine_tuning.checkpoints")
-            ended = time.monotonic()
+            async with watching_the_machine() as stood_still:
+                while time.monotonic() < begun + 10 or (len(items) < 30 and time.monotonic() < begun + 60):
+                    before = time.monotonic()
+                    await readers[3].execute("notify checkpointd, 'forged'")
+                    await dashboard.fetch(
+                        "select * from fine_tuning.checkpoints, fine_tuning.freshness, fine_tuning.jobs"
+                    )
+                    waits.append(time.monotonic() - before)
+                    await asyncio.sleep(0.01)
+                assert not migrating.done()
+                stored = await sql.fetchval("select max(step_number) from fine_tuning.checkpoints")
+                ended, late = time.monotonic(), stood_still()
             for reader in (*readers, dashboard):
                 await reader.close()
             assert ["9000_test.sql", "views 2"] == (await asyncio.wait_for(migrating, 60)).files
             await connection.close()
             polls = [begun, *(t for t in asked if begun < t < ended), ended]
-            assert max(b - a for a, b in pairwise(polls)) < 3
-            assert max(waits) < 3
+            assert max(b - a for a, b in pairwise(polls)) < 3 + late
+            assert max(waits) < 3 + late
             assert len(polls) > 10
             assert stored > 10
             later = len(asked)

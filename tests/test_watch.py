@@ -73,9 +73,12 @@ async def test_status(store: Store, provider: Provider, sql: asyncpg.Connection,
     await sync(store, provider, JOB, "ftjob-failing")
     await track(store, "ftjob-due", "ftjob-untracked")
     await store.untrack(await store.find_jobs(["ftjob-untracked"]))
-    await sql.execute("update checkpointd.polling set last_attempt_at = last_attempt_at - interval '90 s'")
+    await sql.execute(
+        "update checkpointd.polling set last_attempt_at = last_attempt_at - interval '90 s',"
+        " next_poll_at = case when last_attempt_at is null then next_poll_at else 'infinity' end"
+    )
     status = await watch._status(store)
-    assert re.fullmatch(r"polling: 3 tracked, 1 due, 1 failing, last poll 9\d s ago", status)
+    assert re.fullmatch(r"polling: 3 tracked, 1 due, 1 failing, last poll (9|1\d)\d s ago", status)
     observe.source("azure", Failure(ErrorClass.REFUSED, "no such key"))
     assert (await watch._status(store)).endswith(" s ago; source azure refused")
     observe.source("azure", None)
@@ -141,10 +144,10 @@ def test_whose_watchdog(monkeypatch: pytest.MonkeyPatch, variables: dict[str, st
 async def test_ticks_that_stop(store: Store, provider: Provider, clock: Callable[[float], None]) -> None:
     """Without a tick for half a minute the daemon is stuck; with the next one it is not."""
     async with polling_one(store, provider) as (poller, _, _):
-        clock(28)
+        clock(20)
         assert poller.stuck() is None
-        clock(12)
-        assert re.fullmatch(r"no tick has ended for 4\d s", poller.stuck() or "")
+        clock(20)
+        assert re.fullmatch(r"no tick has ended for [4-9]\d s", poller.stuck() or "")
         await tick(poller)
         assert poller.stuck() is None
 

@@ -57,7 +57,9 @@ async def run(console: Console, seconds: float | None, stop: daemon.Stop) -> Non
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.asked.wait(), seconds)
             stop.asked.set()
-        (totals,) = await store.fetch(queries.COUNT_EVERYTHING)
+        totals = dict.fromkeys(("jobs", "checkpoints", "changes"), 0)
+        with suppress(asyncpg.UndefinedTableError):  # it ended before the schema was made
+            totals |= dict((await store.fetch(queries.COUNT_EVERYTHING))[0])
         say("{jobs} jobs, {checkpoints} checkpoints, {changes} changes".format(**totals))
 
 

@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -41,6 +42,25 @@ async def until(holds: Callable[[], object], seconds: float) -> None:
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def watching_the_machine() -> AsyncIterator[Callable[[], float]]:
+    """Yield what tells how many seconds this machine stood still meanwhile: so much later than due a clock rang."""
+    late = 0.0
+
+    async def ring() -> None:
+        nonlocal late
+        while True:
+            due = time.monotonic() + 0.05
+            await asyncio.sleep(0.05)
+            late += max(time.monotonic() - due - 0.1, 0.0)  # what is less is no standstill
+
+    ringing = asyncio.create_task(ring())
+    try:
+        yield lambda: late
+    finally:
+        ringing.cancel()
 
 
 async def track(url: str, jobs: Sequence[str]) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from faults.daemons import INTERVAL, LEASE, Daemon, daemon, surroundings, until
+from faults.daemons import INTERVAL, LEASE, Daemon, daemon, surroundings, until, watching_the_machine
 from faults.invariants import Judge
 from faults.truth import Truth
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PATIENCE = 2 * INTERVAL + 4.0
 """Two intervals, what the metronome waits before it helps itself, at least a second, and as much for a slow machine."""
@@ -48,9 +48,10 @@ async def test_daemons_clock_jumps(url: str, truth: Truth, judge: Judge, tmp_pat
         async with judge.watching():
             for days in ("+30d", "+0d", "-30d"):
                 shift.write_text(days)
-                gap = await _longest_gap(truth, PATIENCE + 0.1)
+                async with watching_the_machine() as stood_still:
+                    gap = await _longest_gap(truth, PATIENCE + 0.1)
                 print(f"{days}: no request for {gap:.2f} s at most")  # noqa: T201
-                assert PATIENCE > gap
+                assert PATIENCE + stood_still() > gap
                 said = len(one.log)
                 await one.wait_for("poll.changed", after=said)
                 assert _day(one) != time.strftime("%Y-%m-%d", time.gmtime()) or days == "+0d"
@@ -81,7 +82,13 @@ async def test_databases_clock_jumps(
                 moved = row["moved"].replace("$1", f"interval '{days} d'")
                 await sql.execute(f"update checkpointd.{row['t']} set {moved}")
         began = time.monotonic()
-        await until(lambda: {*truth.jobs, None} == {r.job for r in truth.requests if r.at > began}, 2 * PATIENCE)
+        await until(lambda: {*truth.jobs, None} == {r.job for r in truth.requests if r.at > began}, 60)
+        # Until a poll is saved, its job has times of another month, of which the judge knows nothing.
+        today = """select bool_and(abs(extract(epoch from now() - last_complete_at)) < 86400
+                   and abs(extract(epoch from now() - last_attempt_at)) < 86400) from fine_tuning.freshness"""
+        async with asyncio.timeout(60):
+            while not await sql.fetchval(today):  # noqa: ASYNC110  # another process writes, and gives no event
+                await asyncio.sleep(0.02)
         await judge.until_all_is_stored()
         assert one.process.returncode is None
 
@@ -96,7 +103,9 @@ async def test_loop_stands_still(url: str, truth: Truth, judge: Judge, rng: rand
                 one.process.send_signal(signal.SIGSTOP)
                 await asyncio.sleep(seconds)
                 one.process.send_signal(signal.SIGCONT)
-                assert PATIENCE > await _longest_gap(truth, PATIENCE + 0.1)
+                async with watching_the_machine() as stood_still:
+                    gap = await _longest_gap(truth, PATIENCE + 0.1)
+                assert PATIENCE + stood_still() > gap
         await judge.until_all_is_stored()
         assert one.process.returncode is None
     assert [] == truth.at_once

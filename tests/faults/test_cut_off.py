@@ -1,6 +1,7 @@
 """F5, F7, F9, F10, F11: the database and the way to it fail in the middle of the work."""
 
 import asyncio
+import json
 import random
 import signal
 import time
@@ -11,13 +12,13 @@ import asyncpg
 import pytest
 
 from checkpointd.embedded import EmbeddedPostgres
-from faults.daemons import Daemon, daemon, surroundings, track
+from faults.daemons import Daemon, daemon, surroundings, track, until, watching_the_machine
 from faults.invariants import Judge
 from faults.proxy import Proxy
 from faults.truth import Truth
 from verbs import checkpointd
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 COMMIT = b"C\0\0\0\x0bCOMMIT\0"
 UPDATE = b"C\0\0\0\rUPDATE "
@@ -33,7 +34,9 @@ async def proxy(url: str) -> AsyncIterator[Proxy]:
 
 async def _cut_answers(proxy: Proxy, rng: random.Random, _: asyncpg.Connection) -> int:
     """Withhold what a server answers to saves, now and then; the save is done, and nobody knows."""
-    for _ in range(16):
+    rounds = 0
+    while rounds < 16 or (proxy.cuts < 5 and rounds < 160):  # a slow machine saves less often
+        rounds += 1
         proxy.cut_at = rng.choice([COMMIT, COMMIT, UPDATE])
         await asyncio.sleep(rng.uniform(0.1, 0.6))
         proxy.cut_at = None
@@ -46,6 +49,7 @@ async def _cut_anywhere(proxy: Proxy, rng: random.Random, _: asyncpg.Connection)
     proxy.cut_after = lambda: rng.uniform(1500, 30000)
     proxy.reset()
     await asyncio.sleep(6)
+    await until(lambda: proxy.cuts >= 5, 60)
     proxy.cut_after = None
     proxy.reset()
     return proxy.cuts
@@ -53,8 +57,9 @@ async def _cut_anywhere(proxy: Proxy, rng: random.Random, _: asyncpg.Connection)
 
 async def _terminate(_: Proxy, rng: random.Random, sql: asyncpg.Connection) -> int:
     """End the sessions of the daemon, from the server's side."""
-    ended = 0
-    for _ in range(30):
+    ended = rounds = 0
+    while rounds < 30 or (ended < 5 and rounds < 300):
+        rounds += 1
         await asyncio.sleep(rng.uniform(0, 0.4))
         ended += await sql.fetchval("""select count(pg_terminate_backend(pid)) from pg_stat_activity
                                        where application_name = 'checkpointd' and datname = current_database()""")
@@ -84,14 +89,16 @@ async def test_black_hole(truth: Truth, judge: Judge, proxy: Proxy, tmp_path: Pa
     async with daemon(surroundings(tmp_path, proxy.url, truth.provider.url)) as one:
         await one.wait_for("poll.changed")
         async with judge.watching():
-            known, began = len(one.log), time.monotonic()
-            proxy.swallows = True
-            await one.wait_for("database.unavailable", 20, after=known)
-            found = time.monotonic() - began
+            async with watching_the_machine() as stood_still:
+                known, began = len(one.log), time.monotonic()
+                proxy.swallows = True
+                await one.wait_for("database.unavailable", after=known)
+                found = time.monotonic() - began
             proxy.swallows = False
             healed = time.monotonic()
         await judge.until_all_is_stored()
         print(f"found after {found:.1f} s, healed after {time.monotonic() - healed:.1f} s")  # noqa: T201
+        assert 20 + stood_still() > found
         await one.wait_for("database.recovered", after=known)
         assert one.process.returncode is None
     assert [] == truth.at_once
@@ -130,22 +137,24 @@ async def test_database_stops_at_once(truth: Truth, rng: random.Random, tmp_path
 
 
 async def _until_polled(url: str) -> float:
-    """Wait for a complete poll; returns after how many seconds it came."""
-    began = time.monotonic()
-    sql = await asyncpg.connect(url)
-    try:
-        now = await sql.fetchval("select clock_timestamp()")
-        async with asyncio.timeout(60):
-            while not await sql.fetchval("select max(last_complete_at) > $1 from fine_tuning.freshness", now):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-    finally:
-        await sql.close()
-    return time.monotonic() - began
+    """Wait for a complete poll; returns after how many seconds it came, less those in which the machine stood still."""
+    async with watching_the_machine() as stood_still:
+        began = time.monotonic()
+        sql = await asyncpg.connect(url)
+        try:
+            now = await sql.fetchval("select clock_timestamp()")
+            async with asyncio.timeout(60):
+                while not await sql.fetchval("select max(last_complete_at) > $1 from fine_tuning.freshness", now):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        finally:
+            await sql.close()
+        return time.monotonic() - began - stood_still()
 
 
 def _assert_no_flood(one: Daemon, stops: int) -> None:
     """Each piece of work says once, in few words of a kind, that the database is away."""
-    assert 1 == len(one.logged("daemon.waiting"))
+    reasons = [json.loads(line)["reason"] for line in one.logged("daemon.waiting")]
+    assert 0 < len(set(reasons)) == len(reasons) <= 3, reasons  # away, perhaps not listening yet, perhaps starting up
     works = ("claim", "save", "source", "job list")
     counts = {work: len(one.logged(f'"work": "{work}"')) for work in works}
     # Away, in recovery, and back.

@@ -12,14 +12,14 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from faults.daemons import LEASE, Daemon, Nursery, daemon, surroundings, track, until
+from faults.daemons import LEASE, Daemon, Nursery, daemon, surroundings, track, until, watching_the_machine
 from faults.invariants import Judge
 from faults.proxy import Proxy
 from faults.truth import Truth
 from provider import Provider
 from verbs import get, running
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PATIENT = {"CHECKPOINTD_LEASE_SECONDS": "60", "CHECKPOINTD_REQUEST_TIMEOUT_SECONDS": "60"}
 """Settings of a daemon that would wait as long as a provider takes; how long a stop takes is the default."""
@@ -42,14 +42,15 @@ async def test_kill_9_anywhere(url: str, provider: Provider, rng: random.Random,
             key = env["OPENAI_API_KEY"]
             pid = await nursery.start(env)
             with suppress(TimeoutError):
-                await until(lambda: truth.asked(key), 2 * LEASE)
+                await until(lambda: truth.asked(key), 15 * LEASE)
             await asyncio.sleep(rng.uniform(0.005, 0.3))
             await nursery.kill(pid)
             return key in truth.leaders().values()
 
         async def replace_again_and_again() -> None:
             nonlocal killed, cut_off
-            while killed < 120 and time.monotonic() < over:
+            # A slow machine has longer for as many kills as prove something.
+            while killed < 120 and time.monotonic() < over + (90 if killed < 15 or cut_off < 10 else 0):
                 cut_off += await live_and_die()
                 killed += 1
 
@@ -132,11 +133,13 @@ async def test_sync_told_to_stop(
         async with running("sync", env=env) as one:
             await until(lambda: truth.asked(env["OPENAI_API_KEY"]), 60)
             await asyncio.sleep(rng.uniform(0, 0.5))
-            asked = time.monotonic()
-            one.send_signal(rng.choice([signal.SIGTERM, signal.SIGINT]))
-            _, said = await asyncio.wait_for(one.communicate(), 60)
+            async with watching_the_machine() as stood_still:
+                asked = time.monotonic()
+                one.send_signal(rng.choice([signal.SIGTERM, signal.SIGINT]))
+                _, said = await asyncio.wait_for(one.communicate(), 60)
+                took = time.monotonic() - asked - stood_still()
             assert (130, "checkpointd: interrupted") == (one.returncode, said.decode().strip())
-            assert 5 > time.monotonic() - asked
+            assert 5 > took
 
     async with judge.watching():
         await asyncio.gather(*(begin_and_stop() for _ in range(4)))
@@ -145,11 +148,25 @@ async def test_sync_told_to_stop(
 
 
 async def _stop(one: Daemon, number: signal.Signals) -> float:
-    """Tell a daemon to stop; returns after how many seconds it had ended, with status 0."""
-    asked = time.monotonic()
-    one.process.send_signal(number)
-    assert 0 == await asyncio.wait_for(one.process.wait(), 20)
-    return time.monotonic() - asked
+    """Tell a daemon to stop; returns after how many seconds it had ended, but for waits for a processor."""
+    async with watching_the_machine() as stood_still:
+        asked, queued = time.monotonic(), _queued(one.process.pid)
+        now = queued
+        one.process.send_signal(number)
+        ending = asyncio.ensure_future(one.process.wait())
+        while not ending.done():
+            now = max(now, _queued(one.process.pid))
+            await asyncio.wait([ending], timeout=0.02)
+        assert 0 == await ending
+        return time.monotonic() - asked - max(now - queued, stood_still())
+
+
+def _queued(pid: int) -> float:
+    """Return for how many seconds a process was ready to run and had no processor: no fault of its own. Linux knows."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 async def _leases(sql: asyncpg.Connection) -> int:

@@ -11,13 +11,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from faults.daemons import INTERVAL, LEASE, daemon, surroundings, until
+from faults.daemons import INTERVAL, LEASE, daemon, surroundings, until, watching_the_machine
 from faults.invariants import Judge
 from faults.proxy import Proxy
 from faults.truth import Overlap, Truth
 from provider import error, held, page
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 LATE = 1.0
 """Seconds that a request, once it is allowed, may be late by the way to the provider, on a busy machine."""
@@ -44,24 +44,28 @@ async def test_zombie_writes_nothing(
         frozen = time.monotonic()
         left = await sql.fetchval(LEFT_OF_LEASE, name)
         del truth.faults[name]
-        other = await stack.enter_async_context(daemon(surroundings(tmp_path, url, truth.provider.url)))
+        # However slow a machine is, no poll of it fails.
+        patient = surroundings(tmp_path, url, truth.provider.url, CHECKPOINTD_LEASE_SECONDS="60",
+                               CHECKPOINTD_REQUEST_TIMEOUT_SECONDS="30")  # fmt: skip
+        other = await stack.enter_async_context(daemon(patient))
         await until(lambda: any(r.key == other.key and r.job == name for r in truth.requests), 60)
         assert time.monotonic() - frozen > left
         go_on.set()
         await asyncio.sleep(0.2)  # the answer lies in the zombie's socket
         known, asked = len(zombie.log), truth.asked(zombie.key)
+        thawed = await sql.fetchval("select clock_timestamp()")
         zombie.process.send_signal(signal.SIGCONT)
         await zombie.wait_for("its lease was lost", after=known)
-        await until(lambda: truth.asked(zombie.key) >= asked + 5, 30)
-        truth.grow(name)
-        await judge.until_all_is_stored()
+        await until(lambda: truth.asked(zombie.key) >= asked + 5, 60)
         said = [line for line in zombie.log[known:] if name in line]
         assert [True, *(False for _ in said[1:])] == ["its lease was lost" in line for line in said], said
-    # Late it could have saved its answer, or that it gave up waiting for it.
+        # Late it could have saved that it gave up waiting for its answer, or (below) the answer.
+        failed = """select count(*) from fine_tuning.polls
+                    where fine_tuning_job_id = $1 and outcome <> 'changed' and last_at > $2"""
+        assert 0 == await sql.fetchval(failed, name, thawed)
+        truth.grow(name)
+        await judge.until_all_is_stored()
     assert 0 == await sql.fetchval("select count(*) from fine_tuning.checkpoints where id = 'ftckpt_of_a_zombie'")
-    assert 0 == await sql.fetchval(
-        "select count(*) from fine_tuning.polls where fine_tuning_job_id = $1 and outcome <> 'changed'", name
-    )
 
 
 async def test_frozen_at_random(url: str, truth: Truth, judge: Judge, rng: random.Random, tmp_path: Path) -> None:
@@ -111,14 +115,15 @@ async def test_takeover(url: str, truth: Truth, judge: Judge, rng: random.Random
             orphans = [name for name, key in truth.leaders().items() if key == first.key]
             first.process.kill()
             killed = time.monotonic()
-            await asyncio.sleep(2 * LEASE + INTERVAL)
+            async with watching_the_machine() as stood_still:
+                await asyncio.sleep(2 * LEASE + INTERVAL)
+                await until(lambda: set(truth.jobs) == {r.job for r in truth.requests if r.job and r.at > killed}, 60)
         waits = {
-            name: min((r.at - killed for r in truth.requests if r.job == name and r.at > killed), default=99.0)
-            for name in truth.jobs
+            name: min(r.at - killed for r in truth.requests if r.job == name and r.at > killed) for name in truth.jobs
         }
         assert orphans
         # On top of it: a ring of the daemon's clock, and a slot that gets free. After two leases it would be too late.
-        assert 2 * LEASE - INTERVAL > max(waits.values())
+        assert 2 * LEASE - INTERVAL + stood_still() > max(waits.values())
         await judge.until_all_is_stored()
     print(f"{len(orphans)} orphans, all polled within {max(waits.values()):.2f} s")  # noqa: T201
     assert [] == truth.at_once
@@ -133,23 +138,24 @@ async def test_refused_key(url: str, truth: Truth, judge: Judge, sql: asyncpg.Co
         await good.wait_for("poll.changed")
         bad = await stack.enter_async_context(daemon(bad_env))
         await bad.wait_for("daemon.ready")
-        await until(lambda: truth.asked(bad.key), 30)
-        await asyncio.sleep(2)  # in which all hear of it
+        await bad.wait_for("source.refused")
+        await asyncio.sleep(2)  # in which what is under way ends
         asked, began = truth.asked(bad.key), time.monotonic()
-        async with judge.watching():
+        async with judge.watching(), watching_the_machine() as stood_still:
             await asyncio.sleep(6)
+            ended, late = time.monotonic(), stood_still()
         assert asked == truth.asked(bad.key)
         # Those that were under way when the first was refused, and one job list.
         assert 17 >= asked
         gaps = []
         for name in (*truth.jobs, None):
-            times = [began, *(r.at for r in truth.requests if r.key == good.key and r.job == name and r.at > began
-                              and r.after is None), began + 6]  # fmt: skip
+            times = [began, *(r.at for r in truth.requests if r.key == good.key and r.job == name
+                              and began < r.at < ended and r.after is None), ended]  # fmt: skip
             gaps.append(max(later - earlier for earlier, later in pairwise(times)))
         *of_jobs, of_list = gaps
         print(f"{asked} requests refused; longest gap of a job {max(of_jobs):.2f} s, of the list {of_list:.2f} s")  # noqa: T201
-        assert 4 * INTERVAL + 2 > max(of_jobs)
-        assert 4.5 > of_list
+        assert 4 * INTERVAL + 2 + late > max(of_jobs)
+        assert 4.5 + late > of_list
         await judge.until_all_is_stored()
         assert ("ok", 0) == tuple(
             await sql.fetchrow("""select max(s.state), max(f.consecutive_failures) from fine_tuning.sources s
@@ -179,15 +185,17 @@ requests_per_minute = {60 * per_second}
             del env["OPENAI_BASE_URL"]
             await stack.enter_async_context(daemon(env))
         await until(lambda: truth.requests, 60)
-        await asyncio.sleep(10)
+        async with watching_the_machine() as stood_still:
+            await asyncio.sleep(10)
+            late = LATE + stood_still()  # by which time those of a while come at once
         await judge.look()
     times = [r.at for r in truth.requests]
     worst = max(
-        (j - i + 1) - (1 + per_second * (times[j] - times[i] + 1 + LATE))
+        (j - i + 1) - (1 + per_second * (times[j] - times[i] + 1 + late))
         for i in range(len(times))
         for j in range(i, len(times))
     )
-    pace = len(times) / (times[-1] - times[0])
+    pace = len(times) / (times[-1] - times[0] - late + LATE)
     lists = sum(r.job is None for r in truth.requests)
     pages = sum(r.after is not None for r in truth.requests)
     print(f"{len(times)} requests ({lists} lists, {pages} further pages), {pace:.1f}/s, at most {worst:+.1f} over")  # noqa: T201

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import select
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -78,6 +79,7 @@ class Truth:
         self._begun: dict[tuple[str, str], float] = {}
         self._under_way: dict[str, list[tuple[str, web.Request]]] = {name: [] for name in self._items}
         self._leader: dict[str, str] = {}
+        self._unfinished = set[str]()
         for name in self._items:
             provider.checkpoints[name] = self._answer_for(name)
         provider.jobs = self._job_list
@@ -93,7 +95,7 @@ class Truth:
 
     def leaders(self) -> dict[str, str]:
         """Return the jobs whose listing was begun and not read to its end, each with the key of the daemon."""
-        return dict(self._leader)
+        return {name: self._leader[name] for name in self._unfinished}
 
     def grow(self, name: str, count: int = BURST) -> None:
         """List that many more checkpoints of a job at once, and drop the oldest."""
@@ -146,7 +148,7 @@ class Truth:
             begun, note = time.time(), self._note(request, name)
             if note.key in self.refused:
                 return error(401, "invalid_api_key")
-            self._watch_for_two(note, name)
+            self._watch_for_two(note, request, name)
             self._under_way[name].append((note.key, request))
             try:
                 fault = self.faults.get(name)
@@ -159,13 +161,16 @@ class Truth:
 
         return answer
 
-    def _watch_for_two(self, note: Request, name: str) -> None:
+    def _watch_for_two(self, note: Request, request: web.Request, name: str) -> None:
+        if _has_hung_up(request):  # it gave up while this provider was held up: no daemon is at it any more
+            return
         if note.after is None:
             self._leader[name] = note.key
+            self._unfinished.add(name)
         elif (leader := self._leader.get(name, "")) != note.key:
             self.at_once.append(Overlap(note.at, note.key, leader, name))
-        for other, request in self._under_way[name]:
-            if other != note.key and request.transport is not None and not request.transport.is_closing():
+        for other, earlier in self._under_way[name]:
+            if other != note.key and not _has_hung_up(earlier):
                 self.at_once.append(Overlap(note.at, note.key, other, name))
 
     async def _send(self, request: web.Request, name: str, begun: float) -> web.StreamResponse:
@@ -187,5 +192,14 @@ class Truth:
             self._begun[name, part[-1]["id"]] = begun
         else:
             self.whole.append(Whole(name, begun, sent))
-            self._leader.pop(name, None)
+            self._unfinished.discard(name)  # its last page may be asked for again, where the answer came too late
         return response
+
+
+def _has_hung_up(request: web.Request) -> bool:
+    """Say whether who asked has closed the connection, whether that was read from it already or not."""
+    if request.transport is None or request.transport.is_closing():
+        return True
+    poll = select.poll()
+    poll.register(request.transport.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))
+    return bool(poll.poll(0))
