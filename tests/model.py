@@ -123,7 +123,9 @@ class Model:
         pages = [page for listing in listings for page in listing]  # of one that began anew, too
         believed = []
         for page in pages:
-            if any(item.flaw == "foreign" for item in page.items):
+            # Something else, or nothing that says it is a checkpoint.
+            flaws = {item.flaw for item in page.items}
+            if "foreign" in flaws or flaws == {"nameless"}:
                 why = "other_list"
                 break
             believed.append(page)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import asyncpg
 
-from checkpointd import queries
+from checkpointd import listing, migrations, queries
 
 DATA = Path(__file__).parent / "data"
 CATALOGUE, PRIVILEGES, MIGRATIONS = DATA / "catalogue.txt", DATA / "privileges.txt", DATA / "migrations.txt"
+VERSIONS = DATA / "versions.txt"
 ROLES = ("public", "checkpointd_reader", "checkpointd_operator", "checkpointd", "checkpointd_owner")
 
 
@@ -171,3 +172,17 @@ def test_migrations_are_only_added(update: bool) -> None:
     kept = dict(line.split("  ")[::-1] for line in MIGRATIONS.read_text().splitlines())
     assert kept == {name: found.get(name) for name in kept}, "a published migration was changed: write a new one"
     _compare(MIGRATIONS, "".join(f"{digest}  {name}\n" for name, digest in found.items()), update=update)
+
+
+def test_versions_stand_for_what_they_name(update: bool) -> None:
+    """Views, and what reads items, do not change without a look at their versions: old ones would stay, or be trusted."""
+    views = b"".join(path.read_bytes() for path in sorted(Path(str(queries.folder()), "views").iterdir()))
+    package = Path(str(listing.__file__)).parent
+    reader = b"".join((package / f"{name}.py").read_bytes() for name in ("envelope", "item", "listing"))
+    found = {
+        f"migrations.VIEWS_VERSION {migrations.VIEWS_VERSION}": views,
+        f"listing.READER {listing.READER.decode()}": reader,
+    }
+    told = "".join(f"{sha256(content).hexdigest()}  {name}\n" for name, content in found.items())
+    assert update or VERSIONS.read_text() == told, "raise the version if a release has it, then: make catalogue"
+    _compare(VERSIONS, told, update=update)

@@ -74,6 +74,10 @@ class BadItemError(Exception):
     """Says what is wrong with an item."""
 
 
+class UntypedItemError(BadItemError):
+    """The item does not even say that it is a checkpoint."""
+
+
 class ForeignItemError(Exception):
     """Names the type of an item that is no checkpoint."""
 
@@ -121,8 +125,11 @@ def _read_carefully(raw: bytes) -> tuple[_Strict, str, str | None]:
     except ValueError:
         raise BadItemError("no JSON") from None
     if not isinstance(sent, dict):
-        raise BadItemError("not an object")
-    kind = _text(sent, "object")
+        raise UntypedItemError("not an object")
+    try:
+        kind = _text(sent, "object")
+    except BadItemError as e:
+        raise UntypedItemError(str(e)) from None
     if kind != OBJECT:
         raise ForeignItemError(_name(kind))
     odd: dict[str, None] = {}

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from checkpointd.envelope import Raw
-from checkpointd.item import BadItemError, ForeignItemError, Item, is_sane_id, read_item
+from checkpointd.item import BadItemError, ForeignItemError, Item, UntypedItemError, is_sane_id, read_item
 
-READER = b"1"
+READER = b"2"
 """The version of this reader. It is part of every digest, so that a new reader reads every listing again."""
 
 
@@ -26,7 +26,10 @@ class Reading(NamedTuple):
     items: list[Item]
     rejects: list[Reject]
     foreign: str | None
-    """The type of an item that is no checkpoint: its page and all that follow are unreadable. None: there is none."""
+    """The type of an item that is no checkpoint: its page and all that follow are unreadable. None: there is none.
+
+    So it is with a page of which no item says what it is.
+    """
 
 
 def digest(pages: Sequence[Sequence[Raw]]) -> bytes:
@@ -48,26 +51,47 @@ def read(
     items: dict[str, Item] = {}
     rejects: list[Reject] = []
     for page in pages:
-        page_items: list[Item] = []
-        page_rejects: list[Reject] = []
-        suspicious = holds_secret(b"\n".join(page))
-        for raw in page:
-            if suspicious and holds_secret(bytes(raw)):
-                page_rejects.append(Reject(None, "a secret stands in it", None))
-                continue
-            try:
-                item, flaw = read_item(raw, job_id)
-            except BadItemError as e:
-                page_rejects.append(Reject(bytes(raw), str(e), _id_of(raw)))
-            except ForeignItemError as e:
-                return Reading(list(items.values()), rejects, str(e))
-            else:
-                page_items.append(item)
-                if flaw:
-                    page_rejects.append(Reject(bytes(raw), flaw, item.id))
+        try:
+            page_items, page_rejects = _read_page(job_id, page, holds_secret)
+        except ForeignItemError as e:
+            return Reading(list(items.values()), rejects, str(e))
         items.update((item.id, item) for item in page_items)
         rejects += page_rejects
     return Reading(list(items.values()), rejects, None)
+
+
+def _read_page(
+    job_id: str, page: Sequence[Raw], holds_secret: Callable[[bytes], bool]
+) -> tuple[list[Item], list[Reject]]:
+    """Read a page. Raises ForeignItemError where it has something else, or nothing that says it is a checkpoint."""
+    items: list[Item] = []
+    rejects: list[Reject] = []
+    untyped = 0
+    suspicious = holds_secret(b"\n".join(page))
+    for raw in page:
+        secret = suspicious and holds_secret(bytes(raw))
+        try:
+            item, flaw = read_item(raw, job_id)
+        except ForeignItemError:
+            if secret:  # perhaps in the type's name
+                raise ForeignItemError("items of another type") from None
+            raise
+        except BadItemError as e:
+            untyped += isinstance(e, UntypedItemError)
+            rejects.append(_SECRETIVE if secret else Reject(bytes(raw), str(e), _id_of(raw)))
+            continue
+        if secret:
+            rejects.append(_SECRETIVE)
+            continue
+        items.append(item)
+        if flaw:
+            rejects.append(Reject(bytes(raw), flaw, item.id))
+    if untyped and untyped == len(page):
+        raise ForeignItemError("items without a type")
+    return items, rejects
+
+
+_SECRETIVE: Final = Reject(None, "a secret stands in it", None)
 
 
 def _id_of(raw: Raw) -> str | None:
