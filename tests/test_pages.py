@@ -194,6 +194,21 @@ async def test_job_without_checkpoints(site: Site, store: Store) -> None:
     assert "Nothing has changed since it was tracked." in shown.text
 
 
+async def test_epoch(site: Site, store: Store, provider: Provider) -> None:
+    """A job's page says its epoch only where it is known: 0 before the first checkpoint, none where one tells none."""
+    provider.jobs = page([job(hyperparameters={"n_epochs": 100})])
+    for listed, said in (
+        ([], "Epoch 0 of 100"),
+        ([checkpoint(30)], "n epochs 100"),
+        ([checkpoint(30), checkpoint(60)], "Epoch 2 of 100"),
+    ):
+        provider.checkpoints[JOB] = page(listed)
+        await sync(store, provider)
+        await read_job_list(store, provider)
+        shown = await site.shown(f"/jobs/test/{JOB}")
+        assert [said] == re.findall(r"Epoch \d+ of 100|n epochs 100", shown.text)
+
+
 async def test_job_without_validation(site: Site, store: Store, provider: Provider) -> None:
     """Where no validation loss is known, no checkpoint is named as the one to deploy, and the page says why."""
     provider.checkpoints[JOB] = page([checkpoint(10)])
