@@ -183,6 +183,7 @@ async def test_job(site: Site, store: Store, provider: Provider) -> None:
     assert "batch size 8" in shown.text
     assert "1 item could not be read" in shown.text
     assert re.search(r"\d s ago missing step 10 .*\d s ago new step 20", shown.text)
+    assert re.search(r"\d s ago status the job running", shown.text)
 
 
 async def test_job_without_checkpoints(site: Site, store: Store) -> None:
