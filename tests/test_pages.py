@@ -186,6 +186,16 @@ async def test_job(site: Site, store: Store, provider: Provider) -> None:
     assert re.search(r"\d s ago status the job running", shown.text)
 
 
+async def test_next_poll(site: Site, store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """The next poll lies ahead, or is due now: it is never said to have been."""
+    provider.checkpoints[JOB] = page([])
+    await sync(store, provider)
+    for due, said in (("90 s", "in 1 min"), ("-1 h", "due now")):
+        await sql.execute("update checkpointd.polling set next_poll_at = now() + $1::text::interval", due)
+        shown = await site.shown(f"/jobs/test/{JOB}")
+        assert f"Next poll {said}" in shown.text
+
+
 async def test_job_without_checkpoints(site: Site, store: Store) -> None:
     """A job that was just tracked has a page, which says what to expect."""
     await track(store, JOB)
