@@ -142,6 +142,7 @@ async def test_search_and_pages(site: Site, sql: asyncpg.Connection) -> None:
         seen += [link for link in shown.all("a", "href") if link.startswith("/jobs/")]
     assert (120, 120) == (len(seen), len(set(seen)))
     assert "page 3 of 3" in (await site.shown("/?page=99")).text
+    assert "page 3 of 3" in (await site.shown(f"/?page={'9' * 19}")).text
     assert "page 1 of 3" in (await site.shown("/?page=-1")).text
     assert "page 1 of 3" in (await site.shown("/?page=x")).text
     shown = await site.shown("/?q=RUNNING+gpt-4.1")
@@ -194,6 +195,23 @@ async def test_next_poll(site: Site, store: Store, provider: Provider, sql: asyn
         await sql.execute("update checkpointd.polling set next_poll_at = now() + $1::text::interval", due)
         shown = await site.shown(f"/jobs/test/{JOB}")
         assert f"Next poll {said}" in shown.text
+
+
+async def test_older_changes(site: Site, sql: asyncpg.Connection) -> None:
+    """All of a job's changes can be reached from its page, the newest first, each once."""
+    await fill(sql, jobs=2, checkpoints=70)
+    job_id = await sql.fetchval("select id from fine_tuning.jobs")
+    path, seen = f"/jobs/large/{job_id}", []
+    shown = await site.shown(path)
+    while older := [link for link in shown.all("a", "href") if "?before=" in link]:
+        seen += re.findall(r"new step ([\d,]+)", shown.text)
+        shown = await site.shown(older[0].removesuffix("#changes"))
+        assert f"{path}#changes" in shown.all("a", "href")
+    seen += re.findall(r"new step ([\d,]+)", shown.text)
+    assert [f"{40 * n:,}" for n in range(70, 0, -1)] == seen
+    assert "No change is older" in (await site.shown(f"{path}?before=1")).text
+    for nonsense in ("-1", "x", "9" * 19, "9" * 5000):
+        assert "new step 2,800" in (await site.shown(f"{path}?before={nonsense}")).text
 
 
 async def test_job_without_checkpoints(site: Site, store: Store) -> None:
