@@ -23,6 +23,7 @@ Value = st.none() | st.floats() | st.sampled_from([0.0, -0.0, 5e-324, -LARGEST, 
         ([2e-7, 9e-7], ["2e-07", "4e-07", "6e-07", "8e-07"]),
         ([0.0, 8e300], ["0", "2e+300", "4e+300", "6e+300", "8e+300"]),
         ([0.5], ["0.46", "0.48", "0.5", "0.52", "0.54"]),
+        ([6e-315, 6e-315 + 2e-323], ["-0.001", "-0.0005", "0", "0.0005", "0.001"]),
         ([0.0, 0.0], ["-0.001", "-0.0005", "0", "0.0005", "0.001"]),
         ([], ["0", "0.25", "0.5", "0.75", "1"]),
     ],
@@ -66,6 +67,11 @@ def test_neighbours_are_one_span() -> None:
     """Chosen points that stand beside each other are one part of the drawing."""
     marks = draw([0, 1, 2, 3, 4], [[1.0] * 5]).marks
     assert [(0.0, 37.5), (87.5, 12.5)] == spans(marks, [True, True, False, False, True])
+
+
+def test_next_to_the_largest_number() -> None:
+    """Values that lie close together next to the largest double have marks, too."""
+    assert 2 < len(ticks(scale([1.74e308, 1.76e308]), 5)) < 7
 
 
 @given(st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), Value, Value), max_size=20))

@@ -5,11 +5,13 @@ without its text being scaled. A path is for a view box of 1000 by 1000.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Final, NamedTuple
 
+LARGEST: Final = sys.float_info.max
 STEPS_OF_TEN: Final = (1, 2, 2.5, 5, 10)
 MARGIN: Final = 0.06
 """The part of the values' range that is left free above and below them."""
@@ -69,11 +71,10 @@ def scale(values: Sequence[float], *, margin: float = MARGIN) -> Scale:
     """Return a scale that holds these finite values; of none, or of equal ones, one that has them in its middle."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     low, high = float(low), float(high)
-    # Doubles have 52 bits: what lies closer together than this cannot be told apart in a drawing.
-    least = max(abs(low), abs(high)) * 1e-9 or 1e-9
+    # Doubles have 52 bits, next to zero fewer: what lies closer together than this cannot be told apart in a drawing.
+    least = max(max(abs(low), abs(high)) * 1e-9, 1e-300)
     free = (high / 2 - low / 2) * 2 * margin if high / 2 - low / 2 > least else max(abs(low) * 0.1, least, 1e-3)
-    limit = 1.7e308
-    return Scale(max(low - free, -limit), min(high + free, limit))
+    return Scale(max(low - free, -LARGEST), min(high + free, LARGEST))
 
 
 def ticks(of: Scale, most: int, *, whole: bool = False) -> list[Tick]:
