@@ -69,6 +69,11 @@ CROWDED = """
 })"""
 """Marks of steps that stand upon the ones before."""
 
+SIDEWAYS = """
+[...document.querySelectorAll("main *")].filter((of) => getComputedStyle(of).overflowX === "auto")
+  .filter((of) => of.scrollWidth > of.clientWidth).map((of) => of.className)"""
+"""What must be scrolled sideways to be read."""
+
 
 @pytest.fixture
 async def tab() -> AsyncIterator[Tab]:
@@ -97,6 +102,7 @@ async def _look_everywhere(tab: Tab, site: str, paths: dict[str, str], folder: P
                 assert [] == await tab.ask(FAINT), where
                 assert [] == await tab.ask(CUT), where
                 assert [] == await tab.ask(CROWDED), where
+                assert "phone" != window or [] == await tab.ask(SIDEWAYS), where
                 assert 1 == await tab.ask("document.querySelectorAll('h1').length"), where
                 assert (folder / f"{where}.png").stat().st_size > 5_000, where
     assert [] == tab.errors
@@ -116,13 +122,20 @@ async def test_large(tab: Tab, site: str, sql: asyncpg.Connection, tmp_path: Pat
     job = await sql.fetchval("select id from fine_tuning.jobs where status = 'running' limit 1")
     paths = {"jobs": "/", "last": "/?page=200", "found": "/?q=running+gpt-4.1", "job": f"/jobs/large/{job}"}
     await _look_everywhere(tab, site, paths, tmp_path)
+    await tab.look(*WINDOWS["phone"], dark=False)
+    await tab.open(site)
+    legend = await tab.ask("""(() => {
+      const {left, top, width, height} = document.querySelector(".jobs .legend").getBoundingClientRect();
+      return document.elementFromPoint(left + width / 2, top + height / 2).closest(".legend")?.textContent;
+    })()""")
+    assert "train valid" == legend
     async with aiohttp.ClientSession() as http:
         for path in paths.values():
             assert 0.2 > await _quickest(http, site + path), path
 
 
 async def test_large_numbers(tab: Tab, site: str, store: Store, provider: Provider, tmp_path: Path) -> None:
-    """Steps and losses of a hundred thousand and more can be read."""
+    """Steps and losses of a hundred thousand and more, and changes of metrics with long names, can be read."""
     for late in ({}, {"full_valid_mean_token_accuracy": 0.87654321}):
         listed = [
             checkpoint(n, train_loss=2e10 / n, valid_loss=-3.5e10 / n, full_valid_loss=-3.6e10 / n, **late)
