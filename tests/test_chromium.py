@@ -53,6 +53,27 @@ FAINT = """
 })()""".replace("LEAST", str(LEAST_CONTRAST))
 """Texts whose colour is too near that of what is behind them."""
 
+CUT = """
+[...document.querySelectorAll(".chart")].flatMap((figure) => {
+  const room = figure.getBoundingClientRect();
+  return [...figure.querySelectorAll("text, .says *")].map((text) => [text.textContent, text.getBoundingClientRect()])
+    .filter(([, box]) => box.left < room.left - 0.5 || box.right > room.right + 0.5).map(([text]) => text);
+})"""
+"""Texts of charts, shown or not yet, that end beyond the room that a chart has."""
+
+CROWDED = """
+[...document.querySelectorAll(".plot")].flatMap((plot) => {
+  const marks = [...plot.querySelectorAll(".grid text")].filter((text) => text.getAttribute("y") === "100%")
+    .map((text) => [text.textContent, text.getBoundingClientRect()]).sort(([, a], [, b]) => a.left - b.left);
+  return marks.filter(([, box], n) => n && box.left < marks[n - 1][1].right + 2).map(([text]) => text);
+})"""
+"""Marks of steps that stand upon the ones before."""
+
+SIDEWAYS = """
+[...document.querySelectorAll("main *")].filter((of) => getComputedStyle(of).overflowX === "auto")
+  .filter((of) => of.scrollWidth > of.clientWidth).map((of) => of.className)"""
+"""What must be scrolled sideways to be read."""
+
 
 @pytest.fixture
 async def tab() -> AsyncIterator[Tab]:
@@ -79,6 +100,9 @@ async def _look_everywhere(tab: Tab, site: str, paths: dict[str, str], folder: P
                 await tab.screenshot(folder / f"{where}.png")
                 assert size[0] >= await tab.ask("document.documentElement.scrollWidth"), where
                 assert [] == await tab.ask(FAINT), where
+                assert [] == await tab.ask(CUT), where
+                assert [] == await tab.ask(CROWDED), where
+                assert "phone" != window or [] == await tab.ask(SIDEWAYS), where
                 assert 1 == await tab.ask("document.querySelectorAll('h1').length"), where
                 assert (folder / f"{where}.png").stat().st_size > 5_000, where
     assert [] == tab.errors
@@ -98,9 +122,28 @@ async def test_large(tab: Tab, site: str, sql: asyncpg.Connection, tmp_path: Pat
     job = await sql.fetchval("select id from fine_tuning.jobs where status = 'running' limit 1")
     paths = {"jobs": "/", "last": "/?page=200", "found": "/?q=running+gpt-4.1", "job": f"/jobs/large/{job}"}
     await _look_everywhere(tab, site, paths, tmp_path)
+    await tab.look(*WINDOWS["phone"], dark=False)
+    await tab.open(site)
+    legend = await tab.ask("""(() => {
+      const {left, top, width, height} = document.querySelector(".jobs .legend").getBoundingClientRect();
+      return document.elementFromPoint(left + width / 2, top + height / 2).closest(".legend")?.textContent;
+    })()""")
+    assert "train valid" == legend
     async with aiohttp.ClientSession() as http:
         for path in paths.values():
             assert 0.2 > await _quickest(http, site + path), path
+
+
+async def test_large_numbers(tab: Tab, site: str, store: Store, provider: Provider, tmp_path: Path) -> None:
+    """Steps and losses of a hundred thousand and more, and changes of metrics with long names, can be read."""
+    for late in ({}, {"full_valid_mean_token_accuracy": 0.87654321}):
+        listed = [
+            checkpoint(n, train_loss=2e10 / n, valid_loss=-3.5e10 / n, full_valid_loss=-3.6e10 / n, **late)
+            for n in range(100_000, 700_001, 25_000)
+        ]
+        provider.checkpoints[JOB] = page(listed)
+        await sync(store, provider)
+    await _look_everywhere(tab, site, {"job": f"/jobs/test/{JOB}"}, tmp_path)
 
 
 async def _quickest(http: aiohttp.ClientSession, url: str) -> float:
@@ -142,18 +185,19 @@ async def test_values_by_mouse_and_by_key(tab: Tab, site: str, store: Store, pro
     await tab.look(1280, 900, dark=False)
     await tab.open(f"{site}/jobs/test/{JOB}")
     shown = """[...document.querySelectorAll("#chart-1-plot .says")]
-      .filter((text) => getComputedStyle(text).visibility === "visible").map((text) => text.textContent)"""
-    await tab.shows(["step 30 · latesttrain 0.0333   full valid 1.7500"], shown)
+      .filter((says) => getComputedStyle(says).visibility === "visible")
+      .map((says) => says.textContent.trim().split(/\\s+/).join(" "))"""
+    await tab.shows(["step 30 · latest train 0.0333 full valid 1.7500"], shown)
     x, y = await tab.ask("""(() => {
       const at = document.querySelector("#chart-1-plot .at rect").getBoundingClientRect();
       return [at.x + at.width / 2, at.y + at.height / 2];
     })()""")
     await tab.point(x, y)
-    await tab.shows(["step 10train 0.1000   full valid 2.0000"], shown)
+    await tab.shows(["step 10 train 0.1000 full valid 2.0000"], shown)
     await tab.point(1, 1)
     await tab.ask("document.querySelector('.deploy button').focus()")
     await tab.press("Tab")
-    await tab.shows(["step 20 · besttrain 0.0500   full valid 1.5000"], shown)
+    await tab.shows(["step 20 · best train 0.0500 full valid 1.5000"], shown)
     for key, step in (
         ("ArrowRight", 30),
         ("ArrowRight", 30),

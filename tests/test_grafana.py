@@ -29,6 +29,7 @@ SHOWN = {*NUMBERS, "timestamptz", "text", "bool"}
 """The types that Grafana shows as they are; an interval, an array or JSON it does not."""
 
 SLOWEST_SECONDS = 0.2
+NEWEST = "Newest checkpoints"
 
 
 @asynccontextmanager
@@ -172,11 +173,41 @@ async def test_search_of_a_job(sql: asyncpg.Connection) -> None:
     assert [typed] == [row["__value"][10:20] for row in rows]
 
 
+async def _make_quiet(sql: asyncpg.Connection) -> None:
+    """Have the oldest job be the only one of a source of its own, where nothing has come since."""
+    await sql.execute("""
+        insert into checkpointd.sources (name, kind) values ('quiet', 'openai');
+        update checkpointd.jobs j set source = s.key from checkpointd.sources s where j.key = 1 and s.name = 'quiet';
+        update checkpointd.polling p set source = j.source from checkpointd.jobs j where j.key = p.job and j.key = 1""")
+
+
+async def _newest(sql: asyncpg.Connection, *sources: str) -> list[tuple[str, int]]:
+    """Return the newest checkpoints of sources, as their panel shows them."""
+    query = next(sql for _, title, sql in grafana.queries() if title == NEWEST)
+    over = Range.of(DASHBOARDS["fleet.json"], datetime.now(UTC))
+    return [(row["job"], row["step"]) for row in await sql.fetch(grafana.expand(query, {"source": sources}, over))]
+
+
+async def test_newest_checkpoints(sql: asyncpg.Connection) -> None:
+    """The newest checkpoints of a source are shown, however many others have stored since."""
+    await history.fill(sql, jobs=40, checkpoints=30)
+    await _make_quiet(sql)
+    by_age = (
+        "select fine_tuning_job_id, step_number from fine_tuning.checkpoints {} order by first_seen_at desc limit 50"
+    )
+    quiet = await sql.fetch(by_age.format("where source = 'quiet'"))
+    assert 30 == len(quiet)
+    assert [tuple(row) for row in quiet] == await _newest(sql, "quiet")
+    newest = await sql.fetch(by_age.format(""))
+    assert [tuple(row) for row in newest] == await _newest(sql, "openai", "azure", "gateway", "quiet")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 async def test_on_a_million_checkpoints(url: str, sql: asyncpg.Connection) -> None:
     """No variable and no panel takes over 200 ms with 10,000 jobs of 100 checkpoints; nor do the metrics' numbers."""
     await history.fill(sql, jobs=10_000, checkpoints=100)
+    await _make_quiet(sql)
     assert 990_000 < await sql.fetchval("select count(*) from fine_tuning.checkpoints")
     asked = {"metrics": queries.COUNT_BY_SOURCE}
     async with _reader(url) as reader:
@@ -189,6 +220,9 @@ async def test_on_a_million_checkpoints(url: str, sql: asyncpg.Connection) -> No
                 query = grafana.expand(panel["targets"][0]["rawSql"], scope, over)
                 await _check(reader, panel, query)
                 asked[f"{name}, {panel['title']}"] = query
+                if panel["title"] == NEWEST:
+                    quiet = grafana.expand(panel["targets"][0]["rawSql"], {"source": ["quiet"]}, over)
+                    asked[f"{name}, {NEWEST} of a quiet source"] = quiet
         took = {name: await _fastest(reader, query) for name, query in asked.items()}
         for name, seconds in sorted(took.items(), key=lambda each: -each[1]):
             print(f"{seconds * 1000:7.1f} ms  {name}")  # noqa: T201  # seen with -s, and where it fails

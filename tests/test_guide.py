@@ -16,8 +16,9 @@ from checkpointd.simulator.server import serve
 from checkpointd.simulator.world import World
 from checkpointd.store import Store
 from checkpointd.sync import sync_jobs
+from harness import sync
 from logins import login
-from provider import Provider, error, job, page
+from provider import Provider, checkpoint, error, job, page
 
 GUIDE = Path(str(queries.folder() / "README.md"))
 RECORDED = (Path(__file__).parent / "data" / "recorded" / "azure_ten_epochs_lists_last_three.json").read_text()
@@ -116,6 +117,23 @@ async def test_answers(filled: str, sql: asyncpg.Connection, binaries: Path, upd
     if update:
         _show(answers)
     assert [answer for _, answer in _pairs()] == answers, "the guide is old: make catalogue"
+
+
+async def test_overfitting(sql: asyncpg.Connection, store: Store, provider: Provider) -> None:
+    """Overfitting is seen by the loss that a job has, past a value that is late, and never by two losses in one job."""
+    curves: dict[str, dict[str, list[float | None]]] = {
+        "ftjob-sampled": {"valid_loss": [2, 1, 1.5, 1.25]},
+        "ftjob-late": {"full_valid_loss": [2, 1, None, 1.5]},
+        "ftjob-sound": {"valid_loss": [3, 2.5, 2, 1.5], "full_valid_loss": [None, None, None, 4]},
+    }
+    for of, losses in curves.items():
+        points = [{name: values[n] for name, values in losses.items()} for n in range(4)]
+        provider.checkpoints[of] = page([checkpoint(n, of, **point) for n, point in enumerate(points, 1)])
+    await sync(store, provider, *curves)
+    query = next(query for query, _ in _pairs() if "overfits" in query)
+    assert [("ftjob-late", "full_valid_loss", 1, 4, 1, 1.5), ("ftjob-sampled", "valid_loss", 1, 3, 1, 1.25)] == [
+        tuple(row) for row in await sql.fetch(query)
+    ]
 
 
 async def test_guide_names_every_view(sql: asyncpg.Connection) -> None:

@@ -143,6 +143,7 @@ async def test_search_and_pages(site: Site, sql: asyncpg.Connection) -> None:
         seen += [link for link in shown.all("a", "href") if link.startswith("/jobs/")]
     assert (120, 120) == (len(seen), len(set(seen)))
     assert "page 3 of 3" in (await site.shown("/?page=99")).text
+    assert "page 3 of 3" in (await site.shown(f"/?page={'9' * 19}")).text
     assert "page 1 of 3" in (await site.shown("/?page=-1")).text
     assert "page 1 of 3" in (await site.shown("/?page=x")).text
     shown = await site.shown("/?q=RUNNING+gpt-4.1")
@@ -184,6 +185,34 @@ async def test_job(site: Site, store: Store, provider: Provider) -> None:
     assert "batch size 8" in shown.text
     assert "1 item could not be read" in shown.text
     assert re.search(r"\d s ago missing step 10 .*\d s ago new step 20", shown.text)
+    assert re.search(r"\d s ago status the job running", shown.text)
+
+
+async def test_next_poll(site: Site, store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """The next poll lies ahead, or is due now: it is never said to have been."""
+    provider.checkpoints[JOB] = page([])
+    await sync(store, provider)
+    for due, said in (("90 s", "in 1 min"), ("-1 h", "due now")):
+        await sql.execute("update checkpointd.polling set next_poll_at = now() + $1::text::interval", due)
+        shown = await site.shown(f"/jobs/test/{JOB}")
+        assert f"Next poll {said}" in shown.text
+
+
+async def test_older_changes(site: Site, sql: asyncpg.Connection) -> None:
+    """All of a job's changes can be reached from its page, the newest first, each once."""
+    await fill(sql, jobs=2, checkpoints=70)
+    job_id = await sql.fetchval("select id from fine_tuning.jobs")
+    path, seen = f"/jobs/large/{job_id}", []
+    shown = await site.shown(path)
+    while older := [link for link in shown.all("a", "href") if "?before=" in link]:
+        seen += re.findall(r"new step ([\d,]+)", shown.text)
+        shown = await site.shown(older[0].removesuffix("#changes"))
+        assert f"{path}#changes" in shown.all("a", "href")
+    seen += re.findall(r"new step ([\d,]+)", shown.text)
+    assert [f"{40 * n:,}" for n in range(70, 0, -1)] == seen
+    assert "No change is older" in (await site.shown(f"{path}?before=1")).text
+    for nonsense in ("-1", "x", "9" * 19, "9" * 5000):
+        assert "new step 2,800" in (await site.shown(f"{path}?before={nonsense}")).text
 
 
 async def test_job_without_checkpoints(site: Site, store: Store) -> None:
@@ -193,6 +222,21 @@ async def test_job_without_checkpoints(site: Site, store: Store) -> None:
     assert "not read yet" in shown.text
     assert "No checkpoint is known yet." in shown.text
     assert "Nothing has changed since it was tracked." in shown.text
+
+
+async def test_epoch(site: Site, store: Store, provider: Provider) -> None:
+    """A job's page says its epoch only where it is known: 0 before the first checkpoint, none where one tells none."""
+    provider.jobs = page([job(hyperparameters={"n_epochs": 100})])
+    for listed, said in (
+        ([], "Epoch 0 of 100"),
+        ([checkpoint(30)], "n epochs 100"),
+        ([checkpoint(30), checkpoint(60)], "Epoch 2 of 100"),
+    ):
+        provider.checkpoints[JOB] = page(listed)
+        await sync(store, provider)
+        await read_job_list(store, provider)
+        shown = await site.shown(f"/jobs/test/{JOB}")
+        assert [said] == re.findall(r"Epoch \d+ of 100|n epochs 100", shown.text)
 
 
 async def test_job_without_validation(site: Site, store: Store, provider: Provider) -> None:
@@ -224,9 +268,9 @@ async def test_long_job(site: Site, sql: asyncpg.Connection) -> None:
 
 ELEMENTS = {
     "a", "body", "button", "caption", "circle", "code", "dd", "div", "dl", "dt", "figcaption", "figure",
-    "footer", "form", "g", "h1", "h2", "h3", "head", "header", "html", "input", "label", "li", "line", "link",
-    "main", "meta", "nav", "p", "path", "progress", "q", "rect", "script", "section", "span", "strong", "svg",
-    "table", "tbody", "td", "text", "th", "thead", "time", "title", "tr", "tspan", "ul",
+    "footer", "foreignobject", "form", "g", "h1", "h2", "h3", "head", "header", "html", "input", "label", "li",
+    "line", "link", "main", "meta", "nav", "p", "path", "progress", "q", "rect", "script", "section", "span",
+    "strong", "svg", "table", "tbody", "td", "text", "th", "thead", "time", "title", "tr", "ul",
 }  # fmt: skip
 """What the pages are made of."""
 

@@ -27,7 +27,7 @@ class Said(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a training is: ended epochs of how many, where both are known, and when it is expected to end."""
+    """How far a training is: ended epochs of how many, where that is known, and when it is expected to end."""
 
     epoch: int | None
     epochs: int | None
@@ -72,6 +72,7 @@ def progress(job: Row, epoch: int | None, now: datetime) -> Progress:
     expected = None
     if job["finished_at"] is None and (at := job["estimated_finish"]) is not None:
         expected = f"end expected {words.ago(at, now)}" if at > now else f"end was expected {at:%Y-%m-%d %H:%M} UTC"
+    epoch = epoch if job["checkpoint_count"] else 0
     return Progress(epoch, int(epochs) if epochs.isdecimal() and len(epochs) < 7 else None, expected)
 
 

@@ -56,7 +56,8 @@ async def serve(host: str, port: int, problems: Problems, store: Store) -> Async
 
     async def job(request: web.Request) -> web.Response:
         source, job_id = request.match_info["source"], request.match_info["job"]
-        found = await read.read_job(store, source, job_id, _page(request))
+        before = _number(request, "before", default=read.NEWEST, most=read.NEWEST)
+        found = await read.read_job(store, source, job_id, _page(request), before)
         if found is None:
             raise web.HTTPNotFound
         return _html(render.job(found, problems()))
@@ -88,9 +89,13 @@ async def serve(host: str, port: int, problems: Problems, store: Store) -> Async
 
 
 def _page(request: web.Request) -> int:
-    """Return the number of the page that is asked for; what is none asks for the first."""
-    wanted = request.query.get("page", "")
-    return int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 10 else 1
+    return _number(request, "page", default=1, most=10**9)
+
+
+def _number(request: web.Request, name: str, *, default: int, most: int) -> int:
+    """Return the number that is asked for by this name; what is none asks for the default."""
+    wanted = request.query.get(name, "")
+    return min(int(wanted), most) if wanted.isascii() and wanted.isdigit() and len(wanted) < 20 else default
 
 
 def _html(text: str, status: int = 200) -> web.Response:

@@ -5,11 +5,13 @@ without its text being scaled. A path is for a view box of 1000 by 1000.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Final, NamedTuple
 
+LARGEST: Final = sys.float_info.max
 STEPS_OF_TEN: Final = (1, 2, 2.5, 5, 10)
 MARGIN: Final = 0.06
 """The part of the values' range that is left free above and below them."""
@@ -69,11 +71,10 @@ def scale(values: Sequence[float], *, margin: float = MARGIN) -> Scale:
     """Return a scale that holds these finite values; of none, or of equal ones, one that has them in its middle."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     low, high = float(low), float(high)
-    # Doubles have 52 bits: what lies closer together than this cannot be told apart in a drawing.
-    least = max(abs(low), abs(high)) * 1e-9 or 1e-9
+    # Doubles have 52 bits, next to zero fewer: what lies closer together than this cannot be told apart in a drawing.
+    least = max(max(abs(low), abs(high)) * 1e-9, 1e-300)
     free = (high / 2 - low / 2) * 2 * margin if high / 2 - low / 2 > least else max(abs(low) * 0.1, least, 1e-3)
-    limit = 1.7e308
-    return Scale(max(low - free, -limit), min(high + free, limit))
+    return Scale(max(low - free, -LARGEST), min(high + free, LARGEST))
 
 
 def ticks(of: Scale, most: int, *, whole: bool = False) -> list[Tick]:
@@ -82,7 +83,8 @@ def ticks(of: Scale, most: int, *, whole: bool = False) -> list[Tick]:
     step = max(step, 1.0) if whole else step
     first = math.ceil(of.low / step)
     values = [(first + n) * step for n in range(most + 1) if (first + n) * step <= of.high]
-    return [Tick(of(value), label(value, step)) for value in values]
+    largest = max(map(abs, values), default=0.0)
+    return [Tick(of(value), label(value, step, largest)) for value in values]
 
 
 def _round_step(least: float, factors: Sequence[float]) -> float:
@@ -91,14 +93,23 @@ def _round_step(least: float, factors: Sequence[float]) -> float:
     return next((power * factor for factor in factors if power * factor >= least * (1 - 1e-9)), least)
 
 
-def label(value: float, step: float) -> str:
-    """Write a mark with as many decimals as the distance of the marks needs."""
-    largest = max(abs(value), step)
-    if largest >= 1e6 or step < 1e-5:
-        return "0" if abs(value) < step / 2 else f"{value:.4g}"
-    text = f"{value:,.{max(0, 1 - math.floor(math.log10(step)))}f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if text == "-0" else text
+def label(value: float, step: float, largest: float) -> str:
+    """Write a mark with the digits that the distance of the marks needs, all of an axis alike by its largest.
+
+    From 100,000 on they are in thousands, then in millions, then in powers of ten; those below a ten-thousandth, too.
+    """
+    if abs(value) < step / 2:
+        return "0"
+    if largest < 1e-4 or largest >= 1e9:
+        digits = max(0, 1 + math.floor(math.log10(largest)) - math.floor(math.log10(step)))
+        mantissa, power = f"{value:.{digits}e}".split("e")
+        return f"{_strip(mantissa)}e{power}"
+    unit, sign = (1e6, "M") if largest >= 1e6 else (1e3, "k") if largest >= 1e5 else (1.0, "")
+    return _strip(f"{value / unit:,.{max(0, 1 - math.floor(math.log10(step / unit)))}f}") + sign
+
+
+def _strip(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def draw(steps: Sequence[float], curves: Sequence[Sequence[float | None]]) -> Chart:
@@ -117,7 +128,7 @@ def draw(steps: Sequence[float], curves: Sequence[Sequence[float | None]]) -> Ch
     ]  # fmt: skip
     paths = [_path([(m.at, y) for m in marks if (y := m.heights[n]) is not None]) for n in range(len(curves))]
     heights = [Tick(round(100 - tick.at, 2), tick.label) for tick in ticks(down, 5)]
-    return Chart(ticks(across, 6, whole=True), heights, marks, paths)
+    return Chart(ticks(across, 5, whole=True), heights, marks, paths)
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

@@ -19,6 +19,8 @@ CHANGES_SHOWN: Final = 30
 SPARKLINE_POINTS: Final = 60
 CHART_POINTS: Final = 300
 MOST_WORDS: Final = 8
+NEWEST: Final = 2**63 - 1
+"""Before it, in the order of commits, are all changes."""
 LONGEST_QUERY: Final = 300
 """Characters; no id is longer, and no name that a person types."""
 
@@ -59,13 +61,17 @@ class Jobs(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One job: what is known of it, its metrics by step, and a part of its checkpoints."""
+    """One job: what is known of it, its metrics by step, a part of its checkpoints and one of its changes."""
 
     job: Record
     curve: Sequence[Record]
     part: Part
     checkpoints: Sequence[Record]
     changes: Sequence[Record]
+    are_latest: bool
+    """No change is newer than these."""
+    older_than: int | None
+    """The `seq` before which there are more."""
 
 
 @asynccontextmanager
@@ -96,18 +102,17 @@ async def read_jobs(store: Store, query: str, page: int) -> Jobs:
     )  # fmt: skip
 
 
-async def read_job(store: Store, source: str, job_id: str, page: int) -> Job | None:
-    """Read one job; None: it was never tracked. Raises UNAVAILABLE."""
+async def read_job(store: Store, source: str, job_id: str, page: int, before: int = NEWEST) -> Job | None:
+    """Read one job, with changes before that of a `seq`; None: it was never tracked. Raises UNAVAILABLE."""
     key = visible(source), visible(job_id)
     async with _snapshot(store) as connection:
         job = await connection.fetchrow(queries.READ_JOB, *key)
         if job is None:
             return None
         part = Part.of(page, job["checkpoint_count"], CHECKPOINTS_A_PAGE)
-        return Job(
-            job,
-            await connection.fetch(queries.LIST_JOB_CURVE, *key, CHART_POINTS),
-            part,
-            await connection.fetch(queries.LIST_JOB_CHECKPOINTS, *key, part.size, part.skipped),
-            await connection.fetch(queries.LIST_JOB_CHANGES, *key, CHANGES_SHOWN),
-        )
+        curve = await connection.fetch(queries.LIST_JOB_CURVE, *key, CHART_POINTS)
+        checkpoints = await connection.fetch(queries.LIST_JOB_CHECKPOINTS, *key, part.size, part.skipped)
+        changes = await connection.fetch(queries.LIST_JOB_CHANGES, *key, before, CHANGES_SHOWN + 1)
+    shown = changes[:CHANGES_SHOWN]
+    older_than = shown[-1]["seq"] if len(changes) > len(shown) else None
+    return Job(job, curve, part, checkpoints, shown, before == NEWEST, older_than)
