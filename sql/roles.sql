@@ -45,7 +45,10 @@ begin
       ('checkpointd', 'idle_in_transaction_session_timeout', '3s'),
       ('checkpointd', 'search_path', 'pg_catalog'),
       ('checkpointd', 'client_connection_check_interval', '5s'),
-      ('checkpointd', 'tcp_keepalives_idle', '30s'),
+      ('checkpointd', 'transaction_timeout', '12s'),  -- of PostgreSQL 17 or newer
+      ('checkpointd', 'tcp_keepalives_idle', '15s'),
+      ('checkpointd', 'tcp_keepalives_interval', '5s'),
+      ('checkpointd', 'tcp_keepalives_count', '3'),
       ('checkpointd_operator', 'statement_timeout', '15s'),
       ('checkpointd_operator', 'lock_timeout', '3s'),
       ('checkpointd_operator', 'idle_in_transaction_session_timeout', '3s'),
@@ -58,8 +61,8 @@ begin
   loop
     begin
       execute format('alter role %I set %I = %L', setting.role, setting.name, setting.value);
-    exception when invalid_parameter_value or insufficient_privilege then
-      null;  -- a server on a system that cannot do it; a role that somebody else made, who gives it what it needs
+    exception when undefined_object or invalid_parameter_value or insufficient_privilege then
+      null;  -- a server that is too old, or on a system that cannot do it; a role that somebody else made, who gives it what it needs
     end;
   end loop;
 end $$;
@@ -122,11 +125,12 @@ begin
   grant usage on schema fine_tuning to checkpointd, checkpointd_operator, checkpointd_reader;
   grant select on all tables in schema fine_tuning to checkpointd, checkpointd_reader;
   for callable in
-    select p.oid::regprocedure as name, p.prosecdef, p.pronamespace = 'checkpointd'::regnamespace as is_private
-    from pg_proc p where p.pronamespace = 'fine_tuning'::regnamespace
-      or p.pronamespace = 'checkpointd'::regnamespace and p.provolatile = 'v'  -- the others stand in views: their readers call them
+    select p.oid::regprocedure as name, p.prosecdef, p.pronamespace = 'checkpointd'::regnamespace as is_private, p.provolatile
+    from pg_proc p where p.pronamespace in ('fine_tuning'::regnamespace, 'checkpointd'::regnamespace)
   loop
-    if callable.is_private then
+    if callable.is_private and callable.provolatile <> 'v' then  -- they stand in views: their readers call them
+      execute format('grant execute on function %s to checkpointd, checkpointd_reader', callable.name);
+    elsif callable.is_private then
       execute format('revoke all on function %s from public', callable.name);
       execute format('grant execute on function %s to checkpointd', callable.name);
     elsif callable.prosecdef then
@@ -134,5 +138,27 @@ begin
     else
       execute format('grant execute on function %s to checkpointd, checkpointd_reader', callable.name);
     end if;
+  end loop;
+end $$;
+
+-- Advisory locks share one table of a fixed size with all other locks: whoever takes some thousand of them stops everybody, and
+-- no timeout ends it. Where nobody else lives in the database nobody else needs them; a superuser alone can take them away.
+do $$
+declare
+  callable regprocedure;
+begin
+  if exists (
+    select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname not in ('checkpointd', 'fine_tuning', 'information_schema') and n.nspname !~ '^pg_'
+      and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'))
+  then
+    return;
+  end if;
+  for callable in
+    select p.oid::regprocedure from pg_proc p
+    where p.pronamespace = 'pg_catalog'::regnamespace and p.proname ~ '^pg_(try_)?advisory_(xact_)?lock'
+      and has_function_privilege('public', p.oid, 'execute') and pg_has_role(p.proowner, 'usage')
+  loop
+    execute format('revoke execute on function %s from public', callable);
   end loop;
 end $$;

@@ -175,7 +175,7 @@ def test_migrations_are_only_added(update: bool) -> None:
 
 
 def test_versions_stand_for_what_they_name(update: bool) -> None:
-    """Views, and what reads items, do not change without a look at their versions: old ones would stay, or be trusted."""
+    """Views, and what reads items, do not change without a look at their versions: old ones would stay, or count."""
     views = b"".join(path.read_bytes() for path in sorted(Path(str(queries.folder()), "views").iterdir()))
     package = Path(str(listing.__file__)).parent
     reader = b"".join((package / f"{name}.py").read_bytes() for name in ("envelope", "item", "listing"))

@@ -425,7 +425,8 @@ async def test_what_a_role_brings_through_a_pooler(
     """
     await sql.execute('alter role checkpointd login; create role "Our daemon" login in role checkpointd')
     try:
-        for role, wanted in ((_role(modest), 4), ("Our%20daemon", 4), ("checkpointd", 0)):
+        settings = 4 + (sql.get_server_version().major >= 17)  # which brought transaction_timeout
+        for role, wanted in ((_role(modest), settings), ("Our%20daemon", settings), ("checkpointd", 0)):
             for left in (wanted, 0):
                 found = await _check(as_role(url, role), provider, monkeypatch, database_pooler=True)
                 finding = found["pooler"]

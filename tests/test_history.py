@@ -52,6 +52,20 @@ async def test_metrics_as_of_a_step_that_moved(store: Store, provider: Provider,
     assert (8, 6.5) == tuple(await sql.fetchrow(asked, JOB, await sql.fetchval("select now()")) or ())
 
 
+async def test_metrics_as_of_names_that_look_alike(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A provider's metric that is named as the feed names another one is not mixed up with it."""
+    alike = {"foo": 1, "extra_metrics.foo": 2, "extra_metrics.valid_loss": 3}
+    provider.checkpoints[JOB] = page([checkpoint(1, valid_loss=0.5, **alike)])
+    await sync(store, provider)
+    then = await sql.fetchval("select clock_timestamp()")
+    provider.checkpoints[JOB] = page([checkpoint(1, valid_loss=0.6, **dict.fromkeys(alike, 9))])
+    await sync(store, provider)
+    known = await _as_of(sql, then)
+    assert {"step": 1, "train_loss": 1, "valid_loss": 0.5, **alike} == {
+        name: value for (_, name), value in known.items()
+    }
+
+
 async def test_a_commit_is_one_moment(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """All changes of one poll bear the same time, and times follow seq: no time shows half a poll."""
     jobs = [JOB, "ftjob-2"]

@@ -16,7 +16,7 @@ from checkpointd.service import Service
 from checkpointd.store import Store, open_store
 from faults.proxy import Proxy
 from harness import serving, track
-from provider import JOB, Provider, error, held, job, page
+from provider import JOB, Provider, error, held, job, page, paged
 
 
 def _discovery(store: Store, service: Service) -> Discovery:
@@ -137,3 +137,30 @@ async def test_a_refused_key_leaves_the_list_to_others(
         await _discovery(store, good).tick()
     assert 2 == len(provider.requests)
     assert "running" == await sql.fetchval("select status from fine_tuning.jobs")
+
+
+async def test_a_list_that_is_read_ends_a_pause(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A source that was paused, and of which no job is polled any more, is ok again by its job list."""
+    provider.jobs = page([])
+    async with serving(store, provider) as service:
+        await store.pause_source(service.key, 60, "too many requests")
+        await sql.execute("update checkpointd.sources set resume_at = now() - interval '1 s'")
+        await _discovery(store, service).tick()
+    assert "ok" == await sql.fetchval("select state from fine_tuning.sources")
+
+
+async def test_the_list_leaves_half_of_a_budget_to_the_polls(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """A list whose pages are all that the budget allows is due again only after as many requests for polls."""
+    provider.jobs = paged([job(f"ftjob-{n}") for n in range(6)])
+    await track(store)
+    gap = "select extract(epoch from job_list_due_at - job_list_attempt_at)::float from checkpointd.sources"
+    async with serving(store, provider, page_size=2, emission=0.1) as service:
+        discovery = Discovery(store, service, gap=0.05, lease_seconds=60, discover=False)
+        await discovery.tick()
+        assert 3 == len(provider.requests)
+        assert 0.6 == pytest.approx(await sql.fetchval(gap))
+    async with serving(store, provider, page_size=2) as service:
+        await Discovery(store, service, gap=0.05, lease_seconds=60, discover=False).tick(due_or_not=True)
+        assert 0.05 == pytest.approx(await sql.fetchval(gap))

@@ -26,6 +26,15 @@ async def test_six_at_once(empty_url: str) -> None:
     assert [file.name for file in migrations._files()] == sorted(name for names in applied for name in names)
 
 
+async def test_a_schema_of_somebody_else(empty_url: str) -> None:
+    """Where a schema of our name is there already, the error says what to do."""
+    admin = await asyncpg.connect(empty_url)
+    await admin.execute("create schema fine_tuning")
+    with pytest.raises(MigrationError, match=r'"fine_tuning" already exists, and is not ours: rename it'):
+        await _migrate(empty_url)
+    await admin.close()
+
+
 async def test_again_does_nothing(empty_url: str) -> None:
     """A second migrate applies nothing."""
     await _migrate(empty_url)

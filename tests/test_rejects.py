@@ -5,7 +5,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from checkpointd import listing, write
+from checkpointd import listing, queries, write
 from checkpointd.item import BadItemError
 from checkpointd.store import Store
 from harness import sync
@@ -68,3 +68,25 @@ async def test_read_again_by_a_new_reader(
     await sync(store, provider)
     assert 1 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
     assert await sql.fetchval("select last_success_at is not null from fine_tuning.freshness")
+
+
+async def test_what_can_be_read_at_last_is_no_burst(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Checkpoints that were listed before, but could not be read, are no sign of others that were never seen."""
+    provider.checkpoints[JOB] = page([*(_bad(n) for n in range(6, 1, -1)), checkpoint(1)])
+    await sync(store, provider)
+    provider.checkpoints[JOB] = page([checkpoint(n) for n in range(6, 0, -1)])
+    await sync(store, provider)
+    assert (6, False) == tuple(await sql.fetchrow("select checkpoint_count, suspected_gap from fine_tuning.jobs") or ())
+
+
+async def test_a_job_says_what_of_it_cannot_be_read_now(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """The job's page counts its rejects as long as there are some in its listing; the view keeps them."""
+    counted = []
+    for listed in ([_bad(2), checkpoint(1)], [_bad(2), checkpoint(1)], [checkpoint(2), checkpoint(1)]):
+        provider.checkpoints[JOB] = page(listed)
+        await sync(store, provider)
+        counted += [(await sql.fetchrow(queries.READ_JOB, "test", JOB) or {})["rejects"]]
+    assert [1, 1, 0] == counted
+    assert 1 == await sql.fetchval("select count(*) from fine_tuning.rejects")

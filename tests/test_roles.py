@@ -89,6 +89,36 @@ async def test_owner_who_makes_roles(bare: str, provider: Provider, tmp_path: Pa
     await _reads_and_works(bare.format("app"), provider, tmp_path)
 
 
+async def test_hardened_defaults(empty_url: str) -> None:
+    """Where functions are nobody's by default, the views can be read all the same."""
+    admin = await asyncpg.connect(empty_url)
+    await admin.execute("alter default privileges revoke execute on functions from public")
+    await migrations.migrate(admin)
+    views = await admin.fetch("select viewname as name from pg_views where schemaname = 'fine_tuning'")
+    for role in ("checkpointd_reader", "checkpointd"):
+        async with connected(empty_url, f"in role {role}") as reader:
+            for view in views:
+                await reader.fetch(f"select * from fine_tuning.{view['name']}")
+            await reader.fetch("select * from fine_tuning.metrics_as_of('ftjob-1', now())")
+    await admin.close()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_advisory_locks(empty_url: str, alone: bool) -> None:
+    """Nobody fills the table of locks in a database of ours; where others live there, their locks are left to them."""
+    admin = await asyncpg.connect(empty_url)
+    if not alone:
+        await admin.execute("create schema other; create table other.things ()")
+    await migrations.migrate(admin)
+    async with connected(empty_url, "in role checkpointd_reader") as reader:
+        if alone:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await reader.execute("select pg_advisory_lock(1)")
+        else:
+            await reader.execute("select pg_advisory_lock(1)")
+    await admin.close()
+
+
 @pytest.mark.slow
 async def test_login_that_was_there_before(bare: str, tmp_path: Path) -> None:
     """A role that an administrator made before, as the README has it for a service, gets its rights from the owner."""

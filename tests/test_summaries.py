@@ -108,6 +108,25 @@ async def test_epoch(
 
 
 @pytest.mark.parametrize(
+    "method",
+    [
+        {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 3, "beta": 0.1}}},
+        {"type": "reinforcement", "reinforcement": {"grader": {}, "hyperparameters": {"n_epochs": 3.0}}},
+    ],
+)
+async def test_epoch_by_the_method(
+    store: Store, provider: Provider, sql: asyncpg.Connection, method: dict[str, Any]
+) -> None:
+    """Jobs that are not supervised have their n_epochs with their method."""
+    await track(store)
+    provider.jobs = page([job(hyperparameters=None, method=method)])
+    await read_job_list(store, provider)
+    await _listed(store, provider, [{**checkpoint(n), "step_number": 10 * n} for n in (1, 2, 3)])
+    rows = await sql.fetch("select epoch from fine_tuning.checkpoints order by step_number")
+    assert [1, 2, 3] == [row["epoch"] for row in rows]
+
+
+@pytest.mark.parametrize(
     ("expected", "steps"),
     [
         ([8, 9, 10], [80, 90, 100]),
@@ -146,7 +165,9 @@ async def test_final_one(store: Store, provider: Provider, sql: asyncpg.Connecti
         # step, rule, covered, of; losses: (valid, full_valid) of the steps 1, 2, …
         ((None, None, 0, 2), [(None, None), (None, None)]),
         ((2, "full_valid_loss", 3, 3), [(0.1, 0.5), (0.2, 0.3), (0.3, 0.4)]),
-        ((1, "valid_loss", 3, 3), [(0.1, 0.5), (0.2, 0.3), (0.3, None)]),
+        ((2, "full_valid_loss", 2, 3), [(0.1, 0.5), (0.2, 0.3), (0.3, None)]),  # to the newest it comes late
+        ((1, "valid_loss", 3, 3), [(0.1, 0.5), (0.2, None), (0.3, None)]),
+        ((1, "valid_loss", 1, 1), [(0.1, None)]),
         ((3, "full_valid_loss", 1, 3), [(None, None), (None, None), (None, 9.0)]),
         ((3, "valid_loss", 3, 3), [(0.5, None), (0.7, None), (0.5, None)]),  # of equals the later one
     ],
@@ -155,7 +176,7 @@ async def test_best(
     store: Store, provider: Provider, sql: asyncpg.Connection, expected: tuple[Any, ...],
     losses: list[tuple[float | None, float | None]],
 ) -> None:  # fmt: skip
-    """The best checkpoint has the smallest validation loss by the metric that covers more; of equals the later wins."""
+    """The best checkpoint has the smallest validation loss by the rule's metric; of equals the later wins."""
     items = [checkpoint(n, valid_loss=v, full_valid_loss=f) for n, (v, f) in enumerate(losses, 1)]
     await _listed(store, provider, items)
     row = await sql.fetchrow("select step_number, rule, covered, checkpoints from fine_tuning.best_checkpoints")

@@ -24,7 +24,8 @@ def turns(store: Store, source: int, emission: float | None, *, paid: int) -> Tu
             free -= 1
             return
         try:
-            ahead = await store.charge_source(source, emission)
+            async with asyncio.timeout_at(deadline):
+                ahead = await store.charge_source(source, emission)
         except UNAVAILABLE:  # nobody can tell, and before the database is back nothing can be saved
             ahead = math.inf
         patience = min(patience, (deadline - asyncio.get_running_loop().time()) / 2)

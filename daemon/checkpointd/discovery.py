@@ -26,6 +26,9 @@ LIST_SHARE: Final = 0.75
 LONGEST_GAP: Final = 900.0
 """Seconds until a job list that cannot be read is tried again."""
 
+BUDGET_SHARE: Final = 0.5
+"""Of a source's budget its job list takes so much at most: the rest is for polls."""
+
 
 class Discovery:
     """Reads the job list of one source. A lease on the source's row keeps replicas from reading it at the same time."""
@@ -40,6 +43,8 @@ class Discovery:
         self._unlisted: set[str] = set()
         """Jobs that the last full pass did not show: no reason to read on to the end each time."""
         self._failures = 0
+        self._requests = 0
+        """Of the last reading."""
         self._silent_until = 0.0
         """On the loop's clock: this daemon's key may not read the list, others' may."""
 
@@ -58,14 +63,14 @@ class Discovery:
     async def _read(self, *, due_or_not: bool) -> None:
         deadline = asyncio.get_running_loop().time() + LIST_SHARE * self._lease_seconds
         for lease in await self._claim(due_or_not=due_or_not):
-            error, whole = None, False
+            error, whole, self._requests = None, False, 0
             try:
                 whole = await self._pass(
                     lease["lease_token"], deadline, full=lease["full_pass"] or not self._read_through
                 )
                 self._read_through = self._read_through or whole
-                if self._failures:
-                    self._failures, self._silent_until = 0, 0.0
+                self._failures, self._silent_until = 0, 0.0
+                if lease["troubled"]:
                     await self._store.accept_sources([self._service.key])
             except ApiError as e:
                 error = e.failure.message
@@ -92,7 +97,8 @@ class Discovery:
             await see_through(finish)
 
     def _next_gap(self) -> float:
-        return min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap))
+        affordable = self._requests * (self._service.emission or 0) / BUDGET_SHARE
+        return max(min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap)), affordable)
 
     async def _pass(self, lease_token: int, deadline: float, *, full: bool) -> bool:
         """Read page after page: to the list's end, or, if not `full`, until all is told. Returns whether to the end."""
@@ -102,6 +108,7 @@ class Discovery:
         turn = turns(self._store, source, self._service.emission, paid=0)
         async with aclosing(self._service.client.list_jobs(deadline, turn)) as pages:
             async for items in pages:
+                self._requests += 1
                 observe.REQUESTS.labels(self._service.name).inc()
                 records = read_jobs(items, self._service.client.holds_secret)
                 found = await self._store.discover(source, [r.id for r in records]) if self._discover else 0

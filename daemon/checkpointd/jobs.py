@@ -69,9 +69,9 @@ def _record(job: dict[str, Any], payload: str) -> JobRecord:
         value = job.get(field)
         return value if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63 else None
 
-    def document(field: str) -> str | None:
+    def document(value: object) -> str | None:
         try:
-            text = json.dumps(job[field], allow_nan=False, ensure_ascii=False) if job.get(field) is not None else None
+            text = json.dumps(value, allow_nan=False, ensure_ascii=False) if value is not None else None
         except ValueError:  # a number beyond measure
             return None
         # What no text can hold would fail whoever looks into the document, and with it their whole query.
@@ -80,9 +80,15 @@ def _record(job: dict[str, Any], payload: str) -> JobRecord:
     return JobRecord(
         job["id"], text("status"), text("model"), text("fine_tuned_model"), integer("created_at"),
         integer("finished_at"), integer("estimated_finish"), integer("trained_tokens"),
-        document("hyperparameters") if job.get("hyperparameters") else None,
-        document("error"), document("metadata"), payload,
+        document(_hyperparameters(job)), document(job.get("error")), document(job.get("metadata")), payload,
     )  # fmt: skip
+
+
+def _hyperparameters(job: dict[str, Any]) -> object:
+    """Return those of supervised jobs, which stand at the top, or else those of the job's method."""
+    method = job.get("method")
+    own = method.get(str(method.get("type"))) if isinstance(method, dict) else None
+    return job.get("hyperparameters") or (own.get("hyperparameters") if isinstance(own, dict) else None) or None
 
 
 class _LeaseLostError(Exception):

@@ -121,6 +121,10 @@ async def migrate(connection: Connection) -> Migrated:
             return Migrated(files, await _make_roles(connection))
         except asyncpg.LockNotAvailableError:
             await asyncio.sleep(PAUSE)
+        except asyncpg.DuplicateSchemaError as e:
+            raise MigrationError(
+                f"{e}, and is not ours: rename it, or give checkpointd a database of its own"
+            ) from None
         except asyncpg.InsufficientPrivilegeError as e:
             raise MigrationError(
                 f"this role may not change the schema ({e}): migrate as a member of checkpointd_owner, or as the owner"

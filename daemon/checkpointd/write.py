@@ -95,7 +95,7 @@ async def write_polls(connection: Connection, polls: Sequence[Poll]) -> dict[int
     }
     await _write_checkpoints(connection, diffs)
     await _write_rejects(connection, polls)
-    await _summarise(connection, diffs, {job for job, row in held.items() if row["listed_before"]})
+    await _summarise(connection, diffs, {job for job, row in held.items() if row["knew_all"]})
     rows = await _write_polls(connection, polls, diffs, held)
     await _finish(connection, polls, diffs, rows)
     await write_changes(
@@ -139,8 +139,8 @@ async def _write_checkpoints(connection: Connection, diffs: Mapping[int, Diff]) 
         await connection.execute(queries.MARK_CHECKPOINTS, *map(list, zip(*marked, strict=True)))
 
 
-async def _summarise(connection: Connection, diffs: Mapping[int, Diff], listed_before: Collection[int]) -> None:
-    if changed := {job: job in listed_before and len(diff.new) > BURST for job, diff in diffs.items() if diff.changes}:
+async def _summarise(connection: Connection, diffs: Mapping[int, Diff], knew_all: Collection[int]) -> None:
+    if changed := {job: job in knew_all and len(diff.new) > BURST for job, diff in diffs.items() if diff.changes}:
         await connection.execute(queries.SUMMARISE_JOBS, list(changed), list(changed.values()))
 
 

@@ -11,5 +11,5 @@ update checkpointd.sources s
 set job_list_lease_token = s.job_list_lease_token + 1, job_list_attempt_at = clock.t,
   job_list_lease_expires_at = clock.t + $2::float8 * interval '1 s'
 from due, clock where s.key = due.key
-returning s.key as source, s.job_list_lease_token as lease_token,
+returning s.key as source, s.job_list_lease_token as lease_token, s.state <> 'ok' as troubled,
   coalesce(s.job_list_complete_at < clock.t - interval '1 day', true) as full_pass

@@ -9,7 +9,7 @@ select current_setting('server_version_num')::int as version, current_setting('s
   array(
     select format('alter role %I set %I = %L', current_user, w.name, w.value)
     from (values ('statement_timeout', '15s'), ('lock_timeout', '3s'), ('idle_in_transaction_session_timeout', '3s'),
-      ('search_path', 'pg_catalog')) as w (name, value)
+      ('transaction_timeout', '12s'), ('search_path', 'pg_catalog')) as w (name, value)
     join pg_settings s on s.name = w.name
     where s.setting = '0' or (w.name = 'search_path' and not current_schemas(false) <@ '{pg_catalog}')
     order by w.name) as unset

@@ -15,9 +15,9 @@ language sql stable return case when seconds >= 1420070400 and seconds <= extrac
 comment on function checkpointd.unix_time is 'A provider''s time; null where it cannot be: before 2015, or further ahead than given.';
 create or replace function checkpointd.epoch(step_number bigint, step_distance double precision, latest_step bigint, n_epochs text, status text)
 returns int
-language sql immutable return case when n_epochs ~ '^[0-9]{1,6}$' then case
-  when round(latest_step / step_distance) <= n_epochs::int and round(step_number / step_distance) >= 1
-    and (lower(status) is distinct from 'succeeded' or round(latest_step / step_distance) = n_epochs::int)
+language sql immutable return case when n_epochs ~ '^[0-9]{1,6}(\.0+)?$' then case
+  when round(latest_step / step_distance) <= n_epochs::numeric and round(step_number / step_distance) >= 1
+    and (lower(status) is distinct from 'succeeded' or round(latest_step / step_distance) = n_epochs::numeric)
     and abs(step_number / step_distance - round(step_number / step_distance)) <= 0.1
   then round(step_number / step_distance)::int end end;
 comment on function checkpointd.epoch is 'The epoch that a checkpoint ended, if a checkpoint was made at the end of each; null where the steps say otherwise, as those of a job that succeeded do if they do not end with its last epoch. Epochs may not divide evenly into steps: a tenth of one is allowed for that.';
@@ -33,8 +33,8 @@ whole as (
     percentile_disc(0.5) within group (order by o.distance) as median, count(*) filter (where o.is_listed) as listed
   from own o group by o.job),
 rule as (   -- chosen among those still listed, or, where none is, among all
-  select o.job, count(*) as candidates, greatest(count(o.full_valid_loss), count(o.valid_loss)) as covered,
-    case when count(o.full_valid_loss) > 0 and count(o.full_valid_loss) >= count(o.valid_loss) then 'full_valid_loss'
+  select o.job, count(*) as candidates, count(o.full_valid_loss) as full, count(o.valid_loss) as sampled,
+    case when count(o.full_valid_loss) > 0 and count(o.full_valid_loss) >= least(count(o.valid_loss), count(*) - 1) then 'full_valid_loss'
       when count(o.valid_loss) > 0 then 'valid_loss' end as metric
   from own o join whole w on w.job = o.job where o.is_listed or w.listed = 0 group by o.job),
 best as (
@@ -45,7 +45,8 @@ best as (
   order by o.job, v.loss, o.step_number desc, o.id)
 insert into checkpointd.summaries as s (job, checkpoint_count, latest_step, step_distance, is_uneven, came_in_a_burst, candidates,
   best_rule, best_covered, best_id)
-select w.job, w.n, w.latest, w.median, coalesce(w.widest > 1.5 * w.median, false), u.burst, r.candidates, r.metric, r.covered, b.id
+select w.job, w.n, w.latest, w.median, coalesce(w.widest > 1.5 * w.median, false), u.burst, r.candidates, r.metric,
+  case r.metric when 'full_valid_loss' then r.full when 'valid_loss' then r.sampled else 0 end, b.id
 from whole w
 join unnest(jobs, bursts) u (job, burst) on u.job = w.job
 join rule r on r.job = w.job
@@ -54,6 +55,7 @@ on conflict (job) do update set checkpoint_count = excluded.checkpoint_count, la
   step_distance = excluded.step_distance, is_uneven = excluded.is_uneven,
   came_in_a_burst = s.came_in_a_burst or excluded.came_in_a_burst, candidates = excluded.candidates,
   best_rule = excluded.best_rule, best_covered = excluded.best_covered, best_id = excluded.best_id $$;
+comment on column checkpointd.summaries.best_rule is 'full_valid_loss, where all candidates but one at most have it, or as many as have valid_loss; else valid_loss; null: none has one.';
 comment on function checkpointd.summarise is 'Rewrites the summaries of jobs; for each, whether more than three of its checkpoints came at once.';
 select checkpointd.summarise(array_agg(j.key), array_agg(false)) from checkpointd.jobs j
 where not exists (select from checkpointd.summaries s where s.job = j.key)

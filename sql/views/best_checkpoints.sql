@@ -8,7 +8,7 @@ from checkpointd.summaries w
 join checkpointd.jobs j on j.key = w.job
 join checkpointd.sources s on s.key = j.source
 left join checkpointd.checkpoints c on c.job = w.job and c.id = w.best_id;
-comment on view fine_tuning.best_checkpoints is 'One row for each job with checkpoints: of those that the provider still lists (of all, where it lists none any more) the one with the smallest validation loss, by the metric that more of them have; by full_valid_loss where both have as many; of equals the later step. NaN never wins.';
+comment on view fine_tuning.best_checkpoints is 'One row for each job with checkpoints: of those that the provider still lists (of all, where it lists none any more) the one with the smallest validation loss: full_valid_loss, where all of them have it but one at most (the newest, to which it comes late), or as many as have valid_loss; else valid_loss. Of equals the later step. NaN never wins.';
 comment on column fine_tuning.best_checkpoints.source is 'The source of the job.';
 comment on column fine_tuning.best_checkpoints.fine_tuning_job_id is 'The job.';
 comment on column fine_tuning.best_checkpoints.checkpoint_id is 'The best checkpoint; null: no validation loss is known.';

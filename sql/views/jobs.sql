@@ -19,7 +19,7 @@ comment on column fine_tuning.jobs.fine_tuned_model is 'The resulting model; nul
 comment on column fine_tuning.jobs.created_at is 'By the provider.';
 comment on column fine_tuning.jobs.finished_at is 'By the provider.';
 comment on column fine_tuning.jobs.estimated_finish is 'By the provider: its last estimate.';
-comment on column fine_tuning.jobs.hyperparameters is 'As received.';
+comment on column fine_tuning.jobs.hyperparameters is 'As received; those of its method (dpo, reinforcement) where the job has none of its own.';
 comment on column fine_tuning.jobs.error is 'As received; providers send null, {} and objects of nulls for none.';
 comment on column fine_tuning.jobs.trained_tokens is 'Billable tokens, by the provider.';
 comment on column fine_tuning.jobs.metadata is 'As received.';
@@ -28,4 +28,4 @@ comment on column fine_tuning.jobs.tracked_by is 'operator (track) or discovery 
 comment on column fine_tuning.jobs.tracked_at is 'When it was last chosen.';
 comment on column fine_tuning.jobs.checkpoint_count is 'How many of its checkpoints are known.';
 comment on column fine_tuning.jobs.latest_step is 'The largest step of them.';
-comment on column fine_tuning.jobs.suspected_gap is 'The provider may have dropped a checkpoint unseen: two neighbouring steps lie more than 1.5 times the usual distance (the median, of two middle ones the smaller) apart, or more than three checkpoints came between two polls.';
+comment on column fine_tuning.jobs.suspected_gap is 'The provider may have dropped a checkpoint unseen: two neighbouring steps lie more than 1.5 times the usual distance (the median, of two middle ones the smaller) apart, or more than three checkpoints came between two polls, which stays so.';

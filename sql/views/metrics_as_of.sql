@@ -17,7 +17,8 @@ select m.checkpoint_id, m.source, m.fine_tuning_job_id, coalesce(step.known::big
 from fine_tuning.checkpoint_metrics m
 join seen on seen.source = m.source and seen.checkpoint_id = m.checkpoint_id
 left join told t on t.source = m.source and t.checkpoint_id = m.checkpoint_id
-  and t.field in (m.metric, 'extra_metrics.' || m.metric) and t.field not in ('step_number', 'created_at', 'fine_tuned_model_checkpoint')
+  and t.field = case when m.metric in ('step', 'train_loss', 'train_mean_token_accuracy', 'valid_loss', 'valid_mean_token_accuracy',
+    'full_valid_loss', 'full_valid_mean_token_accuracy') then m.metric else 'extra_metrics.' || m.metric end
 left join told step on step.source = m.source and step.checkpoint_id = m.checkpoint_id and step.field = 'step_number'
 where m.fine_tuning_job_id = metrics_as_of.job and (t.field is null or t.known is not null) $$;
 comment on function fine_tuning.metrics_as_of is 'The metrics of a job''s checkpoints as they were known at a time, a row each, as in checkpoint_metrics. What the provider had but had not shown by then is not among them. The time of a change is changes.at.';
