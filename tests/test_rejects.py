@@ -82,11 +82,11 @@ async def test_what_can_be_read_at_last_is_no_burst(store: Store, provider: Prov
 async def test_a_job_says_what_of_it_cannot_be_read_now(
     store: Store, provider: Provider, sql: asyncpg.Connection
 ) -> None:
-    """The job's page counts its rejects as long as there are some in its listing; the view keeps them."""
-    counted = []
+    """Its page, and each poll, count its rejects as long as there are some in its listing; the view keeps them."""
+    counted, polled = [], []
     for listed in ([_bad(2), checkpoint(1)], [_bad(2), checkpoint(1)], [checkpoint(2), checkpoint(1)]):
         provider.checkpoints[JOB] = page(listed)
-        await sync(store, provider)
+        polled += [getattr((await sync(store, provider))[JOB], "rejected", None)]
         counted += [(await sql.fetchrow(queries.READ_JOB, "test", JOB) or {})["rejects"]]
-    assert [1, 1, 0] == counted
+    assert [1, 1, 0] == counted == polled
     assert 1 == await sql.fetchval("select count(*) from fine_tuning.rejects")

@@ -81,7 +81,7 @@ def committed(source: str, saved: Iterable[Saved]) -> None:
         if one.new or one.changed:
             CHECKPOINTS.labels(source).inc(one.new)
             log.info("poll.changed", source=source, job=lease.id, new=one.new, changed=one.changed)
-        if one.rejected:
+        if one.rejected and not one.poll.quiet:  # those of an equal listing were told of
             REJECTS.labels(source).inc(one.rejected)
             log.warning("poll.rejected", source=source, job=lease.id, items=one.rejected)
         if one.poll.error_class and one.poll.error_class != lease.error_class:

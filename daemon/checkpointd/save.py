@@ -84,8 +84,9 @@ async def _save_quiet(connection: Connection, polls: Sequence[Poll]) -> dict[int
         [p.ended for p in polls],
         [p.settled for p in polls],
     )
-    kept = {(row["job"], row["lease_token"]) for row in rows}
-    return {p.lease.job: Saved(p) for p in polls if (p.lease.job, p.lease.lease_token) in kept}
+    kept = {(row["job"], row["lease_token"]): row["rejected"] for row in rows}
+    claims = [(p, (p.lease.job, p.lease.lease_token)) for p in polls]
+    return {p.lease.job: Saved(p, rejected=kept[claim]) for p, claim in claims if claim in kept}
 
 
 async def _save_halving(connection: Connection, polls: Sequence[Poll]) -> dict[int, Saved]:

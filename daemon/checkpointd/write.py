@@ -71,6 +71,7 @@ class Saved(msgspec.Struct, frozen=True):
     new: int = 0
     changed: int = 0
     rejected: int = 0
+    """Items that could not be read, of an equal listing those of the one before."""
 
 
 async def write_polls(connection: Connection, polls: Sequence[Poll]) -> dict[int, Saved]:

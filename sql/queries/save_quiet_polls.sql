@@ -20,4 +20,4 @@ set lease_expires_at = null,
   quiet_polls = p.quiet_polls + 1, gap_s = h.gap,
   failures = 0, equal_failures = 0, is_gone = false, failing_since = null, failure_poll = null, error_class = null, last_error = null
 from held h, clock where p.job = h.job
-returning p.job, p.lease_token
+returning p.job, p.lease_token, p.rejected
