@@ -102,6 +102,15 @@ def test_order_and_pages_do_not_matter(plan: list[tuple[int, str | None]], rando
     assert sorted(expected.items, key=repr) == sorted(actual.items, key=repr)
 
 
+def test_what_is_given_twice_differently_is_kept() -> None:
+    """Of one page's different items with one id the earlier ones are rejects; from page to page a list may move on."""
+    first, second = raw(7, metrics={"train_loss": 1}), raw(7, metrics={"train_loss": 2})
+    reading = listing.read(JOB, [[first, second, second, raw(6)]])
+    assert [{"train_loss": 2}, raw(6)] == [reading.items[0].metrics, reading.items[1].payload.encode()]
+    assert [(first, name(7))] == [(reject.raw, reject.id) for reject in reading.rejects]
+    assert [] == listing.read(JOB, [[first], [second]]).rejects
+
+
 def test_flaw_is_told_and_costs_nothing() -> None:
     """An item with NaN is a checkpoint without that metric, and a reject that keeps its bytes."""
     odd = raw(7, metrics={"train_loss": float("nan"), "valid_loss": 0.5})
