@@ -442,11 +442,14 @@ async def test_a_slow_answer_ends_at_the_timeout(provider: Provider, ask: Ask, a
 
 
 async def test_the_deadline_caps_the_timeout(provider: Provider, ask: Ask) -> None:
-    """A request ends at its poll's deadline, however long it might take by itself; what was read stays."""
+    """A request ends at its poll's deadline, however long it might take by itself, and says so; what was read stays."""
     provider.checkpoints[JOB] = [page(ITEMS[:1], has_more=True), silence]
     begun = time.monotonic()
     pages = await ask(seconds=1, patience=60)
     assert (ErrorClass.TIMEOUT, 2, 1) == (kind(pages), pages.requests, len(ids(pages)))
+    within = re.fullmatch(r"no whole answer within ([\d.]+) s", message(pages))
+    assert within
+    assert 0 < float(within[1]) <= 1
     assert time.monotonic() - begun < 30
 
 
