@@ -203,7 +203,7 @@ async def test_several_sources(modest: str, provider: Provider, sql: asyncpg.Con
     assert "No such file" in found["source keyless"][1]
     assert (
         "warn",
-        "not configured, so that nobody polls its 1 tracked jobs: add it to the settings, or untrack them",
+        "not configured, so that nobody polls its 1 tracked job: add it to the settings, or untrack what it has",
     ) == found["source left"]
     assert "sk-ab" not in ended.out
 

@@ -10,7 +10,7 @@ import pytest
 import hostile
 from checkpointd import standing
 from checkpointd.store import Store
-from checkpointd.words import duration, number, visible
+from checkpointd.words import duration, number, plural, visible
 from harness import read_job_list, sync
 from provider import JOB, Provider, checkpoint, job, page
 from stored import fill
@@ -133,6 +133,12 @@ def test_durations(seconds: float, words: str) -> None:
 def test_numbers(value: float | None, words: str) -> None:
     """A metric has four decimals, or a power of ten where they would not tell it."""
     assert words == number(value)
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "polls"), (1, "poll"), (2, "polls"), (1001, "polls")])
+def test_plurals(number: int, words: str) -> None:
+    """One is one; none and many are several."""
+    assert words == plural("poll", number)
 
 
 def test_visible() -> None:

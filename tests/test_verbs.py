@@ -95,7 +95,7 @@ async def test_standard_input(url: str, provider: Provider, tmp_path: Path) -> N
     assert [] == provider.requests
     provider.checkpoints["ftjob-2"] = page([])
     ended = await checkpointd("sync", "-", env=env, stdin="ftjob-2\n")
-    assert (0, "1 jobs: 0 new checkpoints, 0 changed, 0 rejected items, 0 failed\n", "") == ended
+    assert (0, "1 job: 0 new checkpoints, 0 changed, 0 rejected items, 0 failed\n", "") == ended
     ended = await checkpointd("sync", "ftjob-3", env=env)
     assert (1, "checkpointd: ftjob-3 is not tracked: checkpointd track ftjob-3\n") == (ended.code, ended.err)
 
@@ -137,7 +137,7 @@ async def test_two_sources(url: str, provider: Provider, tmp_path: Path) -> None
         (r.headers.get("Authorization"), r.headers.get("api-key")) for r in provider.requests if "job" in r.match_info
     ]
     assert {(f"Bearer {KEY}", None), (None, KEY)} == set(headers)
-    assert "1 jobs: 0 new" in (await checkpointd("sync", "--source", "two", env=env)).out
+    assert "1 job: 0 new" in (await checkpointd("sync", "--source", "two", env=env)).out
     assert (0, "1 untracked\n", "") == await checkpointd("untrack", JOB, "--source", "one", env=env)
 
 
@@ -166,7 +166,7 @@ async def test_standard_error_is_closed(url: str, provider: Provider, tmp_path: 
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await checkpointd("track", JOB, "ftjob-unknown", env=env)
     ended = await checkpointd("sync", env=env, program=SILENCED)
-    assert (1, "2 jobs: 1 new checkpoints, 0 changed, 0 rejected items, 1 failed\n", "") == ended
+    assert (1, "2 jobs: 1 new checkpoint, 0 changed, 0 rejected items, 1 failed\n", "") == ended
     ended = await checkpointd("check", "--json", env=env, program=SILENCED)
     assert (0, True) == (ended.code, json.loads(ended.out)["ok"])
     assert (2, "", "") == await checkpointd("nonsense", env=env, program=SILENCED)
@@ -208,6 +208,7 @@ async def test_demo(tmp_path: Path) -> None:
     lines = ended.out.splitlines()
     assert any(line.startswith("Look: ") and "psql" in line for line in lines)
     assert any(re.fullmatch(r"See the curves: http://127\.0\.0\.1:\d+/", line) for line in lines)
+    assert not [line for line in lines[:-1] if re.search(r"\b1 checkpoints", line)]
     found = re.fullmatch(r"(\d+) jobs, (\d+) checkpoints, (\d+) changes", lines[-1])
     assert found is not None
     jobs, checkpoints, changes = map(int, found.groups())

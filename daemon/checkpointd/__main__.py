@@ -20,6 +20,7 @@ from checkpointd.opening import CommandError, database, database_errors, ready
 from checkpointd.settings import Settings, SettingsError
 from checkpointd.simulator.shapes import Kind, Order, Publication, Retention, Shape
 from checkpointd.store import Store, open_store
+from checkpointd.words import plural
 
 if TYPE_CHECKING:
     from checkpointd.sync import Summary
@@ -165,7 +166,8 @@ def _report(done: "Summary", *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(done.as_dict()))
         return
-    print(f"{done.jobs} jobs: {done.new} new checkpoints, {done.changed} changed, {done.rejected} rejected items, "
+    print(f"{done.jobs} {plural('job', done.jobs)}: {done.new} new {plural('checkpoint', done.new)}, "
+          f"{done.changed} changed, {done.rejected} rejected {plural('item', done.rejected)}, "
           f"{len(done.failures)} failed")  # fmt: skip
     for failure in done.failures[:SHOWN_FAILURES]:
         print(terminal.cell(f"{failure.job}: {failure.error_class}: {failure.error}"), file=sys.stderr)

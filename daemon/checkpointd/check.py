@@ -25,6 +25,7 @@ from checkpointd.reasons import explain
 from checkpointd.settings import Settings, SettingsError, Source
 from checkpointd.store import open_store
 from checkpointd.wiring import open_client
+from checkpointd.words import plural
 
 State = Literal["ok", "warn", "fail"]
 
@@ -194,13 +195,12 @@ def judge_clock(subject: str, theirs: float, asked_at: float, answered_at: float
 
 def judge_sources(stored: Sequence[Mapping[str, Any]], configured: Sequence[str]) -> list[Finding]:
     """Judge the sources that have jobs, but that this daemon does not serve."""
-    mend = "add it to the settings, or untrack them"
+    mend = "add it to the settings, or untrack what it has"
+    left = [source for source in stored if source["jobs"] and source["name"] not in configured]
+    jobs = [f"{source['jobs']} tracked {plural('job', source['jobs'])}" for source in left]
     return [
-        Finding(
-            "warn", f"source {s['name']}", f"not configured, so that nobody polls its {s['jobs']} tracked jobs: {mend}"
-        )
-        for s in stored
-        if s["jobs"] and s["name"] not in configured
+        Finding("warn", f"source {source['name']}", f"not configured, so that nobody polls its {its}: {mend}")
+        for source, its in zip(left, jobs, strict=True)
     ]
 
 

@@ -63,7 +63,7 @@ def freshness(job: Row, age: float | None) -> Said:
 def trouble(job: Row) -> str:
     """Say how often in a row polls of a job failed, and why the last one did; nothing where none did."""
     failures = job["consecutive_failures"] or 0
-    return f"{failures:,} failed poll{'s' if failures > 1 else ''}: {job['last_error']}" if failures else ""
+    return f"{failures:,} failed {words.plural('poll', failures)}: {job['last_error']}" if failures else ""
 
 
 def progress(job: Row, epoch: int | None, now: datetime) -> Progress:
