@@ -138,6 +138,11 @@ async def test_two_sources(url: str, provider: Provider, tmp_path: Path) -> None
     ]
     assert {(f"Bearer {KEY}", None), (None, KEY)} == set(headers)
     assert "1 job: 0 new" in (await checkpointd("sync", "--source", "two", env=env)).out
+    provider.checkpoints[JOB] = error(404, "unknown")
+    failed = (await checkpointd("sync", env=env)).err.splitlines()
+    assert [f"{JOB} ({name}): missing: HTTP 404 unknown no" for name in ("one", "two")] == sorted(failed)
+    told = json.loads((await checkpointd("sync", "--json", env=env)).out)["failures"]
+    assert {("one", JOB), ("two", JOB)} == {(failure["source"], failure["job"]) for failure in told}
     assert (0, "1 untracked\n", "") == await checkpointd("untrack", JOB, "--source", "one", env=env)
 
 

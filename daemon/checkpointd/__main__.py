@@ -157,20 +157,22 @@ def sync(
                 return await sync_jobs(chosen, store, keyed, wanted, source, progress)
 
     done = _finish(work())
-    _report(done, as_json=as_json)
+    _report(done, [of.name for of in chosen.sources], as_json=as_json)
     if done.failures:
         sys.exit(1)
 
 
-def _report(done: "Summary", *, as_json: bool) -> None:
+def _report(done: "Summary", sources: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(done.as_dict()))
         return
     print(f"{done.jobs} {plural('job', done.jobs)}: {done.new} new {plural('checkpoint', done.new)}, "
           f"{done.changed} changed, {done.rejected} rejected {plural('item', done.rejected)}, "
           f"{len(done.failures)} failed")  # fmt: skip
+    several = len({*sources, *(failure.source for failure in done.failures)}) > 1  # and each may have a job of one id
     for failure in done.failures[:SHOWN_FAILURES]:
-        print(terminal.cell(f"{failure.job}: {failure.error_class}: {failure.error}"), file=sys.stderr)
+        job = f"{failure.job} ({failure.source})" if several else failure.job
+        print(terminal.cell(f"{job}: {failure.error_class}: {failure.error}"), file=sys.stderr)
     if (more := len(done.failures) - SHOWN_FAILURES) > 0:
         print(f"… and {more} more: checkpointd status", file=sys.stderr)
 
