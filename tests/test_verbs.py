@@ -89,13 +89,16 @@ async def test_standard_input(url: str, provider: Provider, tmp_path: Path) -> N
     """With - ids come one a line; an empty standard input means no job, never all."""
     env = environment(tmp_path, url, provider.url)
     ended = await checkpointd("track", "-", env=env, stdin="ftjob-1\n\nftjob-2\nftjob-1\n")
-    assert (0, "2 tracked, 2 of them new\n", "") == ended
+    assert (0, "2 tracked, 2 of them not until now\n", "") == ended
     ended = await checkpointd("sync", "-", env=env)
     assert (0, "0 jobs: 0 new checkpoints, 0 changed, 0 rejected items, 0 failed\n", "") == ended
     assert [] == provider.requests
     provider.checkpoints["ftjob-2"] = page([])
     ended = await checkpointd("sync", "-", env=env, stdin="ftjob-2\n")
     assert (0, "1 job: 0 new checkpoints, 0 changed, 0 rejected items, 0 failed\n", "") == ended
+    await checkpointd("untrack", "ftjob-2", env=env)
+    ended = await checkpointd("track", "ftjob-1", "ftjob-2", env=env)
+    assert (0, "2 tracked, 1 of them not until now\n", "") == ended
     ended = await checkpointd("sync", "ftjob-3", env=env)
     assert (1, "checkpointd: ftjob-3 is not tracked: checkpointd track ftjob-3\n") == (ended.code, ended.err)
 

@@ -188,7 +188,7 @@ def track(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
         async with ready(chosen) as store:
             keys = await store.register_sources({named.name: named.kind})
             new = await store.track(keys[named.name], ids)
-            print(f"{len(ids)} tracked, {new} of them new")
+            print(f"{len(ids)} tracked, {new} of them not until now")
 
     _finish(work())
 
