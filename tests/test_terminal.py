@@ -59,10 +59,13 @@ async def test_a_terminal_is_shown_what_fits(
 
 
 async def test_nothing_tracked(url: str, provider: Provider, tmp_path: Path) -> None:
-    """Without jobs a terminal is told how to have some."""
-    for verb in ("status", "jobs"):
-        written = await on_terminal(verb, env=environment(tmp_path, url, provider.url), columns=80)
-        assert ["Nothing is tracked: checkpointd track ftjob-…"] == _lines(written)
+    """Without jobs a person is told how to have some, in a pipe as on a terminal; a program gets an empty list."""
+    env = environment(tmp_path, url, provider.url)
+    says = "Nothing is tracked: checkpointd track ftjob-…"
+    for verb, empty in (("status", {"sources": [], "jobs": []}), ("jobs", [])):
+        assert [says] == _lines(await on_terminal(verb, env=env, columns=80))
+        assert (0, f"{says}\n", "") == await checkpointd(verb, env=env)
+        assert empty == json.loads((await checkpointd(verb, "--json", env=env)).out)
 
 
 async def test_many_jobs(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
