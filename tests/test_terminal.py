@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
@@ -166,6 +167,40 @@ def test_visible() -> None:
 def test_freshness(row: dict[str, object], age: float | None, said: tuple[str, str]) -> None:
     """How far a job can be believed is told in words, the worst first."""
     assert said == standing.freshness({"is_stale": False, "consecutive_failures": 0, **row}, age)
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+BEFORE = NOW - timedelta(hours=1)
+UNREADABLE = "items of its last complete list cannot be read: see fine_tuning.rejects"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"last_complete_at": None, "last_success_at": None}, ""),
+        ({"last_complete_at": NOW, "last_success_at": NOW}, ""),
+        ({"last_complete_at": NOW}, ""),
+        ({"last_complete_at": NOW, "last_success_at": BEFORE}, UNREADABLE),
+        ({"last_complete_at": NOW, "last_success_at": None}, UNREADABLE),
+        ({"consecutive_failures": 1, "last_error": "HTTP 500"}, "1 failed poll: HTTP 500"),
+        (
+            {"consecutive_failures": 1001, "last_error": "HTTP 500", "last_complete_at": NOW, "last_success_at": None},
+            f"1,001 failed polls: HTTP 500; {UNREADABLE}",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_job(row: dict[str, object], said: str) -> None:
+    """Failed polls are told, and a list that is complete, but of which something cannot be read."""
+    assert said == standing.trouble({"consecutive_failures": 0, "last_complete_at": None, **row})
+
+
+async def test_what_cannot_be_read_is_told(url: str, store: Store, provider: Provider, tmp_path: Path) -> None:
+    """`status` says of a job that all is listed and not all can be read, until it can."""
+    env = environment(tmp_path, url, provider.url)
+    for items in ([checkpoint(2), checkpoint(1)], ["no checkpoint", checkpoint(1)]):
+        provider.checkpoints[JOB] = page(items)
+        await sync(store, provider)
+        assert ("no checkpoint" in items) == (UNREADABLE in (await checkpointd("status", env=env)).out)
 
 
 @pytest.mark.parametrize(
