@@ -105,7 +105,7 @@ async def _check_database(
             findings += judge_sources([dict(row) for row in stored], [source.name for source in settings.sources])
             jobs = {row["source"]: row["id"] for row in tracked}
     except (EmbeddedError, migrations.MigrationError) as e:
-        findings.append(Finding("fail", subject, str(e)))
+        findings.append(Finding("fail", subject, str(e).removeprefix(f"the {subject} is ")))  # the subject says it
     except UNAVAILABLE as e:
         findings.append(Finding("fail", subject, explain(e)))
     return findings, jobs
@@ -117,7 +117,7 @@ async def _check_source(
     """Try the key by one request, or by two where the first tells little. `job` is tracked, None: none is known."""
     subject = f"source {source.name}"
     try:
-        headers = source.request_headers()
+        headers = source.request_headers("its key")
     except SettingsError as e:
         return [Finding("fail", subject, str(e))]
     limits = api.Limits(page_size=1, request_timeout=settings.request_timeout_seconds)
@@ -143,7 +143,7 @@ async def _check_source(
 def judge_settings(settings: Settings) -> list[Finding]:
     """Judge what is known before anybody is asked."""
     names = ", ".join(source.name for source in settings.sources)
-    findings = [Finding("ok", "settings", f"complete, with the sources: {names}")]
+    findings = [Finding("ok", "settings", f"complete, with the {plural('source', len(settings.sources))} {names}")]
     host = address.parse(settings.database_url).unverified if settings.database_url else None
     if host:
         message = f"nobody knows whether it is {host} that answers: sslmode=verify-full in the URL is safe"

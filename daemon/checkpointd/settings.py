@@ -110,9 +110,9 @@ class Source(BaseModel):
         """Seconds between requests by its budget; None: no budget."""
         return 60 / self.requests_per_minute if self.requests_per_minute else None
 
-    def request_headers(self) -> dict[str, str]:
-        """Return the headers of a request, with the key that is read now. Raises SettingsError."""
-        key = read_secret(self.api_key, f"the key of source {self.name}")
+    def request_headers(self, key_called: str = "") -> dict[str, str]:
+        """Return the headers of a request, with the key that is read now. Raises SettingsError, which calls it so."""
+        key = read_secret(self.api_key, key_called or f"the key of source {self.name}")
         auth = {"api-key": key} if self.kind == "azure" else {"Authorization": f"Bearer {key}"}
         named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
         return {**self.headers, **{name: value for name, value in named.items() if value}, **auth}
