@@ -32,6 +32,16 @@ from verbs import KEY, SILENCED, checkpointd, environment, running, wait_for_lin
         (["track", JOB, "--source", "other"], {}, "--source other"),
         (["track"], {}, "Missing argument"),
         (["nonsense"], {}, "No such command"),
+        (
+            ["simulate", "--kind", "x"],
+            {},
+            "'--kind': 'x' is not one of 'openai', 'azure', 'compatible'. Try checkpointd",
+        ),
+        (
+            ["simulate", "--jobs", "x"],
+            {},
+            "'--jobs': Input should be a valid integer, unable to parse string as an integer. Try checkpointd",
+        ),
         (["sync", "--nonsense"], {}, "No such option"),
         (["sync"], {"CHECKPOINTD_MIN_POL_SECONDS": "1"}, "did you mean CHECKPOINTD_MIN_POLL_SECONDS?"),
         (["sync"], {"CHECKPOINTD_MIN_POLL_SECONDS": "soon"}, "CHECKPOINTD_MIN_POLL_SECONDS"),

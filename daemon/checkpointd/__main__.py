@@ -56,7 +56,9 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
     except _WrongCallError as e:
-        _fail(f"{e.format_message()} Try checkpointd --help.", 2)
+        # What checks the values brings words of its own, and no full stop.
+        message = e.format_message().replace("Value error, ", "", 1).rstrip(".")
+        _fail(f"{message}. Try checkpointd --help.", 2)
     except (SettingsError, UsageError) as e:
         _fail(str(e), 2)
     except (CommandError, EmbeddedError, migrations.MigrationError) as e:
