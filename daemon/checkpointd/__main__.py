@@ -411,7 +411,7 @@ def _configure_log(chosen: Settings, keyed: Mapping[str, Mapping[str, str]], lev
     from checkpointd import observe
     from checkpointd.redaction import secrets_of
 
-    secrets = [s for source in chosen.sources for s in secrets_of({**source.query, **keyed[source.name]})]
+    secrets = [s for source in chosen.sources for s in secrets_of(source.query, keyed[source.name])]
     if chosen.database_url is not None:
         secrets += address.parse(chosen.database_url).secrets
     observe.configure(chosen.log_format, level, secrets)
