@@ -147,7 +147,7 @@ def _unescaped(data: bytes) -> Iterator[bytes]:
         yield data
 
 
-_OCTAL: Final = re.compile(rb"\\(1[0-7][0-7]|0[4-7][0-7]|[4-7][0-7](?![0-7]))")
+_OCTAL: Final = re.compile(rb"\\(1[0-7][0-7]|0[4-7][0-7]|[4-7][0-7])")
 
 
 @lru_cache(1024)
