@@ -269,6 +269,11 @@ ANSWERS: list[tuple[Answer, str, str]] = [
     (page([]), "ok", "accepted"),
     (error(401, "invalid_api_key"), "fail", "wrong or revoked"),
     (error(403, None, "You have insufficient permissions. Missing scopes: api.fine_tuning.jobs.read"), "fail", "right"),
+    (
+        error(403, "x", "Missing scopes: api.fine_tuning.jobs.read"),
+        "fail",
+        "x Missing scopes: api.fine_tuning.jobs.read (",
+    ),
     (error(403, "denied"), "warn", "without statuses"),
     (error(404, "unknown_url"), "fail", "base_url"),
     (error(400, "missing_version"), "fail", "api-version"),

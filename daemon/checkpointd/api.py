@@ -222,7 +222,7 @@ class Client:
         """Say what a status other than 200 means."""
         error = error_object(body)
         kind = classify(status, error, paging=paging)
-        said = "" if kind in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN} else error.get("message")
+        said = "" if status == HTTPStatus.UNAUTHORIZED else error.get("message")  # which shows a part of the key
         code = error.get("code") or error.get("type")
         words = [f"HTTP {status}", *(str(w) for w in (code, said) if isinstance(w, str) and w)]
         hopeless = headers.get("x-should-retry", "").lower() == "false"
