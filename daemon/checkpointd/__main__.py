@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import logging
 import os
 import resource
 import signal
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -50,9 +52,26 @@ _WrongCallError: Any = typer.BadParameter.__bases__[0]
 
 
 def main() -> NoReturn:
-    """Run a verb."""
+    """Run a verb, and end the process, whose threads may hang in a name lookup: nobody waits for those."""
     terminal.replace_closed_streams()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the keys
+    try:
+        _call()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as e:
+            code = code or 1
+            if not isinstance(e, BrokenPipeError):
+                terminal.say(str(e), wrong=True)
+    os._exit(code)
+
+
+def _call() -> NoReturn:
+    """Run a verb. Ends by SystemExit."""
     try:
         code = app(standalone_mode=False)
     except _WrongCallError as e:
@@ -119,7 +138,25 @@ def run(config: Config = None) -> None:
             if stop.crashed:
                 raise CommandError("ended by a fault of its own: see daemon.crashed in the log")
 
-    asyncio.run(work())
+    _run(work())
+
+
+class _Threads(ThreadPoolExecutor):
+    """Threads for name lookups, which end when the resolver does, and which no loop waits for when it closes."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001  # as it is called
+        del wait, cancel_futures
+        super().shutdown(wait=False, cancel_futures=True)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Do a verb's work."""
+
+    async def led() -> T:
+        asyncio.get_running_loop().set_default_executor(_Threads())
+        return await work
+
+    return asyncio.run(led())
 
 
 def _finish(work: Coroutine[Any, Any, T]) -> T:
@@ -130,7 +167,7 @@ def _finish(work: Coroutine[Any, Any, T]) -> T:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, doing.cancel)
         return await doing
 
-    return asyncio.run(interruptible())
+    return _run(interruptible())
 
 
 @app.command()
@@ -313,7 +350,7 @@ def demo_(
         with daemon.stop_on_signals() as stop:
             await demo.run(Console(), seconds, stop)
 
-    asyncio.run(work())
+    _run(work())
 
 
 @app.command()
@@ -365,7 +402,7 @@ def simulate(
             except OSError as e:
                 raise CommandError(f"port {port}: {e.strerror or e}") from None
 
-    asyncio.run(work())
+    _run(work())
 
 
 def _refuse_beside_replay(context: typer.Context) -> None:
