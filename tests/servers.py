@@ -62,6 +62,24 @@ def self_signed(folder: Path, name: str, *options: str) -> tuple[Path, Path]:
     return certificate, key
 
 
+def revocations(certificate: Path, key: Path, *revoked: Path) -> Path:
+    """Make an authority's list of the certificates that it revoked; returns its path."""
+    folder = certificate.with_suffix(".authority")
+    folder.mkdir()
+    (folder / "index").touch()
+    (folder / "config").write_text(f"""[ca]
+default_ca = ours
+[ours]
+database = {folder}/index
+default_md = sha256
+default_crl_days = 30
+""")
+    command = [program("openssl", "openssl"), "ca", "-config", folder / "config", "-cert", certificate, "-keyfile", key]
+    for options in (*(("-revoke", one) for one in revoked), ("-gencrl", "-out", folder / "list.crl")):
+        subprocess.run([*command, *options], check=True, capture_output=True)
+    return folder / "list.crl"
+
+
 def unprivileged() -> list[str]:
     """Return what makes a program, where we are root, run as nobody, who reaches every folder, and end with us."""
     if shutil.which("setpriv") is None:

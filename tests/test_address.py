@@ -1,5 +1,6 @@
 """Where the database is: what a URL and the environment say, and what is chosen where they are silent."""
 
+import asyncio
 import ssl
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from checkpointd import address
 from checkpointd.address import AddressError, Host
 from checkpointd.connecting import UNAVAILABLE, connect
-from servers import self_signed
+from servers import revocations, self_signed
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +139,37 @@ def test_an_encrypted_key(tmp_path: Path) -> None:
     for wrong in ({}, {"sslpassword": "wrong"}):
         with pytest.raises(AddressError, match=r"or sslpassword is wrong$"):
             address.parse(_url(**files, **wrong))
+
+
+@pytest.mark.parametrize("is_revoked", [False, True])
+async def test_a_certificate_that_was_revoked(
+    is_revoked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the system's authorities, too, a list of revoked certificates counts; one that names no other harms none."""
+    certificate, key = self_signed(tmp_path, "server", "-nodes", "-addext", "subjectAltName=DNS:localhost")
+    revoked = revocations(certificate, key, *([certificate] if is_revoked else []))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # an authority that the system trusts
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    theirs.load_cert_chain(certificate, key)
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=theirs) as server:
+        port = server.sockets[0].getsockname()[1]
+
+        async def visit(url: str) -> None:
+            ours = (found := address.parse(url)).tls(found.hosts[0])
+            assert isinstance(ours, ssl.SSLContext)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=ours, server_hostname="localhost")
+            await reader.read()
+            writer.close()
+
+        await visit(_url())
+        if is_revoked:
+            with pytest.raises(ssl.SSLCertVerificationError, match="certificate revoked"):
+                await visit(_url(sslcrl=revoked))
+        else:
+            await visit(_url(sslcrl=revoked))
+        monkeypatch.setenv("PGSSLCRL", str(tmp_path / "server.crt"))
+        with pytest.raises(ssl.SSLCertVerificationError, match="unable to get certificate CRL"):
+            await visit(_url())
 
 
 @pytest.mark.parametrize(("mode", "fits"), [("require", False), ("verify-ca", False), ("verify-full", True)])

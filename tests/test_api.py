@@ -442,11 +442,14 @@ async def test_a_slow_answer_ends_at_the_timeout(provider: Provider, ask: Ask, a
 
 
 async def test_the_deadline_caps_the_timeout(provider: Provider, ask: Ask) -> None:
-    """A request ends at its poll's deadline, however long it might take by itself; what was read stays."""
+    """A request ends at its poll's deadline, however long it might take by itself, and says so; what was read stays."""
     provider.checkpoints[JOB] = [page(ITEMS[:1], has_more=True), silence]
     begun = time.monotonic()
     pages = await ask(seconds=3, patience=60)
     assert (ErrorClass.TIMEOUT, 2, 1) == (kind(pages), pages.requests, len(ids(pages)))
+    within = re.fullmatch(r"no whole answer within ([\d.]+) s", message(pages))
+    assert within
+    assert 0 < float(within[1]) <= 1
     assert time.monotonic() - begun < 30
 
 
@@ -481,6 +484,7 @@ ECHOES: list[Callable[[str], Answer]] = [
     lambda key: error(401, "invalid_api_key", f"Incorrect API key provided: {key}"),
     lambda key: error(401, key, "Incorrect"),
     lambda key: error(403, "denied", key),
+    lambda key: error(403, "insufficient_permissions", f"Missing scopes of {key}: api.fine_tuning.jobs.read"),
     lambda key: error(404, "x", f"{{'headers': {{'Authorization': 'Bearer {key}'}}}}"),
     lambda key: error(500, "x", "y" * 180 + key),
     lambda key: error(500, "x", f"it begins with {key[:12]}…"),
@@ -513,6 +517,25 @@ async def test_no_failure_tells_a_part_of_a_key(provider: Provider, ask: Ask, ma
     found = message(await ask())
     assert found.startswith("HTTP 400 invalid_request_error Incorrect API key provided: [secret]")
     assert masked not in found
+
+
+SCOPES = "Missing scopes: api.fine_tuning.jobs.read"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (error(401, "invalid_api_key", "Incorrect API key provided: ab12"), "HTTP 401 invalid_api_key"),
+        (error(403, "insufficient_permissions", SCOPES), f"HTTP 403 insufficient_permissions {SCOPES}"),
+        (error(403, None, f"sk-ab***yz: {SCOPES}"), f"HTTP 403 invalid_request_error [secret]: {SCOPES}"),
+        (error(403, "denied", "of another project"), "HTTP 403 denied of another project"),
+        (error(404, "not_found", "no such job"), "HTTP 404 not_found no such job"),
+    ],
+)
+async def test_why_something_is_refused(provider: Provider, ask: Ask, answer: Answer, said: str) -> None:
+    """What the provider says of a refusal is told, such as a missing scope; but of a 401 nothing: it quotes the key."""
+    provider.checkpoints[JOB] = answer
+    assert said == message(await ask())
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,28 @@ async def test_a_short_key_is_not_stored_either(
     assert "k7-xyz" not in await _dump(sql)
 
 
+@pytest.mark.parametrize("name", ["code", "api-key", "sig"])
+async def test_a_short_parameter_is_not_told_either(
+    provider: Provider, url: str, sql: asyncpg.Connection, tmp_path: Path, name: str
+) -> None:
+    """A parameter whose name tells that it is a secret is one, even where it looks like a word; a version is none."""
+    word, version = "sesame-open", "2024-07-18"
+    (tmp_path / "config.toml").write_text(
+        f"[[sources]]\nname = 'a'\nkind = 'azure'\napi_key = 'OPENAI_API_KEY'\nbase_url = '{provider.url}'\n"
+        f"query = {{ {name} = '{word}', api-version = '{version}' }}\n"
+    )
+    env = environment(tmp_path, url, provider.url, CHECKPOINTD_CONFIG=str(tmp_path / "config.toml"))
+    await checkpointd("track", JOB, "ftjob-u", env=env)
+    provider.checkpoints = {JOB: body(_items(JOB, word)), "ftjob-u": _tells_the_url}
+    ended = await checkpointd("sync", env=env)
+    assert "HTTP 400" in ended.err
+    assert word not in ended.out + ended.err
+    assert {name: word, "api-version": version} == {n: provider.requests[0].query[n] for n in (name, "api-version")}
+    assert 999 == await sql.fetchval("select max(step_number) from fine_tuning.checkpoints")
+    assert version in await _dump(sql)
+    assert word not in await _dump(sql)
+
+
 async def test_the_organization_is_no_secret(
     provider: Provider, url: str, sql: asyncpg.Connection, tmp_path: Path
 ) -> None:

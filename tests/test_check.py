@@ -47,7 +47,14 @@ def _lines(ended: Ended) -> dict[str, tuple[str, str]]:
     lines = [line.split(None, 1) for line in ended.out.splitlines()]
     found = {rest.partition(": ")[0]: (state, rest.partition(": ")[2]) for state, rest in lines}
     assert len(found) == len(lines), "a subject is told of twice"
+    for subject, (_, message) in found.items():
+        _stumbles_not(subject, message)
     return found
+
+
+def _stumbles_not(subject: str, message: str) -> None:
+    """Check that a finding does not say once more of what it is."""
+    assert not re.match(rf"(the key of |the )?{subject}\b", message), message
 
 
 async def test_all_is_well(modest: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
@@ -158,6 +165,7 @@ async def test_what_would_stop_the_daemon(
     assert "fail" == found[subject].state
     assert words.format(role=_role(modest)) in found[subject].message
     assert "ok" == found["source a"].state
+    assert "complete, with the source a" == found["settings"].message
 
 
 async def _check(
@@ -171,6 +179,8 @@ async def _check(
     findings = [finding async for finding in check.check(fixed, database(fixed))]
     found = {finding.subject: finding for finding in findings}
     assert len(found) == len(findings), "a subject is told of twice"
+    for finding in findings:
+        _stumbles_not(finding.subject, finding.message)
     return found
 
 
@@ -200,10 +210,11 @@ async def test_several_sources(modest: str, provider: Provider, sql: asyncpg.Con
     found = _lines(ended)
     assert 1 == ended.code
     assert ["fail", "ok"] == sorted(found[f"source {name}"][0] for name in ("good", "refused"))
-    assert "No such file" in found["source keyless"][1]
+    assert ("fail", f"its key: {tmp_path}/gone: No such file or directory") == found["source keyless"]
+    assert ("ok", "complete, with the sources good, refused, keyless") == found["settings"]
     assert (
         "warn",
-        "not configured, so that nobody polls its 1 tracked jobs: add it to the settings, or untrack them",
+        "not configured, so that nobody polls its 1 tracked job: add it to the settings, or untrack what it has",
     ) == found["source left"]
     assert "sk-ab" not in ended.out
 
@@ -258,6 +269,11 @@ ANSWERS: list[tuple[Answer, str, str]] = [
     (page([]), "ok", "accepted"),
     (error(401, "invalid_api_key"), "fail", "wrong or revoked"),
     (error(403, None, "You have insufficient permissions. Missing scopes: api.fine_tuning.jobs.read"), "fail", "right"),
+    (
+        error(403, "x", "Missing scopes: api.fine_tuning.jobs.read"),
+        "fail",
+        "x Missing scopes: api.fine_tuning.jobs.read (",
+    ),
     (error(403, "denied"), "warn", "without statuses"),
     (error(404, "unknown_url"), "fail", "base_url"),
     (error(400, "missing_version"), "fail", "api-version"),

@@ -118,6 +118,21 @@ def test_cut_anywhere(body: bytes) -> None:
         assert class_of(body[:end]) == ("not_json" if body[:end].strip() else "empty_body"), end
 
 
+@pytest.mark.parametrize(
+    ("has_more", "says"),
+    [
+        (b"", "`has_more` is missing"),
+        (b', "has_more": null', "`has_more` is null, not true or false"),
+        (b', "has_more": "no"', '`has_more` is "no", not true or false'),
+    ],
+)
+def test_whether_more_follow_is_said(has_more: bytes, says: str) -> None:
+    """A list that does not say whether more follow is none; what it says instead is told from saying nothing."""
+    with pytest.raises(NotAListError) as caught:
+        read_page(b'{"object": "list", "data": []' + has_more + b"}")
+    assert ("bad_has_more", says) == (caught.value.error_class, str(caught.value))
+
+
 LIST = b'{"object": "list", "data": [{"id": "ftckpt_1"}], "has_more": false}'
 ITEM = json.dumps(checkpoint(1)).encode()
 

@@ -27,7 +27,7 @@ IMPORTS = {
     "connecting": {"address", "queries", "reasons"},
     "store": {"connecting", "queries"},
     "migrations": {"connecting", "queries"},
-    "write": {"connecting", "diff", "item", "listing", "queries", "store"},
+    "write": {"cadence", "connecting", "diff", "item", "listing", "queries", "store"},
     "save": {"connecting", "item", "listing", "queries", "store", "write"},
     # HTTP
     "api": {"envelope", "failures", "redaction"},
@@ -55,7 +55,7 @@ IMPORTS = {
     "wiring": {"api", "cadence", "discovery", "outbox", "poller", "redaction", "service", "settings", "store"},
     "check": {
         "address", "api", "connecting", "embedded", "failures", "migrations", "queries", "reasons", "settings",
-        "store", "wiring",
+        "store", "wiring", "words",
     },
     "sync": {"api", "failures", "outbox", "wiring", "settings", "store", "write"},
     "daemon": {
@@ -69,7 +69,7 @@ IMPORTS = {
     "choosing": {"opening", "settings", "store"},
     # for trying it out
     "simulator": set(),
-    "demo": {"connecting", "daemon", "embedded", "queries", "settings", "simulator", "store"},
+    "demo": {"connecting", "daemon", "embedded", "queries", "settings", "simulator", "store", "words"},
 }  # fmt: skip
 
 

@@ -105,12 +105,12 @@ async def test_jobs(site: Site, store: Store, provider: Provider) -> None:
 
 
 async def test_trouble(site: Site, store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """What is stale, failing, paused or likely to have a gap is said, and found by that word."""
+    """What is stale, failing, paused, unreadable or likely to have a gap is said, the first two found by that word."""
     provider.checkpoints[JOB] = page([checkpoint(n) for n in (1, 2, 4)])
     await sync(store, provider)
     await sql.execute(
-        """update checkpointd.polling set last_complete_at = now() - interval '3 hours', failures = 2,
-          last_error = 'HTTP 500';
+        """update checkpointd.polling set last_complete_at = now() - interval '3 hours', last_success_at = null,
+          failures = 2, last_error = 'HTTP 500';
         update checkpointd.sources set state = 'paused', resume_at = now() + interval '110 s',
           last_error = 'HTTP 429'"""
     )
@@ -120,7 +120,8 @@ async def test_trouble(site: Site, store: Store, provider: Provider, sql: asyncp
         assert "checkpoints may be missing" in shown.text
         assert "test paused 1 job tracked goes on in 1 min" in shown.text
         assert "HTTP 429" in shown.text
-    assert "2 failed polls: HTTP 500" in (await site.shown(f"/jobs/test/{JOB}")).text
+    shown = await site.shown(f"/jobs/test/{JOB}")
+    assert "2 failed polls: HTTP 500; items of its last complete list cannot be read: see" in shown.text
 
 
 async def test_problems_are_on_the_page(port: int, store: Store) -> None:

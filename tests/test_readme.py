@@ -221,7 +221,7 @@ async def test_with_a_real_key(provider: Provider, tmp_path: Path) -> None:
     typed = [line.replace("ftjob-…", JOB).replace("KEY=…", "KEY=any") for line in lines]
     async with _typed(typed, tmp_path, OPENAI_BASE_URL=provider.url) as process:
         printed = await _reads(process, "poll.changed")
-        assert "1 tracked, 1 of them new" in printed
+        assert "1 tracked, 1 of them not until now" in printed
         assert "using the embedded PostgreSQL" in printed
         os.killpg(process.pid, signal.SIGTERM)
         await _reads(process, "daemon.stopped")

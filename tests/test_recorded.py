@@ -55,7 +55,7 @@ async def test_values(name: str, url: str, provider: Provider, sql: asyncpg.Conn
     env = environment(tmp_path, url, provider.url)
     assert 0 == (await checkpointd("track", job, env=env)).code
     first = await checkpointd("sync", env=env)
-    assert (0, f"1 jobs: {len(items)} new checkpoints, 0 changed, 0 rejected items, 0 failed\n", "") == first
+    assert (0, f"1 job: {len(items)} new checkpoints, 0 changed, 0 rejected items, 0 failed\n", "") == first
     rows = await _rows(sql)
     assert [_row(item) for item in items] == [{k: row[k] for k in _row(items[0])} for row in rows]
     assert {None} == {row["extra_metrics"] for row in rows} | {row["missing_since"] for row in rows}

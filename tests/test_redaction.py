@@ -69,6 +69,16 @@ def test_which_headers_are_secret() -> None:
     assert expected == secrets_of(headers)
 
 
+def test_which_parameters_are_secret() -> None:
+    """Of what a query adds, too, keys are secret, and what is named so; one of a name that a header has, beside it."""
+    query = {
+        "code": "key-1", "Sig": "key-2", "signature": "key-3", "Subscription-Key": "key-4", "access_token": "key-5",
+        "client-secret": "key-6", "PASSWORD": "key-7", "pwd": "key-8", "api-key": "key-9",
+        "api-version": "2024-10-21", "design": "modern", "country-code": "germany", "deployment": "gpt-4o-mini",
+    }  # fmt: skip
+    assert [f"key-{number}" for number in range(1, 11)] == secrets_of(query, {"api-key": "key-10"})
+
+
 def test_a_secret_with_escapes_of_its_own() -> None:
     """A password that reads like something escaped is found escaped once more."""
     secrets = Secrets(["p%41ss&amp;word"])
@@ -112,7 +122,10 @@ def _seconds(work: Callable[[], object], tries: int = 1) -> float:
 
 @pytest.mark.parametrize(
     "unit",
-    [b"\\", b"\\u0041", b"%41", b"%2525", b"&#65;", b"&amp;#65;", b"&#0", b"A", b"41", b"A" * 20 + b" ", b"UVVGQ", b"://a:"],
+    [
+        b"\\", b"\\u0041", b"\\U00000041", b"\\101", b"\\41", b"%41", b"%2525", b"&#65;", b"&amp;#65;", b"&#0", b"A",
+        b"41", b"A" * 20 + b" ", b"UVVGQ", b"://a:",
+    ],
 )  # fmt: skip
 def test_time_is_bounded(unit: bytes) -> None:
     """A mebibyte, whatever stands in it, takes seconds at most, and the words of an error not even one."""

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import asyncpg
+import pytest
 from aiohttp import web
 
 from checkpointd.embedded import EmbeddedPostgres
@@ -158,6 +159,48 @@ __main__.main()"""
     assert ["daemon.crashed", "daemon.draining", "daemon.stopped"] == events[-3:]
     assert "checkpointd: ended by a fault of its own: see daemon.crashed in the log" == err.decode().splitlines()[-1]
     assert KEY.encode() not in out + err
+
+
+LOOKS_UP_FOR_EVER = """
+import socket, sys, threading
+from checkpointd import __main__
+
+known = socket.getaddrinfo
+
+def getaddrinfo(host, *more, **others):
+    if host != "provider.invalid":
+        return known(host, *more, **others)
+    print("looking up", file=sys.stderr, flush=True)
+    threading.Event().wait(60)
+    raise socket.gaierror
+
+socket.getaddrinfo = getaddrinfo
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize(("verb", "signalled", "code"), [("run", True, 0), ("sync", True, 130), ("sync", False, 1)])
+async def test_a_name_lookup_that_hangs_holds_up_no_end(
+    url: str, tmp_path: Path, verb: str, signalled: bool, code: int
+) -> None:
+    """A process is gone as soon as its work is ended in order, and all is said, though its resolver still waits."""
+    env = environment(tmp_path, url, "https://provider.invalid/v1", CHECKPOINTD_DRAIN_SECONDS="6",
+                      CHECKPOINTD_REQUEST_TIMEOUT_SECONDS="10" if signalled else "0.2")  # fmt: skip
+    await checkpointd("track", JOB, env=env)
+    async with running(verb, env=env, program=(sys.executable, "-c", LOOKS_UP_FOR_EVER)) as one:
+        await wait_for_line(one, "looking up")
+        if signalled:
+            one.terminate()
+        out, err = await asyncio.wait_for(one.communicate(), 6 if signalled else 20)
+    lines = err.decode().splitlines()
+    assert code == one.returncode
+    if verb == "run":
+        assert "daemon.stopped" == json.loads(lines[-1])["event"]
+    elif signalled:
+        assert "checkpointd: interrupted" == lines[-1]
+    else:
+        assert f"{JOB}: timeout: no whole answer within 0.2 s" == lines[-1]
+        assert out.endswith(b"1 failed\n")
 
 
 async def test_a_pass_in_the_background_can_be_ended(

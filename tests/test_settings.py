@@ -1,6 +1,7 @@
 """Settings: what goes over what, what is refused and in which words, and that no word is a secret."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from checkpointd import settings
 from checkpointd.settings import OPENAI, Settings, SettingsError, Source, read_secret
 
 CANARY = "Canary5f0e9d8c7b6a4f3e2d1c"
-MINUTE = "sources.0.requests_per_minute"
+MINUTE = "source a: requests_per_minute"
+KINDS = "kind: Input should be 'openai', 'azure' or 'compatible'"
 NAMED = '[[sources]]\nname = "a"\napi_key = "THE_KEY"\n'
 
 Load = Callable[..., Settings]
@@ -109,6 +111,40 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         settings.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("toml", "expected"),
+    [
+        ("page_size =", "its end: a value is wanted: a text stands in quotes"),
+        ("a = 1\napi_key = THE_KEY", "line 2, column 11: a value is wanted: a text stands in quotes"),
+        ("page_size 5", "line 1, column 11: a name without = and its value, or with a character that wants quotes"),
+        ("[sources", "its end: the name of a table without its closing ]"),
+        ("[[sources]", "line 1, column 10: the name of a table without its closing ]"),
+        ("a = 1 2", "line 1, column 7: a value is followed by something else"),
+        ("a = 'x", "its end: a text without its closing quote"),
+        ('a = "x', "its end: a text without its closing quote"),
+        ("a = [1", "its end: a list without its closing ], or a comma"),
+        ("a = {b = 1", "its end: a table without its closing }, or a comma"),
+        ("[a]\n[a]", "line 2, column 3: something is given twice"),
+        ("a = {b = 1, b = 2}", "line 1, column 18: something is given twice"),
+        ("a = 'x\x07'", "line 1, column 7: a character that may not stand there"),
+        ("= 1", "line 1, column 1: no name = value, and no [[sources]]"),
+        ("a. = 1", "line 1, column 4: no name = value, and no [[sources]]"),
+        ('a = "c:\\x"', "line 1, column 10: a \\ in a text: it is written \\\\, or the text in single quotes"),
+        ("a = 2026-99-99", "line 1, column 9: a value is followed by something else"),
+        ("a = 2026-02-30", "line 1, column 5: no date: a text stands in quotes"),
+    ],
+)
+def test_what_is_no_toml(load: Load, toml: str, expected: str) -> None:
+    """Where a file is no TOML, the place is told, and in words what is wrong there."""
+    assert f"no TOML at {expected}" == refusal(load, toml)
+
+
+def test_a_file_that_is_too_much(load: Load) -> None:
+    """What the parser cannot take is told without a place."""
+    for toml in ("a = " + "[" * 5000, "a = " + "1" * 5000):
+        assert "no TOML: nested too deeply, or a number too long" == refusal(load, toml)
+
+
 # Misspelt
 
 
@@ -125,9 +161,9 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         ("_env_file = 'x'", {}, "_env_file: no such setting"),
         ("__pydantic_self__ = 1", {}, "__pydantic_self__: no such setting"),
         ('"a\\nb" = 1', {}, "a b: no such setting"),
-        (NAMED + "base_ur = 'x'", {}, "sources.0.base_ur: no such setting; did you mean base_url?"),
-        ('[[sources]]\nname = "a"\napikey = "K"', {}, "sources.0.apikey: no such setting; did you mean api_key?"),
-        (NAMED + "organisation = 'x'", {}, "sources.0.organisation: no such setting; did you mean organization?"),
+        (NAMED + "base_ur = 'x'", {}, "source a: base_ur: no such setting; did you mean base_url?"),
+        ('[[sources]]\nname = "a"\napikey = "K"', {}, "source a: apikey: no such setting; did you mean api_key?"),
+        (NAMED + "organisation = 'x'", {}, "source a: organisation: no such setting; did you mean organization?"),
     ],
 )  # fmt: skip
 def test_a_misspelt_setting_names_the_nearest(load: Load, toml: str, variables: dict[str, str], expected: str) -> None:
@@ -153,18 +189,23 @@ def test_a_misspelt_setting_names_the_nearest(load: Load, toml: str, variables: 
     ],
 )
 def test_bounds(load: Load, name: str, least: float, most: float) -> None:
-    """The bounds themselves are allowed; beyond them, and what is no number, is refused by the setting's name."""
+    """The bounds themselves are allowed; beyond them, and what is no number, is refused by the setting's name.
+
+    Of what is no number it is said that it is none, and not that it is beyond a bound.
+    """
     variable = f"CHECKPOINTD_{name.upper()}"
     assert [least, most] == [getattr(load(f"{name} = {value}"), name) for value in (least, most)]
     for wrong in (-1, most + 1 if name != "min_poll_seconds" else 86401, "nan", "inf", '"soon"', "[]"):
         assert refusal(load, f"{name} = {wrong}").startswith(f"{name}: Input should be ")
+    assert re.search("number|integer", refusal(load, **{variable: "nan"}))
     for wrong in ("-1", "", "nan", "1e99", "0x10", "1 s"):
         assert refusal(load, **{variable: wrong}).startswith(f"{variable}: Input should be ")
 
 
 def test_the_least_gap_is_not_above_the_longest(load: Load) -> None:
     """Gaps the wrong way round are refused; equal ones are a fixed interval."""
-    assert "settings: min_poll_seconds is larger than max_poll_seconds" == refusal(load, "min_poll_seconds = 301")
+    expected = "min_poll_seconds (301) is larger than max_poll_seconds (300)"
+    assert expected == refusal(load, "min_poll_seconds = 301")
     assert 300 == load("min_poll_seconds = 300").min_poll_seconds
 
 
@@ -248,21 +289,32 @@ def test_base_urls(given: str, expected: str) -> None:
 )
 def test_wrong_base_urls(load: Load, given: str, expected: str) -> None:
     """A URL that would show the key to others, or that no path can follow, is refused."""
-    assert f"sources.0.base_url: {expected}" == refusal(load, NAMED + f"base_url = '{given}'")
+    assert f"source a: base_url: {expected}" == refusal(load, NAMED + f"base_url = '{given}'")
 
 
 @pytest.mark.parametrize(
     ("toml", "expected"),
     [
-        (NAMED + NAMED, "settings: two sources have one name"),
-        (NAMED + "kind = 'azure'", "sources.0: base_url is needed for kind azure"),
-        (NAMED + f"kind = 'compatible'\nbase_url = '{OPENAI}/'", "sources.0: base_url is needed for kind compatible"),
-        (NAMED + "kind = 'mistral'", "sources.0.kind: Input should be 'openai', 'azure' or 'compatible'"),
+        (NAMED + NAMED, "sources: two have the name a"),
+        (NAMED.replace('"a"', f'"{CANARY}"') * 2, "sources: two have one name"),
+        (NAMED + "kind = 'azure'", "source a: base_url is needed for kind azure"),
+        (NAMED + f"kind = 'compatible'\nbase_url = '{OPENAI}/'", "source a: base_url is needed for kind compatible"),
+        (NAMED + "kind = 'mistral'", f"source a: {KINDS}"),
         (NAMED + "requests_per_minute = 0", f"{MINUTE}: Input should be greater than or equal to 0.01"),
-        (NAMED + 'headers = {x = "a\\nb"}', "sources.0.headers.x: one line of printable ASCII is needed"),
-        (NAMED + "headers = {x = 5}", "sources.0.headers.x: Input should be a valid string"),
-        ("[[sources]]\nname = 'a'", "sources.0.api_key: Field required"),
-        ("[sources]\nname = 'a'", "sources: Input should be a valid tuple"),
+        (NAMED + 'headers = {x = "a\\nb"}', "source a: headers.x: one line of printable ASCII is needed"),
+        (NAMED + "headers = {x = 5}", "source a: headers.x: Input should be a valid string"),
+        (NAMED + "headers = 'x'", "source a: headers: a table is wanted, such as {name = 'value'}"),
+        (
+            NAMED + "headers = {'a b' = 'x'}",
+            "source a: headers.a b: letters, digits, _ and - are wanted in a header's name",
+        ),
+        (NAMED + NAMED.replace('"a"', '"b"') + "kind = 5", f"source b: {KINDS}"),
+        (NAMED + NAMED.replace('name = "a"', ""), "source 2: name: it is missing"),
+        (NAMED.replace('"a"', "5"), "source 1: name: Input should be a valid string"),
+        (NAMED.replace('"a"', f"'{CANARY}'") + "kind = 5", f"source 1: {KINDS}"),
+        ("[[sources]]\nname = 'a'", "source a: api_key: it is missing"),
+        ("[sources]\nname = 'a'", "sources: each is a table of its own, under a line [[sources]]"),
+        ("sources = ['a']", "sources: each is a table of its own, under a line [[sources]]"),
     ],
 )  # fmt: skip
 def test_wrong_sources(load: Load, toml: str, expected: str) -> None:
@@ -272,8 +324,9 @@ def test_wrong_sources(load: Load, toml: str, expected: str) -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "-a", "a\\nb", "a\\n", "ü", "a/b", "a" * 64])
 def test_wrong_names(load: Load, name: str) -> None:
-    """A source's name is short and plain."""
-    assert refusal(load, f'[[sources]]\nname = "{name}"\napi_key = "K"').startswith("sources.0.name: ")
+    """A source's name is short and plain: that is said in words."""
+    expected = "source 1: name: letters, digits, dots, _ and - are wanted, at most 63, a letter or a digit first"
+    assert expected == refusal(load, f'[[sources]]\nname = "{name}"\napi_key = "K"')
 
 
 def test_a_budget_has_a_rhythm() -> None:
@@ -330,7 +383,7 @@ def test_keys_are_read_anew(tmp_path: Path) -> None:
 def test_a_key_itself_is_refused(load: Load, key: str) -> None:
     """A key where its place should be named is refused and not printed."""
     expected = "the name of a credential, a variable or a file (/… or ./…) is needed, never the key itself"
-    assert f"sources.0.api_key: {expected}" == refusal(load, f'[[sources]]\nname = "a"\napi_key = "{key}"')
+    assert f"source a: api_key: {expected}" == refusal(load, f'[[sources]]\nname = "a"\napi_key = "{key}"')
 
 
 @pytest.mark.parametrize(

@@ -39,13 +39,14 @@ async def _heard(channel: socket.socket, word: str) -> str:
 
 @pytest.mark.parametrize("abstract", [False, True])
 async def test_the_daemon_tells(url: str, provider: Provider, tmp_path: Path, port: int, abstract: bool) -> None:
-    """The daemon tells systemd that it is ready and that it stops, and shows what it did as metrics."""
+    """The daemon tells systemd that it is ready, that it stops and how long that may take, and has metrics to show."""
     # Not in tmp_path, which may be too long for a socket.
     with TemporaryDirectory() as short, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         address = f"@checkpointd-test-{port}" if abstract else f"{short}/notify"
         channel.setblocking(False)
         channel.bind(address.replace("@", "\0"))
-        env = environment(tmp_path, url, provider.url, NOTIFY_SOCKET=address, CHECKPOINTD_HTTP_PORT=str(port))
+        env = environment(tmp_path, url, provider.url, NOTIFY_SOCKET=address, CHECKPOINTD_HTTP_PORT=str(port),
+                          CHECKPOINTD_DRAIN_SECONDS="600")  # fmt: skip
         provider.checkpoints[JOB] = page([checkpoint(1)])
         await checkpointd("track", JOB, env=env)
         async with running("run", env=env) as daemon:
@@ -57,7 +58,7 @@ async def test_the_daemon_tells(url: str, provider: Provider, tmp_path: Path, po
             assert "checkpointd_database_up 1.0" in metrics
             assert JOB not in metrics
             daemon.terminate()
-            await _heard(channel, "STOPPING=1")
+            assert "EXTEND_TIMEOUT_USEC=610000000" in (await _heard(channel, "STOPPING=1")).splitlines()
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
@@ -10,7 +11,7 @@ import pytest
 import hostile
 from checkpointd import standing
 from checkpointd.store import Store
-from checkpointd.words import duration, number, visible
+from checkpointd.words import duration, number, plural, visible
 from harness import read_job_list, sync
 from provider import JOB, Provider, checkpoint, job, page
 from stored import fill
@@ -59,10 +60,13 @@ async def test_a_terminal_is_shown_what_fits(
 
 
 async def test_nothing_tracked(url: str, provider: Provider, tmp_path: Path) -> None:
-    """Without jobs a terminal is told how to have some."""
-    for verb in ("status", "jobs"):
-        written = await on_terminal(verb, env=environment(tmp_path, url, provider.url), columns=80)
-        assert ["Nothing is tracked: checkpointd track ftjob-…"] == _lines(written)
+    """Without jobs a person is told how to have some, in a pipe as on a terminal; a program gets an empty list."""
+    env = environment(tmp_path, url, provider.url)
+    says = "Nothing is tracked: checkpointd track ftjob-…"
+    for verb, empty in (("status", {"sources": [], "jobs": []}), ("jobs", [])):
+        assert [says] == _lines(await on_terminal(verb, env=env, columns=80))
+        assert (0, f"{says}\n", "") == await checkpointd(verb, env=env)
+        assert empty == json.loads((await checkpointd(verb, "--json", env=env)).out)
 
 
 async def test_many_jobs(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
@@ -135,6 +139,12 @@ def test_numbers(value: float | None, words: str) -> None:
     assert words == number(value)
 
 
+@pytest.mark.parametrize(("number", "words"), [(0, "polls"), (1, "poll"), (2, "polls"), (1001, "polls")])
+def test_plurals(number: int, words: str) -> None:
+    """One is one; none and many are several."""
+    assert words == plural("poll", number)
+
+
 def test_visible() -> None:
     """What steers, hides or turns text is replaced; line breaks are blanks; other writing stays."""
     assert "a�[31m b��c" == visible("a\x1b[31m\nb\u202e\0c")
@@ -157,6 +167,40 @@ def test_visible() -> None:
 def test_freshness(row: dict[str, object], age: float | None, said: tuple[str, str]) -> None:
     """How far a job can be believed is told in words, the worst first."""
     assert said == standing.freshness({"is_stale": False, "consecutive_failures": 0, **row}, age)
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+BEFORE = NOW - timedelta(hours=1)
+UNREADABLE = "items of its last complete list cannot be read: see fine_tuning.rejects"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"last_complete_at": None, "last_success_at": None}, ""),
+        ({"last_complete_at": NOW, "last_success_at": NOW}, ""),
+        ({"last_complete_at": NOW}, ""),
+        ({"last_complete_at": NOW, "last_success_at": BEFORE}, UNREADABLE),
+        ({"last_complete_at": NOW, "last_success_at": None}, UNREADABLE),
+        ({"consecutive_failures": 1, "last_error": "HTTP 500"}, "1 failed poll: HTTP 500"),
+        (
+            {"consecutive_failures": 1001, "last_error": "HTTP 500", "last_complete_at": NOW, "last_success_at": None},
+            f"1,001 failed polls: HTTP 500; {UNREADABLE}",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_job(row: dict[str, object], said: str) -> None:
+    """Failed polls are told, and a list that is complete, but of which something cannot be read."""
+    assert said == standing.trouble({"consecutive_failures": 0, "last_complete_at": None, **row})
+
+
+async def test_what_cannot_be_read_is_told(url: str, store: Store, provider: Provider, tmp_path: Path) -> None:
+    """`status` says of a job that all is listed and not all can be read, until it can."""
+    env = environment(tmp_path, url, provider.url)
+    for items in ([checkpoint(2), checkpoint(1)], ["no checkpoint", checkpoint(1)]):
+        provider.checkpoints[JOB] = page(items)
+        await sync(store, provider)
+        assert ("no checkpoint" in items) == (UNREADABLE in (await checkpointd("status", env=env)).out)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,16 @@ from verbs import KEY, SILENCED, checkpointd, environment, running, wait_for_lin
         (["track", JOB, "--source", "other"], {}, "--source other"),
         (["track"], {}, "Missing argument"),
         (["nonsense"], {}, "No such command"),
+        (
+            ["simulate", "--kind", "x"],
+            {},
+            "'--kind': 'x' is not one of 'openai', 'azure', 'compatible'. Try checkpointd",
+        ),
+        (
+            ["simulate", "--jobs", "x"],
+            {},
+            "'--jobs': Input should be a valid integer, unable to parse string as an integer. Try checkpointd",
+        ),
         (["sync", "--nonsense"], {}, "No such option"),
         (["sync"], {"CHECKPOINTD_MIN_POL_SECONDS": "1"}, "did you mean CHECKPOINTD_MIN_POLL_SECONDS?"),
         (["sync"], {"CHECKPOINTD_MIN_POLL_SECONDS": "soon"}, "CHECKPOINTD_MIN_POLL_SECONDS"),
@@ -89,13 +99,16 @@ async def test_standard_input(url: str, provider: Provider, tmp_path: Path) -> N
     """With - ids come one a line; an empty standard input means no job, never all."""
     env = environment(tmp_path, url, provider.url)
     ended = await checkpointd("track", "-", env=env, stdin="ftjob-1\n\nftjob-2\nftjob-1\n")
-    assert (0, "2 tracked, 2 of them new\n", "") == ended
+    assert (0, "2 tracked, 2 of them not until now\n", "") == ended
     ended = await checkpointd("sync", "-", env=env)
     assert (0, "0 jobs: 0 new checkpoints, 0 changed, 0 rejected items, 0 failed\n", "") == ended
     assert [] == provider.requests
     provider.checkpoints["ftjob-2"] = page([])
     ended = await checkpointd("sync", "-", env=env, stdin="ftjob-2\n")
-    assert (0, "1 jobs: 0 new checkpoints, 0 changed, 0 rejected items, 0 failed\n", "") == ended
+    assert (0, "1 job: 0 new checkpoints, 0 changed, 0 rejected items, 0 failed\n", "") == ended
+    await checkpointd("untrack", "ftjob-2", env=env)
+    ended = await checkpointd("track", "ftjob-1", "ftjob-2", env=env)
+    assert (0, "2 tracked, 1 of them not until now\n", "") == ended
     ended = await checkpointd("sync", "ftjob-3", env=env)
     assert (1, "checkpointd: ftjob-3 is not tracked: checkpointd track ftjob-3\n") == (ended.code, ended.err)
 
@@ -137,7 +150,12 @@ async def test_two_sources(url: str, provider: Provider, tmp_path: Path) -> None
         (r.headers.get("Authorization"), r.headers.get("api-key")) for r in provider.requests if "job" in r.match_info
     ]
     assert {(f"Bearer {KEY}", None), (None, KEY)} == set(headers)
-    assert "1 jobs: 0 new" in (await checkpointd("sync", "--source", "two", env=env)).out
+    assert "1 job: 0 new" in (await checkpointd("sync", "--source", "two", env=env)).out
+    provider.checkpoints[JOB] = error(404, "unknown")
+    failed = (await checkpointd("sync", env=env)).err.splitlines()
+    assert [f"{JOB} ({name}): missing: HTTP 404 unknown no" for name in ("one", "two")] == sorted(failed)
+    told = json.loads((await checkpointd("sync", "--json", env=env)).out)["failures"]
+    assert {("one", JOB), ("two", JOB)} == {(failure["source"], failure["job"]) for failure in told}
     assert (0, "1 untracked\n", "") == await checkpointd("untrack", JOB, "--source", "one", env=env)
 
 
@@ -166,7 +184,7 @@ async def test_standard_error_is_closed(url: str, provider: Provider, tmp_path: 
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await checkpointd("track", JOB, "ftjob-unknown", env=env)
     ended = await checkpointd("sync", env=env, program=SILENCED)
-    assert (1, "2 jobs: 1 new checkpoints, 0 changed, 0 rejected items, 1 failed\n", "") == ended
+    assert (1, "2 jobs: 1 new checkpoint, 0 changed, 0 rejected items, 1 failed\n", "") == ended
     ended = await checkpointd("check", "--json", env=env, program=SILENCED)
     assert (0, True) == (ended.code, json.loads(ended.out)["ok"])
     assert (2, "", "") == await checkpointd("nonsense", env=env, program=SILENCED)
@@ -211,6 +229,7 @@ async def test_demo(tmp_path: Path) -> None:
     lines = ended.out.splitlines()
     assert any(line.startswith("Look: ") and "psql" in line for line in lines)
     assert any(re.fullmatch(r"See the curves: http://127\.0\.0\.1:\d+/", line) for line in lines)
+    assert not [line for line in lines[:-1] if re.search(r"\b1 checkpoints", line)]
     found = re.fullmatch(r"(\d+) jobs, (\d+) checkpoints, (\d+) changes", lines[-1])
     assert found is not None
     jobs, checkpoints, changes = map(int, found.groups())

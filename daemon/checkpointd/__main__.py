@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import logging
 import os
 import resource
 import signal
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -20,6 +22,7 @@ from checkpointd.opening import CommandError, database, database_errors, ready
 from checkpointd.settings import Settings, SettingsError
 from checkpointd.simulator.shapes import Kind, Order, Publication, Retention, Shape
 from checkpointd.store import Store, open_store
+from checkpointd.words import plural
 
 if TYPE_CHECKING:
     from checkpointd.sync import Summary
@@ -49,13 +52,32 @@ _WrongCallError: Any = typer.BadParameter.__bases__[0]
 
 
 def main() -> NoReturn:
-    """Run a verb."""
+    """Run a verb, and end the process, whose threads may hang in a name lookup: nobody waits for those."""
     terminal.replace_closed_streams()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the keys
     try:
+        _call()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as e:
+            code = code or 1
+            if not isinstance(e, BrokenPipeError):
+                terminal.say(str(e), wrong=True)
+    os._exit(code)
+
+
+def _call() -> NoReturn:
+    """Run a verb. Ends by SystemExit."""
+    try:
         code = app(standalone_mode=False)
     except _WrongCallError as e:
-        _fail(f"{e.format_message()} Try checkpointd --help.", 2)
+        # What checks the values brings words of its own, and no full stop.
+        message = e.format_message().replace("Value error, ", "", 1).rstrip(".")
+        _fail(f"{message}. Try checkpointd --help.", 2)
     except (SettingsError, UsageError) as e:
         _fail(str(e), 2)
     except (CommandError, EmbeddedError, migrations.MigrationError) as e:
@@ -116,7 +138,25 @@ def run(config: Config = None) -> None:
             if stop.crashed:
                 raise CommandError("ended by a fault of its own: see daemon.crashed in the log")
 
-    asyncio.run(work())
+    _run(work())
+
+
+class _Threads(ThreadPoolExecutor):
+    """Threads for name lookups, which end when the resolver does, and which no loop waits for when it closes."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001  # as it is called
+        del wait, cancel_futures
+        super().shutdown(wait=False, cancel_futures=True)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Do a verb's work."""
+
+    async def led() -> T:
+        asyncio.get_running_loop().set_default_executor(_Threads())
+        return await work
+
+    return asyncio.run(led())
 
 
 def _finish(work: Coroutine[Any, Any, T]) -> T:
@@ -127,7 +167,7 @@ def _finish(work: Coroutine[Any, Any, T]) -> T:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, doing.cancel)
         return await doing
 
-    return asyncio.run(interruptible())
+    return _run(interruptible())
 
 
 @app.command()
@@ -156,19 +196,22 @@ def sync(
                 return await sync_jobs(chosen, store, keyed, wanted, source, progress)
 
     done = _finish(work())
-    _report(done, as_json=as_json)
+    _report(done, [of.name for of in chosen.sources], as_json=as_json)
     if done.failures:
         sys.exit(1)
 
 
-def _report(done: "Summary", *, as_json: bool) -> None:
+def _report(done: "Summary", sources: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(done.as_dict()))
         return
-    print(f"{done.jobs} jobs: {done.new} new checkpoints, {done.changed} changed, {done.rejected} rejected items, "
+    print(f"{done.jobs} {plural('job', done.jobs)}: {done.new} new {plural('checkpoint', done.new)}, "
+          f"{done.changed} changed, {done.rejected} rejected {plural('item', done.rejected)}, "
           f"{len(done.failures)} failed")  # fmt: skip
+    several = len({*sources, *(failure.source for failure in done.failures)}) > 1  # and each may have a job of one id
     for failure in done.failures[:SHOWN_FAILURES]:
-        print(terminal.cell(f"{failure.job}: {failure.error_class}: {failure.error}"), file=sys.stderr)
+        job = f"{failure.job} ({failure.source})" if several else failure.job
+        print(terminal.cell(f"{job}: {failure.error_class}: {failure.error}"), file=sys.stderr)
     if (more := len(done.failures) - SHOWN_FAILURES) > 0:
         print(f"… and {more} more: checkpointd status", file=sys.stderr)
 
@@ -184,7 +227,7 @@ def track(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
         async with ready(chosen) as store:
             keys = await store.register_sources({named.name: named.kind})
             new = await store.track(keys[named.name], ids)
-            print(f"{len(ids)} tracked, {new} of them new")
+            print(f"{len(ids)} tracked, {new} of them not until now")
 
     _finish(work())
 
@@ -307,7 +350,7 @@ def demo_(
         with daemon.stop_on_signals() as stop:
             await demo.run(Console(), seconds, stop)
 
-    asyncio.run(work())
+    _run(work())
 
 
 @app.command()
@@ -359,7 +402,7 @@ def simulate(
             except OSError as e:
                 raise CommandError(f"port {port}: {e.strerror or e}") from None
 
-    asyncio.run(work())
+    _run(work())
 
 
 def _refuse_beside_replay(context: typer.Context) -> None:
@@ -405,7 +448,7 @@ def _configure_log(chosen: Settings, keyed: Mapping[str, Mapping[str, str]], lev
     from checkpointd import observe
     from checkpointd.redaction import secrets_of
 
-    secrets = [s for source in chosen.sources for s in secrets_of({**source.query, **keyed[source.name]})]
+    secrets = [s for source in chosen.sources for s in secrets_of(source.query, keyed[source.name])]
     if chosen.database_url is not None:
         secrets += address.parse(chosen.database_url).secrets
     observe.configure(chosen.log_format, level, secrets)

@@ -90,6 +90,9 @@ class Address:
             return "verify-full"
         # Without a file of its own asyncpg gives up; the system's certificates are what a browser would trust.
         context = ssl.create_default_context()
+        if revoked := self._file("sslcrl"):
+            context.load_verify_locations(revoked)
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         self._certify(context)
         return context
 

@@ -185,10 +185,10 @@ class Client:
             await asyncio.sleep(wait)
 
     async def _once(self, url: URL, deadline: float, *, paging: bool, heard: list[str] | None = None) -> bytes:
-        now = asyncio.get_running_loop().time()
+        within = max(min(deadline - asyncio.get_running_loop().time(), self._limits.request_timeout), 0.0)
         try:
             async with (
-                asyncio.timeout_at(min(deadline, now + self._limits.request_timeout)),
+                asyncio.timeout(within),
                 self._http.get(url, headers=self._headers, allow_redirects=False) as response,
             ):
                 if heard is not None:
@@ -203,7 +203,7 @@ class Client:
         except aiohttp.ConnectionTimeoutError:
             failure = Failure(ErrorClass.NETWORK, f"no connection within {CONNECT_SECONDS:g} s")
         except TimeoutError:
-            failure = Failure(ErrorClass.TIMEOUT, f"no whole answer within {self._limits.request_timeout:g} s")
+            failure = Failure(ErrorClass.TIMEOUT, f"no whole answer within {round(within, 2):g} s")
         except (aiohttp.ClientError, OSError, ValueError) as e:
             # Never their text: some of them show the request, and with it the key.
             reason = e.strerror if isinstance(e, OSError) and e.strerror else type(e).__name__
@@ -222,7 +222,7 @@ class Client:
         """Say what a status other than 200 means."""
         error = error_object(body)
         kind = classify(status, error, paging=paging)
-        said = "" if kind in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN} else error.get("message")
+        said = "" if status == HTTPStatus.UNAUTHORIZED else error.get("message")  # which shows a part of the key
         code = error.get("code") or error.get("type")
         words = [f"HTTP {status}", *(str(w) for w in (code, said) if isinstance(w, str) and w)]
         hopeless = headers.get("x-should-retry", "").lower() == "false"

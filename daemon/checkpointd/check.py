@@ -25,6 +25,7 @@ from checkpointd.reasons import explain
 from checkpointd.settings import Settings, SettingsError, Source
 from checkpointd.store import open_store
 from checkpointd.wiring import open_client
+from checkpointd.words import plural
 
 State = Literal["ok", "warn", "fail"]
 
@@ -104,7 +105,7 @@ async def _check_database(
             findings += judge_sources([dict(row) for row in stored], [source.name for source in settings.sources])
             jobs = {row["source"]: row["id"] for row in tracked}
     except (EmbeddedError, migrations.MigrationError) as e:
-        findings.append(Finding("fail", subject, str(e)))
+        findings.append(Finding("fail", subject, str(e).removeprefix(f"the {subject} is ")))  # the subject says it
     except UNAVAILABLE as e:
         findings.append(Finding("fail", subject, explain(e)))
     return findings, jobs
@@ -116,7 +117,7 @@ async def _check_source(
     """Try the key by one request, or by two where the first tells little. `job` is tracked, None: none is known."""
     subject = f"source {source.name}"
     try:
-        headers = source.request_headers()
+        headers = source.request_headers("its key")
     except SettingsError as e:
         return [Finding("fail", subject, str(e))]
     limits = api.Limits(page_size=1, request_timeout=settings.request_timeout_seconds)
@@ -142,7 +143,7 @@ async def _check_source(
 def judge_settings(settings: Settings) -> list[Finding]:
     """Judge what is known before anybody is asked."""
     names = ", ".join(source.name for source in settings.sources)
-    findings = [Finding("ok", "settings", f"complete, with the sources: {names}")]
+    findings = [Finding("ok", "settings", f"complete, with the {plural('source', len(settings.sources))} {names}")]
     host = address.parse(settings.database_url).unverified if settings.database_url else None
     if host:
         message = f"nobody knows whether it is {host} that answers: sslmode=verify-full in the URL is safe"
@@ -194,13 +195,12 @@ def judge_clock(subject: str, theirs: float, asked_at: float, answered_at: float
 
 def judge_sources(stored: Sequence[Mapping[str, Any]], configured: Sequence[str]) -> list[Finding]:
     """Judge the sources that have jobs, but that this daemon does not serve."""
-    mend = "add it to the settings, or untrack them"
+    mend = "add it to the settings, or untrack what it has"
+    left = [source for source in stored if source["jobs"] and source["name"] not in configured]
+    jobs = [f"{source['jobs']} tracked {plural('job', source['jobs'])}" for source in left]
     return [
-        Finding(
-            "warn", f"source {s['name']}", f"not configured, so that nobody polls its {s['jobs']} tracked jobs: {mend}"
-        )
-        for s in stored
-        if s["jobs"] and s["name"] not in configured
+        Finding("warn", f"source {source['name']}", f"not configured, so that nobody polls its {its}: {mend}")
+        for source, its in zip(left, jobs, strict=True)
     ]
 
 

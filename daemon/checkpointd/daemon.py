@@ -23,6 +23,9 @@ from checkpointd.wiring import Keyed, open_services, pollers
 WAIT_SECONDS: Final = 2.0
 """How often a database that is away, or whose schema is old, is looked at again."""
 
+SPARE_SECONDS: Final = 10.0
+"""What a stop may take beyond the time to drain, before systemd kills: to close what is open on a busy machine."""
+
 PAGES_POOL_SIZE: Final = 2
 """Connections for the status page, apart from those of the polls: however many look, no poll waits."""
 
@@ -70,7 +73,9 @@ async def run(settings: Settings, connect: Connect, keyed: Keyed, *, migrate: bo
             systemd.notify(READY=1)
             with _ringing(settings, store, poller, discoveries, rings, stop):
                 await stop.asked.wait()
-            systemd.notify(STOPPING=1, STATUS="draining")
+            # A time to drain that is longer than the unit's time to stop is given; a shorter one changes nothing.
+            needed = int((settings.drain_seconds + SPARE_SECONDS) * 1e6)
+            systemd.notify(STOPPING=1, STATUS="draining", EXTEND_TIMEOUT_USEC=needed)
             log.info("daemon.draining")
     log.info("daemon.stopped")
 

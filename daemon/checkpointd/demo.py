@@ -21,6 +21,7 @@ from checkpointd.settings import FixedSettings, Settings, Source
 from checkpointd.simulator.server import accelerated, serve
 from checkpointd.simulator.world import World
 from checkpointd.store import Store, open_store
+from checkpointd.words import plural
 
 EPOCH: Final = 1_767_225_600.0
 """When simulated time begins: 2026-01-01, in Unix seconds. In the past, so that no checkpoint is of the future."""
@@ -82,9 +83,10 @@ async def _show(store: Store, console: Console, say: Callable[[str], None], stop
     told: dict[str, Any] = {}
     async for rows in _rows(store, stop):
         for row in rows:
-            if told.get(row["id"]) != row and row["checkpoint_count"]:
+            count = row["checkpoint_count"]
+            if told.get(row["id"]) != row and count:
                 told[row["id"]] = row
-                words = ["{id}  {status:10}  {checkpoint_count} checkpoints".format(**row), *_losses(row)]
+                words = ["{id}  {status:10}".format(**row), f"{count} {plural('checkpoint', count)}", *_losses(row)]
                 say("  ".join(words))
 
 

@@ -112,8 +112,10 @@ def _judge(top: dict[str, Any] | None) -> Page:
         raise NotAListError("not_a_list", "no array `data`")
     if top.get("object", "list") != "list":
         raise NotAListError("not_a_list", f"an object of type {_words(top['object'])}, not a list")
-    if not isinstance(top.get("has_more"), bool):
-        raise NotAListError("bad_has_more", f"`has_more` is {_words(top.get('has_more'))}, not true or false")
+    if "has_more" not in top:
+        raise NotAListError("bad_has_more", "`has_more` is missing")
+    if not isinstance(top["has_more"], bool):
+        raise NotAListError("bad_has_more", f"`has_more` is {_words(top['has_more'])}, not true or false")
     return Page(data, top["has_more"], _last_id(data) if top["has_more"] else None)
 
 

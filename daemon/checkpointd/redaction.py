@@ -4,8 +4,8 @@ Providers echo keys, in errors, headers and names, whole or cut off, and in what
 
 Found: a secret as it is; escaped as JSON, Python, URLs or HTML do it, up to four layers of that; in base64, its form
 for URLs, or hex, wherever in a longer text that began; and two layers of these with escapes between.
-Not found: any other encoding, compression and encryption; what is turned round, or split (by line breaks, by the colons
-of a hex dump, over two items); more layers; and fewer than BEGINNING characters.
+Not found: any other encoding, such as Python's names of characters; compression and encryption; what is turned round,
+or split (by line breaks, by the colons of a hex dump, over two items); more layers; fewer than BEGINNING characters.
 """
 
 import re
@@ -32,8 +32,11 @@ _LIKELY: Final = re.compile(
 )
 """In running text, where ids of twenty letters and digits stand, too: the words and signs about a secret tell it."""
 
-_SECRET_HEADER: Final = re.compile(r"auth(?!or(?!iz))|key|token(?!s)|secret|cookie|credential|passw", re.IGNORECASE)
-"""But for an author, and how many tokens."""
+_SECRET_NAME: Final = re.compile(
+    r"auth(?!or(?!iz))|key|token(?!s)|secret|cookie|credential|passw|(?<![a-z])(?:sig|signature|pwd)(?![a-z])|^code$",
+    re.IGNORECASE,
+)
+"""Of a header or a parameter; but for an author, how many tokens, and a code among others, of a country say."""
 
 _PUBLIC_HEADERS: Final = {"openai-organization", "openai-project"}
 """They look like keys, but stand in every job record."""
@@ -54,12 +57,13 @@ def blot_likely(text: str) -> str:
     return _LIKELY.sub(_BLOT, text)
 
 
-def secrets_of(headers: Mapping[str, str]) -> list[str]:
-    """Return what must never be repeated of request headers: the key, and a gateway's."""
+def secrets_of(*sent: Mapping[str, str]) -> list[str]:
+    """Return what must never be repeated of a request's headers and parameters: the key, and a gateway's."""
     return [
         secret
-        for name, value in headers.items()
-        if name.lower() not in _PUBLIC_HEADERS and (_SECRET_HEADER.search(name) or is_like_a_key(value))
+        for values in sent
+        for name, value in values.items()
+        if name.lower() not in _PUBLIC_HEADERS and (_SECRET_NAME.search(name) or is_like_a_key(value))
         for secret in _words(value)
     ]
 
@@ -132,7 +136,8 @@ def _unescaped(data: bytes) -> Iterator[bytes]:
         if b"\\" in data:
             while b"\\\\" in data:
                 data = data.replace(b"\\\\", b"\\")
-            data = re.sub(rb"\\(?:u00|x)(?=[0-7][0-9a-fA-F])", b"%", data.replace(rb"\/", b"/"))
+            data = re.sub(rb"\\(?:U000000|u00|x)(?=[0-7][0-9a-fA-F])", b"%", data.replace(rb"\/", b"/"))
+            data = _OCTAL.sub(lambda found: b"%c" % int(found[1], 8), data)
         if b"&" in data:
             data = re.sub(rb"&#?\w{1,12};?", lambda found: _of_html(found[0]), data)
         if b"%" in data:
@@ -140,6 +145,9 @@ def _unescaped(data: bytes) -> Iterator[bytes]:
         if data == before:
             return
         yield data
+
+
+_OCTAL: Final = re.compile(rb"\\(1[0-7][0-7]|0[4-7][0-7]|[4-7][0-7])")
 
 
 @lru_cache(1024)

@@ -28,6 +28,27 @@ LOADED: Final = "checkpointd_"
 _OPENAI: Final = {"base_url": "OPENAI_BASE_URL", "organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"}
 """What OpenAI's own clients read, beside the key."""
 
+_WORDS: Final = {"missing": "it is missing", "dict_type": "a table is wanted, such as {name = 'value'}"}
+"""What says more than the settings library's own words."""
+
+_TOML: Final = {
+    "Invalid value": "a value is wanted: a text stands in quotes",
+    "Expected '='": "a name without = and its value, or with a character that wants quotes",
+    r"Expected '\]": "the name of a table without its closing ]",
+    "Expected newline": "a value is followed by something else",
+    r"Expected [\"']|Unterminated": "a text without its closing quote",
+    "Unclosed array": "a list without its closing ], or a comma",
+    "Unclosed inline": "a table without its closing }, or a comma",
+    "Cannot|Duplicate": "something is given twice",
+    "Illegal|Found invalid": "a character that may not stand there",
+    "Invalid initial|Invalid statement": "no name = value, and no [[sources]]",
+    r"Unescaped|Invalid hex|Escaped": "a \\ in a text: it is written \\\\, or the text in single quotes",
+    "Invalid date": "no date: a text stands in quotes",
+}
+"""How the parser's messages begin, which hold some of what stands there: what is wrong, in our words."""
+
+_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+
 
 class SettingsError(Exception):
     """A setting is wrong; the text, one line, names it and says what to do."""
@@ -61,6 +82,18 @@ def _key_reference(value: str) -> str:
     return value
 
 
+def _name(value: str) -> str:
+    if not re.fullmatch(_NAME, value):
+        raise ValueError("letters, digits, dots, _ and - are wanted, at most 63, a letter or a digit first")
+    return value
+
+
+def _header_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
+        raise ValueError("letters, digits, _ and - are wanted in a header's name")
+    return value
+
+
 def _header(value: str) -> str:
     if not value.isascii() or not value.isprintable():
         raise ValueError("one line of printable ASCII is needed")
@@ -73,11 +106,9 @@ Header = Annotated[str, AfterValidator(_header)]
 class Source(BaseModel):
     """One account at one provider."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, frozen=True, allow_inf_nan=False)
 
-    name: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="how the database and the verbs call it")
-    ]
+    name: Annotated[str, AfterValidator(_name), Field(description="how the database and the verbs call it")]
     kind: Annotated[Literal["openai", "azure", "compatible"], Field(description="how requests are made")] = "openai"
     base_url: Annotated[str, AfterValidator(_base_url), Field(description="up to, not with, /fine_tuning")] = OPENAI
     api_key: Annotated[
@@ -88,7 +119,7 @@ class Source(BaseModel):
     organization: Annotated[Header | None, Field(description="sent as OpenAI-Organization")] = None
     project: Annotated[Header | None, Field(description="sent as OpenAI-Project")] = None
     headers: Annotated[
-        dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Header],
+        dict[Annotated[str, AfterValidator(_header_name)], Header],
         Field(repr=False, description="further request headers, of gateways"),
     ] = {}
     query: Annotated[
@@ -110,9 +141,9 @@ class Source(BaseModel):
         """Seconds between requests by its budget; None: no budget."""
         return 60 / self.requests_per_minute if self.requests_per_minute else None
 
-    def request_headers(self) -> dict[str, str]:
-        """Return the headers of a request, with the key that is read now. Raises SettingsError."""
-        key = read_secret(self.api_key, f"the key of source {self.name}")
+    def request_headers(self, key_called: str = "") -> dict[str, str]:
+        """Return the headers of a request, with the key that is read now. Raises SettingsError, which calls it so."""
+        key = read_secret(self.api_key, key_called or f"the key of source {self.name}")
         auth = {"api-key": key} if self.kind == "azure" else {"Authorization": f"Bearer {key}"}
         named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
         return {**self.headers, **{name: value for name, value in named.items() if value}, **auth}
@@ -123,11 +154,20 @@ class Source(BaseModel):
         return re.fullmatch(pattern, text) is not None
 
 
+def _distinct(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    names = [source.name for source in sources]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError("two have one name" if is_like_a_key(twice) else f"two have the name {twice}")
+    return sources
+
+
 class Settings(BaseSettings):
     """What the daemon is told. Durations in seconds, decimals allowed."""
 
     heeds_environment: ClassVar[bool] = True
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", hide_input_in_errors=True, frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", hide_input_in_errors=True, frozen=True, allow_inf_nan=False
+    )
 
     database_url: Annotated[
         str | None,
@@ -192,16 +232,16 @@ class Settings(BaseSettings):
         Literal["debug", "info", "warning", "error"], Field(description="the least that is logged")
     ] = "info"
     sources: Annotated[
-        tuple[Source, ...], Field(description="tables [[sources]] of checkpointd.toml; none: the one of OPENAI_…")
+        tuple[Source, ...],
+        AfterValidator(_distinct),
+        Field(description="tables [[sources]] of checkpointd.toml; none: the one of OPENAI_…"),
     ] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.min_poll_seconds > self.max_poll_seconds:
-            raise ValueError("min_poll_seconds is larger than max_poll_seconds")
-        names = [source.name for source in self.sources]
-        if len(set(names)) < len(names):
-            raise ValueError("two sources have one name")
+            least, most = self.min_poll_seconds, self.max_poll_seconds
+            raise ValueError(f"min_poll_seconds ({least:g}) is larger than max_poll_seconds ({most:g})")
         return self
 
     @classmethod
@@ -237,7 +277,7 @@ def load(config: Path | None = None) -> Settings:
     try:
         settings = Settings(**values)
     except ValidationError as e:
-        raise SettingsError(_explain(e, path, by_default=by_default)) from None
+        raise SettingsError(_explain(e, path, values["sources"], by_default=by_default)) from None
     if settings.database_url is not None:
         try:
             address.parse(settings.database_url)
@@ -258,7 +298,7 @@ def _read(path: Path, *, must_exist: bool) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as e:
         raise SettingsError(f"{path}: {getattr(e, 'strerror', None) or 'no UTF-8 text'}") from None
     except (ValueError, RecursionError) as e:  # TOMLDecodeError, and what else the parser lets through
-        raise SettingsError(f"{path}: no TOML: {_place(str(e))}") from None
+        raise SettingsError(f"{path}: {_what_is_no_toml(str(e))}") from None
 
 
 def _refuse_unknown(values: Mapping[str, object], path: Path) -> None:
@@ -311,20 +351,32 @@ def _credential(name: str) -> str | None:
     return None
 
 
-def _explain(error: ValidationError, path: Path, *, by_default: bool) -> str:
+def _explain(error: ValidationError, path: Path, sources: object, *, by_default: bool) -> str:
     """Say what is wrong with a misspelt setting, else with the first wrong one, without its value."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    place = ".".join(str(part) for part in first["loc"])
-    name = str(first["loc"][-1]) if first["loc"] else ""
-    if first["type"] == "extra_forbidden":
-        return f"{path}: {place}: no such setting{_nearest(name, list(Source.model_fields), '')}"
-    message = first["msg"].removeprefix("Value error, ")
-    if f"{PREFIX}{place}".upper() in {variable.upper() for variable in os.environ}:
-        return f"{PREFIX}{place.upper()}: {message}"
+    kind, loc = first["type"], first["loc"]
+    name = str(loc[-1]) if loc else ""
+    message = _WORDS.get(kind, first["msg"].removeprefix("Value error, "))
+    if f"{PREFIX}{name}".upper() in {variable.upper() for variable in os.environ} and len(loc) == 1:
+        return f"{PREFIX}{name.upper()}: {message}"
     if by_default and name in _OPENAI:
         return f"{_OPENAI[name]}: {message}"
-    return f"{path}: {place}: {message}" if place else f"settings: {message}"
+    if kind == "extra_forbidden":
+        message = f"no such setting{_nearest(name, list(Source.model_fields), '')}"
+    elif kind in {"tuple_type", "model_type"}:
+        loc, message = loc[:1], "each is a table of its own, under a line [[sources]]"
+    place = [str(part) for part in loc if part != "[key]"]
+    if len(loc) > 1 and isinstance(loc[1], int):
+        place = [_called(sources, loc[1]), *([".".join(place[2:])] if place[2:] else [])]
+    return ": ".join([*([str(path)] if place else []), *place, message])
+
+
+def _called(sources: Any, number: int) -> str:  # noqa: ANN401  # whatever stands in the file
+    """Return what a person calls a source, which may have no name, or a secret in its place."""
+    name = sources[number].get("name")
+    is_name = isinstance(name, str) and re.fullmatch(_NAME, name) and not is_like_a_key(name)
+    return f"source {name if is_name else number + 1}"
 
 
 def _nearest(name: str, known: list[str], prefix: str) -> str:
@@ -332,10 +384,14 @@ def _nearest(name: str, known: list[str], prefix: str) -> str:
     return f"; did you mean {prefix}{near[0].upper() if prefix else near[0]}?" if near else ""
 
 
-def _place(message: str) -> str:
-    """Keep where TOML broke, not what stood there."""
-    found = re.search(r"\(at [^()]*\)$", message)
-    return found.group(0) if found else "(somewhere)"
+def _what_is_no_toml(message: str) -> str:
+    """Say where TOML broke and why, not what stood there."""
+    found = re.search(r"\(at (line \d+, column \d+|end of document)\)$", message)
+    if not found:
+        return "no TOML: nested too deeply, or a number too long"
+    where = "its end" if found[1] == "end of document" else found[1]
+    why = next((f": {why}" for begins, why in _TOML.items() if re.match(begins, message)), "")
+    return f"no TOML at {where}{why}"
 
 
 def state_folder() -> Path:

@@ -132,6 +132,9 @@ def _source(row: Row) -> list[Cell]:
 
 def _table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], command: str) -> None:
     """Print a table: on a terminal in colours, as wide as that is, without empty columns; elsewhere all there is."""
+    if not rows:
+        print("Nothing is tracked: checkpointd track ftjob-…")
+        return
     if not sys.stdout.isatty():
         lines = [[column.name for column in columns], *([cell(value) for value in row] for row in rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -139,9 +142,6 @@ def _table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], command: s
             print("  ".join(map(str.ljust, line, widths)).rstrip())
         return
     console = Console()
-    if not rows:
-        console.print("Nothing is tracked: checkpointd track ftjob-…", highlight=False)
-        return
     chosen = [
         n for n, column in enumerate(columns)
         if column.least <= console.width and any(cell(row[n]) for row in rows)

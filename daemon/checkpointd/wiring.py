@@ -37,7 +37,7 @@ def open_client(
     source: Source, headers: Mapping[str, str], http: aiohttp.ClientSession, limits: api.Limits
 ) -> api.Client:
     """Make what asks a source, with these request headers, and repeats none of its secrets."""
-    secrets = secrets_of({**source.query, **headers})
+    secrets = secrets_of(source.query, headers)
     return api.Client(http, source.base_url, headers, source.query, limits, secrets=secrets)
 
 

@@ -21,6 +21,11 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def plural(noun: str, number: int) -> str:
+    """Return a noun as it goes with so many."""
+    return noun if number == 1 else f"{noun}s"
+
+
 def number(value: float | None) -> str:
     """Return a metric: four decimals, or a power of ten where they would not tell it; nothing for none."""
     if value is None:
