@@ -64,7 +64,7 @@ def _read_page(
     job_id: str, page: Sequence[Raw], holds_secret: Callable[[bytes], bool]
 ) -> tuple[list[Item], list[Reject]]:
     """Read a page. Raises ForeignItemError where it has something else, or nothing that says it is a checkpoint."""
-    items: dict[str, Item] = {}
+    found: dict[str, Item] = {}
     rejects: list[Reject] = []
     untyped = 0
     suspicious = holds_secret(b"\n".join(page))
@@ -83,16 +83,16 @@ def _read_page(
         if secret:
             rejects.append(_SECRETIVE)
             continue
-        if (twin := items.get(item.id)) and twin.payload != item.payload:
+        if (twin := found.get(item.id)) and twin.payload != item.payload:
             rejects.append(
                 Reject(twin.payload.encode(), "given twice on one page, differently: the last counts", item.id)
             )
-        items[item.id] = item
+        found[item.id] = item
         if flaw:
             rejects.append(Reject(bytes(raw), flaw, item.id))
     if untyped and untyped == len(page):
         raise ForeignItemError("items without a type")
-    return list(items.values()), rejects
+    return list(found.values()), rejects
 
 
 _SECRETIVE: Final = Reject(None, "a secret stands in it", None)

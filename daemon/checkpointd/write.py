@@ -29,6 +29,7 @@ BURST: Final = 3
 """Providers list the last three epochs' checkpoints: if more than three come at once, others may have come and gone."""
 
 _COLUMNS: Final = ("step_number", "created_at", "fine_tuned_model_checkpoint", *METRICS)
+_COPIED: Final = ("job", "id", *_COLUMNS, "extra_metrics", "payload")
 
 
 class Poll(msgspec.Struct, frozen=True):
@@ -131,8 +132,14 @@ async def _read_known(connection: Connection, polls: Iterable[Poll]) -> Mapping[
 
 
 async def _write_checkpoints(connection: Connection, diffs: Mapping[int, Diff]) -> None:
-    if new := [_record(job, item) for job, diff in diffs.items() for item in diff.new]:
-        await connection.execute(queries.INSERT_CHECKPOINTS, *map(list, zip(*new, strict=True)))
+    if any(diff.new for diff in diffs.values()):
+        # Twice as quick as an insert. Who freezes in it holds the rows of its own jobs as long as its connection lives.
+        await connection.copy_records_to_table(
+            "checkpoints",
+            schema_name="checkpointd",
+            columns=_COPIED,
+            records=(_record(job, item) for job, diff in diffs.items() for item in diff.new),
+        )
     if updated := [(job, item, changed) for job, diff in diffs.items() for item, changed in diff.updated]:
         rows = [(job, item.id, changed, *_record(job, item)[2:]) for job, item, changed in updated]
         await connection.execute(queries.UPDATE_CHECKPOINTS, *map(list, zip(*rows, strict=True)))

@@ -4,7 +4,6 @@
 with gate as materialized (select one from checkpointd.feed_gate for no key update),
 clock as materialized (select clock_timestamp() as t from gate)
 insert into checkpointd.changes (at, job, poll, kind, checkpoint_id, field, old_value, new_value)
-select clock.t, u.job, u.poll, u.kind, u.checkpoint_id, u.field, u.old_value, u.new_value
-from clock, unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
-  with ordinality as u (job, poll, kind, checkpoint_id, field, old_value, new_value, n)
-order by u.n
+select clock.t, unnest($1::bigint[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
+  unnest($6::text[]), unnest($7::text[])
+from clock
