@@ -32,7 +32,10 @@ IMPORTS = {
     # HTTP
     "api": {"envelope", "failures", "redaction"},
     # at work
-    "settings": {"address", "redaction"},
+    "credentials": set(),
+    "settings": {"credentials", "redaction"},
+    "loading": {"address", "credentials", "redaction", "settings"},
+    "process": set(),
     "systemd": set(),
     "observe": {"failures", "reasons", "redaction", "systemd", "write"},
     "gauges": {"connecting", "observe", "queries", "store"},
@@ -54,8 +57,8 @@ IMPORTS = {
     "web": {"address", "connecting", "observe", "pages", "reasons", "store"},
     "wiring": {"api", "cadence", "discovery", "outbox", "poller", "redaction", "service", "settings", "store"},
     "check": {
-        "address", "api", "connecting", "embedded", "failures", "migrations", "queries", "reasons", "settings",
-        "store", "wiring", "words",
+        "address", "api", "connecting", "credentials", "embedded", "failures", "migrations", "queries", "reasons",
+        "settings", "store", "wiring", "words",
     },
     "sync": {"api", "failures", "outbox", "wiring", "settings", "store", "write"},
     "daemon": {
@@ -65,7 +68,7 @@ IMPORTS = {
     # what a person types
     "terminal": {"standing", "systemd", "words"},
     "embedded": {"queries"},
-    "opening": {"connecting", "embedded", "migrations", "reasons", "settings", "store", "terminal"},
+    "opening": {"connecting", "credentials", "embedded", "migrations", "reasons", "settings", "store", "terminal"},
     "choosing": {"opening", "settings", "store"},
     # for trying it out
     "simulator": set(),

@@ -18,9 +18,10 @@ from prometheus_client.metrics import MetricWrapperBase
 from typer.main import get_command
 
 from checkpointd import __main__, gauges, web
+from checkpointd.credentials import LOADED
 from checkpointd.failures import ErrorClass
 from checkpointd.observe import REGISTRY
-from checkpointd.settings import LOADED, PREFIX, Settings, Source
+from checkpointd.settings import PREFIX, Settings, Source
 from provider import JOB, Provider, checkpoint, page
 from verbs import environment
 

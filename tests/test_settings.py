@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from checkpointd import settings
-from checkpointd.settings import OPENAI, Settings, SettingsError, Source, read_secret
+from checkpointd import loading
+from checkpointd.credentials import SettingsError, read_secret
+from checkpointd.settings import OPENAI, Settings, Source
 
 CANARY = "Canary5f0e9d8c7b6a4f3e2d1c"
 MINUTE = "source a: requests_per_minute"
@@ -25,7 +26,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in os.environ:
         if name.upper().startswith(("CHECKPOINTD_", "OPENAI_")) or name == "CREDENTIALS_DIRECTORY":
             monkeypatch.delenv(name)
-    monkeypatch.setattr(settings, "CONFIG", tmp_path / "none.toml")
+    monkeypatch.setattr(loading, "CONFIG", tmp_path / "none.toml")
 
 
 @pytest.fixture
@@ -36,10 +37,10 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Load:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         if toml is None:
-            return settings.load()
+            return loading.load()
         file = tmp_path / "checkpointd.toml"
         file.write_bytes(toml if isinstance(toml, bytes) else toml.encode())
-        return settings.load(file)
+        return loading.load(file)
 
     return loaded
 
@@ -102,41 +103,28 @@ def test_a_named_file_must_exist(load: Load, tmp_path: Path, named: str) -> None
     """A file that was asked for and is not there is an error; the standard one may be missing."""
     gone = tmp_path / "gone.toml"
     with pytest.raises(SettingsError, match=r"gone\.toml: no such file"):
-        settings.load(gone) if named == "argument" else load(CHECKPOINTD_CONFIG=str(gone))
+        loading.load(gone) if named == "argument" else load(CHECKPOINTD_CONFIG=str(gone))
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     """Whatever keeps a file from being read is said in one line."""
     with pytest.raises(SettingsError, match="Is a directory"):
-        settings.load(tmp_path)
+        loading.load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("toml", "expected"),
     [
-        ("page_size =", "its end: a value is wanted: a text stands in quotes"),
-        ("a = 1\napi_key = THE_KEY", "line 2, column 11: a value is wanted: a text stands in quotes"),
-        ("page_size 5", "line 1, column 11: a name without = and its value, or with a character that wants quotes"),
-        ("[sources", "its end: the name of a table without its closing ]"),
-        ("[[sources]", "line 1, column 10: the name of a table without its closing ]"),
-        ("a = 1 2", "line 1, column 7: a value is followed by something else"),
-        ("a = 'x", "its end: a text without its closing quote"),
-        ('a = "x', "its end: a text without its closing quote"),
-        ("a = [1", "its end: a list without its closing ], or a comma"),
-        ("a = {b = 1", "its end: a table without its closing }, or a comma"),
-        ("[a]\n[a]", "line 2, column 3: something is given twice"),
-        ("a = {b = 1, b = 2}", "line 1, column 18: something is given twice"),
-        ("a = 'x\x07'", "line 1, column 7: a character that may not stand there"),
-        ("= 1", "line 1, column 1: no name = value, and no [[sources]]"),
-        ("a. = 1", "line 1, column 4: no name = value, and no [[sources]]"),
-        ('a = "c:\\x"', "line 1, column 10: a \\ in a text: it is written \\\\, or the text in single quotes"),
-        ("a = 2026-99-99", "line 1, column 9: a value is followed by something else"),
-        ("a = 2026-02-30", "line 1, column 5: no date: a text stands in quotes"),
+        ("page_size =", "its end"),
+        ("a = 1\napi_key = THE_KEY", "line 2, column 11"),
+        ("[[sources]", "line 1, column 10"),
     ],
 )
 def test_what_is_no_toml(load: Load, toml: str, expected: str) -> None:
-    """Where a file is no TOML, the place is told, and in words what is wrong there."""
-    assert f"no TOML at {expected}" == refusal(load, toml)
+    """Where a file is no TOML, the place is told, and what is wanted."""
+    assert f"no TOML at {expected}: wanted are lines such as name = 1, name = 'text' and [[sources]]" == refusal(
+        load, toml
+    )
 
 
 def test_a_file_that_is_too_much(load: Load) -> None:
@@ -554,7 +542,7 @@ def test_broken_database_url(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database URL that cannot be one is a settings error of one line, without a word of it."""
     monkeypatch.setenv("CHECKPOINTD_DATABASE_URL", url)
     with pytest.raises(SettingsError, match=r"^CHECKPOINTD_DATABASE_URL: ") as caught:
-        settings.load()
+        loading.load()
     assert "canary" not in str(caught.value)
     assert 1 == len(str(caught.value).splitlines())
 
@@ -572,4 +560,4 @@ def test_broken_database_url(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_database_urls(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One host or several, a socket's folder, IPv6 and an encoded password are taken as they are."""
     monkeypatch.setenv("CHECKPOINTD_DATABASE_URL", url)
-    assert url == settings.load().database_url
+    assert url == loading.load().database_url

@@ -5,21 +5,21 @@ import json
 import logging
 import os
 import resource
-import signal
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 import checkpointd
-from checkpointd import address, migrations, settings, terminal
+from checkpointd import address, migrations, process, terminal
 from checkpointd.choosing import UsageError, choose_source, find_jobs, read_ids
+from checkpointd.credentials import SettingsError
 from checkpointd.embedded import EmbeddedError
+from checkpointd.loading import load
 from checkpointd.opening import CommandError, database, database_errors, ready
-from checkpointd.settings import Settings, SettingsError
+from checkpointd.settings import Settings
 from checkpointd.simulator.shapes import Kind, Order, Publication, Retention, Shape
 from checkpointd.store import Store, open_store
 from checkpointd.words import plural
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from checkpointd.sync import Summary
 
 SHOWN_FAILURES = 20
-
-T = TypeVar("T")
 
 app = typer.Typer(
     help="Keeps a PostgreSQL copy of the checkpoints of fine-tuning jobs, and keeps it true.",
@@ -124,7 +122,7 @@ def run(config: Config = None) -> None:
     from checkpointd import daemon, observe
 
     faulthandler.enable()  # systemd's watchdog ends a daemon that hangs by SIGABRT: this tells where it hung
-    chosen = settings.load(config)
+    chosen = load(config)
     keyed = _keys(chosen)
     _configure_log(chosen, keyed, chosen.log_level)
     where = None if chosen.database_url is None else address.parse(chosen.database_url)
@@ -138,36 +136,7 @@ def run(config: Config = None) -> None:
             if stop.crashed:
                 raise CommandError("ended by a fault of its own: see daemon.crashed in the log")
 
-    _run(work())
-
-
-class _Threads(ThreadPoolExecutor):
-    """Threads for name lookups, which end when the resolver does, and which no loop waits for when it closes."""
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001  # as it is called
-        del wait, cancel_futures
-        super().shutdown(wait=False, cancel_futures=True)
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Do a verb's work."""
-
-    async def led() -> T:
-        asyncio.get_running_loop().set_default_executor(_Threads())
-        return await work
-
-    return asyncio.run(led())
-
-
-def _finish(work: Coroutine[Any, Any, T]) -> T:
-    """Do a verb's work. SIGTERM interrupts it as Ctrl-C does: what it has begun is ended in order."""
-
-    async def interruptible() -> T:
-        doing = asyncio.ensure_future(work)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, doing.cancel)
-        return await doing
-
-    return _run(interruptible())
+    process.run(work())
 
 
 @app.command()
@@ -182,7 +151,7 @@ def sync(
     """Poll all tracked jobs (or the named) once, now, whether due or not."""
     from checkpointd.sync import sync_jobs
 
-    chosen = settings.load(config)
+    chosen = load(config)
     if source is not None:
         choose_source(chosen, source)
     ids = None if not jobs else read_ids(jobs, chosen.sources)
@@ -195,7 +164,7 @@ def sync(
                 wanted = None if ids is None else await find_jobs(store, ids, source)
                 return await sync_jobs(chosen, store, keyed, wanted, source, progress)
 
-    done = _finish(work())
+    done = process.run_interruptible(work())
     _report(done, [of.name for of in chosen.sources], as_json=as_json)
     if done.failures:
         sys.exit(1)
@@ -219,7 +188,7 @@ def _report(done: "Summary", sources: Sequence[str], *, as_json: bool) -> None:
 @app.command()
 def track(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
     """Choose jobs to poll. Makes no request."""
-    chosen = settings.load(config)
+    chosen = load(config)
     named = choose_source(chosen, source)
     ids = read_ids(jobs, [named])
 
@@ -229,19 +198,19 @@ def track(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
             new = await store.track(keys[named.name], ids)
             print(f"{len(ids)} tracked, {new} of them not until now")
 
-    _finish(work())
+    process.run_interruptible(work())
 
 
 @app.command()
 def untrack(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
     """Stop polling jobs; what is stored of them stays."""
-    _finish(_change(settings.load(config), jobs, source, Store.untrack, "untracked"))
+    process.run_interruptible(_change(load(config), jobs, source, Store.untrack, "untracked"))
 
 
 @app.command()
 def resync(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
     """Have jobs compared in full at once, and reopened if sealed."""
-    _finish(_change(settings.load(config), jobs, source, Store.resync, "due for a full comparison"))
+    process.run_interruptible(_change(load(config), jobs, source, Store.resync, "due for a full comparison"))
 
 
 async def _change(chosen: Settings, jobs: Sequence[str], source: str | None, verb: Any, done: str) -> None:  # noqa: ANN401
@@ -254,7 +223,7 @@ async def _change(chosen: Settings, jobs: Sequence[str], source: str | None, ver
 @app.command("jobs")
 def list_jobs(as_json: AsJson = False, config: Config = None) -> None:
     """Show what is tracked, or was."""
-    chosen = settings.load(config)
+    chosen = load(config)
 
     async def work() -> None:
         async with ready(chosen) as store:
@@ -264,13 +233,13 @@ def list_jobs(as_json: AsJson = False, config: Config = None) -> None:
         else:
             terminal.show_jobs(rows)
 
-    _finish(work())
+    process.run_interruptible(work())
 
 
 @app.command()
 def status(as_json: AsJson = False, config: Config = None) -> None:
     """Show how fresh each tracked job is, and what is wrong."""
-    chosen = settings.load(config)
+    chosen = load(config)
 
     async def work() -> None:
         async with ready(chosen) as store:
@@ -280,13 +249,13 @@ def status(as_json: AsJson = False, config: Config = None) -> None:
         else:
             terminal.show_status(sources, jobs)
 
-    _finish(work())
+    process.run_interruptible(work())
 
 
 @app.command("migrate")
 def migrate_(config: Config = None) -> None:
     """Create or upgrade the schema and the roles. Two at once are safe."""
-    chosen = settings.load(config)
+    chosen = load(config)
 
     async def work() -> None:
         async with database(chosen) as connect_, open_store(connect_) as store:
@@ -301,7 +270,7 @@ def migrate_(config: Config = None) -> None:
                 f"the roles were left as they are, {why}: to have them, let an administrator run {file} with psql"
             )
 
-    _finish(work())
+    process.run_interruptible(work())
 
 
 @app.command("check")
@@ -310,7 +279,7 @@ def check_(as_json: AsJson = False, config: Config = None) -> None:
     from checkpointd import check
 
     async def work() -> "list[check.Finding]":
-        chosen = settings.load(config)
+        chosen = load(config)
         findings = []
         async for finding in check.check(chosen, database(chosen)):
             findings.append(finding)
@@ -320,7 +289,7 @@ def check_(as_json: AsJson = False, config: Config = None) -> None:
 
     wrong = None
     try:
-        findings = _finish(work())
+        findings = process.run_interruptible(work())
     except SettingsError as e:
         if not as_json:
             raise
@@ -350,7 +319,7 @@ def demo_(
         with daemon.stop_on_signals() as stop:
             await demo.run(Console(), seconds, stop)
 
-    _run(work())
+    process.run(work())
 
 
 @app.command()
@@ -402,7 +371,7 @@ def simulate(
             except OSError as e:
                 raise CommandError(f"port {port}: {e.strerror or e}") from None
 
-    _run(work())
+    process.run(work())
 
 
 def _refuse_beside_replay(context: typer.Context) -> None:

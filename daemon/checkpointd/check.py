@@ -19,10 +19,11 @@ import aiohttp
 
 from checkpointd import address, api, migrations, queries
 from checkpointd.connecting import UNAVAILABLE, Connect
+from checkpointd.credentials import SettingsError
 from checkpointd.embedded import EmbeddedError
 from checkpointd.failures import ErrorClass, Failure
 from checkpointd.reasons import explain
-from checkpointd.settings import Settings, SettingsError, Source
+from checkpointd.settings import Settings, Source
 from checkpointd.store import open_store
 from checkpointd.wiring import open_client
 from checkpointd.words import plural

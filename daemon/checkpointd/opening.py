@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from checkpointd import migrations, settings, terminal
+from checkpointd import credentials, migrations, settings, terminal
 from checkpointd.connecting import UNAVAILABLE, Connect, connect
+from checkpointd.credentials import SettingsError
 from checkpointd.embedded import EmbeddedError, EmbeddedPostgres
 from checkpointd.reasons import explain
-from checkpointd.settings import Settings, SettingsError
+from checkpointd.settings import Settings
 from checkpointd.store import Store, open_store
 
 
@@ -29,9 +30,9 @@ async def database(chosen: Settings, *, lasting: bool = False) -> AsyncIterator[
             f"{settings.PREFIX}DATABASE_URL: a service needs one, such as a file database_url"
             " in the folder of the unit's LoadCredential="
         )
-    async with EmbeddedPostgres(settings.state_folder() / "postgres") as embedded:
+    async with EmbeddedPostgres(credentials.state_folder() / "postgres") as embedded:
         look = f": {embedded.psql}" if lasting else ""
-        terminal.say(f"using the embedded PostgreSQL of {settings.state_folder()}{look}")
+        terminal.say(f"using the embedded PostgreSQL of {credentials.state_folder()}{look}")
 
         async def joined() -> Any:  # noqa: ANN401  # a connection
             try:
