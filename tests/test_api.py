@@ -449,7 +449,7 @@ async def test_the_deadline_caps_the_timeout(provider: Provider, ask: Ask) -> No
     assert (ErrorClass.TIMEOUT, 2, 1) == (kind(pages), pages.requests, len(ids(pages)))
     within = re.fullmatch(r"no whole answer within ([\d.]+) s", message(pages))
     assert within
-    assert 0 < float(within[1]) <= 1
+    assert 0 < float(within[1]) <= 3
     assert time.monotonic() - begun < 30
 
 

@@ -191,12 +191,17 @@ async def test_from_a_wheel_to_a_running_unit(
 
 @pytest.mark.slow
 async def test_ready_when_polling_can_work(service: Machine, server: Server) -> None:
-    """With the database down the service is starting, and says why; when it is back, it is ready."""
+    """With the database down the service is starting, for however long, and says why; when it is back, it is ready."""
     await _run(service, "systemctl", "stop", SERVICE)
     server.stop()
+    drop_in = f"etc/systemd/system/{SERVICE}.d/with_start.conf"
+    service.write(drop_in, "[Service]\nTimeoutStartSec=10\n")
+    await _run(service, "systemctl", "daemon-reload")
     await _run(service, "systemctl", "start", "--no-block", SERVICE)
     await _until(service, "StatusText", "^waiting: database: .*nothing listens there")
-    assert ["activating"] == service.properties(SERVICE, "ActiveState")
+    await asyncio.sleep(11)  # longer than it has by itself
+    assert ["activating", "0"] == service.properties(SERVICE, "ActiveState", "NRestarts")
+    (service.root / drop_in).unlink()
     server.start()
     await _until(service, "ActiveState", "^active$")
     await _until(service, "StatusText", "^polling: ")

@@ -179,7 +179,6 @@ UNREADABLE = "items of its last complete list cannot be read: see fine_tuning.re
     [
         ({"last_complete_at": None, "last_success_at": None}, ""),
         ({"last_complete_at": NOW, "last_success_at": NOW}, ""),
-        ({"last_complete_at": NOW}, ""),
         ({"last_complete_at": NOW, "last_success_at": BEFORE}, UNREADABLE),
         ({"last_complete_at": NOW, "last_success_at": None}, UNREADABLE),
         ({"consecutive_failures": 1, "last_error": "HTTP 500"}, "1 failed poll: HTTP 500"),
@@ -191,7 +190,9 @@ UNREADABLE = "items of its last complete list cannot be read: see fine_tuning.re
 )
 def test_what_is_wrong_with_a_job(row: dict[str, object], said: str) -> None:
     """Failed polls are told, and a list that is complete, but of which something cannot be read."""
-    assert said == standing.trouble({"consecutive_failures": 0, "last_complete_at": None, **row})
+    assert said == standing.trouble(
+        {"consecutive_failures": 0, "last_complete_at": None, "last_success_at": None, **row}
+    )
 
 
 async def test_what_cannot_be_read_is_told(url: str, store: Store, provider: Provider, tmp_path: Path) -> None:

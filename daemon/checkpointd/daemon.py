@@ -23,6 +23,9 @@ from checkpointd.wiring import Keyed, open_services, pollers
 WAIT_SECONDS: Final = 2.0
 """How often a database that is away, or whose schema is old, is looked at again."""
 
+START_SECONDS: Final = 90.0
+"""What the next look may take, before systemd kills: it counts on nobody who hangs at the start."""
+
 SPARE_SECONDS: Final = 10.0
 """What a stop may take beyond the time to drain, before systemd kills: to close what is open on a busy machine."""
 
@@ -111,6 +114,7 @@ async def _prepare(settings: Settings, store: Store, problems: list[str], *, mig
         else:
             observe.DATABASE_UP.set(1)
             return keys
+        systemd.notify(EXTEND_TIMEOUT_USEC=int(START_SECONDS * 1e6))
         if problems != [problem]:
             log.warning("daemon.waiting", reason=problem)
             systemd.notify(STATUS=f"waiting: {problem}")

@@ -17,7 +17,6 @@ class Row(Protocol):
     """A row of a view: its columns by name."""
 
     def __getitem__(self, column: str, /) -> Any: ...  # noqa: ANN401  # whatever a column holds
-    def get(self, column: str, default: Any, /) -> Any: ...  # noqa: ANN401, D102  # that of any mapping
 
 
 class Said(NamedTuple):
@@ -61,18 +60,18 @@ def freshness(job: Row, age: float | None) -> Said:
     return Said("quiet", "not read yet") if age is None else Said("good", read)
 
 
-def trouble(job: Row) -> str:
-    """Say how often in a row polls of a job failed, and why the last one did, and that items cannot be read, if so.
-
-    A row without `last_success_at` tells nothing of its items.
-    """
+def failing(job: Row) -> str:
+    """Say how often in a row polls of a job failed, and why the last one did; nothing where none did."""
     failures = job["consecutive_failures"] or 0
-    said = [f"{failures:,} failed {words.plural('poll', failures)}: {job['last_error']}"] if failures else []
-    complete = job["last_complete_at"]
-    success = job.get("last_success_at", complete)
-    if complete is not None and (success is None or success < complete):
-        said.append("items of its last complete list cannot be read: see fine_tuning.rejects")
-    return "; ".join(said)
+    return f"{failures:,} failed {words.plural('poll', failures)}: {job['last_error']}" if failures else ""
+
+
+def trouble(job: Row) -> str:
+    """Say that polls of a job fail, and that items of its list cannot be read, if so."""
+    complete, success = job["last_complete_at"], job["last_success_at"]
+    unreadable = complete is not None and (success is None or success < complete)
+    told = "items of its last complete list cannot be read: see fine_tuning.rejects" if unreadable else ""
+    return "; ".join(filter(None, (failing(job), told)))
 
 
 def progress(job: Row, epoch: int | None, now: datetime) -> Progress:

@@ -17,7 +17,7 @@ page as (
   limit $2::int offset (select least($3::int - 1, greatest(t.total - 1, 0) / $2) * $2 from totals t))
 select now() as at, t.total, t.stale, t.failing, s.statuses, s.status_counts, j.source, j.id, j.status, j.phase, j.model,
   j.fine_tuned_model, j.estimated_finish, j.finished_at, j.hyperparameters, j.checkpoint_count, j.latest_step, j.suspected_gap,
-  f.last_complete_at, f.is_stale, f.consecutive_failures, f.last_error
+  f.last_complete_at, f.last_success_at, f.is_stale, f.consecutive_failures, f.last_error
 from totals t
 cross join statuses s
 left join page p on true

@@ -46,8 +46,8 @@ _pages: Final = Environment(
 _pages.globals.update(version=__version__, job_path=_job_path, is_copyable=_is_copyable)
 _pages.filters.update(
     ago=words.ago, clock=words.clock, cut=words.cut, number=words.number, count=lambda n: f"{n:,}",
-    freshness=_freshness, trouble=standing.trouble, progress=standing.progress, tone=standing.tone,
-    source_tone=standing.source_tone,
+    freshness=_freshness, trouble=standing.trouble, failing=standing.failing, progress=standing.progress,
+    tone=standing.tone, source_tone=standing.source_tone,
 )  # fmt: skip
 
 
