@@ -221,3 +221,21 @@ async def test_what_cannot_be_read_is_told(url: str, store: Store, provider: Pro
 def test_errors_of_providers(received: str | None, said: str | None) -> None:
     """A job's error is told in words, whatever shape the provider gave it."""
     assert said == standing.provider_error(received)
+
+
+@pytest.mark.parametrize(
+    ("finish", "finished", "expected"),
+    [
+        (NOW + timedelta(hours=2), None, "end expected in 2 h"),
+        (BEFORE, None, "end was expected 2025-12-31 23:00 UTC"),
+        (NOW - timedelta(days=8), None, None),
+        (BEFORE, BEFORE, None),
+        (None, None, None),
+    ],
+)
+def test_when_a_job_is_expected_to_end(
+    finish: datetime | None, finished: datetime | None, expected: str | None
+) -> None:
+    """The provider's estimate is told until the job has ended, or until it tells nothing any more."""
+    job = {"hyperparameters": None, "checkpoint_count": 1, "estimated_finish": finish, "finished_at": finished}
+    assert expected == standing.progress(job, None, NOW).expected

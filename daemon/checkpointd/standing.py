@@ -1,7 +1,7 @@
 """How a job and a source stand, in words and in a tone: `live`, `good`, `warn`, `bad` or `quiet`. Pure."""
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
 from checkpointd import words
@@ -11,6 +11,10 @@ _TONES: Final = {
     "forbidden": "bad",
 }  # fmt: skip
 _SOURCE_TONES: Final = {"ok": "good", "paused": "warn", "refused": "bad"}
+
+
+OVERDUE: Final = timedelta(days=7)
+"""An end that was expected longer ago tells nothing."""
 
 
 class Row(Protocol):
@@ -78,7 +82,7 @@ def progress(job: Row, epoch: int | None, now: datetime) -> Progress:
     """Say how far a job is; `epoch` is the last one that a checkpoint ended."""
     epochs = hyperparameters(job["hyperparameters"]).get("n_epochs", "")
     expected = None
-    if job["finished_at"] is None and (at := job["estimated_finish"]) is not None:
+    if job["finished_at"] is None and (at := job["estimated_finish"]) is not None and now - at < OVERDUE:
         expected = f"end expected {words.ago(at, now)}" if at > now else f"end was expected {at:%Y-%m-%d %H:%M} UTC"
     epoch = epoch if job["checkpoint_count"] else 0
     return Progress(epoch, int(epochs) if epochs.isdecimal() and len(epochs) < 7 else None, expected)
