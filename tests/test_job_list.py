@@ -15,7 +15,7 @@ from checkpointd.discovery import Discovery
 from checkpointd.service import Service
 from checkpointd.store import Store, open_store
 from faults.proxy import Proxy
-from harness import serving, track
+from harness import polling_one, serving, tick, track
 from provider import JOB, Provider, error, held, job, page, paged
 
 
@@ -164,3 +164,34 @@ async def test_the_list_leaves_half_of_a_budget_to_the_polls(
     async with serving(store, provider, page_size=2) as service:
         await Discovery(store, service, gap=0.05, lease_seconds=60, discover=False).tick(due_or_not=True)
         assert 0.05 == pytest.approx(await sql.fetchval(gap))
+
+
+async def test_a_job_that_is_held_holds_up_no_other(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job whose row somebody locks gets its status with the next list; the others have theirs at once."""
+    provider.jobs = page([job(name, status="succeeded") for name in (JOB, "ftjob-2")])
+    await track(store, JOB, "ftjob-2")
+    told = "select id, status from fine_tuning.jobs order by id"
+    async with serving(store, provider) as service:
+        async with sql.transaction():
+            await sql.execute("select from checkpointd.polling p join checkpointd.jobs j on j.key = p.job"
+                              " where j.id = 'ftjob-2' for update of p")  # fmt: skip
+            await _discovery(store, service).tick()
+            assert [("ftjob-2", None), (JOB, "succeeded")] == [tuple(row) for row in await sql.fetch(told)]
+        assert [] == observe.problems()
+        await _discovery(store, service).tick(due_or_not=True)
+    assert [("ftjob-2", "succeeded"), (JOB, "succeeded")] == [tuple(row) for row in await sql.fetch(told)]
+    assert 2 == await sql.fetchval("select count(*) from fine_tuning.changes where kind = 'status'")
+
+
+async def test_a_list_alone_makes_no_refused_source_well(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """Where this daemon's key was refused by polls, a job list that it may read does not say that all is well."""
+    provider.jobs = page([])
+    provider.checkpoints[JOB] = error(401, "invalid_api_key")
+    await track(store)
+    async with polling_one(store, provider) as (poller, service, _):
+        await tick(poller)
+        await poller._outbox._drained.wait()
+        await _discovery(store, service).tick(due_or_not=True)
+    assert "refused" == await sql.fetchval("select state from fine_tuning.sources")

@@ -47,9 +47,10 @@ IMPORTS = {
         "api", "budget", "cadence", "connecting", "failures", "observe", "outbox", "save", "service", "store",
         "verdict",
     },
-    "jobs": {"cadence", "connecting", "envelope", "item", "queries", "store", "write"},
+    "jobs": {"cadence", "connecting", "envelope", "item", "queries", "save", "store", "write"},
     "discovery": {
-        "api", "budget", "connecting", "failures", "jobs", "observe", "outbox", "queries", "service", "store",
+        "api", "budget", "cadence", "connecting", "failures", "jobs", "observe", "outbox", "queries", "service",
+        "store",
     },
     "metronome": set(),
     "watch": {"connecting", "observe", "queries", "reasons", "store", "systemd"},

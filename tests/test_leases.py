@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -113,21 +113,35 @@ async def test_a_lost_answer_to_a_quiet_save(
             assert before + polled == await sql.fetchval("select quiet_polls from fine_tuning.freshness"), message
 
 
-async def test_untracked_while_a_claim_waits(store: Store, sql: asyncpg.Connection) -> None:
-    """A job that is untracked while a claim of it waits for its source's budget is not polled on and on."""
+async def _untracked_meanwhile(
+    store: Store, sql: asyncpg.Connection, held: str, work: Callable[[list[Job]], Awaitable[object]]
+) -> object:
+    """Return what comes of work that waits for a row which is held, and during which the job is untracked."""
     await track(store)
     jobs = await store.find_jobs([JOB])
     async with sql.transaction():
-        await sql.execute("select from checkpointd.sources for update")
-        claiming = asyncio.ensure_future(store.claim_named_jobs(jobs, {jobs[0].source: 0.1}, 60))
+        await sql.execute(f"select from checkpointd.{held} for update")
+        working = asyncio.ensure_future(work(jobs))
         waiting = (
             "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
         )
         async with asyncio.timeout(10):
             while not await sql.fetchval(waiting):  # noqa: ASYNC110  # a server gives no event
                 await asyncio.sleep(0.01)
-        assert 1 == await store.untrack(jobs)
-    assert [] == await claiming
+        await sql.execute("select checkpointd.untrack_jobs($1)", [job.key for job in jobs])
+    return await working
+
+
+async def test_untracked_while_a_claim_waits(store: Store, sql: asyncpg.Connection) -> None:
+    """A job that is untracked while a claim of it waits for its source's budget is not polled on and on."""
+    claim = partial(store.claim_named_jobs, emissions={1: 0.1}, lease_seconds=60)
+    assert [] == await _untracked_meanwhile(store, sql, "sources", claim)
+    assert await sql.fetchval("select next_poll_at = 'infinity' from checkpointd.polling")
+
+
+async def test_untracked_while_a_resync_waits(store: Store, sql: asyncpg.Connection) -> None:
+    """Nor is one that is untracked while a resync of it waits."""
+    assert 0 == await _untracked_meanwhile(store, sql, "polling", store.resync)
     assert await sql.fetchval("select next_poll_at = 'infinity' from checkpointd.polling")
 
 

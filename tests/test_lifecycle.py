@@ -127,6 +127,21 @@ async def test_news_reopens_a_job_that_only_seemed_to_have_ended(
     assert "settling" == await _phase(sql)
 
 
+async def test_tracked_again_it_is_watched_anew(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job that settled because nobody told anything is active again for days, once somebody tracks it again."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    await _hours_pass(sql, 97)
+    assert 1 == await _poll(store, provider)
+    assert "settling" == await _phase(sql)
+    await store.untrack(await store.find_jobs([JOB]))
+    await track(store)
+    for _ in range(3):
+        assert 1 == await _poll(store, provider)
+        await _hours_pass(sql, 12)
+    assert "active" == await _phase(sql)
+
+
 async def test_downtime_after_the_end_seals_nothing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """Equal listings from right after a job's end do not count: three have to be seen once it is settled."""
     provider.checkpoints[JOB] = page([checkpoint(1)])

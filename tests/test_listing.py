@@ -109,6 +109,7 @@ def test_what_is_given_twice_differently_is_kept() -> None:
     assert [{"train_loss": 2}, raw(6)] == [reading.items[0].metrics, reading.items[1].payload.encode()]
     assert [(first, name(7))] == [(reject.raw, reject.id) for reject in reading.rejects]
     assert [] == listing.read(JOB, [[first], [second]]).rejects
+    assert [] == listing.read(JOB, [[first, first.replace(b", ", b",")]]).rejects
 
 
 def test_flaw_is_told_and_costs_nothing() -> None:

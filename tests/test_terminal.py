@@ -223,6 +223,13 @@ def test_errors_of_providers(received: str | None, said: str | None) -> None:
     assert said == standing.provider_error(received)
 
 
+def test_epochs_of_a_job() -> None:
+    """Of how many epochs a job is, is told where it is a whole number, however that is written."""
+    job = {"checkpoint_count": 1, "estimated_finish": None, "finished_at": None}
+    for given, epochs in (("3", 3), ("3.0", 3), ('"auto"', None), ("2.5", None)):
+        assert epochs == standing.progress({**job, "hyperparameters": f'{{"n_epochs": {given}}}'}, 1, NOW).epochs
+
+
 @pytest.mark.parametrize(
     ("finish", "finished", "expected"),
     [

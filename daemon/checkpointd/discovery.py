@@ -12,6 +12,7 @@ import asyncpg
 from checkpointd import observe, queries
 from checkpointd.api import ApiError
 from checkpointd.budget import turns
+from checkpointd.cadence import ENDED
 from checkpointd.connecting import UNAVAILABLE
 from checkpointd.failures import ErrorClass, Failure
 from checkpointd.jobs import read_jobs, save_jobs
@@ -70,7 +71,7 @@ class Discovery:
                 )
                 self._read_through = self._read_through or whole
                 self._failures, self._silent_until = 0, 0.0
-                if lease["troubled"]:
+                if lease["troubled"] and not self._service.refusals:  # a key may be good for the list alone
                     await self._store.accept_sources([self._service.key])
             except ApiError as e:
                 error = e.failure.message
@@ -103,7 +104,7 @@ class Discovery:
     async def _pass(self, lease_token: int, deadline: float, *, full: bool) -> bool:
         """Read page after page: to the list's end, or, if not `full`, until all is told. Returns whether to the end."""
         source = self._service.key
-        unfinished = {row["id"] for row in await self._store.fetch(queries.FIND_UNFINISHED_JOBS, source)}
+        unfinished = {row["id"] for row in await self._store.fetch(queries.FIND_UNFINISHED_JOBS, source, list(ENDED))}
         unfinished -= set() if full else self._unlisted
         turn = turns(self._store, source, self._service.emission, paid=0)
         async with aclosing(self._service.client.list_jobs(deadline, turn)) as pages:

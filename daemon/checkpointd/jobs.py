@@ -1,5 +1,6 @@
 """Job records as the job list gives them: read leniently, kept as received, every change of status noted."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from checkpointd.cadence import has_ended
 from checkpointd.connecting import transaction
 from checkpointd.envelope import Raw
 from checkpointd.item import is_sane_id
+from checkpointd.save import MOMENTS
 from checkpointd.store import Store
 from checkpointd.write import write_changes
 
@@ -99,34 +101,54 @@ async def save_jobs(store: Store, source: int, lease_token: int, records: Sequen
     """Store what differs of the records of tracked jobs, while the job list is ours. Returns how many statuses changed.
 
     A changed status makes its job due at once, whatever it is: a job that has ended is listed once more right away, one
-    that goes on is watched again.
+    that goes on is watched again. A job whose row somebody holds for long is left to the next reading.
     """
+    moved, left = 0, records
+    for pause in (0, *MOMENTS):
+        await asyncio.sleep(pause)
+        saved, left = await _save_differing(store, source, lease_token, left)
+        moved += saved
+        if not left:
+            break
+    return moved
+
+
+async def _save_differing(
+    store: Store, source: int, lease_token: int, records: Sequence[JobRecord]
+) -> tuple[int, list[JobRecord]]:
+    """Return how many statuses changed, and the records that have to wait for a row that is locked."""
     async with store.connection() as connection:
         rows = await connection.fetch(queries.READ_KNOWN_JOBS, source, [r.id for r in records])
         stored = {row["id"]: row for row in rows}
-        differing = [
-            (stored[r.id]["key"], stored[r.id]["status"], r)
+        differing = {
+            stored[r.id]["key"]: r
             for r in records
             if r.id in stored and stored[r.id]["digest"] != sha256(r.payload.encode()).digest()
-        ]
+        }
         if not differing:
-            return 0
-        moved = [(key, old, r.status) for key, old, r in differing if r.status is not None and r.status != old]
+            return 0, []
+        old = {row["key"]: row["status"] for row in rows}
+        moved = {key: r.status for key, r in differing.items() if r.status is not None and r.status != old[key]}
+        left: list[JobRecord] = []
         with suppress(_LeaseLostError):
             async with transaction(connection):
                 if moved:
-                    await connection.fetch(
+                    woken = await connection.fetch(
                         queries.WAKE_JOBS,
-                        [key for key, _, _ in moved],
-                        [has_ended(new) for _, _, new in moved],
-                        [old is not None for _, old, _ in moved],
+                        list(moved),
+                        [has_ended(status) for status in moved.values()],
+                        [old[key] is not None for key in moved],
                     )
+                    locked = moved.keys() - {row["job"] for row in woken}
+                    left = [differing.pop(key) for key in locked]
                 if not await connection.fetch(queries.FENCE_JOB_LIST, source, lease_token):
                     raise _LeaseLostError
-                columns = zip(*[(key, *record[1:]) for key, _, record in differing], strict=True)
-                await connection.execute(queries.UPDATE_JOBS, *map(list, columns))
-                await write_changes(
-                    connection, [(key, None, "status", None, "status", old, new) for key, old, new in moved]
-                )
-            return len(moved)
-    return 0
+                if differing:
+                    columns = zip(*[(key, *record[1:]) for key, record in differing.items()], strict=True)
+                    await connection.execute(queries.UPDATE_JOBS, *map(list, columns))
+                changes = [
+                    (key, None, "status", None, "status", old[key], moved[key]) for key in differing if key in moved
+                ]
+                await write_changes(connection, changes)
+            return len(changes), left
+    return 0, []

@@ -83,7 +83,7 @@ def _read_page(
         if secret:
             rejects.append(_SECRETIVE)
             continue
-        if (twin := found.get(item.id)) and twin.payload != item.payload:
+        if (twin := found.get(item.id)) and not _is_same(twin, item):
             rejects.append(
                 Reject(twin.payload.encode(), "given twice on one page, differently: the last counts", item.id)
             )
@@ -93,6 +93,10 @@ def _read_page(
     if untyped and untyped == len(page):
         raise ForeignItemError("items without a type")
     return list(found.values()), rejects
+
+
+def _is_same(one: Item, other: Item) -> bool:
+    return one.payload == other.payload or json.loads(one.payload) == json.loads(other.payload)
 
 
 _SECRETIVE: Final = Reject(None, "a secret stands in it", None)

@@ -80,7 +80,7 @@ def trouble(job: Row) -> str:
 
 def progress(job: Row, epoch: int | None, now: datetime) -> Progress:
     """Say how far a job is; `epoch` is the last one that a checkpoint ended."""
-    epochs = hyperparameters(job["hyperparameters"]).get("n_epochs", "")
+    epochs = hyperparameters(job["hyperparameters"]).get("n_epochs", "").removesuffix(".0")
     expected = None
     if job["finished_at"] is None and (at := job["estimated_finish"]) is not None and now - at < OVERDUE:
         expected = f"end expected {words.ago(at, now)}" if at > now else f"end was expected {at:%Y-%m-%d %H:%M} UTC"

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-from msgspec.structs import replace
-
 from checkpointd import cadence, listing
 from checkpointd.api import Pages
 from checkpointd.cadence import Bounds, Memory
@@ -30,16 +28,16 @@ def judge(lease: Lease, pages: Pages, bounds: Bounds, holds_secret: Callable[[by
     plan = cadence.plan(
         memory, status=lease.status, settling_since=settling_since, tracked_at=lease.tracked_at, now=now, bounds=bounds
     )
-    poll = Poll(
+    gone = failure is not None and _is_gone(lease, failure)
+    return Poll(
         lease=lease, complete=failure is None, reading=reading, digest=digest,
         error_class=failure.error_class if failure else None, error=failure.message if failure else None,
-        blames_job=failure is not None and failure.error_class not in OF_SOURCE,
-        gone=failure is not None and _is_gone(lease, failure),
-        delay=plan.gap, gap=plan.gap, ended=settling_since is not None, settled=plan.settled,
+        blames_job=failure is not None and failure.error_class not in OF_SOURCE, gone=gone,
+        delay=cadence.GONE_GAP if gone else _delay(lease, plan.gap, failure), gap=plan.gap,
+        ended=settling_since is not None, settled=plan.settled,
         newest_step=memory.newest_step if memory.newest_seen_at != lease.newest_seen_at else None,
         spacing_s=memory.spacing_s, spread_s=memory.spread_s,
     )  # fmt: skip
-    return replace(poll, delay=cadence.GONE_GAP if poll.gone else _delay(lease, plan.gap, failure)) if failure else poll
 
 
 def _seems_ended(lease: Lease, memory: Memory, bounds: Bounds) -> bool:
@@ -55,7 +53,9 @@ def _is_gone(lease: Lease, failure: Failure) -> bool:
     return same and cadence.is_gone(lease.equal_failures + 1, lease.failing_since, lease.claimed_at)
 
 
-def _delay(lease: Lease, gap: float, failure: Failure) -> float:
-    """Return the seconds until a job whose poll failed is tried again."""
+def _delay(lease: Lease, gap: float, failure: Failure | None) -> float:
+    """Return the seconds until the next poll: the cadence's gap, which failures grow."""
+    if failure is None:
+        return gap
     cap = cadence.REFUSAL_CAP if failure.error_class in REFUSALS else cadence.FAILURE_CAP
     return max(cadence.back_off(gap, lease.failures + 1, cap, lease.job), failure.retry_after or 0)

@@ -243,4 +243,6 @@ async def _finish(
 async def write_changes(connection: Connection, changes: Iterable[tuple[object, ...]]) -> None:
     """Append to the feed, as the last of a transaction: job, row of polls, kind, checkpoint, field, old, new."""
     if records := list(changes):
-        await connection.execute(queries.INSERT_CHANGES, *map(list, zip(*records, strict=True)))
+        done = await connection.execute(queries.INSERT_CHANGES, *map(list, zip(*records, strict=True)))
+        if done != f"INSERT 0 {len(records)}":
+            raise RuntimeError("checkpointd.feed_gate has lost its row")

@@ -16,7 +16,7 @@ free as materialized (
   select p.job from checkpointd.polling p
   join asked a on a.job = p.job
   left join budget b on b.key = a.source
-  where (p.next_poll_at < 'infinity' or p.sealed_at is not null)  -- not untracked meanwhile
+  where (p.next_poll_at < 'infinity' or p.sealed_at is not null)  -- an untracked one has neither
     and (p.lease_expires_at is null or p.lease_expires_at <= (select t from clock) or p.last_attempt_at > clock_timestamp())
     and (b.key is null or a.n <= extract(epoch from (select t from clock) - b.spent_at) / extract(epoch from b.emission))
   order by p.job for no key update of p skip locked),

@@ -1,4 +1,4 @@
--- A job with its freshness, its best checkpoint and what of its last listing could not be read. $1 source, $2 id.
+-- A job with its freshness, its best checkpoint and, where its last complete listing had some, all that could not be read of it. $1 source, $2 id.
 select now() as at, j.id, j.source, j.status, j.model, j.fine_tuned_model, j.created_at, j.finished_at, j.estimated_finish,
   j.hyperparameters, j.error, j.trained_tokens, j.phase, j.tracked_by, j.tracked_at, j.checkpoint_count, j.latest_step,
   j.suspected_gap, f.last_attempt_at, f.last_complete_at, f.last_success_at, f.last_change_at, f.next_poll_at, f.is_stale,

@@ -55,6 +55,7 @@ on conflict (job) do update set checkpoint_count = excluded.checkpoint_count, la
   step_distance = excluded.step_distance, is_uneven = excluded.is_uneven,
   came_in_a_burst = s.came_in_a_burst or excluded.came_in_a_burst, candidates = excluded.candidates,
   best_rule = excluded.best_rule, best_covered = excluded.best_covered, best_id = excluded.best_id $$;
+comment on column checkpointd.polling.equal_listings is 'Complete listings in a row with this digest, since it is settled.';
 comment on column checkpointd.summaries.best_rule is 'full_valid_loss, where all candidates but one at most have it, or as many as have valid_loss; else valid_loss; null: none has one.';
 comment on function checkpointd.summarise is 'Rewrites the summaries of jobs; for each, whether more than three of its checkpoints came at once.';
 select checkpointd.summarise(array_agg(j.key), array_agg(false)) from checkpointd.jobs j

@@ -17,7 +17,7 @@ language sql as $$
   insert into checkpointd.polling (job, source)
   select key, $1 from chosen order by key
   on conflict (job) do update
-  set next_poll_at = clock_timestamp(), sealed_at = null, equal_listings = 0, digest = null,
+  set next_poll_at = clock_timestamp(), settling_since = null, sealed_at = null, equal_listings = 0, digest = null,
     poll_again = polling.lease_expires_at is not null
   returning job
 $$;
@@ -28,7 +28,8 @@ language sql as $$
   with locked as (
     select p.job from checkpointd.polling p where p.job = any ($1) order by p.job for no key update),
   stopped as (
-    update checkpointd.polling p set next_poll_at = 'infinity', poll_again = false from locked where p.job = locked.job)
+    update checkpointd.polling p set next_poll_at = 'infinity', sealed_at = null, poll_again = false from locked
+    where p.job = locked.job)
   update checkpointd.jobs j set untracked_at = clock_timestamp() from locked
   where j.key = locked.job and j.untracked_at is null
   returning j.key
@@ -39,8 +40,8 @@ create or replace function checkpointd.resync_jobs(jobs bigint[]) returns setof 
 language sql as $$
   with locked as (
     select p.job from checkpointd.polling p
-    join checkpointd.jobs j on j.key = p.job and j.untracked_at is null
-    where p.job = any ($1) order by p.job for no key update of p)
+    where p.job = any ($1) and (p.next_poll_at < 'infinity' or p.sealed_at is not null)  -- an untracked one has neither
+    order by p.job for no key update)
   update checkpointd.polling p
   set next_poll_at = clock_timestamp(), sealed_at = null, equal_listings = 0, digest = null,
     poll_again = p.lease_expires_at is not null
