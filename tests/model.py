@@ -123,9 +123,7 @@ class Model:
         pages = [page for listing in listings for page in listing]  # of one that began anew, too
         believed = []
         for page in pages:
-            # Something else, or nothing that says it is a checkpoint.
-            flaws = {item.flaw for item in page.items}
-            if "foreign" in flaws or flaws == {"nameless"}:
+            if any(item.flaw == "foreign" for item in page.items):
                 why = "other_list"
                 break
             believed.append(page)

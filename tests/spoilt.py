@@ -49,7 +49,6 @@ FAULTS = {
     "HTML called JSON": Fault("html", lambda _: body("<html>")),
     "list called HTML": Fault("content_type", lambda good: body(good, "text/html")),
     "list of events": Fault("other_list", lambda _: page([EVENT])),
-    "list of who knows what": Fault("other_list", lambda _: page([{"id": "ev-1", "message": "hello"}, {"id": "ev-2"}])),
     "list with an event": Fault("other_list", lambda good: page([*json.loads(good)["data"], EVENT])),
     "cut body": Fault("not_json", lambda good: body(good[: len(good) // 2])),
     "cut connection": Fault("network", _broken_off),

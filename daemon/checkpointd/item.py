@@ -74,10 +74,6 @@ class BadItemError(Exception):
     """Says what is wrong with an item."""
 
 
-class UntypedItemError(BadItemError):
-    """The item does not even say that it is a checkpoint."""
-
-
 class ForeignItemError(Exception):
     """Names the type of an item that is no checkpoint."""
 
@@ -125,11 +121,8 @@ def _read_carefully(raw: bytes) -> tuple[_Strict, str, str | None]:
     except ValueError:
         raise BadItemError("no JSON") from None
     if not isinstance(sent, dict):
-        raise UntypedItemError("not an object")
-    try:
-        kind = _text(sent, "object")
-    except BadItemError as e:
-        raise UntypedItemError(str(e)) from None
+        raise BadItemError("not an object")
+    kind = _text(sent, "object")
     if kind != OBJECT:
         raise ForeignItemError(_name(kind))
     odd: dict[str, None] = {}

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 from checkpointd.envelope import Raw
-from checkpointd.item import BadItemError, ForeignItemError, Item, UntypedItemError, is_sane_id, read_item
+from checkpointd.item import OBJECT, BadItemError, ForeignItemError, Item, is_sane_id, read_item
 
 READER = b"2"
 """The version of this reader. It is part of every digest, so that a new reader reads every listing again."""
@@ -26,10 +26,7 @@ class Reading(NamedTuple):
     items: list[Item]
     rejects: list[Reject]
     foreign: str | None
-    """The type of an item that is no checkpoint: its page and all that follow are unreadable. None: there is none.
-
-    So it is with a page of which no item says what it is.
-    """
+    """The type of an item that is no checkpoint: its page and all that follow are unreadable. None: there is none."""
 
 
 def digest(pages: Sequence[Sequence[Raw]]) -> bytes:
@@ -63,10 +60,9 @@ def read(
 def _read_page(
     job_id: str, page: Sequence[Raw], holds_secret: Callable[[bytes], bool]
 ) -> tuple[list[Item], list[Reject]]:
-    """Read a page. Raises ForeignItemError where it has something else, or nothing that says it is a checkpoint."""
+    """Read a page. Raises ForeignItemError where it has something else."""
     found: dict[str, Item] = {}
     rejects: list[Reject] = []
-    untyped = 0
     suspicious = holds_secret(b"\n".join(page))
     for raw in page:
         secret = suspicious and holds_secret(bytes(raw))
@@ -77,7 +73,6 @@ def _read_page(
                 raise ForeignItemError("items of another type") from None
             raise
         except BadItemError as e:
-            untyped += isinstance(e, UntypedItemError)
             rejects.append(_SECRETIVE if secret else Reject(bytes(raw), str(e), _id_of(raw)))
             continue
         if secret:
@@ -90,8 +85,6 @@ def _read_page(
         found[item.id] = item
         if flaw:
             rejects.append(Reject(bytes(raw), flaw, item.id))
-    if untyped and untyped == len(page):
-        raise ForeignItemError("items without a type")
     return list(found.values()), rejects
 
 
@@ -103,8 +96,10 @@ _SECRETIVE: Final = Reject(None, "a secret stands in it", None)
 
 
 def _id_of(raw: Raw) -> str | None:
+    """Return the id of what at least says that it is a checkpoint; None: it may be any of them, or none."""
     try:
-        found = json.loads(bytes(raw)).get("id")
+        sent = json.loads(bytes(raw))
+        found = sent.get("id") if sent.get("object") == OBJECT else None
     except (ValueError, AttributeError, RecursionError):
         return None
     return found if isinstance(found, str) and is_sane_id(found) else None
