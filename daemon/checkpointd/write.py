@@ -221,7 +221,7 @@ async def _finish(
             p.gap,
             p.complete,
             bool(diffs[p.lease.job].changes),
-            not has_ended(p.lease.status),
+            bool(diffs[p.lease.job].changes) and not has_ended(p.lease.status),
             p.digest if p.complete and not diffs[p.lease.job].pending else None,
             "\n".join(diffs[p.lease.job].pending) or None,
             len(p.reading.rejects) if p.reading else None,

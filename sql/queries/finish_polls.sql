@@ -1,6 +1,6 @@
 -- End compared, broken-off and failed polls, and consume their leases; the rows are locked by the fence. $1 jobs,
--- $2 seconds to the next poll, $3 the cadence's gap, $4 whether complete, $5 whether anything changed, $6 whether such news says
--- that a job goes on that was thought to have ended, $7 digests (null: compare in full again), $8 absent ids joined by newline,
+-- $2 seconds to the next poll, $3 the cadence's gap, $4 whether complete, $5 whether anything changed, $6 whether that says that
+-- a job goes on which was thought to have ended, $7 digests (null: compare in full again), $8 absent ids joined by newline,
 -- $9 rejected items (null: none was read), $10 error classes, $11 errors, $12 rows of polls, $13 newest steps (null: no newer
 -- one), $14 spacings, $15 spreads, $16 whether the failure is the job's, $17 whether it is gone. A sealed job stays so unless a
 -- complete listing says otherwise.
@@ -10,7 +10,7 @@ set lease_expires_at = null,
   next_poll_at = case when p.poll_again then clock.t
     when p.next_poll_at = 'infinity' or p.sealed_at is not null and not u.complete then 'infinity'
     else p.last_attempt_at + u.delay * interval '1 s' end,
-  settling_since = case when not (u.changed and u.reopens and p.settling_since < p.last_attempt_at) then p.settling_since end,
+  settling_since = case when not (u.goes_on and p.settling_since < p.last_attempt_at) then p.settling_since end,
   sealed_at = case when p.poll_again or u.complete then null else p.sealed_at end,
   last_complete_at = case when u.complete then clock.t else p.last_complete_at end,
   last_success_at = case when u.complete and u.rejected = 0 then clock.t else p.last_success_at end,
@@ -35,6 +35,6 @@ set lease_expires_at = null,
   spacing_s = u.spacing, spread_s = u.spread
 from clock, unnest($1::bigint[], $2::float8[], $3::float8[], $4::bool[], $5::bool[], $6::bool[], $7::bytea[], $8::text[],
   $9::int[], $10::text[], $11::text[], $12::bigint[], $13::bigint[], $14::float8[], $15::float8[], $16::bool[], $17::bool[])
-  as u (job, delay, gap, complete, changed, reopens, digest, absent, rejected, error_class, error, poll, newest_step, spacing, spread, blames_job, gone)
+  as u (job, delay, gap, complete, changed, goes_on, digest, absent, rejected, error_class, error, poll, newest_step, spacing, spread, blames_job, gone)
 where p.job = u.job
 returning p.job
