@@ -99,7 +99,11 @@ async def test_what_was_taken_away_is_seen(sql: asyncpg.Connection) -> None:
 
 async def test_privileges(sql: asyncpg.Connection, update: bool) -> None:
     """Each role may do to each object just what the kept matrix says."""
-    _compare(PRIVILEGES, await _roles(sql) + await _matrix(sql), update=update)
+    found = await _roles(sql) + await _matrix(sql)
+    if sql.get_server_version().major < 17:  # which brought this one
+        assert PRIVILEGES.read_text().replace(", transaction_timeout=12s", "") == found
+    else:
+        _compare(PRIVILEGES, found, update=update)
 
 
 async def _roles(sql: asyncpg.Connection) -> str:
