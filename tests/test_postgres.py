@@ -185,9 +185,11 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server
     """Yield a server with TLS, whose certificate names REMOTE, and the certificate of the authority that signed it."""
     bin_, folder = binaries_with_tls(), tmp_path_factory.mktemp("tls")
     ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    _openssl(folder, "req", "-x509", *ec, "-subj", "/CN=tests", "-keyout", "ca.key", "-out", "ca.crt")
+    # With all that Python 3.13 wants of an authority of the system's.
+    may = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+    _openssl(folder, "req", "-x509", *ec, *may, "-subj", "/CN=tests", "-keyout", "ca.key", "-out", "ca.crt")
     _openssl(folder, "req", *ec[:-2], "-subj", "/CN=server", "-keyout", "server.key", "-out", "server.csr")
-    (folder / "names").write_text(f"subjectAltName=DNS:{REMOTE}")
+    (folder / "names").write_text(f"subjectAltName=DNS:{REMOTE}\nauthorityKeyIdentifier=keyid\n")
     signing = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names"]
     _openssl(folder, "x509", "-req", "-in", "server.csr", *signing, "-out", "server.crt")
     (folder / "server.key").chmod(0o600)
