@@ -8,7 +8,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -185,7 +185,8 @@ async def _typed(lines: list[str], folder: Path, **env: str) -> AsyncIterator[Pr
         yield process
     finally:
         if process.returncode is None:
-            os.killpg(process.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has ended, though that is not told yet
+                os.killpg(process.pid, signal.SIGTERM)
         await asyncio.wait_for(process.communicate(), 60)
 
 
