@@ -12,10 +12,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from checkpointd import embedded, migrations, observe
-from checkpointd.connecting import connect
-from checkpointd.embedded import EmbeddedPostgres
-from checkpointd.store import Store, open_store
+from checkpointd.postgres import embedded, migrations
+from checkpointd.postgres.connection import connect
+from checkpointd.postgres.embedded import EmbeddedPostgres
+from checkpointd.postgres.store import Store, open_store
+from checkpointd.telemetry import logs as observe
 from provider import Provider
 from servers import free_port
 

@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from checkpointd import api
-from checkpointd.cadence import Bounds
-from checkpointd.discovery import Discovery
-from checkpointd.outbox import Result
-from checkpointd.poller import Poller, polling
-from checkpointd.service import Service
-from checkpointd.store import Lease, Store
+from checkpointd.domain.cadence import Bounds
+from checkpointd.polling.job_list import Discovery
+from checkpointd.polling.poller import Poller, polling
+from checkpointd.polling.save_queue import Result
+from checkpointd.polling.source import Service
+from checkpointd.postgres.store import Lease, Store
+from checkpointd.provider import client as api
 from provider import JOB, Provider
 
 BOUNDS = Bounds(15, 300, settle=86400, assume_ended=3 * 86400)

@@ -40,12 +40,12 @@ PLANTED = [
         "early stop",
         "tests/test_poll.py::test_late_metric_is_found_after_quiet_polls",
         [
-            Edit(f"{PACKAGE}/poller.py", "claim.lease.id, claim.poll_by, turn)", "claim.lease.id, claim.poll_by, turn, claim.lease.newest_step)"),
-            Edit(f"{PACKAGE}/api.py", "deadline: float, turn: Turn = at_once) -> Pages:", "deadline: float, turn: Turn = at_once, newest: int | None = None) -> Pages:"),
-            Edit(f"{PACKAGE}/api.py", "        pages = await self._list(path, deadline, turn)", "        pages = await self._list(path, deadline, turn, newest)"),
-            Edit(f"{PACKAGE}/api.py", "            again = await self._list(path, deadline, turn)", "            again = await self._list(path, deadline, turn, newest)"),
-            Edit(f"{PACKAGE}/api.py", "def _list(self, path: str, deadline: float, turn: Turn)", "def _list(self, path: str, deadline: float, turn: Turn, newest: int | None)"),
-            Edit(f"{PACKAGE}/api.py", "                items.append(page.items)\n", """\
+            Edit(f"{PACKAGE}/polling/poller.py", "claim.lease.id, claim.poll_by, turn)", "claim.lease.id, claim.poll_by, turn, claim.lease.newest_step)"),
+            Edit(f"{PACKAGE}/provider/client.py", "deadline: float, turn: Turn = at_once) -> Pages:", "deadline: float, turn: Turn = at_once, newest: int | None = None) -> Pages:"),
+            Edit(f"{PACKAGE}/provider/client.py", "        pages = await self._list(path, deadline, turn)", "        pages = await self._list(path, deadline, turn, newest)"),
+            Edit(f"{PACKAGE}/provider/client.py", "            again = await self._list(path, deadline, turn)", "            again = await self._list(path, deadline, turn, newest)"),
+            Edit(f"{PACKAGE}/provider/client.py", "def _list(self, path: str, deadline: float, turn: Turn)", "def _list(self, path: str, deadline: float, turn: Turn, newest: int | None)"),
+            Edit(f"{PACKAGE}/provider/client.py", "                items.append(page.items)\n", """\
                 items.append(page.items)
                 if newest and any(int(s) <= newest for i in page.items for s in re.findall(rb'"step_number": *([0-9]+)', bytes(i))):
                     return Pages(items, None, way.requests)
@@ -56,22 +56,22 @@ PLANTED = [
         "per-page commit with early stop",
         "tests/test_run.py::test_kill_during_a_burst",
         [
-            Edit(f"{PACKAGE}/poller.py", "            pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by, turn)\n", """\
+            Edit(f"{PACKAGE}/polling/poller.py", "            pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by, turn)\n", """\
             async def save(page):
                 return await save_page(self._store, claim.lease, listing.read(claim.lease.id, [page]))
             pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by, turn, save)
 """),
-            Edit(f"{PACKAGE}/poller.py", "from checkpointd.service import", "from checkpointd.save import save_page\nfrom checkpointd.service import"),
-            Edit(f"{PACKAGE}/api.py", "deadline: float, turn: Turn = at_once) -> Pages:", "deadline: float, turn: Turn, save) -> Pages:"),
-            Edit(f"{PACKAGE}/api.py", "        pages = await self._list(path, deadline, turn)", "        pages = await self._list(path, deadline, turn, save)"),
-            Edit(f"{PACKAGE}/api.py", "            again = await self._list(path, deadline, turn)", "            again = await self._list(path, deadline, turn, save)"),
-            Edit(f"{PACKAGE}/api.py", "def _list(self, path: str, deadline: float, turn: Turn)", "def _list(self, path: str, deadline: float, turn: Turn, save)"),
-            Edit(f"{PACKAGE}/api.py", "                items.append(page.items)\n", """\
+            Edit(f"{PACKAGE}/polling/poller.py", "from checkpointd.polling.source import", "from checkpointd.postgres.save import save_page\nfrom checkpointd.polling.source import"),
+            Edit(f"{PACKAGE}/provider/client.py", "deadline: float, turn: Turn = at_once) -> Pages:", "deadline: float, turn: Turn, save) -> Pages:"),
+            Edit(f"{PACKAGE}/provider/client.py", "        pages = await self._list(path, deadline, turn)", "        pages = await self._list(path, deadline, turn, save)"),
+            Edit(f"{PACKAGE}/provider/client.py", "            again = await self._list(path, deadline, turn)", "            again = await self._list(path, deadline, turn, save)"),
+            Edit(f"{PACKAGE}/provider/client.py", "def _list(self, path: str, deadline: float, turn: Turn)", "def _list(self, path: str, deadline: float, turn: Turn, save)"),
+            Edit(f"{PACKAGE}/provider/client.py", "                items.append(page.items)\n", """\
                 items.append(page.items)
                 if await save(page.items):
                     return Pages(items, None, way.requests)
 """),
-            Edit(f"{PACKAGE}/save.py", "def _name(error", '''\
+            Edit(f"{PACKAGE}/postgres/save.py", "def _name(error", '''\
 async def save_page(store, lease, reading):
     """Commit a page as soon as it is read. Returns whether one of its checkpoints was known before."""
     async with store.connection() as connection, connection.transaction():
@@ -84,20 +84,20 @@ async def save_page(store, lease, reading):
 
 
 def _name(error'''),
-            Edit(f"{PACKAGE}/save.py", "from checkpointd.write import Poll, Saved, write_polls", "from checkpointd.diff import Diff\nfrom checkpointd.write import Poll, Saved, _write_checkpoints, write_changes, write_polls"),
+            Edit(f"{PACKAGE}/postgres/save.py", "from checkpointd.postgres.save_rows import Poll, Saved, write_polls", "from checkpointd.domain.diff import Diff\nfrom checkpointd.postgres.save_rows import Poll, Saved, _write_checkpoints, write_changes, write_polls"),
         ],
     ),
     Planted(
         "success on an incomplete listing",
         "tests/test_no_false_success.py::test_no_second_page",
-        [Edit(f"{PACKAGE}/verdict.py", "complete=failure is None,", "complete=failure is None or reading is not None,")],
+        [Edit(f"{PACKAGE}/domain/poll.py", "complete=failure is None,", "complete=failure is None or reading is not None,")],
     ),
     Planted(
         "no fence",
         "tests/test_poll.py::test_zombie_writes_nothing",
         [
             Edit("sql/queries/fence_polls.sql", "using (job, lease_token)", "using (job)"),
-            Edit(f"{PACKAGE}/write.py", ' and p.lease.lease_token == held[p.lease.job]["lease_token"]]', "]"),
+            Edit(f"{PACKAGE}/postgres/save_rows.py", ' and p.lease.lease_token == held[p.lease.job]["lease_token"]]', "]"),
         ],
     ),
     Planted(
@@ -105,24 +105,24 @@ def _name(error'''),
         "tests/test_leases.py::test_the_databases_clock_decides",
         [
             Edit("sql/queries/claim_due_jobs.sql", "(select clock_timestamp() as t)", "(select to_timestamp($6::float8) as t)"),
-            Edit(f"{PACKAGE}/store.py", "            [r.emission for r in rooms.values()],\n            lease_seconds,\n", "            [r.emission for r in rooms.values()],\n            lease_seconds,\n            time.time(),\n"),
-            Edit(f"{PACKAGE}/store.py", "import asyncio\n", "import asyncio\nimport time\n"),
+            Edit(f"{PACKAGE}/postgres/store.py", "            [r.emission for r in rooms.values()],\n            lease_seconds,\n", "            [r.emission for r in rooms.values()],\n            lease_seconds,\n            time.time(),\n"),
+            Edit(f"{PACKAGE}/postgres/store.py", "import asyncio\n", "import asyncio\nimport time\n"),
         ],
     ),
     Planted(
         "counters n = n + 1",
         "tests/test_leases.py::test_a_lost_answer_counts_once",
         [
-            Edit(f"{PACKAGE}/write.py", "    await _write_rejects(connection, polls)\n", ""),
-            Edit(f"{PACKAGE}/save.py", "    async with transaction(connection, keep=keep):\n", "    if keep:  # kept even if the save fails\n        await _write_rejects(connection, polls)\n    async with transaction(connection, keep=keep):\n"),
-            Edit(f"{PACKAGE}/save.py", "import Poll, Saved, write_polls", "import Poll, Saved, _write_rejects, write_polls"),
+            Edit(f"{PACKAGE}/postgres/save_rows.py", "    await _write_rejects(connection, polls)\n", ""),
+            Edit(f"{PACKAGE}/postgres/save.py", "    async with transaction(connection, keep=keep):\n", "    if keep:  # kept even if the save fails\n        await _write_rejects(connection, polls)\n    async with transaction(connection, keep=keep):\n"),
+            Edit(f"{PACKAGE}/postgres/save.py", "import Poll, Saved, write_polls", "import Poll, Saved, _write_rejects, write_polls"),
         ],
     ),
     Planted(
         "swallowed CancelledError",
         "tests/test_poll.py::test_drain_gives_back_what_does_not_end",
         [
-            Edit(f"{PACKAGE}/poller.py", """\
+            Edit(f"{PACKAGE}/polling/poller.py", """\
         except asyncio.CancelledError:
             self._outbox.put_now(Finished(claim, service, None, None, 0))
             raise
@@ -133,7 +133,7 @@ def _name(error'''),
         "ignored has_more",
         "tests/test_no_false_success.py::test_pages_smaller_than_asked_for",
         [
-            Edit(f"{PACKAGE}/api.py", "                items.append(page.items)\n", """\
+            Edit(f"{PACKAGE}/provider/client.py", "                items.append(page.items)\n", """\
                 items.append(page.items)
                 if len(page.items) < self._limits.page_size:  # a short page is the last one
                     return Pages(items, None, way.requests)
@@ -157,22 +157,22 @@ def _name(error'''),
         "no dedupe",
         "tests/test_leases.py::test_items_given_twice_are_one_checkpoint",
         [
-            Edit(f"{PACKAGE}/listing.py", "    items: dict[str, Item] = {}\n", "    items: list[Item] = []\n"),
-            Edit(f"{PACKAGE}/listing.py", "items.update((item.id, item) for item in page_items)", "items += page_items"),
-            Edit(f"{PACKAGE}/listing.py", "list(items.values()), rejects, str(e)", "items, rejects, str(e)"),
-            Edit(f"{PACKAGE}/listing.py", "list(items.values()), rejects, None", "items, rejects, None"),
-            Edit(f"{PACKAGE}/listing.py", "    found: dict[str, Item] = {}\n", "    found: list[Item] = []\n"),
-            Edit(f"{PACKAGE}/listing.py", "(twin := found.get(item.id))", "(twin := None)"),
-            Edit(f"{PACKAGE}/listing.py", "found[item.id] = item", "found.append(item)"),
-            Edit(f"{PACKAGE}/listing.py", "list(found.values())", "found"),
+            Edit(f"{PACKAGE}/domain/listing.py", "    items: dict[str, Item] = {}\n", "    items: list[Item] = []\n"),
+            Edit(f"{PACKAGE}/domain/listing.py", "items.update((item.id, item) for item in page_items)", "items += page_items"),
+            Edit(f"{PACKAGE}/domain/listing.py", "list(items.values()), rejects, str(e)", "items, rejects, str(e)"),
+            Edit(f"{PACKAGE}/domain/listing.py", "list(items.values()), rejects, None", "items, rejects, None"),
+            Edit(f"{PACKAGE}/domain/listing.py", "    found: dict[str, Item] = {}\n", "    found: list[Item] = []\n"),
+            Edit(f"{PACKAGE}/domain/listing.py", "(twin := found.get(item.id))", "(twin := None)"),
+            Edit(f"{PACKAGE}/domain/listing.py", "found[item.id] = item", "found.append(item)"),
+            Edit(f"{PACKAGE}/domain/listing.py", "list(found.values())", "found"),
         ],
     ),
     Planted(
         "an in-memory seen-set",
         "tests/test_leases.py::test_a_lost_save_is_not_remembered",
         [
-            Edit(f"{PACKAGE}/verdict.py", "        if failure or digest != lease.digest:\n", "        if failure or digest not in _seen:\n            _seen.add(digest)\n"),
-            Edit(f"{PACKAGE}/verdict.py", "def judge(", "_seen: set[bytes] = set()\n\n\ndef judge("),
+            Edit(f"{PACKAGE}/domain/poll.py", "        if failure or digest != lease.digest:\n", "        if failure or digest not in _seen:\n            _seen.add(digest)\n"),
+            Edit(f"{PACKAGE}/domain/poll.py", "def judge(", "_seen: set[bytes] = set()\n\n\ndef judge("),
         ],
     ),
 ]  # fmt: skip
@@ -198,7 +198,7 @@ def try_out(edits: Sequence[Edit], tests: Sequence[str]) -> tuple[bool, str]:
                 shutil.copy(TOP / name, top / name)
         plant(edits, top)
         env = {**os.environ, "PYTHONPATH": str(top / "daemon")}
-        where = "import checkpointd.queries as q; print(q.__file__, q.folder(), sep='\\n')"
+        where = "import checkpointd.postgres.queries as q; print(q.__file__, q.folder(), sep='\\n')"
         imported = subprocess.run(
             [sys.executable, "-c", where], cwd=top, env=env, capture_output=True, text=True, check=True
         )

@@ -13,7 +13,7 @@ from socket import socket
 
 import pytest
 
-from checkpointd.embedded import _binary
+from checkpointd.postgres.embedded import _binary
 
 NOBODY = 65534
 DEBIANS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: path.parent.name)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from checkpointd import address
-from checkpointd.address import AddressError, Host
-from checkpointd.connecting import UNAVAILABLE, connect
+from checkpointd.postgres import dsn as address
+from checkpointd.postgres.connection import UNAVAILABLE, connect
+from checkpointd.postgres.dsn import AddressError, Host
 from servers import revocations, self_signed
 
 

@@ -17,9 +17,9 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict
 
-from checkpointd.api import PAGE_BYTES, ApiError, Client, Limits, Pages, session
-from checkpointd.failures import LONGEST_PAUSE, ErrorClass, Failure
-from checkpointd.settings import Source
+from checkpointd.domain.failure import LONGEST_PAUSE, ErrorClass, Failure
+from checkpointd.provider.client import PAGE_BYTES, ApiError, Client, Limits, Pages, session
+from checkpointd.settings.model import Source
 from provider import JOB, Answer, Provider, body, checkpoint, error, page, paged, raw
 
 KEY = "canary.0123456789+/key=="

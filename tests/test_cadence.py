@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkpointd import cadence
-from checkpointd.cadence import Bounds, Memory, Plan, back_off, is_gone, learn, plan, seems_ended
+from checkpointd.domain import cadence
+from checkpointd.domain.cadence import Bounds, Memory, Plan, back_off, is_gone, learn, plan, seems_ended
 
 examples = settings(max_examples=150, deadline=None)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import asyncpg
 
-from checkpointd import listing, migrations, queries
+from checkpointd.domain import listing
+from checkpointd.postgres import migrations, queries
 
 DATA = Path(__file__).parent / "data"
 CATALOGUE, PRIVILEGES, MIGRATIONS = DATA / "catalogue.txt", DATA / "privileges.txt", DATA / "migrations.txt"
@@ -181,8 +182,10 @@ def test_migrations_are_only_added(update: bool) -> None:
 def test_versions_stand_for_what_they_name(update: bool) -> None:
     """Views, and what reads items, do not change without a look at their versions: old ones would stay, or count."""
     views = b"".join(path.read_bytes() for path in sorted(Path(str(queries.folder()), "views").iterdir()))
-    package = Path(str(listing.__file__)).parent
-    reader = b"".join((package / f"{name}.py").read_bytes() for name in ("envelope", "item", "listing"))
+    package = Path(str(listing.__file__)).parents[1]
+    reader = b"".join(
+        (package / f"{name}.py").read_bytes() for name in ("provider/page", "domain/checkpoint", "domain/listing")
+    )
     found = {
         f"migrations.VIEWS_VERSION {migrations.VIEWS_VERSION}": views,
         f"listing.READER {listing.READER.decode()}": reader,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpointd.pages.chart import draw, scale, spans, ticks
+from checkpointd.web.chart import draw, scale, spans, ticks
 
 LARGEST = 1.7976931348623157e308
 Value = st.none() | st.floats() | st.sampled_from([0.0, -0.0, 5e-324, -LARGEST, LARGEST])

@@ -14,12 +14,15 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from checkpointd import api, check, queries, settings
-from checkpointd.check import Finding
-from checkpointd.connecting import connect
-from checkpointd.failures import ErrorClass, Failure
-from checkpointd.opening import database
-from checkpointd.store import open_store
+from checkpointd.cli import check
+from checkpointd.cli.check import Finding
+from checkpointd.cli.database import database
+from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.postgres import queries
+from checkpointd.postgres.connection import connect
+from checkpointd.postgres.store import open_store
+from checkpointd.provider import client as api
+from checkpointd.settings import model as settings
 from harness import read_job_list, sync
 from logins import as_role, login
 from provider import JOB, Answer, Provider, body, checkpoint, error, job, page, raw

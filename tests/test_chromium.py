@@ -12,8 +12,8 @@ import pytest
 
 import hostile
 from browser import CHROMIUM, Tab, chromium
-from checkpointd import web
-from checkpointd.store import Store
+from checkpointd.postgres.store import Store
+from checkpointd.web import server as web
 from harness import sync
 from provider import JOB, Provider, checkpoint, page
 from stored import fill

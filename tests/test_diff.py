@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from checkpointd import listing
-from checkpointd.diff import Change, Diff, Known, Value, compare, values
-from checkpointd.item import METRICS, reread
-from checkpointd.listing import Reading
+from checkpointd.domain import listing
+from checkpointd.domain.checkpoint import METRICS, reread
+from checkpointd.domain.diff import Change, Diff, Known, Value, compare, values
+from checkpointd.domain.listing import Reading
 from provider import JOB, checkpoint
 
 examples = settings(max_examples=70, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from checkpointd.embedded import EmbeddedError, EmbeddedPostgres
+from checkpointd.postgres.embedded import EmbeddedError, EmbeddedPostgres
 
 CREATE = "create table if not exists kept (id integer generated always as identity)"
 WRITE = "insert into kept default values"
@@ -27,7 +27,7 @@ CLIENT = """
 import asyncio, sys
 from pathlib import Path
 import asyncpg
-from checkpointd.embedded import EmbeddedPostgres
+from checkpointd.postgres.embedded import EmbeddedPostgres
 
 async def main(folder, *statements):
     async with EmbeddedPostgres(Path(folder), sync=False) as server:

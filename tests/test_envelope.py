@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from checkpointd import envelope
-from checkpointd.envelope import NotAListError, Page, read_page
-from checkpointd.failures import ErrorClass
+from checkpointd.domain.failure import ErrorClass
+from checkpointd.provider import page as envelope
+from checkpointd.provider.page import NotAListError, Page, read_page
 from provider import checkpoint
 
 examples = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])

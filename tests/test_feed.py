@@ -6,8 +6,8 @@ import random
 import asyncpg
 import pytest
 
-from checkpointd import queries
-from checkpointd.write import write_changes
+from checkpointd.postgres import queries
+from checkpointd.postgres.save_rows import write_changes
 from logins import connected
 
 WRITERS, COMMITS = 4, 40

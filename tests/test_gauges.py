@@ -8,9 +8,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from checkpointd import gauges, observe, web
-from checkpointd.embedded import EmbeddedPostgres
-from checkpointd.store import Store
+from checkpointd.postgres.embedded import EmbeddedPostgres
+from checkpointd.postgres.store import Store
+from checkpointd.telemetry import database_metrics as gauges
+from checkpointd.telemetry import logs as observe
+from checkpointd.web import server as web
 from harness import polling_one, sync, track
 from provider import JOB, Provider, checkpoint, page
 from verbs import checkpointd, environment, get, running, wait_for_line

@@ -15,7 +15,7 @@ import pytest
 
 import grafana
 import history
-from checkpointd import queries
+from checkpointd.postgres import queries
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.world import World
 from grafana import DASHBOARDS, FOLDER, Range, Values

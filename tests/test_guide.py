@@ -10,12 +10,12 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from checkpointd import queries
-from checkpointd.settings import FixedSettings, Source
+from checkpointd.cli.sync import sync_jobs
+from checkpointd.postgres import queries
+from checkpointd.postgres.store import Store
+from checkpointd.settings.model import FixedSettings, Source
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.world import World
-from checkpointd.store import Store
-from checkpointd.sync import sync_jobs
 from harness import sync
 from logins import login
 from provider import Provider, checkpoint, error, job, page

@@ -5,7 +5,7 @@ from typing import Any
 
 import asyncpg
 
-from checkpointd.store import Store
+from checkpointd.postgres.store import Store
 from harness import read_job_list, sync
 from provider import JOB, Provider, checkpoint, job, page
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from checkpointd import item as item_module
-from checkpointd.item import BadItemError, ForeignItemError, Item, read_item, reread
+from checkpointd.domain import checkpoint as item_module
+from checkpointd.domain.checkpoint import BadItemError, ForeignItemError, Item, read_item, reread
 from provider import JOB, checkpoint
 
 examples = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -7,13 +7,13 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-import checkpointd.discovery
-import checkpointd.store
-from checkpointd import observe
-from checkpointd.connecting import connect
-from checkpointd.discovery import Discovery
-from checkpointd.service import Service
-from checkpointd.store import Store, open_store
+import checkpointd.polling.job_list
+import checkpointd.postgres.store
+from checkpointd.polling.job_list import Discovery
+from checkpointd.polling.source import Service
+from checkpointd.postgres.connection import connect
+from checkpointd.postgres.store import Store, open_store
+from checkpointd.telemetry import logs as observe
 from faults.proxy import Proxy
 from harness import polling_one, serving, tick, track
 from provider import JOB, Provider, error, held, job, page, paged
@@ -28,7 +28,7 @@ def rescue(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Return what sets how long work that is cut short may take to end in order."""
 
     def set_to(seconds: float) -> None:
-        for module in (checkpointd.store, checkpointd.discovery):
+        for module in (checkpointd.postgres.store, checkpointd.polling.job_list):
             monkeypatch.setattr(module, "RESCUE_SECONDS", seconds)
 
     return set_to

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from checkpointd.envelope import read_page
-from checkpointd.jobs import has_ended, read_jobs
+from checkpointd.postgres.job_records import has_ended, read_jobs
+from checkpointd.provider.page import read_page
 from provider import JOB, job
 
 

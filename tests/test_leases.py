@@ -9,13 +9,14 @@ from functools import partial
 import asyncpg
 import pytest
 
-from checkpointd import connecting, outbox
-from checkpointd.api import Pages
-from checkpointd.connecting import connect
-from checkpointd.save import save_telling
-from checkpointd.store import Job, Store, open_store
-from checkpointd.verdict import judge
-from checkpointd.write import Poll
+from checkpointd.domain.poll import judge
+from checkpointd.polling import save_queue as outbox
+from checkpointd.postgres import connection as connecting
+from checkpointd.postgres.connection import connect
+from checkpointd.postgres.save import save_telling
+from checkpointd.postgres.save_rows import Poll
+from checkpointd.postgres.store import Job, Store, open_store
+from checkpointd.provider.client import Pages
 from harness import BOUNDS, polling_one, sync, tick, track
 from provider import JOB, Provider, body, checkpoint, error, held, page
 from wire import COMMIT, Wire

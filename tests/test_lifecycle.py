@@ -3,7 +3,7 @@
 import asyncpg
 import pytest
 
-from checkpointd.store import Store
+from checkpointd.postgres.store import Store
 from harness import polling_one, read_job_list, sync, tick, track
 from provider import JOB, Provider, checkpoint, error, held, job, page
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from checkpointd import listing
-from checkpointd.envelope import read_page
+from checkpointd.domain import listing
+from checkpointd.provider.page import read_page
 from provider import JOB, checkpoint
 
 examples = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -3,8 +3,8 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from checkpointd.daemon import Stop, _follow
-from checkpointd.metronome import _LookingAhead, metronome
+from checkpointd.service.daemon import Stop, _follow
+from checkpointd.service.ticker import _LookingAhead, metronome
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

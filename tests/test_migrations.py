@@ -6,10 +6,10 @@ import re
 import asyncpg
 import pytest
 
-from checkpointd import migrations, queries
-from checkpointd.connecting import connect
-from checkpointd.migrations import MigrationError, migrate, require_current
-from checkpointd.store import Lease
+from checkpointd.postgres import migrations, queries
+from checkpointd.postgres.connection import connect
+from checkpointd.postgres.migrations import MigrationError, migrate, require_current
+from checkpointd.postgres.store import Lease
 
 
 async def _migrate(url: str) -> list[str]:

@@ -24,12 +24,14 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 import world as w
-from checkpointd import api, outbox, save
-from checkpointd.connecting import connect
-from checkpointd.discovery import Discovery
-from checkpointd.poller import Poller, polling
-from checkpointd.service import Service
-from checkpointd.store import Store, open_store
+from checkpointd.polling import save_queue as outbox
+from checkpointd.polling.job_list import Discovery
+from checkpointd.polling.poller import Poller, polling
+from checkpointd.polling.source import Service
+from checkpointd.postgres import save
+from checkpointd.postgres.connection import connect
+from checkpointd.postgres.store import Store, open_store
+from checkpointd.provider import client as api
 from harness import BOUNDS
 from model import Change, Model, Told, Value
 from provider import Provider, job, page

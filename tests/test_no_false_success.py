@@ -7,8 +7,8 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from checkpointd.api import PAGES
-from checkpointd.store import Store
+from checkpointd.postgres.store import Store
+from checkpointd.provider.client import PAGES
 from harness import polling_one, sync, track
 from model import OF_SOURCE
 from provider import JOB, Provider, body, checkpoint, page, paged

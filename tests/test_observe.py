@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import structlog
 
-from checkpointd import observe
-from checkpointd.failures import ErrorClass, Failure
-from checkpointd.reasons import explain
+from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.postgres.errors import explain
+from checkpointd.telemetry import logs as observe
 
 CANARY = "canary-5f0e9d8c7b6a"
 SECRETS = {

@@ -12,9 +12,9 @@ import asyncpg
 import pytest
 
 import hostile
-from checkpointd import web
-from checkpointd.connecting import connect
-from checkpointd.store import Store, open_store
+from checkpointd.postgres.connection import connect
+from checkpointd.postgres.store import Store, open_store
+from checkpointd.web import server as web
 from harness import read_job_list, sync, track
 from provider import JOB, Provider, checkpoint, job, page
 from stored import fill

@@ -11,14 +11,14 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from checkpointd import poller as poller_module
-from checkpointd import queries
-from checkpointd.api import Pages
-from checkpointd.failures import Failure
-from checkpointd.save import save_quiet, save_telling
-from checkpointd.store import Room, Store
-from checkpointd.verdict import judge
-from checkpointd.write import Poll, Saved
+from checkpointd.domain.failure import Failure
+from checkpointd.domain.poll import judge
+from checkpointd.polling import poller as poller_module
+from checkpointd.postgres import queries
+from checkpointd.postgres.save import save_quiet, save_telling
+from checkpointd.postgres.save_rows import Poll, Saved
+from checkpointd.postgres.store import Room, Store
+from checkpointd.provider.client import Pages
 from harness import BOUNDS, polling_one, read_job_list, row_versions, sync, tick, track
 from provider import JOB, Provider, body, checkpoint, error, held, job, page, paged
 

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from checkpointd import observe
-from checkpointd.connecting import UNAVAILABLE, connect
-from checkpointd.reasons import explain
-from checkpointd.store import Store, open_store
+from checkpointd.postgres.connection import UNAVAILABLE, connect
+from checkpointd.postgres.errors import explain
+from checkpointd.postgres.store import Store, open_store
+from checkpointd.telemetry import logs as observe
 from harness import polling_one, sync, tick, track
 from logins import as_role, login
 from provider import JOB, Provider, checkpoint, page, paged

@@ -16,9 +16,10 @@ from urllib.parse import quote
 
 import pytest
 
-from checkpointd import gauges, observe
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.world import World
+from checkpointd.telemetry import database_metrics as gauges
+from checkpointd.telemetry import logs as observe
 from verbs import environment, get, running, until_ok, wait_for_line
 
 TOP = Path(__file__).parents[1]

@@ -17,11 +17,13 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 from typer.main import get_command
 
-from checkpointd import __main__, gauges, web
-from checkpointd.credentials import LOADED
-from checkpointd.failures import ErrorClass
-from checkpointd.observe import REGISTRY
-from checkpointd.settings import PREFIX, Settings, Source
+from checkpointd import __main__
+from checkpointd.domain.failure import ErrorClass
+from checkpointd.settings.credentials import LOADED
+from checkpointd.settings.model import PREFIX, Settings, Source
+from checkpointd.telemetry import database_metrics as gauges
+from checkpointd.telemetry.logs import REGISTRY
+from checkpointd.web import server as web
 from provider import JOB, Provider, checkpoint, page
 from verbs import environment
 

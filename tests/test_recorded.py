@@ -9,8 +9,8 @@ import aiohttp
 import asyncpg
 import pytest
 
+from checkpointd.postgres.store import Store
 from checkpointd.simulator.replay import read_recorded
-from checkpointd.store import Store
 from harness import read_job_list, row_versions, sync, track
 from provider import Provider, body, page
 from provider import job as job_record

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import pytest
 
-from checkpointd.item import read_item
+from checkpointd.domain.checkpoint import read_item
 from checkpointd.redaction import Secrets, blot_likely, is_like_a_key, secrets_of
 from echoes import echoes
 from provider import JOB, checkpoint

@@ -5,9 +5,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from checkpointd import listing, queries, write
-from checkpointd.item import BadItemError
-from checkpointd.store import Store
+from checkpointd.domain import listing
+from checkpointd.domain.checkpoint import BadItemError
+from checkpointd.postgres import queries
+from checkpointd.postgres import save_rows as write
+from checkpointd.postgres.store import Store
 from harness import sync
 from provider import JOB, Provider, checkpoint, page
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from checkpointd import migrations, queries
-from checkpointd.connecting import connect
-from checkpointd.settings import Source
-from checkpointd.store import Store
+from checkpointd.postgres import migrations, queries
+from checkpointd.postgres.connection import connect
+from checkpointd.postgres.store import Store
+from checkpointd.settings.model import Source
 from logins import as_role, connected, login
 from provider import JOB, Provider, checkpoint, job, page
 from verbs import checkpointd, environment, running, wait_for_line

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from checkpointd.embedded import EmbeddedPostgres
+from checkpointd.postgres.embedded import EmbeddedPostgres
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.world import World
 from provider import JOB, Provider, checkpoint, error, held, page, paged
@@ -145,7 +145,8 @@ async def test_trouble_with_a_source_is_told(
 async def test_a_fault_of_its_own_is_told(url: str, provider: Provider, tmp_path: Path) -> None:
     """A bug in a ring ends the daemon in order, with a line of its log, status 1, and no secret."""
     broken = f"""
-from checkpointd import __main__, poller
+from checkpointd import __main__
+from checkpointd.polling import poller
 async def tick(self):
     raise KeyError("{KEY}")
 poller.Poller.tick = tick

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from checkpointd import loading
-from checkpointd.credentials import SettingsError, read_secret
-from checkpointd.settings import OPENAI, Settings, Source
+from checkpointd.settings import load as loading
+from checkpointd.settings.credentials import SettingsError, read_secret
+from checkpointd.settings.model import OPENAI, Settings, Source
 
 CANARY = "Canary5f0e9d8c7b6a4f3e2d1c"
 MINUTE = "source a: requests_per_minute"

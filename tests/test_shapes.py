@@ -9,12 +9,12 @@ import aiohttp
 import asyncpg
 import pytest
 
-from checkpointd.settings import FixedSettings, Source
+from checkpointd.cli.sync import sync_jobs
+from checkpointd.postgres.store import Store
+from checkpointd.settings.model import FixedSettings, Source
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.shapes import Shape
 from checkpointd.simulator.world import World
-from checkpointd.store import Store
-from checkpointd.sync import sync_jobs
 from verbs import checkpointd, environment, running
 
 START = 1_767_225_600.0

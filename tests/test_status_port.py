@@ -7,8 +7,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from checkpointd import systemd, web
-from checkpointd.store import Store
+from checkpointd.postgres.store import Store
+from checkpointd.service import systemd
+from checkpointd.web import server as web
 from provider import JOB, Provider, checkpoint, page
 from verbs import checkpointd, environment, get, running, wait_for_line
 

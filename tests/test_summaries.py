@@ -5,7 +5,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from checkpointd.store import Store
+from checkpointd.postgres.store import Store
 from harness import read_job_list, sync, track
 from provider import JOB, Provider, checkpoint, error, job, page
 

@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 import hostile
-from checkpointd import standing
-from checkpointd.store import Store
+from checkpointd import presentation as standing
+from checkpointd.postgres.store import Store
 from checkpointd.words import duration, number, plural, visible
 from harness import read_job_list, sync
 from provider import JOB, Provider, checkpoint, job, page

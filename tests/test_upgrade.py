@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from checkpointd import migrations
-from checkpointd.connecting import connect
+from checkpointd.postgres import migrations
+from checkpointd.postgres.connection import connect
 from faults.daemons import watching_the_machine
 from logins import login
 from provider import JOB, Provider, checkpoint, page

@@ -14,8 +14,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from checkpointd import demo
-from checkpointd.settings import Settings
+from checkpointd.cli import demo
+from checkpointd.settings.model import Settings
 from provider import JOB, Provider, checkpoint, error, job, page
 from verbs import KEY, SILENCED, checkpointd, environment, running, wait_for_line
 
@@ -192,7 +192,9 @@ async def test_standard_error_is_closed(url: str, provider: Provider, tmp_path: 
 
 LOGS_THE_KEY = """
 import os
-from checkpointd import __main__, observe, sync
+from checkpointd import __main__
+from checkpointd.cli import sync
+from checkpointd.telemetry import logs as observe
 
 async def log_the_key(*_):
     observe.log.error("planted", told=os.environ["OPENAI_API_KEY"])

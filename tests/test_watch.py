@@ -13,12 +13,14 @@ from tempfile import TemporaryDirectory
 import asyncpg
 import pytest
 
-from checkpointd import observe, systemd, watch
-from checkpointd.connecting import connect
-from checkpointd.embedded import EmbeddedPostgres
-from checkpointd.failures import ErrorClass, Failure
-from checkpointd.store import Store, open_store
-from checkpointd.watch import watching
+from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.postgres.connection import connect
+from checkpointd.postgres.embedded import EmbeddedPostgres
+from checkpointd.postgres.store import Store, open_store
+from checkpointd.service import systemd
+from checkpointd.service import watchdog as watch
+from checkpointd.service.watchdog import watching
+from checkpointd.telemetry import logs as observe
 from harness import polling_one, sync, tick, track
 from provider import JOB, Provider, checkpoint, error, held, page
 from verbs import checkpointd, environment, running, wait_for_line

@@ -13,19 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 import checkpointd
-from checkpointd import address, migrations, process, terminal
-from checkpointd.choosing import UsageError, choose_source, find_jobs, read_ids
-from checkpointd.credentials import SettingsError
-from checkpointd.embedded import EmbeddedError
-from checkpointd.loading import load
-from checkpointd.opening import CommandError, database, database_errors, ready
-from checkpointd.settings import Settings
+from checkpointd.cli import event_loop as process
+from checkpointd.cli import output as terminal
+from checkpointd.cli.arguments import UsageError, choose_source, find_jobs, read_ids
+from checkpointd.cli.database import CommandError, database, database_errors, ready
+from checkpointd.postgres import dsn as address
+from checkpointd.postgres import migrations
+from checkpointd.postgres.embedded import EmbeddedError
+from checkpointd.postgres.store import Store, open_store
+from checkpointd.settings.credentials import SettingsError
+from checkpointd.settings.load import load
+from checkpointd.settings.model import Settings
 from checkpointd.simulator.shapes import Kind, Order, Publication, Retention, Shape
-from checkpointd.store import Store, open_store
 from checkpointd.words import plural
 
 if TYPE_CHECKING:
-    from checkpointd.sync import Summary
+    from checkpointd.cli.sync import Summary
 
 SHOWN_FAILURES = 20
 
@@ -119,7 +122,8 @@ def run(config: Config = None) -> None:
     """Run the daemon."""
     import faulthandler
 
-    from checkpointd import daemon, observe
+    from checkpointd.service import daemon
+    from checkpointd.telemetry import logs as observe
 
     faulthandler.enable()  # systemd's watchdog ends a daemon that hangs by SIGABRT: this tells where it hung
     chosen = load(config)
@@ -149,7 +153,7 @@ def sync(
     config: Config = None,
 ) -> None:
     """Poll all tracked jobs (or the named) once, now, whether due or not."""
-    from checkpointd.sync import sync_jobs
+    from checkpointd.cli.sync import sync_jobs
 
     chosen = load(config)
     if source is not None:
@@ -276,7 +280,7 @@ def migrate_(config: Config = None) -> None:
 @app.command("check")
 def check_(as_json: AsJson = False, config: Config = None) -> None:
     """Say whether the daemon would work here: database, role, schema, keys, clocks; and how to mend what is wrong."""
-    from checkpointd import check
+    from checkpointd.cli import check
 
     async def work() -> "list[check.Finding]":
         chosen = load(config)
@@ -311,7 +315,9 @@ def demo_(
     """Show it at work: a private PostgreSQL, a simulated provider and the daemon. Needs nothing else."""
     from rich.console import Console
 
-    from checkpointd import daemon, demo, observe
+    from checkpointd.cli import demo
+    from checkpointd.service import daemon
+    from checkpointd.telemetry import logs as observe
 
     observe.configure("console", "error")
 
@@ -346,7 +352,8 @@ def simulate(
     ] = None,
 ) -> None:
     """Run the simulated provider alone, on 127.0.0.1; what it prints first says how to reach it."""
-    from checkpointd import daemon, demo
+    from checkpointd.cli import demo
+    from checkpointd.service import daemon
     from checkpointd.simulator.replay import serve_recorded
     from checkpointd.simulator.server import accelerated, serve
     from checkpointd.simulator.world import World
@@ -414,8 +421,8 @@ def _keys(chosen: Settings) -> dict[str, dict[str, str]]:
 
 def _configure_log(chosen: Settings, keyed: Mapping[str, Mapping[str, str]], level: str) -> None:
     """Set up the log, which tells neither what the sources' requests hold nor the database's password."""
-    from checkpointd import observe
     from checkpointd.redaction import secrets_of
+    from checkpointd.telemetry import logs as observe
 
     secrets = [s for source in chosen.sources for s in secrets_of(source.query, keyed[source.name])]
     if chosen.database_url is not None:

@@ -17,8 +17,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from checkpointd.connecting import connect
-from checkpointd.store import open_store
+from checkpointd.postgres.connection import connect
+from checkpointd.postgres.store import open_store
 from verbs import environment, running
 
 INTERVAL = 0.2
@@ -118,7 +118,7 @@ async def daemon(env: dict[str, str]) -> AsyncIterator[Daemon]:
 
 _NURSERY = """
 import ctypes, json, os, signal, sys
-import checkpointd.daemon
+import checkpointd.service.daemon
 from checkpointd.__main__ import main
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:

@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from checkpointd.embedded import EmbeddedPostgres
+from checkpointd.postgres.embedded import EmbeddedPostgres
 from faults.daemons import Daemon, daemon, surroundings, track, until, watching_the_machine
 from faults.invariants import Judge
 from faults.proxy import Proxy

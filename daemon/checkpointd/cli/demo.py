@@ -1,0 +1,121 @@
+"""The demo: an embedded PostgreSQL, a simulated provider at speed, and the daemon, shown while they work."""
+
+import asyncio
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, closing, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from checkpointd.postgres import queries
+from checkpointd.postgres.connection import UNAVAILABLE, connect
+from checkpointd.postgres.embedded import EmbeddedPostgres
+from checkpointd.postgres.store import Store, open_store
+from checkpointd.service import daemon
+from checkpointd.settings.model import FixedSettings, Settings, Source
+from checkpointd.simulator.server import accelerated, serve
+from checkpointd.simulator.world import World
+from checkpointd.words import plural
+
+EPOCH: Final = 1_767_225_600.0
+"""When simulated time begins: 2026-01-01, in Unix seconds. In the past, so that no checkpoint is of the future."""
+
+SEED, JOBS, SPEED = 7, 24, 120.0
+SHOWN: Final = 16
+LOOK: Final = "table fine_tuning.checkpoints"
+
+
+async def run(console: Console, seconds: float | None, stop: daemon.Stop) -> None:
+    """Run the demo until `stop`, or for so many seconds. Everything it started ends with it."""
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpointd-demo-")))
+        embedded = await stack.enter_async_context(EmbeddedPostgres(folder / "postgres", sync=False))
+        url = await embedded.start_or_connect()
+        provider = await stack.enter_async_context(serve(World(SEED, JOBS, EPOCH), accelerated(SPEED, EPOCH)))
+        (folder / "key").write_text("simulated")
+        settings = FixedSettings(
+            min_poll_seconds=0.5, max_poll_seconds=2, job_list_seconds=1, discover=True, drain_seconds=1,
+            http_port=_port(), sources=(Source(name="simulated", base_url=provider, api_key=str(folder / "key")),),
+        )  # fmt: skip
+        keyed = {source.name: source.request_headers() for source in settings.sources}
+        say(f"A simulated provider at {provider}, {SPEED:g} times as fast as time, polled into an embedded PostgreSQL.")
+        say(f"Look: {embedded.psql} -c '{LOOK}'")
+        say(f"See the curves: http://{settings.http_host}:{settings.http_port}/")
+        store = await stack.enter_async_context(open_store(lambda: connect(url)))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(daemon.run(settings, lambda: connect(url), keyed, migrate=True, stop=stop))
+            group.create_task(_show(store, console, say, stop))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.asked.wait(), seconds)
+            stop.asked.set()
+        totals = dict.fromkeys(("jobs", "checkpoints", "changes"), 0)
+        with suppress(asyncpg.UndefinedTableError):  # it ended before the schema was made
+            totals |= dict((await store.fetch(queries.COUNT_EVERYTHING))[0])
+        say("{jobs} jobs, {checkpoints} checkpoints, {changes} changes".format(**totals))
+
+
+def _port() -> int:
+    """Return the status port's usual number, or, where another process has it, a free one."""
+    for port in (Settings.model_fields["http_port"].default, 0):
+        with closing(socket.socket()) as tried, suppress(OSError):
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(("127.0.0.1", port))
+            return int(tried.getsockname()[1])
+    return 0
+
+
+async def _show(store: Store, console: Console, say: Callable[[str], None], stop: daemon.Stop) -> None:
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            async for rows in _rows(store, stop):
+                live.update(_table(rows), refresh=True)
+        return
+    told: dict[str, Any] = {}
+    async for rows in _rows(store, stop):
+        for row in rows:
+            count = row["checkpoint_count"]
+            if told.get(row["id"]) != row and count:
+                told[row["id"]] = row
+                words = ["{id}  {status:10}".format(**row), f"{count} {plural('checkpoint', count)}", *_losses(row)]
+                say("  ".join(words))
+
+
+async def _rows(store: Store, stop: daemon.Stop) -> AsyncIterator[Sequence[asyncpg.Record]]:
+    """Yield the jobs as they stand, twice a second, until `stop`."""
+    while not stop.asked.is_set():
+        with suppress(*UNAVAILABLE):  # the schema is not made yet
+            yield await store.fetch(queries.LIST_LATEST_LOSSES, SHOWN)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.asked.wait(), 0.5)
+
+
+def _losses(row: asyncpg.Record) -> list[str]:
+    known = {"train": row["train_loss"], "valid": row["valid_loss"]}
+    return [
+        f"step {row['latest_step']}",
+        *(f"{name} loss {loss:.4f}" for name, loss in known.items() if loss is not None),
+    ]
+
+
+def _table(rows: Sequence[asyncpg.Record]) -> Table:
+    table = Table(title="fine-tuning jobs, newest news first", title_justify="left", box=None, pad_edge=False)
+    for name in ("job", "status", "checkpoints", "latest step", "train loss", "valid loss"):
+        # On a narrow terminal the id gives way, nothing else.
+        table.add_column(name, justify="left" if name in {"job", "status"} else "right", no_wrap=True,
+                         min_width={"job": 12, "status": 16}.get(name, len(name)))  # fmt: skip
+    for row in rows:
+        losses = ["" if row[name] is None else f"{row[name]:.4f}" for name in ("train_loss", "valid_loss")]
+        cells = [row["id"], row["status"] or "", str(row["checkpoint_count"]), str(row["latest_step"] or ""), *losses]
+        table.add_row(*map(Text, cells))
+    return table

@@ -1,0 +1,1 @@
+"""Claim, poll, save."""

@@ -1,0 +1,1 @@
+"""The status port and its pages."""
