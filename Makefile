@@ -6,7 +6,7 @@ READY = $(VENV)/.ready
 PRISM = .tools/prism/node_modules/.bin/prism
 HISTORIES ?= 3000
 SIDE_BY_SIDE = -n auto --maxprocesses 4 --dist worksteal
-SLOW_SQL = $(addprefix tests/test_,$(addsuffix .py,backup grafana million roles upgrade))
+SLOW_SQL = $(addprefix tests/postgres/test_,$(addsuffix .py,backup million roles upgrade)) tests/project/test_grafana.py
 OLDEST = $(firstword $(patsubst %/initdb,%,$(wildcard $(foreach v,15 16 17 18,/usr/lib/postgresql/$(v)/bin/initdb))))
 
 help:  ## what can be made
@@ -17,6 +17,9 @@ demo: $(READY)  ## a simulated provider, a private PostgreSQL and the daemon (AR
 
 test: $(READY)  ## the tests, on the embedded PostgreSQL (ARGS='-k word' chooses)
 	$(VENV)/bin/pytest $(SIDE_BY_SIDE) $(ARGS)
+
+test-unit: $(READY)  ## the tests of domain, provider and settings, without PostgreSQL
+	$(VENV)/bin/pytest $(SIDE_BY_SIDE) tests/domain tests/provider tests/settings $(ARGS)
 
 test-slow: $(READY)  ## the tests that take too long for `make test`
 	$(VENV)/bin/pytest -m slow $(ARGS)
@@ -38,11 +41,11 @@ test-all: $(READY)  ## the tests on each Python from 3.11 to 3.13 that is instal
 	$(MAKE) --no-print-directory test-oldest
 
 systemd-test: $(READY)  ## the units under a real systemd, booted here where root and namespaces allow
-	$(VENV)/bin/pytest -m "slow or not slow" tests/test_systemd.py $(ARGS)
+	$(VENV)/bin/pytest -m "slow or not slow" tests/service/test_systemd.py $(ARGS)
 
 contract: $(READY)  ## what Prism, by OpenAI's specification, and OpenAI's SDK say of the simulated provider
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(PRISM) && \
-	  TEST_PRISM=$(PRISM) $(VENV)/bin/pytest -v tests/test_contract.py $(ARGS); \
+	  TEST_PRISM=$(PRISM) $(VENV)/bin/pytest -v tests/simulator/test_contract.py $(ARGS); \
 	else echo "skipped: no npm, which Prism comes by"; fi
 
 lint: $(READY)
@@ -51,18 +54,18 @@ lint: $(READY)
 	$(VENV)/bin/mypy
 
 check-long: planted  ## thousands of histories against the model (HISTORIES=5000 says how many), and the planted mistakes
-	HISTORIES=$(HISTORIES) $(VENV)/bin/pytest -q tests/test_model.py
+	HISTORIES=$(HISTORIES) $(VENV)/bin/pytest -q tests/model/test_model.py
 
 planted: $(READY)  ## make twelve well-known mistakes, one by one: the tests must catch each
-	$(VENV)/bin/python tests/planted.py
+	$(VENV)/bin/python tests/project/planted.py
 
 catalogue: $(READY)  ## write anew what is kept of the views: catalogue, privileges, migrations, the guide's answers
-	$(VENV)/bin/pytest --update tests/test_catalogue.py $(wildcard tests/test_guide.py)
+	$(VENV)/bin/pytest --update tests/postgres/test_catalogue.py $(wildcard tests/postgres/test_guide.py)
 
 check: lint test test-slow test-oldest contract wheel  ## all of these: types, two PostgreSQLs, the contract, the wheel run elsewhere
 
 wheel: $(READY)  ## the wheel, in dist/, tried in an environment of its own
-	sh tests/check_wheel.sh "$(UV)"
+	sh tests/project/check_wheel.sh "$(UV)"
 
 lock: .tools/bin/uv  ## resolve the dependencies anew into requirements.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
@@ -85,4 +88,4 @@ $(READY): .tools/bin/uv pyproject.toml requirements.lock
 $(PRISM):
 	npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .tools/prism @stoplight/prism-cli@5.14.2
 
-.PHONY: help demo test test-slow test-oldest test-all systemd-test contract catalogue lint check check-long planted wheel lock clean
+.PHONY: help demo test test-unit test-slow test-oldest test-all systemd-test contract catalogue lint check check-long planted wheel lock clean

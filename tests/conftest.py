@@ -17,8 +17,8 @@ from checkpointd.postgres.connection import connect
 from checkpointd.postgres.embedded import EmbeddedPostgres
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.telemetry import logs as observe
-from provider import Provider
-from servers import free_port
+from support.provider import Provider
+from support.servers import free_port
 
 
 def pytest_configure() -> None:

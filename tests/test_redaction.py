@@ -10,8 +10,8 @@ import pytest
 
 from checkpointd.domain.checkpoint import read_item
 from checkpointd.redaction import Secrets, blot_likely, is_like_a_key, secrets_of
-from echoes import echoes
-from provider import JOB, checkpoint
+from support.echoes import echoes
+from support.provider import JOB, checkpoint
 
 KEYS = ["canary.0123456789+/key==", "sk-proj-abcDEF0123456789_-xyz", "??>>~~canary", "abcdef", "hunter2"]
 

@@ -1,0 +1,299 @@
+"""What a person types, and what they are told."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE
+from contextlib import suppress
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from checkpointd.cli import demo
+from checkpointd.settings.model import Settings
+from support.provider import JOB, Provider, checkpoint, error, job, page
+from support.verbs import KEY, SILENCED, checkpointd, environment, running, wait_for_line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "says"),
+    [
+        (["track", "ftjob-x/../../y"], {}, "no id of a fine-tuning job"),
+        (["track", "ftjob-a b"], {}, "no id of a fine-tuning job"),
+        (["track", "ftjob-a\x1b[2J"], {}, "no id of a fine-tuning job"),
+        (["track", ""], {}, "no id of a fine-tuning job"),
+        (["track", "hello"], {}, "no id of a fine-tuning job"),
+        (["sync", "ftjob-x/../../y"], {}, "no id of a fine-tuning job"),
+        (["track", JOB, "--source", "other"], {}, "--source other"),
+        (["track"], {}, "Missing argument"),
+        (["nonsense"], {}, "No such command"),
+        (
+            ["simulate", "--kind", "x"],
+            {},
+            "'--kind': 'x' is not one of 'openai', 'azure', 'compatible'. Try checkpointd",
+        ),
+        (
+            ["simulate", "--jobs", "x"],
+            {},
+            "'--jobs': Input should be a valid integer, unable to parse string as an integer. Try checkpointd",
+        ),
+        (["sync", "--nonsense"], {}, "No such option"),
+        (["sync"], {"CHECKPOINTD_MIN_POL_SECONDS": "1"}, "did you mean CHECKPOINTD_MIN_POLL_SECONDS?"),
+        (["sync"], {"CHECKPOINTD_MIN_POLL_SECONDS": "soon"}, "CHECKPOINTD_MIN_POLL_SECONDS"),
+        (["sync"], {"OPENAI_API_KEY": ""}, "OPENAI_API_KEY"),
+        (["run"], {"OPENAI_API_KEY": ""}, "OPENAI_API_KEY"),
+        (["sync"], {"OPENAI_BASE_URL": "http://example.org/v1"}, "OPENAI_BASE_URL"),
+        (["sync"], {"CHECKPOINTD_DATABASE_URL": "mysql://u:canary-key-0123456789@h/db"}, "CHECKPOINTD_DATABASE_URL"),
+        (["sync"], {"CHECKPOINTD_CONFIG": "/nowhere.toml"}, "/nowhere.toml: no such file"),
+    ],
+)
+async def test_wrong_usage(arguments: list[str], more: dict[str, str], says: str, url: str, provider: Provider,
+                           tmp_path: Path) -> None:  # fmt: skip
+    """Wrong usage and wrong settings exit 2 with one clear line, no traceback and no secret, before any request."""
+    ended = await checkpointd(*arguments, env={**environment(tmp_path, url, provider.url), **more})
+    assert 2 == ended.code
+    assert says in ended.err
+    assert "Traceback" not in ended.err
+    assert KEY not in ended.err
+    assert "\x1b" not in ended.err
+    assert [] == provider.requests
+    assert 1 == len(ended.err.splitlines())
+
+
+async def test_work_that_fails(empty_url: str, provider: Provider, tmp_path: Path) -> None:
+    """Without its schema, or without a server, a verb exits 1 with one line that says what to do."""
+    ended = await checkpointd("track", JOB, env=environment(tmp_path, empty_url, provider.url))
+    assert (1, "checkpointd: the schema is missing or old: run `checkpointd migrate`\n") == (ended.code, ended.err)
+    nowhere = "postgresql://u:canary-key-0123456789@127.0.0.1:1/db"
+    ended = await checkpointd("status", env=environment(tmp_path, nowhere, provider.url))
+    assert 1 == ended.code
+    assert 1 == len(ended.err.splitlines())
+    assert KEY not in ended.err
+    assert "Traceback" not in ended.err
+
+
+async def test_missing_job(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
+    """A job that the provider no longer knows fails its sync, is shown as missing, and keeps its rows."""
+    env = environment(tmp_path, url, provider.url)
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await checkpointd("track", JOB, env=env)
+    await checkpointd("sync", env=env)
+    stored = await sql.fetch("select * from fine_tuning.checkpoints")
+    provider.checkpoints[JOB] = error(404, "fine_tune_not_found")
+    ended = await checkpointd("sync", env=env)
+    assert 1 == ended.code
+    assert f"{JOB}: missing: HTTP 404 fine_tune_not_found no" in ended.err
+    shown = await checkpointd("status", env=env)
+    assert re.search(rf"{JOB}\s+openai\s+missing", shown.out)
+    listed = json.loads((await checkpointd("jobs", "--json", env=env)).out)
+    assert [(JOB, "missing", 1)] == [(row["id"], row["phase"], row["checkpoint_count"]) for row in listed]
+    assert stored == await sql.fetch("select * from fine_tuning.checkpoints")
+
+
+async def test_standard_input(url: str, provider: Provider, tmp_path: Path) -> None:
+    """With - ids come one a line; an empty standard input means no job, never all."""
+    env = environment(tmp_path, url, provider.url)
+    ended = await checkpointd("track", "-", env=env, stdin="ftjob-1\n\nftjob-2\nftjob-1\n")
+    assert (0, "2 tracked, 2 of them not until now\n", "") == ended
+    ended = await checkpointd("sync", "-", env=env)
+    assert (0, "0 jobs: 0 new checkpoints, 0 changed, 0 rejected items, 0 failed\n", "") == ended
+    assert [] == provider.requests
+    provider.checkpoints["ftjob-2"] = page([])
+    ended = await checkpointd("sync", "-", env=env, stdin="ftjob-2\n")
+    assert (0, "1 job: 0 new checkpoints, 0 changed, 0 rejected items, 0 failed\n", "") == ended
+    await checkpointd("untrack", "ftjob-2", env=env)
+    ended = await checkpointd("track", "ftjob-1", "ftjob-2", env=env)
+    assert (0, "2 tracked, 1 of them not until now\n", "") == ended
+    ended = await checkpointd("sync", "ftjob-3", env=env)
+    assert (1, "checkpointd: ftjob-3 is not tracked: checkpointd track ftjob-3\n") == (ended.code, ended.err)
+
+
+async def test_refused_key(url: str, provider: Provider, tmp_path: Path) -> None:
+    """With a refused key a sync fails in a few requests, and says so for each job, without the key."""
+    env = environment(tmp_path, url, provider.url)
+    for n in range(40):
+        provider.checkpoints[f"ftjob-{n}"] = error(401, "invalid_api_key", f"Incorrect API key provided: {KEY}")
+    await checkpointd("track", "-", env=env, stdin="".join(f"ftjob-{n}\n" for n in range(40)))
+    ended = await checkpointd("sync", "--json", env=env)
+    result = json.loads(ended.out)
+    assert (1, 40, {"refused"}) == (ended.code, result["failed"], {f["error_class"] for f in result["failures"]})
+    assert KEY not in ended.out + ended.err
+    assert len(provider.requests) <= 17
+
+
+async def test_two_sources(url: str, provider: Provider, tmp_path: Path) -> None:
+    """With one id in two sources a verb asks for --source, and each keeps its own rows."""
+    config = tmp_path / "two.toml"
+    (tmp_path / "key").write_text(KEY)
+    source = '[[sources]]\nname = "{}"\nkind = "{}"\nbase_url = "{}"\napi_key = "{}"\n'
+    config.write_text("".join(source.format(name, kind, provider.url, tmp_path / "key")
+                              for name, kind in (("one", "openai"), ("two", "azure"))))  # fmt: skip
+    env = {**environment(tmp_path, url), "CHECKPOINTD_CONFIG": str(config)}
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    ended = await checkpointd("track", JOB, env=env)
+    assert (2, "checkpointd: several sources are configured: choose one with --source (one, two)\n") == (
+        ended.code,
+        ended.err,
+    )
+    for name in ("one", "two"):
+        assert 0 == (await checkpointd("track", JOB, "--source", name, env=env)).code
+    ended = await checkpointd("resync", JOB, env=env)
+    assert 2 == ended.code
+    assert "--source (one, two)" in ended.err
+    assert "2 jobs: 2 new checkpoints" in (await checkpointd("sync", env=env)).out
+    headers = [
+        (r.headers.get("Authorization"), r.headers.get("api-key")) for r in provider.requests if "job" in r.match_info
+    ]
+    assert {(f"Bearer {KEY}", None), (None, KEY)} == set(headers)
+    assert "1 job: 0 new" in (await checkpointd("sync", "--source", "two", env=env)).out
+    provider.checkpoints[JOB] = error(404, "unknown")
+    failed = (await checkpointd("sync", env=env)).err.splitlines()
+    assert [f"{JOB} ({name}): missing: HTTP 404 unknown no" for name in ("one", "two")] == sorted(failed)
+    told = json.loads((await checkpointd("sync", "--json", env=env)).out)["failures"]
+    assert {("one", JOB), ("two", JOB)} == {(failure["source"], failure["job"]) for failure in told}
+    assert (0, "1 untracked\n", "") == await checkpointd("untrack", JOB, "--source", "one", env=env)
+
+
+async def test_embedded_database(provider: Provider, tmp_path: Path) -> None:
+    """Without a database URL the embedded PostgreSQL serves, is said in one line, and is joined by a second command."""
+    env = environment(tmp_path, None, provider.url, CHECKPOINTD_MIN_POLL_SECONDS="0.1")
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    ended = await checkpointd("track", JOB, env=env)
+    assert 0 == ended.code
+    assert 1 == len(ended.err.splitlines())
+    assert "using the embedded PostgreSQL" in ended.err
+    async with running("run", env=env) as daemon:
+        await wait_for_line(daemon, "poll.changed")
+        rows = json.loads((await checkpointd("jobs", "--json", env=env)).out)
+        assert [(JOB, 1)] == [(row["id"], row["checkpoint_count"]) for row in rows]
+        daemon.terminate()
+        assert 0 == await asyncio.wait_for(daemon.wait(), 60)
+    rows = json.loads((await checkpointd("jobs", "--json", env=env)).out)
+    assert [(JOB, 1)] == [(row["id"], row["checkpoint_count"]) for row in rows]
+
+
+async def test_standard_error_is_closed(url: str, provider: Provider, tmp_path: Path) -> None:
+    """With `2>&-` verbs do their work, and what they would say there is not among their output."""
+    env = environment(tmp_path, url, provider.url)
+    provider.jobs = page([job()])
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await checkpointd("track", JOB, "ftjob-unknown", env=env)
+    ended = await checkpointd("sync", env=env, program=SILENCED)
+    assert (1, "2 jobs: 1 new checkpoint, 0 changed, 0 rejected items, 1 failed\n", "") == ended
+    ended = await checkpointd("check", "--json", env=env, program=SILENCED)
+    assert (0, True) == (ended.code, json.loads(ended.out)["ok"])
+    assert (2, "", "") == await checkpointd("nonsense", env=env, program=SILENCED)
+
+
+LOGS_THE_KEY = """
+import os
+from checkpointd import __main__
+from checkpointd.cli import sync
+from checkpointd.telemetry import logs as observe
+
+async def log_the_key(*_):
+    observe.log.error("planted", told=os.environ["OPENAI_API_KEY"])
+    raise OSError("planted, too")
+
+sync.sync_jobs = log_the_key
+__main__.main()
+"""
+
+
+async def test_sync_logs_no_key(url: str, provider: Provider, tmp_path: Path) -> None:
+    """What `sync` logs tells no key, as what `run` logs does not, even where a mistake of ours logs one."""
+    env = environment(tmp_path, url, provider.url)
+    ended = await checkpointd("sync", env=env, program=(sys.executable, "-c", LOGS_THE_KEY))
+    assert (1, True) == (ended.code, '"told": "[secret]"' in ended.err)
+    assert KEY not in ended.err
+
+
+@pytest.mark.slow
+async def test_demo_with_standard_error_closed(tmp_path: Path) -> None:
+    """The demo, too, does without standard error."""
+    ended = await checkpointd("demo", "--seconds", "1", env=environment(tmp_path), program=SILENCED)
+    assert (0, True) == (ended.code, " checkpoints, " in ended.out)
+
+
+async def test_demo(tmp_path: Path) -> None:
+    """The demo says how to look, shows checkpoints arriving whatever is set, ends by itself and leaves nothing."""
+    env = environment(tmp_path, TMPDIR=str(tmp_path), CHECKPOINTD_DISCOVER="false", CHECKPOINTD_MIN_POLL_SECONDS="60")
+    for seconds in ("9", "30", "90"):  # so long a slow machine may be at the schema
+        ended = await checkpointd("demo", "--seconds", seconds, env=env)
+        assert (0, "") == (ended.code, ended.err)
+        if int(ended.out.splitlines()[-1].split()[2]) > 5:
+            break
+    lines = ended.out.splitlines()
+    assert any(line.startswith("Look: ") and "psql" in line for line in lines)
+    assert any(re.fullmatch(r"See the curves: http://127\.0\.0\.1:\d+/", line) for line in lines)
+    assert not [line for line in lines[:-1] if re.search(r"\b1 checkpoints", line)]
+    found = re.fullmatch(r"(\d+) jobs, (\d+) checkpoints, (\d+) changes", lines[-1])
+    assert found is not None
+    jobs, checkpoints, changes = map(int, found.groups())
+    assert jobs > 5
+    assert 5 < checkpoints < changes
+    assert {"empty.toml"} == set(os.listdir(tmp_path))  # noqa: PTH208  # async code may not use Path.iterdir
+
+
+def test_demo_has_a_port_of_its_own() -> None:
+    """Where another process has the status port's usual number, the demo takes a free one."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # in use already: as good
+            other.bind(("127.0.0.1", 8787))
+            other.listen()
+        assert demo._port() not in {0, 8787}
+
+
+async def test_how_to_look(tmp_path: Path) -> None:
+    """The line that the demo prints shows the checkpoints, typed as it stands; Ctrl-C ends the demo cleanly."""
+    async with running("demo", env=environment(tmp_path, TMPDIR=str(tmp_path))) as demo:
+        assert demo.stdout is not None
+        look = ""
+        while not look.startswith("Look: "):
+            look = (await asyncio.wait_for(demo.stdout.readline(), 60)).decode()
+        while "checkpoints" not in (await asyncio.wait_for(demo.stdout.readline(), 60)).decode():
+            pass
+        shell = await asyncio.create_subprocess_shell(look.removeprefix("Look: "), stdout=PIPE)
+        shown = (await shell.communicate())[0].decode()
+        assert 0 == shell.returncode
+        assert "fine_tuned_model_checkpoint" in shown
+        assert "ftckpt_" in shown
+        demo.send_signal(signal.SIGINT)
+        assert 0 == await asyncio.wait_for(demo.wait(), 60)
+
+
+async def test_simulate(url: str, tmp_path: Path) -> None:
+    """The simulated provider says how to point the other verbs at itself, and they work."""
+    env = environment(tmp_path, url)
+    async with running("simulate", "--port", "0", "--jobs", "5", env=env) as provider:
+        assert provider.stdout is not None
+        line = (await asyncio.wait_for(provider.stdout.readline(), 60)).decode()
+        given = dict(word.split("=", 1) for word in line.removeprefix("export ").split())
+        ended = await checkpointd("sync", env={**env, **given, "CHECKPOINTD_DISCOVER": "true"})
+        assert (0, "") == (ended.code, ended.err)
+        assert re.match(r"[1-9]\d* jobs: [1-9]\d* new checkpoints", ended.out)
+        provider.terminate()
+        assert 0 == await asyncio.wait_for(provider.wait(), 60)
+
+
+async def test_hostile_text_does_not_reach_the_terminal(url: str, provider: Provider, tmp_path: Path) -> None:
+    """Control characters in what a provider sent are not printed."""
+    env = environment(tmp_path, url, provider.url)
+    provider.checkpoints[JOB] = page([])
+    provider.jobs = page([job(fine_tuned_model="[red]x[/red]", status="running"), job("ftjob-2", status="\x1b[2Jx")])
+    await checkpointd("track", JOB, "ftjob-2", env=env)
+    await checkpointd("sync", env=env)
+    shown = (await checkpointd("jobs", env=env)).out
+    assert "\x1b" not in shown
+    assert "[red]x[/red]" in shown
+
+
+def test_every_setting_is_described() -> None:
+    """Each setting has a description with its meaning, for the README and for the errors."""
+    assert [] == [name for name, field in Settings.model_fields.items() if not field.description]

@@ -1,0 +1,238 @@
+"""Leases: the database's clock alone decides, a save counts once, and one that was lost is not remembered as done."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+
+import asyncpg
+import pytest
+
+from checkpointd.domain.poll import judge
+from checkpointd.polling import save_queue as outbox
+from checkpointd.postgres import connection as connecting
+from checkpointd.postgres.connection import connect
+from checkpointd.postgres.save import save_telling
+from checkpointd.postgres.save_rows import Poll
+from checkpointd.postgres.store import Job, Store, open_store
+from checkpointd.provider.client import Pages
+from support.harness import BOUNDS, polling_one, sync, tick, track
+from support.provider import JOB, Provider, body, checkpoint, error, held, page
+from support.wire import COMMIT, Wire
+
+SHIFTED_CLOCK = """
+    create schema shifted;
+    create table shifted.by (shift interval);
+    insert into shifted.by values ('0');
+    create function shifted.clock_timestamp() returns timestamptz
+      return pg_catalog.clock_timestamp() + (select shift from shifted.by);
+    create function shifted.now() returns timestamptz return pg_catalog.now() + (select shift from shifted.by);
+"""
+"""Functions that shadow the database's clock for whoever has `shifted` first in the search path."""
+
+
+async def _shifted(url: str) -> asyncpg.Connection:
+    connection = await connect(url)
+    await connection.execute("set search_path = shifted, pg_catalog")
+    return connection
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_the_databases_clock_decides(url: str, provider: Provider, sql: asyncpg.Connection, hours: int) -> None:
+    """With an hour between the database's clock and ours, leases and due times are right; no job has two pollers."""
+    await sql.execute(SHIFTED_CLOCK)
+    await sql.execute("update shifted.by set shift = make_interval(hours => $1)", hours)
+    now = "select shifted.clock_timestamp()"
+    answer, reached, go_on = held(page([checkpoint(1)]))
+    provider.checkpoints[JOB] = answer
+    async with open_store(lambda: _shifted(url)) as store:
+        await track(store)
+        await sql.execute("update checkpointd.polling set next_poll_at = shifted.clock_timestamp()")
+        async with (
+            polling_one(store, provider, lease=60) as (poller, _, _),
+            polling_one(store, provider, lease=60) as (other, _, _),
+        ):
+            assert 1 == await poller.tick()
+            await reached.wait()
+            left = await sql.fetchval(f"select lease_expires_at - ({now}) from checkpointd.polling")
+            assert 0 < left.total_seconds() <= 60
+            assert 0 == await other.tick()
+            go_on.set()
+            await asyncio.wait(poller._workers)
+        assert 1 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
+        gap = await sql.fetchval(f"select next_poll_at - ({now}) from checkpointd.polling")
+        assert 0 < gap.total_seconds() <= 15
+        async with polling_one(store, provider) as (poller, _, _):
+            assert 0 == await tick(poller)
+            await sql.execute("update shifted.by set shift = shift + interval '15 s'")
+            assert 1 == await tick(poller)
+
+
+async def test_a_lost_answer_counts_once(
+    url: str, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save whose commit's answer was lost is repeated, and counts each checkpoint, change, reject and poll once."""
+    monkeypatch.setattr(outbox, "RETRY_SECONDS", 0.01)
+    bad = {**checkpoint(3), "step_number": "3"}
+    async with Wire(url) as wire, open_store(lambda: connect(wire.url)) as store:
+        for answer in (
+            page([checkpoint(2), checkpoint(1), bad]),
+            page([checkpoint(2, train_loss=0.75), bad]),
+            error(500),
+        ):
+            provider.checkpoints[JOB] = answer
+            wire.cut(COMMIT)
+            await sync(store, provider)
+    counts = await sql.fetchrow("""
+        select (select count(*) from fine_tuning.checkpoints) as checkpoints,
+          (select array_agg(kind order by seq) from fine_tuning.changes) as changes,
+          (select array_agg(outcome || count order by id) from fine_tuning.polls) as polls,
+          (select array_agg(count) from fine_tuning.rejects) as rejects,
+          (select consecutive_failures from fine_tuning.freshness) as failures""")
+    assert counts is not None
+    assert (2, ["new", "new", "changed"], ["changed1", "changed1", "failed1"], [2], 1) == tuple(counts)
+
+
+async def test_a_lost_answer_to_a_quiet_save(
+    url: str, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to any message of a quiet poll may be lost: the poll counts once, or its lease runs out."""
+    monkeypatch.setattr(outbox, "RETRY_SECONDS", 0.01)
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    async with Wire(url) as wire, open_store(lambda: connect(wire.url)) as store:
+        await sync(store, provider)
+        for message in range(1, 9):
+            before = await sql.fetchval("select quiet_polls from fine_tuning.freshness")
+            await sql.execute("update checkpointd.polling set next_poll_at = now(), lease_expires_at = null")
+            async with polling_one(store, provider) as (poller, _, _):
+                asked = provider.asked()
+                wire.cut(message)
+                await tick(poller)
+            wire.mend()
+            polled = provider.asked() - asked
+            assert before + polled == await sql.fetchval("select quiet_polls from fine_tuning.freshness"), message
+
+
+async def _untracked_meanwhile(
+    store: Store, sql: asyncpg.Connection, held: str, work: Callable[[list[Job]], Awaitable[object]]
+) -> object:
+    """Return what comes of work that waits for a row which is held, and during which the job is untracked."""
+    await track(store)
+    jobs = await store.find_jobs([JOB])
+    async with sql.transaction():
+        await sql.execute(f"select from checkpointd.{held} for update")
+        working = asyncio.ensure_future(work(jobs))
+        waiting = (
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        )
+        async with asyncio.timeout(10):
+            while not await sql.fetchval(waiting):  # noqa: ASYNC110  # a server gives no event
+                await asyncio.sleep(0.01)
+        await sql.execute("select checkpointd.untrack_jobs($1)", [job.key for job in jobs])
+    return await working
+
+
+async def test_untracked_while_a_claim_waits(store: Store, sql: asyncpg.Connection) -> None:
+    """A job that is untracked while a claim of it waits for its source's budget is not polled on and on."""
+    claim = partial(store.claim_named_jobs, emissions={1: 0.1}, lease_seconds=60)
+    assert [] == await _untracked_meanwhile(store, sql, "sources", claim)
+    assert await sql.fetchval("select next_poll_at = 'infinity' from checkpointd.polling")
+
+
+async def test_untracked_while_a_resync_waits(store: Store, sql: asyncpg.Connection) -> None:
+    """Nor is one that is untracked while a resync of it waits."""
+    assert 0 == await _untracked_meanwhile(store, sql, "polling", store.resync)
+    assert await sql.fetchval("select next_poll_at = 'infinity' from checkpointd.polling")
+
+
+async def _found(store: Store, jobs: Sequence[Job], number: int) -> list[Poll]:
+    """Claim jobs, and return a poll of each that found something new, something changed, and rubbish."""
+
+    def listed(job: str) -> list[bytes]:
+        items = [checkpoint(n, job, train_loss=number / 100) for n in range(1, number + 2)]
+        return [json.dumps(item).encode() for item in [*items, {"id": "bad"}]]
+
+    leases = await store.claim_named_jobs(jobs, {}, 60)
+    return [judge(lease, Pages([listed(lease.id)], None, 1), BOUNDS, lambda _: False) for lease in leases]
+
+
+async def _freeze_saves(url: str, store: Store, sql: asyncpg.Connection, messages: int, *, warm: bool) -> int:
+    """Freeze one save at its first message, another one at its second, and so on; all must let go in time.
+
+    `warm`: their connections have saved before, so that the server knows their statements. Returns how many held locks.
+    """
+    ids = [f"{JOB}-{message}" for message in range(1, messages + 1)]
+    await track(store, *ids)
+    jobs = await store.find_jobs(ids)
+    await save_telling(store, await _found(store, jobs, 1))
+    open_ = """select pid from pg_stat_activity where datname = current_database() and xact_start is not null
+               and application_name = 'checkpointd'"""
+    held = set[int]()  # seen one by one: on a slow machine the first are let go before the last are frozen
+    async with AsyncExitStack() as stack:
+        wires = [await stack.enter_async_context(Wire(url)) for _ in ids]
+        stores = [await stack.enter_async_context(open_store(partial(connect, wire.url))) for wire in wires]
+        if warm:
+            found = zip(stores, await _found(store, jobs, 2), strict=True)
+            await asyncio.gather(*(save_telling(one, [poll]) for one, poll in found))
+        saves = []
+        for message, (wire, one, poll) in enumerate(
+            zip(wires, stores, await _found(store, jobs, 3), strict=True), start=1
+        ):
+            wire.freeze(message)
+            saves.append(asyncio.ensure_future(save_telling(one, [poll])))
+            frozen = asyncio.ensure_future(wire.frozen.wait())
+            await asyncio.wait([saves[-1], frozen], return_when=asyncio.FIRST_COMPLETED)
+            frozen.cancel()
+            held |= {row["pid"] for row in await sql.fetch(open_)}
+        async with asyncio.timeout(30):
+            while await sql.fetch(open_):  # noqa: ASYNC110  # a server gives no event
+                await asyncio.sleep(0.02)
+        for save in saves:
+            save.cancel()
+        async with asyncio.timeout(5):  # nor does its daemon wait for a server that hangs: a statement's time is 15 s
+            await asyncio.gather(*saves, return_exceptions=True)
+    return len(held)
+
+
+async def test_a_frozen_save_holds_nothing(url: str, store: Store, sql: asyncpg.Connection) -> None:
+    """Wherever in a save its daemon freezes or is cut off, its locks are free when an idle transaction's time is up."""
+    assert 6 < await _freeze_saves(url, store, sql, 11, warm=True)
+
+
+async def test_a_frozen_first_save_holds_nothing(
+    url: str, store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is with statements that a session has not seen before, when a transaction's time is up (PostgreSQL 17)."""
+    if sql.get_server_version().major < 17:
+        pytest.skip("PostgreSQL 17 brought transaction_timeout")
+    monkeypatch.setattr(connecting, "TRANSACTION_TIMEOUT", "4s")
+    assert 12 < await _freeze_saves(url, store, sql, 20, warm=False)
+
+
+async def test_a_lost_save_is_not_remembered(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """What a daemon listed but could not save is stored by its next poll, though the list is the same as before."""
+    answer, reached, go_on = held(page([checkpoint(1)]))
+    provider.checkpoints[JOB] = [answer, page([checkpoint(1)])]
+    await track(store)
+    async with polling_one(store, provider) as (poller, _, _):
+        await poller.tick()
+        await reached.wait()
+        await sql.execute("update checkpointd.polling set lease_token = lease_token + 1")
+        go_on.set()
+        await poller._outbox._drained.wait()
+        assert 0 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
+        await sql.execute("update checkpointd.polling set lease_expires_at = null, next_poll_at = now()")
+        assert 1 == await tick(poller)
+    assert 1 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
+
+
+async def test_items_given_twice_are_one_checkpoint(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A checkpoint that stands twice on a page, and again on the next, is stored once, as it came last."""
+    text = json.dumps(checkpoint(1, train_loss=0.75))
+    first = body(f'{{"object": "list", "data": [{text}, {text}, {json.dumps(checkpoint(2))}], "has_more": true}}')
+    provider.checkpoints[JOB] = [first, page([checkpoint(1, train_loss=0.5)])]
+    await sync(store, provider)
+    rows = await sql.fetch("select step_number, train_loss from fine_tuning.checkpoints order by 1")
+    assert [(1, 0.5), (2, 0.5)] == [tuple(row) for row in rows]
+    assert 2 == await sql.fetchval("select count(*) from fine_tuning.changes")

@@ -1,0 +1,247 @@
+"""The life of a job as its polls see it: it ends, settles and is sealed, goes missing and comes back."""
+
+import asyncpg
+import pytest
+
+from checkpointd.postgres.store import Store
+from support.harness import polling_one, read_job_list, sync, tick, track
+from support.provider import JOB, Provider, checkpoint, error, held, job, page
+
+
+async def _poll(store: Store, provider: Provider) -> int:
+    """Poll the one job if it is due; returns how many were."""
+    async with polling_one(store, provider) as (poller, _, _):
+        return await tick(poller)
+
+
+async def _hours_pass(sql: asyncpg.Connection, hours: float) -> None:
+    """Let time pass for the one job: what it remembers lies so much further back."""
+    await sql.execute(
+        """update checkpointd.polling set next_poll_at = next_poll_at - $1, last_attempt_at = last_attempt_at - $1,
+        last_complete_at = last_complete_at - $1, last_change_at = last_change_at - $1,
+        failing_since = failing_since - $1, settling_since = settling_since - $1, newest_seen_at = newest_seen_at - $1;
+        update checkpointd.jobs set tracked_at = tracked_at - $1""".replace("$1", f"interval '{hours} h'")
+    )
+
+
+async def _phase(sql: asyncpg.Connection) -> str:
+    phase = await sql.fetchval("select phase from fine_tuning.jobs")
+    assert isinstance(phase, str)
+    return phase
+
+
+async def test_gone_and_back(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Not found five times over an hour a job is gone, is asked for daily, is not stale, and comes back by itself."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    provider.checkpoints[JOB] = error(404, "fine_tune_not_found")
+    phases = []
+    for _ in range(5):
+        await _hours_pass(sql, 0.26)
+        assert 1 == await _poll(store, provider)
+        phases.append(await _phase(sql))
+    assert ["missing", "missing", "missing", "missing", "gone"] == phases
+    row = await sql.fetchrow("select is_stale, next_poll_at - last_attempt_at as gap from fine_tuning.freshness")
+    assert row is not None
+    assert (False, 86400) == (row["is_stale"], row["gap"].total_seconds())
+    assert await sql.fetchval("select missing_since is null from fine_tuning.checkpoints")
+
+    provider.checkpoints[JOB] = page([checkpoint(2), checkpoint(1)])
+    assert 0 == await _poll(store, provider)
+    await _hours_pass(sql, 24)
+    assert 1 == await _poll(store, provider)
+    assert ("active", 2) == (await _phase(sql), await sql.fetchval("select count(*) from fine_tuning.checkpoints"))
+
+
+async def test_other_failures_between_start_the_hour_anew(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """Five failures of which some were no 404 make no job gone: its provider was not well."""
+    await track(store)
+    for answer in (*4 * [error(404)], error(400), *4 * [error(404)]):
+        provider.checkpoints[JOB] = answer
+        await _hours_pass(sql, 2)
+        assert 1 == await _poll(store, provider)
+    assert "missing" == await _phase(sql)
+
+
+async def test_settles_then_is_sealed(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """An ended job is polled on for a day, then sealed by three equal listings: asked for no more, and not stale."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    provider.jobs = page([job(status="succeeded")])
+    await read_job_list(store, provider)
+    phases = []
+    while "sealed" not in phases:
+        await _hours_pass(sql, 6)
+        assert 1 == await _poll(store, provider)
+        phases.append(await _phase(sql))
+    assert ["settling"] * 5 + ["sealed"] == phases
+    assert (None, False) == tuple(await sql.fetchrow("select next_poll_at, is_stale from fine_tuning.freshness") or ())
+    assert 0 == await _poll(store, provider)
+
+
+async def _polled_until(store: Store, provider: Provider, sql: asyncpg.Connection, phase: str) -> list[str]:
+    """Poll hour by hour until the job stands so; returns the phases on the way."""
+    phases = [await _phase(sql)]
+    while phases[-1] != phase and len(phases) < 40:
+        await _hours_pass(sql, 1)
+        assert 1 == await _poll(store, provider)
+        phases.append(await _phase(sql))
+    return phases
+
+
+async def test_silence_ends_a_job_only_while_somebody_looks(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """A daemon that was down for days seals nothing: a job of unknown status settles from its next listing on."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    for _ in range(3):
+        await _hours_pass(sql, 1)
+        assert 1 == await _poll(store, provider)
+    await _hours_pass(sql, 97)
+    assert "active" == await _phase(sql)
+    assert 1 == await _poll(store, provider)
+    assert 23 < (await _polled_until(store, provider, sql, "sealed")).count("settling") < 28
+
+
+async def test_news_reopens_a_job_that_only_seemed_to_have_ended(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """A job that settles because nobody told anything is active with its next checkpoint; one that ended is not."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    await _hours_pass(sql, 97)
+    assert 1 == await _poll(store, provider)
+    assert "settling" == await _phase(sql)
+    provider.checkpoints[JOB] = page([checkpoint(2), checkpoint(1)])
+    await _hours_pass(sql, 1)
+    assert 1 == await _poll(store, provider)
+    assert "active" == await _phase(sql)
+    provider.jobs = page([job(status="succeeded")])
+    await read_job_list(store, provider)
+    provider.checkpoints[JOB] = page([checkpoint(3), checkpoint(2), checkpoint(1)])
+    await _hours_pass(sql, 1)
+    assert 1 == await _poll(store, provider)
+    assert "settling" == await _phase(sql)
+
+
+async def test_tracked_again_it_is_watched_anew(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job that settled because nobody told anything is active again for days, once somebody tracks it again."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    await _hours_pass(sql, 97)
+    assert 1 == await _poll(store, provider)
+    assert "settling" == await _phase(sql)
+    await store.untrack(await store.find_jobs([JOB]))
+    await track(store)
+    for _ in range(3):
+        assert 1 == await _poll(store, provider)
+        await _hours_pass(sql, 12)
+    assert "active" == await _phase(sql)
+
+
+async def test_downtime_after_the_end_seals_nothing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Equal listings from right after a job's end do not count: three have to be seen once it is settled."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    provider.jobs = page([job(status="succeeded")])
+    await track(store)
+    await read_job_list(store, provider)
+    for _ in range(5):
+        assert 1 == await _poll(store, provider)
+        await _hours_pass(sql, 0.1)
+    await _hours_pass(sql, 25)
+    assert ["settling"] * 3 + ["sealed"] == await _polled_until(store, provider, sql, "sealed")
+
+
+async def test_a_first_status_during_the_last_poll_holds_off_the_seal(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """Where a poll that would seal is under way, the word that the job is running counts."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    await _hours_pass(sql, 97)
+    for _ in range(3):
+        assert 1 == await _poll(store, provider)
+        await _hours_pass(sql, 24)
+    answer, reached, go_on = held(page([checkpoint(1)]))
+    provider.checkpoints[JOB] = answer
+    provider.jobs = page([job(status="running")])
+    async with polling_one(store, provider) as (poller, _, _):
+        assert 1 == await poller.tick()
+        await reached.wait()
+        await read_job_list(store, provider)
+        go_on.set()
+    assert ("active", True) == tuple(
+        await sql.fetchrow("select phase, next_poll_at <= now() from fine_tuning.jobs, fine_tuning.freshness") or ()
+    )
+
+
+@pytest.mark.parametrize("by", ["resync", "status"])
+async def test_sealed_job_is_reopened(store: Store, provider: Provider, sql: asyncpg.Connection, by: str) -> None:
+    """A resync or a new status reopens a sealed job, and what came after its sealing is stored."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    provider.jobs = page([job(status="succeeded")])
+    await track(store)
+    await read_job_list(store, provider)
+    await sync(store, provider)
+    await sql.execute("update checkpointd.polling set sealed_at = now(), next_poll_at = 'infinity'")
+    assert "sealed" == await _phase(sql)
+    provider.checkpoints[JOB] = page([checkpoint(1, full_valid_loss=0.25)])
+    if by == "resync":
+        await store.resync(await store.find_jobs([JOB]))
+    else:
+        provider.jobs = page([job(status="running")])
+        await read_job_list(store, provider)
+    assert 1 == await _poll(store, provider)
+    assert {"resync": "settling", "status": "active"}[by] == await _phase(sql)
+    assert 0.25 == await sql.fetchval("select full_valid_loss from fine_tuning.checkpoints")
+
+
+async def test_late_metric_while_settling_holds_off_the_seal(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """A listing that differs, a day after the end too, is stored, and equal ones are counted anew."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    provider.jobs = page([job(status="succeeded")])
+    await track(store)
+    await read_job_list(store, provider)
+    for _ in range(4):
+        assert 1 == await _poll(store, provider)
+        await _hours_pass(sql, 7)
+    provider.checkpoints[JOB] = page([checkpoint(1, valid_loss=0.5)])  # an equal one would have sealed it now
+    phases = []
+    while "sealed" not in phases:
+        assert 1 == await _poll(store, provider)
+        phases.append(await _phase(sql))
+        await _hours_pass(sql, 1)
+    assert ["settling"] * 3 + ["sealed"] == phases
+    assert 0.5 == await sql.fetchval("select valid_loss from fine_tuning.checkpoints")
+
+
+async def test_failed_sync_leaves_a_sealed_job_sealed(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """What a provider answers that has shut down reopens no sealed job, though somebody asks for all of them."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    await sql.execute("update checkpointd.polling set sealed_at = now(), next_poll_at = 'infinity'")
+    for answer in (error(404), error(500)):
+        provider.checkpoints[JOB] = answer
+        await sync(store, provider)
+        assert ("sealed", True) == tuple(
+            await sql.fetchrow("select phase, next_poll_at is null from fine_tuning.jobs, fine_tuning.freshness") or ()
+        )
+
+
+async def test_what_cannot_be_read_is_not_sealed(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job of which something could not be read is polled on, for a newer reader may read it."""
+    provider.jobs = page([job(status="succeeded")])
+    provider.checkpoints[JOB] = page([checkpoint(1), "no object"])
+    await track(store)
+    await read_job_list(store, provider)
+    for _ in range(6):
+        assert 1 == await _poll(store, provider)
+        await _hours_pass(sql, 24)
+    assert "settling" == await _phase(sql)

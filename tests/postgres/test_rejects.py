@@ -1,0 +1,94 @@
+"""What cannot be read is kept, counted and capped, and read again by a better reader."""
+
+from typing import Any
+
+import asyncpg
+import pytest
+
+from checkpointd.domain import listing
+from checkpointd.domain.checkpoint import BadItemError
+from checkpointd.postgres import queries
+from checkpointd.postgres import save_rows as write
+from checkpointd.postgres.store import Store
+from support.harness import sync
+from support.provider import JOB, Provider, checkpoint, page
+
+
+def _bad(number: int) -> dict[str, Any]:
+    return {**checkpoint(number), "step_number": f"step {number}"}
+
+
+async def test_seen_again_is_counted(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A reject tells its reason, when it was first and last read, and in how many compared listings it stood."""
+    for good in (1, 2, 3):
+        provider.checkpoints[JOB] = page([_bad(9), *(checkpoint(n) for n in range(1, good + 1))])
+        await sync(store, provider)
+    row = await sql.fetchrow("select reason, count, last_seen_at > first_seen_at as later from fine_tuning.rejects")
+    assert ("step_number: no whole number", 3, True) == tuple(row or ())
+
+
+async def test_rejects_of_a_job_are_capped(
+    store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a job's rejects so many are kept, those beyond are counted in one row; other jobs have their own."""
+    monkeypatch.setattr(write, "REJECTS_PER_JOB", 5)
+    kept = "select count from fine_tuning.rejects where fine_tuning_job_id = $1 and raw is not null"
+    rest = "select count, reason from fine_tuning.rejects where fine_tuning_job_id = $1 and raw is null"
+    for numbers in (range(1, 4), range(2, 10), range(3, 10)):
+        provider.checkpoints[JOB] = page([_bad(n) for n in numbers])
+        await sync(store, provider)
+    assert [1, 2, 2, 2, 3] == sorted(row["count"] for row in await sql.fetch(kept, JOB))
+    row = await sql.fetchrow(rest, JOB)
+    assert row is not None
+    assert 4 + 4 == row["count"]
+    assert "too many" in row["reason"]
+    provider.checkpoints["ftjob-2"] = page([{**_bad(n), "fine_tuning_job_id": "ftjob-2"} for n in range(1, 6)])
+    await sync(store, provider, "ftjob-2")
+    assert 5 == len(await sql.fetch(kept, "ftjob-2"))
+    assert [] == await sql.fetch(rest, "ftjob-2")
+
+
+async def test_read_again_by_a_new_reader(
+    store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an upgrade of the reader an equal listing is read again, and what can be read now comes in."""
+
+    def refuse(*_: object) -> None:
+        raise BadItemError("not understood yet")
+
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    with monkeypatch.context() as old:
+        old.setattr(listing, "READER", b"0")
+        old.setattr(listing, "read_item", refuse)
+        for _ in range(2):
+            await sync(store, provider)
+    assert (0, 1, 2) == tuple(
+        await sql.fetchrow("""select (select count(*) from fine_tuning.checkpoints), count,
+        (select quiet_polls from fine_tuning.freshness) from fine_tuning.rejects""")
+        or ()
+    )
+    await sync(store, provider)
+    assert 1 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
+    assert await sql.fetchval("select last_success_at is not null from fine_tuning.freshness")
+
+
+async def test_what_can_be_read_at_last_is_no_burst(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Checkpoints that were listed before, but could not be read, are no sign of others that were never seen."""
+    provider.checkpoints[JOB] = page([*(_bad(n) for n in range(6, 1, -1)), checkpoint(1)])
+    await sync(store, provider)
+    provider.checkpoints[JOB] = page([checkpoint(n) for n in range(6, 0, -1)])
+    await sync(store, provider)
+    assert (6, False) == tuple(await sql.fetchrow("select checkpoint_count, suspected_gap from fine_tuning.jobs") or ())
+
+
+async def test_a_job_says_what_of_it_cannot_be_read_now(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """Its page, and each poll, count its rejects as long as there are some in its listing; the view keeps them."""
+    counted, polled = [], []
+    for listed in ([_bad(2), checkpoint(1)], [_bad(2), checkpoint(1)], [checkpoint(2), checkpoint(1)]):
+        provider.checkpoints[JOB] = page(listed)
+        polled += [getattr((await sync(store, provider))[JOB], "rejected", None)]
+        counted += [(await sql.fetchrow(queries.READ_JOB, "test", JOB) or {})["rejects"]]
+    assert [1, 1, 0] == counted == polled
+    assert 1 == await sql.fetchval("select count(*) from fine_tuning.rejects")

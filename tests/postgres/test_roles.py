@@ -1,0 +1,422 @@
+"""Who may do what: the roles are made where that is possible, and each suffices for its work and for no more."""
+
+import asyncio
+import re
+from asyncio.subprocess import PIPE
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from checkpointd.postgres import migrations, queries
+from checkpointd.postgres.connection import connect
+from checkpointd.postgres.store import Store
+from checkpointd.settings.model import Source
+from support.logins import as_role, connected, login
+from support.paths import TOP
+from support.provider import JOB, Provider, checkpoint, job, page
+from support.verbs import checkpointd, environment, running, wait_for_line
+
+README = (TOP / "README.md").read_text()
+OBJECTS = """
+    select pg_get_userbyid(nspowner) as owner from pg_namespace where nspname in ('checkpointd', 'fine_tuning')
+    union select pg_get_userbyid(relowner) from pg_class where relkind in ('r', 'v', 'S') and relnamespace in
+      ('checkpointd'::regnamespace, 'fine_tuning'::regnamespace)
+    union select pg_get_userbyid(proowner) from pg_proc where pronamespace in
+      ('checkpointd'::regnamespace, 'fine_tuning'::regnamespace)"""
+
+
+async def _owners(sql: asyncpg.Connection) -> set[str]:
+    return {row["owner"] for row in await sql.fetch(OBJECTS)}
+
+
+async def _database_of(bare: str, owner: str) -> str:
+    """Make a login with these options and a database that it owns; returns the login's URL."""
+    admin = await asyncpg.connect(bare.format("postgres"))
+    await admin.execute(f"create role app login {owner}")
+    await admin.execute("create database app owner app")
+    await admin.close()
+    return as_role(bare.format("app"), "app")
+
+
+async def _run_roles(binaries: Path, url: str) -> None:
+    """Do as an administrator does with the file."""
+    file = str(migrations.roles_file())
+    psql = await asyncio.create_subprocess_exec(binaries / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", file, url,
+                                                stdout=PIPE, stderr=PIPE)  # fmt: skip
+    assert (b"", b"") == await psql.communicate()
+    assert 0 == psql.returncode
+
+
+async def _reads_and_works(url: str, provider: Provider, tmp_path: Path) -> None:
+    """Let a reader read, and a daemon's login poll, in this database."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    async with login(url, "in role checkpointd") as daemon:
+        env = environment(tmp_path, daemon, provider.url)
+        assert 0 == (await checkpointd("track", JOB, env=env)).code
+        assert 0 == (await checkpointd("sync", env=env)).code
+    async with connected(url, "in role checkpointd_reader") as reader:
+        assert 1 == await reader.fetchval("select count(*) from fine_tuning.checkpoints")
+
+
+@pytest.mark.slow
+async def test_superuser(bare: str, provider: Provider, tmp_path: Path) -> None:
+    """A superuser's migrate makes the roles, to whom all belongs; a setting that somebody chose outlives the next."""
+    url = bare.format("postgres")
+    env = environment(tmp_path, url)
+    first = await checkpointd("migrate", env=env)
+    assert (0, "") == (first.code, first.err)
+    sql = await asyncpg.connect(url)
+    assert {"checkpointd_owner"} == await _owners(sql)
+    await sql.execute("alter role checkpointd_reader set statement_timeout = '5min'")
+    assert (0, "the schema is up to date\n", "") == await checkpointd("migrate", env=env)
+    chosen = "select setconfig::text from pg_db_role_setting where setrole = 'checkpointd_reader'::regrole"
+    assert "statement_timeout=5min" in await sql.fetchval(chosen)
+    await sql.close()
+    await _reads_and_works(url, provider, tmp_path)
+
+
+@pytest.mark.slow
+async def test_owner_who_makes_roles(bare: str, provider: Provider, tmp_path: Path) -> None:
+    """An owner of the database who may make roles, but is no superuser, makes them, and can migrate again."""
+    url = await _database_of(bare, "createrole")
+    ended = await checkpointd("migrate", env=environment(tmp_path, url))
+    assert (0, "") == (ended.code, ended.err)
+    sql = await asyncpg.connect(bare.format("app"))
+    assert {"checkpointd_owner"} == await _owners(sql)
+    await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name like 'views%'")
+    assert (0, "applied views 2\n", "") == await checkpointd("migrate", env=environment(tmp_path, url))
+    await sql.close()
+    await _reads_and_works(bare.format("app"), provider, tmp_path)
+
+
+async def test_hardened_defaults(empty_url: str) -> None:
+    """Where functions are nobody's by default, the views can be read all the same."""
+    admin = await asyncpg.connect(empty_url)
+    await admin.execute("alter default privileges revoke execute on functions from public")
+    await migrations.migrate(admin)
+    views = await admin.fetch("select viewname as name from pg_views where schemaname = 'fine_tuning'")
+    for role in ("checkpointd_reader", "checkpointd"):
+        async with connected(empty_url, f"in role {role}") as reader:
+            for view in views:
+                await reader.fetch(f"select * from fine_tuning.{view['name']}")
+            await reader.fetch("select * from fine_tuning.metrics_as_of('ftjob-1', now())")
+    await admin.close()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_advisory_locks(empty_url: str, alone: bool) -> None:
+    """Nobody fills the table of locks in a database of ours; where others live there, their locks are left to them."""
+    admin = await asyncpg.connect(empty_url)
+    if not alone:
+        await admin.execute("create schema other; create table other.things ()")
+    await migrations.migrate(admin)
+    async with connected(empty_url, "in role checkpointd_reader") as reader:
+        if alone:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await reader.execute("select pg_advisory_lock(1)")
+        else:
+            await reader.execute("select pg_advisory_lock(1)")
+    await admin.close()
+
+
+@pytest.mark.slow
+async def test_login_that_was_there_before(bare: str, tmp_path: Path) -> None:
+    """A role that an administrator made before, as the README has it for a service, gets its rights from the owner."""
+    url = await _database_of(bare, "createrole")
+    admin = await asyncpg.connect(bare.format("postgres"))
+    await admin.execute("create role checkpointd login")
+    await admin.close()
+    ended = await checkpointd("migrate", env=environment(tmp_path, url))
+    assert (0, "") == (ended.code, ended.err)
+    daemon = await asyncpg.connect(as_role(bare.format("app"), "checkpointd"))
+    assert [] == await daemon.fetch(queries.FIND_MISSING_RIGHTS)
+    await daemon.close()
+
+
+@pytest.mark.slow
+async def test_owner_without_rights(bare: str, provider: Provider, tmp_path: Path, binaries: Path) -> None:
+    """Who may not make roles is told in one line what to run, works without them, and goes on once they are made."""
+    url = await _database_of(bare, "")
+    env = environment(tmp_path, url, provider.url)
+    ended = await checkpointd("migrate", env=env)
+    assert 0 == ended.code
+    assert ended.out.startswith("applied 0001_initial.sql, ")
+    assert re.fullmatch(
+        r"checkpointd: the roles .*permission denied.*: .* administrator run .*roles\.sql with psql\n", ended.err
+    )
+    sql = await asyncpg.connect(bare.format("app"))
+    assert {"app"} == await _owners(sql)
+    provider.checkpoints["ftjob-1"] = page([checkpoint(1, "ftjob-1")])
+    assert 0 == (await checkpointd("track", "ftjob-1", env=env)).code
+    assert 0 == (await checkpointd("sync", env=env)).code
+
+    await _run_roles(binaries, bare.format("app"))
+    assert {"checkpointd_owner"} == await _owners(sql)
+    assert 0 == (await checkpointd("sync", env=env)).code
+    assert (0, "the schema is up to date\n", "") == await checkpointd("migrate", env=env)
+    await sql.execute("delete from checkpointd.checkpoints; delete from checkpointd.summaries")
+    await sql.close()
+    await _reads_and_works(bare.format("app"), provider, tmp_path)
+
+
+@pytest.mark.slow
+async def test_administrator_first(bare: str, provider: Provider, tmp_path: Path, binaries: Path) -> None:
+    """With the roles made beforehand, a member of checkpointd_owner who may make none migrates an empty database."""
+    url = await _database_of(bare, "")
+    await _run_roles(binaries, bare.format("app"))
+    sql = await asyncpg.connect(bare.format("app"))
+    await sql.execute("grant checkpointd_owner to app")
+    ended = await checkpointd("migrate", env=environment(tmp_path, url))
+    assert (0, "") == (ended.code, ended.err)
+    assert {"checkpointd_owner"} == await _owners(sql)
+    await sql.close()
+    await _reads_and_works(bare.format("app"), provider, tmp_path)
+
+
+@pytest.mark.slow
+async def test_owner_of_that_name(bare: str, provider: Provider, tmp_path: Path, binaries: Path) -> None:
+    """A role checkpointd that owned its database keeps what it needs, before and after the roles are made."""
+    admin = await asyncpg.connect(bare.format("postgres"))
+    await admin.execute("create role checkpointd login")
+    await admin.execute("create database app owner checkpointd")
+    await admin.close()
+    await _run_roles(binaries, bare.format("postgres"))
+    env = environment(tmp_path, as_role(bare.format("app"), "checkpointd"), provider.url)
+    for _ in range(2):
+        ended = await checkpointd("migrate", env=env)
+        assert 0 == ended.code
+        assert "no member of checkpointd_owner" in ended.err
+    await _run_roles(binaries, bare.format("app"))
+    provider.checkpoints["ftjob-1"] = page([checkpoint(1, "ftjob-1")])
+    assert 0 == (await checkpointd("track", "ftjob-1", env=env)).code
+    assert 0 == (await checkpointd("sync", env=env)).code
+    sql = await asyncpg.connect(bare.format("app"))
+    assert {"checkpointd_owner"} == await _owners(sql)
+    await sql.close()
+
+
+@pytest.mark.slow
+async def test_the_daemons_role_suffices(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
+    """A login with nothing but the role checkpointd can do all that the daemon and its commands do."""
+    unreadable = {**checkpoint(1), "step_number": "one"}
+    provider.checkpoints[JOB] = [page([checkpoint(1)]), page([checkpoint(2), checkpoint(1, valid_loss=1.0)]),
+                                 page([checkpoint(2), unreadable]), page([checkpoint(2)])]  # fmt: skip
+    provider.jobs = [page([job(status="running")]), page([job(status="succeeded"), job("ftjob-found")])]
+    provider.checkpoints["ftjob-found"] = page([])
+    often = {"CHECKPOINTD_MIN_POLL_SECONDS": "0.1", "CHECKPOINTD_MAX_POLL_SECONDS": "0.2",
+             "CHECKPOINTD_JOB_LIST_SECONDS": "0.2", "CHECKPOINTD_DISCOVER": "true"}  # fmt: skip
+    async with login(url, "in role checkpointd") as daemon:
+        env = environment(tmp_path, daemon, provider.url, **often)
+        assert (0, "1 tracked, 1 of them not until now\n", "") == await checkpointd("track", JOB, env=env)
+        async with running("run", env=env) as process:
+            await wait_for_line(process, "daemon.ready")
+            async with asyncio.timeout(60):
+                wanted = """select count(distinct kind) = 4 from fine_tuning.changes
+                    where kind in ('new', 'changed', 'status', 'missing')"""
+                while not await sql.fetchval(wanted):  # noqa: ASYNC110  # another process writes, and gives no event
+                    await asyncio.sleep(0.05)
+            process.terminate()
+            assert 0 == await asyncio.wait_for(process.wait(), 60)
+        assert await sql.fetchval("select count(*) > 0 from fine_tuning.rejects")
+        for verb in ("sync", "resync", "untrack", "jobs", "status"):
+            ended = await checkpointd(verb, *([JOB] if verb in {"sync", "resync", "untrack"} else []), env=env)
+            assert (0, "") == (ended.code, ended.err), verb
+        ended = await checkpointd("migrate", env=env)
+        assert (0, "the schema is up to date\n") == (ended.code, ended.out)
+
+
+async def test_what_the_daemons_role_may_not(url: str) -> None:
+    """The daemon's role deletes nothing, rewrites no history and defines nothing."""
+    async with connected(url, "in role checkpointd") as daemon:
+        for statement in (
+            "delete from checkpointd.checkpoints",
+            "truncate checkpointd.checkpoints",
+            "update checkpointd.changes set new_value = null",
+            "delete from checkpointd.changes",
+            "insert into checkpointd.schema_migrations values ('9999_x.sql', 'x')",
+            "insert into checkpointd.feed_gate default values",
+            "create table checkpointd.mine ()",
+            "create view fine_tuning.mine as select 1 as one",
+            "alter table checkpointd.jobs add column mine int",
+            "drop view fine_tuning.jobs",
+            "alter sequence checkpointd.changes_seq_seq restart",
+            "select setval('checkpointd.changes_seq_seq', 1)",
+            "create or replace function fine_tuning.untrack(job text, source text) returns void language sql as ''",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await daemon.execute(statement)
+
+
+async def test_what_a_reader_sees(url: str, sql: asyncpg.Connection) -> None:
+    """A reader reads every view and what was known at a time, no table, and calls no operation."""
+    views = await sql.fetch("select oid::regclass::text as name from pg_class where relkind = 'v'"
+                            " and relnamespace = 'fine_tuning'::regnamespace")  # fmt: skip
+    tables = await sql.fetch("select oid::regclass::text as name from pg_class where relkind = 'r'"
+                             " and relnamespace = 'checkpointd'::regnamespace")  # fmt: skip
+    async with connected(url, "in role checkpointd_reader") as reader:
+        for view in views:
+            await reader.execute(f"table {view['name']}")
+        assert [] == await reader.fetch("select * from fine_tuning.metrics_as_of('ftjob-1', now())")
+        for table in tables:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await reader.execute(f"table {table['name']}")
+        for operation in ("track", "untrack", "resync"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await reader.execute(f"select fine_tuning.{operation}('ftjob-1')")
+        for statement in (
+            "lock table checkpointd.schema_migrations in access share mode",
+            "update fine_tuning.sources set state = 'paused'",
+            "lock table fine_tuning.jobs in share mode",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await reader.execute(f"begin; {statement}")
+            await reader.execute("rollback")
+
+
+async def test_an_operator_who_sits_on_a_job_is_cut_off(url: str, sql: asyncpg.Connection, store: Store) -> None:
+    """A transaction in which an operator's function was called, and which is left open, ends after three seconds."""
+    source = (await store.register_sources({"openai": "openai"}))["openai"]
+    await store.track(source, ["ftjob-1"])
+    async with connected(url, "in role checkpointd_operator") as operator:
+        for call in ("resync('ftjob-1')", "untrack('ftjob-1')", "track('ftjob-1')"):
+            async with operator.transaction():
+                await operator.execute(f"select fine_tuning.{call}")
+                assert "3s" == await operator.fetchval("show idle_in_transaction_session_timeout")
+            assert "0" == await operator.fetchval("show idle_in_transaction_session_timeout")
+        assert 1 == await sql.fetchval("select count(*) from fine_tuning.jobs")
+
+
+async def test_operations_do_as_the_commands(url: str, sql: asyncpg.Connection, store: Store) -> None:
+    """An operator's functions leave the same rows as what the commands call, and give the role nothing else."""
+    rows = """select j.tracked_by, j.untracked_at is not null as untracked, p.next_poll_at = 'infinity' as never,
+        p.digest, p.poll_again, p.equal_listings, p.sealed_at
+        from checkpointd.jobs j join checkpointd.polling p on p.job = j.key where j.id = $1"""
+    held = """update checkpointd.polling set digest = 'x', equal_listings = 3, sealed_at = now(),
+        lease_expires_at = now() + interval '1 minute'"""
+    source = (await store.register_sources({"openai": "openai"}))["openai"]
+    assert 1 == await store.track(source, ["ftjob-command"])
+    jobs = await store.find_jobs(["ftjob-command"])
+    async with connected(url, "in role checkpointd_operator") as operator:
+        assert await operator.fetchval("select fine_tuning.track('ftjob-function')")
+        assert not await operator.fetchval("select fine_tuning.track('ftjob-function', 'openai')")
+        for operation, command in (
+            ("resync", store.resync(jobs)),
+            ("untrack", store.untrack(jobs)),
+            ("track", store.track(source, ["ftjob-command"])),
+        ):
+            await sql.execute(held)
+            assert 1 == await command
+            await operator.execute(f"select fine_tuning.{operation}('ftjob-function')")
+            assert await sql.fetch(rows, "ftjob-command") == await sql.fetch(rows, "ftjob-function"), operation
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await operator.execute("table checkpointd.jobs")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await operator.execute("select checkpointd.untrack_jobs('{1}')")
+
+
+async def test_operations_that_cannot_be(url: str, sql: asyncpg.Connection) -> None:
+    """What an operator asks for in vain is told in one line, as by the commands."""
+    async with connected(url, "in role checkpointd_operator") as operator:
+
+        async def told(call: str) -> str:
+            with pytest.raises(asyncpg.PostgresError) as caught:
+                await operator.execute(f"select fine_tuning.{call}")
+            assert caught.value.sqlstate in {"22023", "P0002"}
+            return str(caught.value.args[0])
+
+        assert "there is no source yet" == await told("track('ftjob-1')")
+        await sql.execute(
+            "insert into checkpointd.sources (name, kind) values ('one', 'openai'), ('two', 'compatible')"
+        )
+        assert "there are several sources: name one of one, two" == await told("track('ftjob-1')")
+        assert "there is no source three" == await told("track('ftjob-1', 'three')")
+        assert "null is no id of a fine-tuning job (such as ftjob-abc123)" == await told("track(null, 'one')")
+        assert "ftjob-1 is not tracked" == await told("untrack('ftjob-1')")
+        assert "ftjob-1 of source two is not tracked" == await told("resync('ftjob-1', 'two')")
+        await operator.execute("select fine_tuning.track('ftjob-1', 'one'), fine_tuning.track('ftjob-1', 'two')")
+        assert "ftjob-1 is in several sources: name one of one, two" == await told("untrack('ftjob-1')")
+        await operator.execute("select fine_tuning.untrack('ftjob-1', 'one')")
+        assert "ftjob-1 of source one is not tracked" == await told("resync('ftjob-1', 'one')")
+        await operator.execute("select fine_tuning.resync('ftjob-1')")
+
+
+async def test_ids_have_one_rule(url: str, sql: asyncpg.Connection) -> None:
+    """An operator's function takes just the ids that the command takes, for each kind of source."""
+    ids = ["ftjob-abc", "ftjob-", "ftjob-a/../b", "ftjob-a b", "ftjob-a\n", "hello", "..", "-x", "x" * 128, "x" * 129,
+           "ftjob-" + "x" * 122, "ftjob-" + "x" * 123, "", "ftjob-ä", "ftjob-a%2f", "FTJOB-a", "9-a_b"]  # fmt: skip
+    kinds = ("openai", "azure", "compatible")
+    for kind in kinds:
+        await sql.execute("insert into checkpointd.sources (name, kind) values ($1, $1)", kind)
+    async with connected(url, "in role checkpointd_operator") as operator:
+        for kind in kinds:
+            source = Source(name=kind, kind=kind, base_url="https://example.org/v1", api_key="KEY")
+            for given in ids:
+                try:
+                    await operator.execute("select fine_tuning.track($1, $2)", given, kind)
+                except asyncpg.InvalidParameterValueError:
+                    taken = False
+                else:
+                    taken = True
+                assert source.is_job_id(given) == taken, (kind, given)
+
+
+async def test_definers_functions_are_closed(sql: asyncpg.Connection, url: str) -> None:
+    """Functions with their owner's rights have a fixed search_path, temporary tables last, and are not the public's."""
+    rows = await sql.fetch("""
+        select oid::regprocedure::text as name, proconfig, has_function_privilege('public', oid, 'execute') as open
+        from pg_proc where prosecdef and pronamespace in ('checkpointd'::regnamespace, 'fine_tuning'::regnamespace)""")
+    assert [
+        "fine_tuning.resync(text,text)",
+        "fine_tuning.track(text,text)",
+        "fine_tuning.untrack(text,text)",
+    ] == sorted(row["name"] for row in rows)
+    assert {(("search_path=pg_catalog, pg_temp",), False)} == {(tuple(row["proconfig"]), row["open"]) for row in rows}
+    await sql.execute("insert into checkpointd.sources (name, kind) values ('one', 'openai')")
+    async with connected(url, "in role checkpointd_operator") as operator:
+        await operator.execute("""
+            create temporary table jobs (id text); create temporary table sources (key int, name text, kind text);
+            create function pg_temp.count() returns bigint language plpgsql as 'begin raise exception ''mine''; end';
+            set search_path = pg_temp, checkpointd, pg_catalog""")
+        assert await operator.fetchval("select fine_tuning.track('ftjob-1')")
+
+
+async def test_timeouts_hold_for_the_role_itself(url: str, sql: asyncpg.Connection) -> None:
+    """Who logs in as one of the roles has its timeouts."""
+    connection = await connect(url)
+    await migrations.migrate(connection)
+    await connection.close()
+    for role, timeouts in {"checkpointd": ("15s", "3s", "3s"), "checkpointd_operator": ("15s", "3s", "3s"),
+                           "checkpointd_reader": ("1min", "0", "1min")}.items():  # fmt: skip
+        await sql.execute(f"alter role {role} login")
+        try:
+            theirs = await asyncpg.connect(as_role(url, role))
+            shown = [await theirs.fetchval(f"show {name}") for name in
+                     ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")]  # fmt: skip
+            await theirs.close()
+        finally:
+            await sql.execute(f"alter role {role} nologin")
+        assert timeouts == tuple(shown), role
+
+
+async def test_the_readmes_login(url: str, sql: asyncpg.Connection) -> None:
+    """The README's three lines make a login that reads the views, with timeouts."""
+    lines = re.search(r"^## Who may do what.*?^```sql\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert lines is not None
+    assert 3 == len(lines[1].splitlines())
+    try:
+        await sql.execute(lines[1])
+        reader = await asyncpg.connect(as_role(url, "grafana"))
+        assert 0 == await reader.fetchval("select count(*) from fine_tuning.checkpoints")
+        assert "1min" == await reader.fetchval("show statement_timeout")
+        await reader.close()
+    finally:
+        await sql.execute("drop role if exists grafana")
+
+
+def test_the_readme_names_each_role() -> None:
+    """The README's table of roles has each role that is made, and no other."""
+    made = set(re.findall(r"^--   (checkpointd\w*) ", migrations.roles_file().read_text(), re.MULTILINE))
+    section = README.split("## Who may do what")[1].split("\n## ")[0]
+    assert 4 == len(made)
+    assert made == set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))

@@ -1,0 +1,214 @@
+"""What a job's checkpoints are as a whole: gaps, epochs, the final one, the best one. Expectations made by hand."""
+
+from typing import Any
+
+import asyncpg
+import pytest
+
+from checkpointd.postgres.store import Store
+from support.harness import read_job_list, sync, track
+from support.provider import JOB, Provider, checkpoint, error, job, page
+
+Items = list[dict[str, Any]]
+
+
+async def _listed(store: Store, provider: Provider, *listings: Items) -> None:
+    for listing in listings:
+        provider.checkpoints[JOB] = page(listing)
+        await sync(store, provider)
+
+
+@pytest.mark.parametrize(
+    ("expected", "steps"),
+    [
+        (False, []),
+        (False, [100]),
+        (False, [100, 200, 300]),
+        (False, [80, 90, 100]),  # what stood before the first is not known
+        (False, [100, 250, 350]),  # 150 is not more than 1.5 times 100
+        (False, [33, 66, 100]),
+        (True, [100, 200, 400]),
+        (True, [10, 20, 30, 40, 56]),
+        (False, [10, 20, 30, 40, 55]),
+        (False, [10, 10, 20, 30]),
+    ],
+)
+async def test_gap_between_steps(
+    store: Store, provider: Provider, sql: asyncpg.Connection, expected: bool, steps: list[int]
+) -> None:
+    """A gap is suspected where neighbouring steps lie more than 1.5 times the job's median distance apart."""
+    items = [{**checkpoint(n), "step_number": step} for n, step in enumerate(steps, 1)]
+    await _listed(store, provider, items)
+    assert (expected, len(steps)) == tuple(
+        await sql.fetchrow("select suspected_gap, checkpoint_count from fine_tuning.jobs") or ()
+    )
+
+
+async def test_gap_that_is_filled(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A checkpoint that is published late fills its gap."""
+    await _listed(store, provider, [checkpoint(n) for n in (1, 2, 4)])
+    assert await sql.fetchval("select suspected_gap from fine_tuning.jobs")
+    await _listed(store, provider, [checkpoint(n) for n in (1, 2, 3, 4)])
+    assert not await sql.fetchval("select suspected_gap from fine_tuning.jobs")
+
+
+@pytest.mark.parametrize(
+    ("expected", "counts"), [(False, [9]), (False, [1, 4]), (True, [1, 5]), (True, [0, 4]), (True, [1, 5, 6, 7])]
+)
+async def test_burst(
+    store: Store, provider: Provider, sql: asyncpg.Connection, expected: bool, counts: list[int]
+) -> None:
+    """More than three new checkpoints between two polls: others may have come and gone. Not so in the first."""
+    await _listed(store, provider, *[[checkpoint(n) for n in range(1, count + 1)] for count in counts])
+    assert expected == await sql.fetchval("select suspected_gap from fine_tuning.jobs")
+
+
+async def test_first_listing_in_two_parts_is_no_burst(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """What a listing that broke off had left out is no burst when it comes."""
+    items = [checkpoint(n) for n in range(9, 0, -1)]
+    provider.checkpoints[JOB] = [page(items[:2], has_more=True), error(500)]
+    await sync(store, provider)
+    await _listed(store, provider, items)
+    assert (9, False) == tuple(await sql.fetchrow("select checkpoint_count, suspected_gap from fine_tuning.jobs") or ())
+
+
+@pytest.mark.parametrize(
+    ("n_epochs", "steps", "expected"),
+    [
+        (3, [100, 200, 300], [1, 2, 3]),
+        (10, [80, 90, 100], [8, 9, 10]),  # the provider lists the last three only
+        (3, [33, 67, 100], [1, 2, 3]),  # epochs that do not divide evenly into steps
+        (30, [33, 67, 100], [1, 2, 3]),
+        (3, [100, 200, 400], [None, None, None]),  # steps beyond the last epoch: a checkpoint is no epoch here
+        (2, [100, 200, 300], [None, None, None]),
+        (4, [100, 200, 260, 400], [1, 2, None, 4]),
+        (3, [100], [None]),  # no distance is known
+        ("auto", [100, 200], [None, None]),
+        (None, [100, 200], [None, None]),
+        (3, [0, 100, 200], [None, 1, 2]),
+    ],
+)
+async def test_epoch(
+    store: Store,
+    provider: Provider,
+    sql: asyncpg.Connection,
+    n_epochs: Any,
+    steps: list[int],
+    expected: list[int | None],
+) -> None:
+    """The epoch follows from the job's n_epochs and the distance of its steps, where both are known and fit."""
+    await track(store)
+    provider.jobs = page([job(hyperparameters={"n_epochs": n_epochs})])
+    await read_job_list(store, provider)
+    await _listed(store, provider, [{**checkpoint(n), "step_number": step} for n, step in enumerate(steps, 1)])
+    rows = await sql.fetch("select epoch from fine_tuning.checkpoints order by step_number")
+    assert expected == [row["epoch"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 3, "beta": 0.1}}},
+        {"type": "reinforcement", "reinforcement": {"grader": {}, "hyperparameters": {"n_epochs": 3.0}}},
+    ],
+)
+async def test_epoch_by_the_method(
+    store: Store, provider: Provider, sql: asyncpg.Connection, method: dict[str, Any]
+) -> None:
+    """Jobs that are not supervised have their n_epochs with their method."""
+    await track(store)
+    provider.jobs = page([job(hyperparameters=None, method=method)])
+    await read_job_list(store, provider)
+    await _listed(store, provider, [{**checkpoint(n), "step_number": 10 * n} for n in (1, 2, 3)])
+    rows = await sql.fetch("select epoch from fine_tuning.checkpoints order by step_number")
+    assert [1, 2, 3] == [row["epoch"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("expected", "steps"),
+    [
+        ([8, 9, 10], [80, 90, 100]),
+        ([None, None], [80, 100]),  # of ten epochs these would be the fourth and the fifth, if 90 had not been dropped
+        ([None, None, None], [70, 80, 90]),  # the last one was never seen
+        ([None] * 20, [*range(5, 101, 5)]),  # two an epoch
+    ],
+)
+async def test_epoch_of_a_job_that_succeeded(
+    store: Store, provider: Provider, sql: asyncpg.Connection, expected: list[int | None], steps: list[int]
+) -> None:
+    """Where the steps of a job that succeeded do not end with its last epoch, no epoch is claimed."""
+    await track(store)
+    provider.jobs = page([job(status="succeeded", hyperparameters={"n_epochs": 10})])
+    await read_job_list(store, provider)
+    await _listed(store, provider, [{**checkpoint(n), "step_number": step} for n, step in enumerate(steps, 1)])
+    rows = await sql.fetch("select epoch from fine_tuning.checkpoints order by step_number")
+    assert expected == [row["epoch"] for row in rows]
+
+
+async def test_final_one(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """The final one bears the job's fine-tuned model; before that is known, a model without :ckpt-step-N."""
+    final = "select step_number from fine_tuning.checkpoints where is_final order by 1"
+    plain = {**checkpoint(3), "fine_tuned_model_checkpoint": "ft:base:org::xyz"}
+    await _listed(store, provider, [plain, checkpoint(2), checkpoint(1)])
+    assert [3] == [row[0] for row in await sql.fetch(final)]
+    model = checkpoint(2)["fine_tuned_model_checkpoint"]
+    provider.jobs = page([job(status="succeeded", fine_tuned_model=model)])
+    await read_job_list(store, provider)
+    assert [2] == [row[0] for row in await sql.fetch(final)]
+
+
+@pytest.mark.parametrize(
+    ("expected", "losses"),
+    [
+        # step, rule, covered, of; losses: (valid, full_valid) of the steps 1, 2, …
+        ((None, None, 0, 2), [(None, None), (None, None)]),
+        ((2, "full_valid_loss", 3, 3), [(0.1, 0.5), (0.2, 0.3), (0.3, 0.4)]),
+        ((2, "full_valid_loss", 2, 3), [(0.1, 0.5), (0.2, 0.3), (0.3, None)]),  # to the newest it comes late
+        ((1, "valid_loss", 3, 3), [(0.1, 0.5), (0.2, None), (0.3, None)]),
+        ((1, "valid_loss", 1, 1), [(0.1, None)]),
+        ((3, "full_valid_loss", 1, 3), [(None, None), (None, None), (None, 9.0)]),
+        ((3, "valid_loss", 3, 3), [(0.5, None), (0.7, None), (0.5, None)]),  # of equals the later one
+    ],
+)
+async def test_best(
+    store: Store, provider: Provider, sql: asyncpg.Connection, expected: tuple[Any, ...],
+    losses: list[tuple[float | None, float | None]],
+) -> None:  # fmt: skip
+    """The best checkpoint has the smallest validation loss by the rule's metric; of equals the later wins."""
+    items = [checkpoint(n, valid_loss=v, full_valid_loss=f) for n, (v, f) in enumerate(losses, 1)]
+    await _listed(store, provider, items)
+    row = await sql.fetchrow("select step_number, rule, covered, checkpoints from fine_tuning.best_checkpoints")
+    assert expected == tuple(row or ())
+
+
+async def test_best_can_be_deployed(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """The best one is one of those that are still listed; where none is, it is the best there was."""
+    best = "select step_number, value, checkpoints, missing_since is null from fine_tuning.best_checkpoints"
+    items = [checkpoint(n, valid_loss=n / 10) for n in (1, 2, 3)]
+    await _listed(store, provider, items, items[1:], items[1:])
+    assert (2, 0.2, 2, True) == tuple(await sql.fetchrow(best) or ())
+    await _listed(store, provider, items)
+    assert (1, 0.1, 3, True) == tuple(await sql.fetchrow(best) or ())
+    await _listed(store, provider, [], [])
+    assert (1, 0.1, 3, False) == tuple(await sql.fetchrow(best) or ())
+
+
+async def test_not_a_number_never_wins(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A NaN, however it came into the table, is no loss that could be the best or count as covered."""
+    await _listed(store, provider, [checkpoint(n, valid_loss=n / 10) for n in (1, 2)])
+    await sql.execute("update checkpointd.checkpoints set valid_loss = 'NaN' where step_number = 1")
+    await sql.execute("select checkpointd.summarise(array_agg(key), array_agg(false)) from checkpointd.jobs")
+    row = await sql.fetchrow("select step_number, value, covered, checkpoints from fine_tuning.best_checkpoints")
+    assert (2, 0.2, 1, 2) == tuple(row or ())
+
+
+async def test_better_loss_that_comes_late(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A loss that is filled in or changes moves the best at once."""
+    best = "select step_number from fine_tuning.best_checkpoints"
+    items = [checkpoint(1, valid_loss=0.5), checkpoint(2, valid_loss=0.4)]
+    await _listed(store, provider, items)
+    assert 2 == await sql.fetchval(best)
+    await _listed(store, provider, [checkpoint(1, valid_loss=0.3), items[1]])
+    assert 1 == await sql.fetchval(best)

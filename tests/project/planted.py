@@ -1,0 +1,231 @@
+"""Twelve mistakes that programs like this one are known for, and for each a test that must catch it.
+
+`python tests/project/planted.py` makes each mistake in a copy of the project and runs its test there, which must fail; without
+any mistake all these tests must pass.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+TOP = Path(__file__).parents[2]
+COPIED = ("daemon", "sql", "tests", "pyproject.toml")
+PACKAGE = "daemon/checkpointd"
+
+
+class Edit(NamedTuple):
+    """In this file the old text, which stands there just once, becomes the new one."""
+
+    file: str
+    old: str
+    new: str
+
+
+class Planted(NamedTuple):
+    """A mistake: what it is called, how it is made, and the test that catches it."""
+
+    name: str
+    test: str
+    edits: Sequence[Edit]
+
+
+PLANTED = [
+    Planted(
+        "early stop",
+        "tests/polling/test_poller.py::test_late_metric_is_found_after_quiet_polls",
+        [
+            Edit(f"{PACKAGE}/polling/poller.py", "claim.lease.id, claim.poll_by, turn)", "claim.lease.id, claim.poll_by, turn, claim.lease.newest_step)"),
+            Edit(f"{PACKAGE}/provider/client.py", "deadline: float, turn: Turn = at_once) -> Pages:", "deadline: float, turn: Turn = at_once, newest: int | None = None) -> Pages:"),
+            Edit(f"{PACKAGE}/provider/client.py", "        pages = await self._list(path, deadline, turn)", "        pages = await self._list(path, deadline, turn, newest)"),
+            Edit(f"{PACKAGE}/provider/client.py", "            again = await self._list(path, deadline, turn)", "            again = await self._list(path, deadline, turn, newest)"),
+            Edit(f"{PACKAGE}/provider/client.py", "def _list(self, path: str, deadline: float, turn: Turn)", "def _list(self, path: str, deadline: float, turn: Turn, newest: int | None)"),
+            Edit(f"{PACKAGE}/provider/client.py", "                items.append(page.items)\n", """\
+                items.append(page.items)
+                if newest and any(int(s) <= newest for i in page.items for s in re.findall(rb'"step_number": *([0-9]+)', bytes(i))):
+                    return Pages(items, None, way.requests)
+"""),
+        ],
+    ),
+    Planted(
+        "per-page commit with early stop",
+        "tests/service/test_daemon.py::test_kill_during_a_burst",
+        [
+            Edit(f"{PACKAGE}/polling/poller.py", "            pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by, turn)\n", """\
+            async def save(page):
+                return await save_page(self._store, claim.lease, listing.read(claim.lease.id, [page]))
+            pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by, turn, save)
+"""),
+            Edit(f"{PACKAGE}/polling/poller.py", "from checkpointd.polling.source import", "from checkpointd.postgres.save import save_page\nfrom checkpointd.polling.source import"),
+            Edit(f"{PACKAGE}/provider/client.py", "deadline: float, turn: Turn = at_once) -> Pages:", "deadline: float, turn: Turn, save) -> Pages:"),
+            Edit(f"{PACKAGE}/provider/client.py", "        pages = await self._list(path, deadline, turn)", "        pages = await self._list(path, deadline, turn, save)"),
+            Edit(f"{PACKAGE}/provider/client.py", "            again = await self._list(path, deadline, turn)", "            again = await self._list(path, deadline, turn, save)"),
+            Edit(f"{PACKAGE}/provider/client.py", "def _list(self, path: str, deadline: float, turn: Turn)", "def _list(self, path: str, deadline: float, turn: Turn, save)"),
+            Edit(f"{PACKAGE}/provider/client.py", "                items.append(page.items)\n", """\
+                items.append(page.items)
+                if await save(page.items):
+                    return Pages(items, None, way.requests)
+"""),
+            Edit(f"{PACKAGE}/postgres/save.py", "def _name(error", '''\
+async def save_page(store, lease, reading):
+    """Commit a page as soon as it is read. Returns whether one of its checkpoints was known before."""
+    async with store.connection() as connection, connection.transaction():
+        rows = await connection.fetch(queries.READ_KNOWN_CHECKPOINTS, [lease.job], [item.id for item in reading.items])
+        known = {row["id"] for row in rows}
+        new = [item for item in reading.items if item.id not in known]
+        await _write_checkpoints(connection, {lease.job: Diff(new)})
+        await write_changes(connection, [(lease.job, None, "new", item.id, None, None, None) for item in new])
+        return len(new) < len(reading.items)
+
+
+def _name(error'''),
+            Edit(f"{PACKAGE}/postgres/save.py", "from checkpointd.postgres.save_rows import Poll, Saved, write_polls", "from checkpointd.domain.diff import Diff\nfrom checkpointd.postgres.save_rows import Poll, Saved, _write_checkpoints, write_changes, write_polls"),
+        ],
+    ),
+    Planted(
+        "success on an incomplete listing",
+        "tests/polling/test_no_false_success.py::test_no_second_page",
+        [Edit(f"{PACKAGE}/domain/poll.py", "complete=failure is None,", "complete=failure is None or reading is not None,")],
+    ),
+    Planted(
+        "no fence",
+        "tests/polling/test_poller.py::test_zombie_writes_nothing",
+        [
+            Edit("sql/queries/fence_polls.sql", "using (job, lease_token)", "using (job)"),
+            Edit(f"{PACKAGE}/postgres/save_rows.py", ' and p.lease.lease_token == held[p.lease.job]["lease_token"]]', "]"),
+        ],
+    ),
+    Planted(
+        "client's clock in leases",
+        "tests/polling/test_leases.py::test_the_databases_clock_decides",
+        [
+            Edit("sql/queries/claim_due_jobs.sql", "(select clock_timestamp() as t)", "(select to_timestamp($6::float8) as t)"),
+            Edit(f"{PACKAGE}/postgres/store.py", "            [r.emission for r in rooms.values()],\n            lease_seconds,\n", "            [r.emission for r in rooms.values()],\n            lease_seconds,\n            time.time(),\n"),
+            Edit(f"{PACKAGE}/postgres/store.py", "import asyncio\n", "import asyncio\nimport time\n"),
+        ],
+    ),
+    Planted(
+        "counters n = n + 1",
+        "tests/polling/test_leases.py::test_a_lost_answer_counts_once",
+        [
+            Edit(f"{PACKAGE}/postgres/save_rows.py", "    await _write_rejects(connection, polls)\n", ""),
+            Edit(f"{PACKAGE}/postgres/save.py", "    async with transaction(connection, keep=keep):\n", "    if keep:  # kept even if the save fails\n        await _write_rejects(connection, polls)\n    async with transaction(connection, keep=keep):\n"),
+            Edit(f"{PACKAGE}/postgres/save.py", "import Poll, Saved, write_polls", "import Poll, Saved, _write_rejects, write_polls"),
+        ],
+    ),
+    Planted(
+        "swallowed CancelledError",
+        "tests/polling/test_poller.py::test_drain_gives_back_what_does_not_end",
+        [
+            Edit(f"{PACKAGE}/polling/poller.py", """\
+        except asyncio.CancelledError:
+            self._outbox.put_now(Finished(claim, service, None, None, 0))
+            raise
+        except Exception:""", "        except BaseException:"),
+        ],
+    ),
+    Planted(
+        "ignored has_more",
+        "tests/polling/test_no_false_success.py::test_pages_smaller_than_asked_for",
+        [
+            Edit(f"{PACKAGE}/provider/client.py", "                items.append(page.items)\n", """\
+                items.append(page.items)
+                if len(page.items) < self._limits.page_size:  # a short page is the last one
+                    return Pages(items, None, way.requests)
+"""),
+        ],
+    ),
+    Planted(
+        "deletion of what is absent",
+        "tests/polling/test_poller.py::test_missing_after_two_listings",
+        [
+            Edit("sql/queries/mark_checkpoints.sql", "update checkpointd.checkpoints c set missing_since = case when u.missing then clock_timestamp() end\nfrom", "delete from checkpointd.checkpoints c using"),
+            Edit("sql/queries/mark_checkpoints.sql", "where c.job", "where u.missing and c.job"),
+        ],
+    ),
+    Planted(
+        "null overwriting",
+        "tests/polling/test_poller.py::test_null_erases_nothing",
+        [Edit("sql/queries/update_checkpoints.sql", " valid_loss = coalesce(u.valid_loss, c.valid_loss)", " valid_loss = u.valid_loss")],
+    ),
+    Planted(
+        "no dedupe",
+        "tests/polling/test_leases.py::test_items_given_twice_are_one_checkpoint",
+        [
+            Edit(f"{PACKAGE}/domain/listing.py", "    items: dict[str, Item] = {}\n", "    items: list[Item] = []\n"),
+            Edit(f"{PACKAGE}/domain/listing.py", "items.update((item.id, item) for item in page_items)", "items += page_items"),
+            Edit(f"{PACKAGE}/domain/listing.py", "list(items.values()), rejects, str(e)", "items, rejects, str(e)"),
+            Edit(f"{PACKAGE}/domain/listing.py", "list(items.values()), rejects, None", "items, rejects, None"),
+            Edit(f"{PACKAGE}/domain/listing.py", "    found: dict[str, Item] = {}\n", "    found: list[Item] = []\n"),
+            Edit(f"{PACKAGE}/domain/listing.py", "(twin := found.get(item.id))", "(twin := None)"),
+            Edit(f"{PACKAGE}/domain/listing.py", "found[item.id] = item", "found.append(item)"),
+            Edit(f"{PACKAGE}/domain/listing.py", "list(found.values())", "found"),
+        ],
+    ),
+    Planted(
+        "an in-memory seen-set",
+        "tests/polling/test_leases.py::test_a_lost_save_is_not_remembered",
+        [
+            Edit(f"{PACKAGE}/domain/poll.py", "        if failure or digest != lease.digest:\n", "        if failure or digest not in _seen:\n            _seen.add(digest)\n"),
+            Edit(f"{PACKAGE}/domain/poll.py", "def judge(", "_seen: set[bytes] = set()\n\n\ndef judge("),
+        ],
+    ),
+]  # fmt: skip
+
+
+def plant(edits: Sequence[Edit], top: Path) -> None:
+    """Make edits below `top`. Raises ValueError where the old text does not stand just once."""
+    for file, old, new in edits:
+        text = (top / file).read_text(encoding="utf-8")
+        if text.count(old) != 1:
+            raise ValueError(f"{file}: stands there {text.count(old)} times, not once: {old!r}")
+        (top / file).write_text(text.replace(old, new), encoding="utf-8")
+
+
+def try_out(edits: Sequence[Edit], tests: Sequence[str]) -> tuple[bool, str]:
+    """Run tests in a copy of the project with these edits. Returns whether they passed, and what pytest said."""
+    with tempfile.TemporaryDirectory(prefix="planted-") as folder:
+        top = Path(folder)
+        for name in COPIED:
+            if (TOP / name).is_dir():
+                shutil.copytree(TOP / name, top / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(TOP / name, top / name)
+        plant(edits, top)
+        env = {**os.environ, "PYTHONPATH": str(top / "daemon")}
+        where = "import checkpointd.postgres.queries as q; print(q.__file__, q.folder(), sep='\\n')"
+        imported = subprocess.run(
+            [sys.executable, "-c", where], cwd=top, env=env, capture_output=True, text=True, check=True
+        )
+        if not all(Path(path).is_relative_to(top) for path in imported.stdout.splitlines()):
+            raise RuntimeError(f"not the copy is imported, but {imported.stdout}")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+        done = subprocess.run(command, cwd=top, env=env, capture_output=True, text=True, check=False)
+    if done.returncode not in {0, 1} or re.search(r"^ERROR ", done.stdout, flags=re.MULTILINE):
+        raise RuntimeError(f"the tests could not run:\n{done.stdout}")
+    return done.returncode == 0, done.stdout
+
+
+def main() -> int:
+    """Try all mistakes out. Returns 0 if each is caught."""
+    passed, said = try_out([], sorted({planted.test for planted in PLANTED}))
+    if not passed:
+        print(said, "Without any mistake these tests must pass.", sep="\n")
+        return 1
+    missed = 0
+    for planted in PLANTED:
+        passed, said = try_out(planted.edits, [planted.test])
+        missed += passed
+        reason = next(iter(re.findall(r"^E +(.*)", said, flags=re.MULTILINE)), "")
+        print(f"{'MISSED' if passed else 'caught'}: {planted.name}: {planted.test}: {reason[:100]}", flush=True)
+    print(f"{len(PLANTED) - missed} of {len(PLANTED)} planted mistakes caught")
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

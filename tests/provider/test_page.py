@@ -1,0 +1,263 @@
+"""A body is a page of a list, byte for byte, or the reason why it is none; never an empty list by mistake."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from checkpointd.domain.failure import ErrorClass
+from checkpointd.provider import page as envelope
+from checkpointd.provider.page import NotAListError, Page, read_page
+from support.paths import DATA
+from support.provider import checkpoint
+
+examples = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+RECORDED = {path.stem: path.read_bytes().strip() for path in (DATA / "recorded").glob("*.json")}
+
+texts = st.text(max_size=8)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+items = st.lists(values | st.fixed_dictionaries({"id": texts}, optional={"data": values, "has_more": values}))
+layouts = st.sampled_from([{}, {"indent": 2}, {"separators": (",", ":")}, {"indent": "\t", "ensure_ascii": False}])
+
+ODD = [
+    b"NaN",
+    b"-Infinity",
+    b"1e400",
+    b"1" * 5000,
+    b"-" + b"1" * 5000,
+    rb'"\ud800"',
+    rb'"\u0000"',
+    b'"\xff is no UTF-8"',
+    b'"\xed\xa0\x80 neither"',
+]
+"""JSON, or nearly, that strict readers refuse."""
+
+
+def page(*raws: bytes, has_more: bytes = b"false") -> bytes:
+    """Return a body of these items, byte for byte."""
+    return b'{"object": "list", "data": [' + b" , ".join(raws) + b'], "has_more": ' + has_more + b"}"
+
+
+def split(found: Page) -> tuple[list[bytes], bool, str | None]:
+    """Return a page in a form that can be compared."""
+    return [bytes(item) for item in found.items], found.has_more, found.last_id
+
+
+def class_of(body: bytes) -> str:
+    """Return the class of the error that a body is, and see that it has words."""
+    with pytest.raises(NotAListError) as caught:
+        read_page(body)
+    assert str(caught.value)
+    return ErrorClass(caught.value.error_class)
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_reads_recorded_answers(name: str) -> None:
+    """Every recorded answer is split into the items that it has, and says whether more follow."""
+    expected = json.loads(RECORDED[name])
+    for read in (read_page, envelope._read_leniently):
+        found = read(RECORDED[name])
+        assert (expected["data"], expected["has_more"]) == ([json.loads(bytes(i)) for i in found.items], found.has_more)
+        assert (expected["data"][-1]["id"] if expected["has_more"] else None) == found.last_id
+
+
+@examples
+@given(items, st.booleans(), layouts, st.dictionaries(texts, values, max_size=2))
+def test_both_ways_agree(data: list[Any], has_more: bool, layout: dict[str, Any], others: dict[str, Any]) -> None:
+    """The fast and the lenient reader give the same bytes of the same items, whatever the items and the layout are."""
+    body = json.dumps(
+        {**others, "data": data, "object": "list", "has_more": has_more, "error": None}, **layout
+    ).encode()
+    fast, lenient = split(read_page(body)), split(envelope._read_leniently(body))
+    assert fast == lenient
+    assert (data, has_more) == ([json.loads(raw) for raw in fast[0]], fast[1])
+
+
+@examples
+@given(items, items, st.lists(st.sampled_from(ODD), min_size=1, max_size=3))
+def test_odd_items_cost_no_other(before: list[Any], after: list[Any], odd: list[bytes]) -> None:
+    """What strict readers refuse in some items changes no byte of the others, and all items are there."""
+    raws = [
+        *(json.dumps(item).encode() for item in before),
+        *(b'{"id": "ftckpt_odd", "metrics": {"train_loss": ' + value + b"}}" for value in odd),
+        *(json.dumps(item).encode() for item in after),
+    ]
+    assert (raws, False, None) == split(read_page(page(*raws)))
+
+
+@pytest.mark.parametrize("odd", ODD[:6])
+def test_odd_last_item_is_a_cursor(odd: bytes) -> None:
+    """Paging goes on after a last item that strict readers refuse, because its id can be read."""
+    last = b'{"metrics": {"train_loss": ' + odd + b'}, "id": "ftckpt_1"}'
+    assert "ftckpt_1" == read_page(page(b'{"id": "ftckpt_2"}', last, has_more=b"true")).last_id
+
+
+@pytest.mark.parametrize("last", [b"7", b"[]", b"{}", b'{"id": 7}', b'{"id": null}', rb'{"id": "\ud800"}'])
+def test_no_cursor(last: bytes) -> None:
+    """A last item without an id that fits in a URL gives no cursor, and no error either: its page is read."""
+    assert ([last], True, None) == split(read_page(page(last, has_more=b"true")))
+
+
+def test_empty_list() -> None:
+    """An empty list that says that it ends is one; a job that has not come far has no checkpoints."""
+    assert ([], False, None) == split(read_page(b'{"object": "list", "data": [], "has_more": false}'))
+
+
+@pytest.mark.parametrize("body", [*RECORDED.values(), page(b'{"x": NaN}', b"1e400")], ids=[*RECORDED, "odd"])
+def test_cut_anywhere(body: bytes) -> None:
+    """A body that ends too early, after any byte, is no list, and so never an empty or a shorter one."""
+    assert isinstance(read_page(body), Page)
+    for end in range(len(body)):
+        assert class_of(body[:end]) == ("not_json" if body[:end].strip() else "empty_body"), end
+
+
+@pytest.mark.parametrize(
+    ("has_more", "says"),
+    [
+        (b"", "`has_more` is missing"),
+        (b', "has_more": null', "`has_more` is null, not true or false"),
+        (b', "has_more": "no"', '`has_more` is "no", not true or false'),
+    ],
+)
+def test_whether_more_follow_is_said(has_more: bytes, says: str) -> None:
+    """A list that does not say whether more follow is none; what it says instead is told from saying nothing."""
+    with pytest.raises(NotAListError) as caught:
+        read_page(b'{"object": "list", "data": []' + has_more + b"}")
+    assert ("bad_has_more", says) == (caught.value.error_class, str(caught.value))
+
+
+LIST = b'{"object": "list", "data": [{"id": "ftckpt_1"}], "has_more": false}'
+ITEM = json.dumps(checkpoint(1)).encode()
+
+BODIES = [
+    ("empty_body", b""),
+    ("empty_body", b" \r\n\t"),
+    ("html", b"<!DOCTYPE html><html><body>Bad gateway</body></html>"),
+    ("html", b'\n <?xml version="1.0"?><Error/>'),
+    ("html", b"\xef\xbb\xbf<html>"),
+    ("html", "<html>Für später</html>".encode("latin-1")),
+    ("not_json", b"Bad gateway"),
+    ("not_json", b"\xef\xbb\xbf" + LIST),
+    ("not_json", LIST.decode().encode("utf-16")),
+    ("not_json", LIST.decode().encode("utf-16-le")),
+    ("not_json", LIST.decode().encode("utf-32")),
+    ("not_json", LIST + b"x"),
+    ("not_json", LIST + LIST),
+    ("not_json", LIST + b"\n<html>"),
+    ("not_json", LIST + b"\0"),
+    ("not_json", b"\0" + LIST),
+    ("not_json", LIST.replace(b'"data"', b"data")),
+    ("not_json", LIST.replace(b'"', b"'")),
+    ("not_json", LIST.replace(b"}]", b"},]")),
+    ("not_json", LIST.replace(b"false", b"false,")),
+    ("not_json", LIST.replace(b"[{", b"[,{")),
+    ("not_json", LIST.replace(b"[{", b"[01,{")),
+    ("not_json", LIST.replace(b": [", b" [")),
+    ("not_json", LIST.replace(b'"object"', b"7")),
+    ("not_json", LIST.replace(b'"object"', b"[]")),
+    ("not_json", b"[" * 100_000),
+    ("not_json", b'{"data": ' * 100_000),
+    ("not_json", page(b"[" * 100_000 + b"]" * 100_000)),
+    ("not_a_list", b"null"),
+    ("not_a_list", b"7"),
+    ("not_a_list", b'"a list"'),
+    ("not_a_list", b"[]"),
+    ("not_a_list", b"[" + ITEM + b"]"),
+    ("not_a_list", b"{}"),
+    ("not_a_list", ITEM),
+    ("not_a_list", b'{"object": "list", "has_more": false}'),
+    ("not_a_list", b'{"object": "list", "data": null, "has_more": false}'),
+    ("not_a_list", b'{"object": "list", "data": {}, "has_more": false}'),
+    ("not_a_list", b'{"object": "list", "data": "[]", "has_more": false}'),
+    ("not_a_list", b'{"object": "list", "data": 0, "has_more": false}'),
+    ("not_a_list", b'{"object": "list", "DATA": [], "has_more": false}'),
+    ("not_a_list", b'{"object": "fine_tuning.job", "data": [], "has_more": false}'),
+    ("not_a_list", b'{"object": null, "data": [], "has_more": false}'),
+    ("not_a_list", b'{"object": ["list"], "data": [], "has_more": false}'),
+    ("not_a_list", rb'{"object": "\ud800", "data": [], "has_more": false}'),
+    ("not_a_list", b'{"data": [{"id": "ftckpt_1"}], "data": [], "has_more": false}'),
+    ("not_a_list", b'{"data": [], "data": [NaN], "has_more": false}'),
+    ("not_a_list", b'{"data": [], "data": null, "has_more": false}'),
+    ("not_a_list", b'{"data": [], "has_more": true, "has_more": false}'),
+    ("bad_has_more", b'{"object": "list", "data": []}'),
+    ("bad_has_more", b'{"object": "list", "data": [], "has_more": null}'),
+    ("bad_has_more", b'{"object": "list", "data": [], "has_more": "false"}'),
+    ("bad_has_more", b'{"object": "list", "data": [], "has_more": 0}'),
+    ("bad_has_more", b'{"object": "list", "data": [], "has_more": NaN}'),
+    ("bad_has_more", b'{"object": "list", "data": [], "has_more": []}'),
+    ("error_in_200", b'{"error": {"message": "The server had an error", "type": "server_error"}}'),
+    ("error_in_200", b'{"error": "overloaded"}'),
+    ("error_in_200", b'{"error": {"message": "upstream timed out"}, "data": [], "has_more": false}'),
+    ("error_in_200", b'{"error": {"message": "half"}, "data": [{"id": "ftckpt_1"}], "has_more": true}'),
+    ("error_in_200", b'{"error": {"code": ' + b"5" * 5000 + b"}}"),
+    ("error_in_200", b'{"error": {"message": "no"}, "data": null, "has_more": false}'),
+]
+
+
+@pytest.mark.parametrize(("expected", "body"), BODIES, ids=lambda value: repr(value[:60]))
+def test_no_list(expected: str, body: bytes) -> None:
+    """What is no list is refused, in the class that says what it is instead."""
+    assert expected == class_of(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"data": [7], "has_more": false}',
+        b'{"has_more": false, "data": [7], "object": "list", "error": null}',
+        b'{"data": [7], "has_more": false, "error": {}, "first_id": null, "last_id": null, "x": NaN}',
+        b'{"data": [7], "data": [7], "has_more": false, "has_more": false}',
+        b' \r\n\t{ "data"\t:\n[ 7 ]\r, "has_more" : false } \n',
+    ],
+)
+def test_a_list_all_the_same(body: bytes) -> None:
+    """Order, blanks, unknown members, an error that is none and equal doubled keys leave a list a list."""
+    assert ([b"7"], False, None) == split(read_page(body))
+
+
+def test_error_says_why() -> None:
+    """The words of an error inside a 200 are kept, at most 160 characters of them."""
+    with pytest.raises(NotAListError, match=r"status 200: no such thing$"):
+        read_page(b'{"error": {"message": "no such thing"}}')
+    with pytest.raises(NotAListError) as caught:
+        read_page(b'{"error": ["' + b"x" * 1000 + b'"]}')
+    assert 200 > len(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    "place", [b'{"data": [%s], "has_more": true}', b'{"data": [], "has_more": %s}', b'{"error": %s}']
+)
+def test_any_depth(place: bytes) -> None:
+    """However deep a value is nested, a body is a page or no list; no other error comes out."""
+    outcomes = set()
+    for depth in [1, 10, *range(900, 1020), 10_000]:
+        try:
+            outcomes.add(type(read_page(place % (b"[" * depth + b"]" * depth))))
+        except NotAListError as e:
+            outcomes.add(ErrorClass(e.error_class))
+    assert ErrorClass.NOT_JSON in outcomes
+    assert len(outcomes) == 2
+
+
+@settings(examples, max_examples=200)
+@given(st.data())
+def test_damaged_bytes(data: st.DataObject) -> None:
+    """A body with any bytes replaced is a page or no list; no other error comes out, and a page has true bytes."""
+    body = data.draw(st.sampled_from([*RECORDED.values(), LIST, page(b"NaN")]))
+    start = data.draw(st.integers(0, len(body)))
+    end = start + data.draw(st.integers(0, 3))
+    token = st.sampled_from([b"NaN", b'"', b"[", b"]", b"{", b"}", b",", b":", b"\\", b"null", b'"data":[]', b"\xff"])
+    damaged = body[:start] + data.draw(token | st.binary(max_size=3)) + body[end:]
+    try:
+        found = read_page(damaged)
+    except NotAListError as e:
+        ErrorClass(e.error_class)
+    else:
+        assert all(bytes(item) in damaged for item in found.items)

@@ -1,0 +1,188 @@
+"""What must hold whatever happens, as SQL over the provider's truth and the views: each statement returns no row.
+
+The truth is read after the snapshot in which it is compared, so that it is never older than what was stored from it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+
+from service.faults.truth import Truth
+
+AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+ALWAYS = {
+    # A poll that began after a checkpoint was listed, and was complete before it was dropped, has stored it.
+    "lost": """
+select l.id from listed l join fine_tuning.freshness f on f.fine_tuning_job_id = l.job
+where f.last_complete_at >= f.last_attempt_at
+  and l.listed_from < f.last_attempt_at and coalesce(l.listed_to, 'infinity') > f.last_complete_at
+  and not exists (select from fine_tuning.checkpoints c where c.fine_tuning_job_id = l.job and c.id = l.id)""",
+    "duplicate": """
+select c.id from fine_tuning.checkpoints c group by c.id having count(*) > 1 union all
+select c.checkpoint_id from fine_tuning.changes c where c.kind = 'new' group by c.checkpoint_id having count(*) > 1""",
+    "invented, or of another job": """
+select c.id from fine_tuning.checkpoints c
+where not exists (select from listed l where l.job = c.fine_tuning_job_id and l.id = c.id)""",
+    "half-written: a checkpoint without its change": """
+select c.id from fine_tuning.checkpoints c where not exists (select from fine_tuning.changes h
+  where h.kind = 'new' and h.checkpoint_id = c.id and h.fine_tuning_job_id = c.fine_tuning_job_id)""",
+    "half-written: a change without its checkpoint": """
+select h.seq from fine_tuning.changes h where h.kind <> 'status' and not exists (select from fine_tuning.checkpoints c
+  where c.id = h.checkpoint_id and c.fine_tuning_job_id = h.fine_tuning_job_id)""",
+    "half-written: a poll and its changes do not match": """
+select p.id from fine_tuning.polls p left join fine_tuning.changes h on h.poll_id = p.id
+group by p.id, p.new, p.changed
+having p.new <> count(*) filter (where h.kind = 'new')
+  or p.changed <> count(distinct h.checkpoint_id) filter (where h.kind <> 'new')
+union all select h.poll_id from fine_tuning.changes h
+where h.kind <> 'status' and not exists (select from fine_tuning.polls p where p.id = h.poll_id)""",
+    "half-written: a job and its checkpoints do not match": """
+select j.id from fine_tuning.jobs j left join fine_tuning.checkpoints c on c.fine_tuning_job_id = j.id
+group by j.id, j.checkpoint_count, j.latest_step
+having j.checkpoint_count <> count(c.id) or j.latest_step is distinct from max(c.step_number)""",
+    "feed out of order": """
+select o.seq from (select c.seq, c.at < lag(c.at) over (order by c.seq) as back from fine_tuning.changes c) o
+where o.back""",
+    "missed by who follows the feed": """
+select c.seq from fine_tuning.changes c where c.seq <= (select max(seq) from followed)
+  and not exists (select from followed f where f.seq = c.seq)""",
+    "a row that is gone": """
+select s.id from stored_before s where not exists (select from fine_tuning.checkpoints c where c.id = s.id)""",
+    # Complete means: between its claim and its save, every page was sent.
+    "false success": """
+select f.fine_tuning_job_id from fine_tuning.freshness f
+where f.last_complete_at is not null and not exists (select from whole w where w.job = f.fine_tuning_job_id
+  and w.ended_at <= f.last_complete_at and (f.last_complete_at < f.last_attempt_at or w.begun_at >= f.last_attempt_at))
+union all
+select f.fine_tuning_job_id from fine_tuning.freshness f where f.last_success_at > f.last_complete_at""",
+    "a transaction that does not end": """
+select concat_ws(' ', a.pid, a.state, a.wait_event, a.query) from pg_stat_activity a
+where a.application_name = 'checkpointd' and a.datname = current_database()
+  and a.xact_start < clock_timestamp() - interval '15 s'""",
+}
+
+AT_THE_END = {
+    "lost at the end": """
+select l.id from listed l where l.listed_to is null
+  and not exists (select from fine_tuning.checkpoints c where c.fine_tuning_job_id = l.job and c.id = l.id)""",
+    "a value lost at the end": """
+select l.id from listed l join fine_tuning.checkpoints c on c.fine_tuning_job_id = l.job and c.id = l.id
+where l.listed_to is null and c.full_valid_loss is distinct from l.full_valid_loss""",
+    "stuck": """
+select f.fine_tuning_job_id from fine_tuning.freshness f
+where f.consecutive_failures > 0 or f.is_stale or f.last_complete_at is null
+  or f.last_complete_at < (select at from healed)""",
+}
+
+_TABLES = """
+create temp table listed (job text, id text primary key, listed_from timestamptz, listed_to timestamptz,
+  full_valid_loss float8) on commit drop;
+create temp table whole (job text, begun_at timestamptz, ended_at timestamptz) on commit drop;
+create temp table stored_before (id text primary key) on commit drop;
+create temp table followed (seq bigint primary key) on commit drop;
+create temp table healed (at timestamptz) on commit drop;"""
+
+
+class Judge:
+    """Looks at a database and at the truth, again and again. Follows the feed meanwhile, as a reader does."""
+
+    def __init__(self, url: str, truth: Truth) -> None:
+        self._url = url
+        self._truth = truth
+        self._stored: set[str] = set()
+        self._followed: set[int] = set()
+        self._last = 0
+        self._over = False
+        self.looks = 0
+
+    async def look(self) -> None:
+        """Fail where something does not hold."""
+        broken = await self._broken(ALWAYS, healed=0)
+        assert not broken, broken
+        self.looks += 1
+
+    @asynccontextmanager
+    async def watching(self, growth: float = 0.2) -> AsyncIterator[None]:
+        """Let the jobs grow every so many seconds, a reader follow the feed, and look again and again."""
+        async with asyncio.TaskGroup() as group:
+            works = (self._truth.keep_growing(growth), self._follow(), self._keep_looking())
+            tasks = [group.create_task(work) for work in works]
+            self._over = False
+            try:
+                yield
+            finally:
+                self._over = True  # for whoever swallows the cancellation, as connecting with a timeout may
+                for task in tasks:
+                    task.cancel()
+
+    async def _keep_looking(self) -> None:
+        while not self._over:
+            with suppress(*AWAY):
+                await self.look()
+            await asyncio.sleep(1)
+
+    async def until_all_is_stored(self, seconds: float = 60) -> None:
+        """Wait until all that is listed is stored, and every job was polled from now on; at most so long."""
+        loop, now = asyncio.get_running_loop(), time.time()
+        until = loop.time() + seconds
+        while True:
+            await self.look()
+            broken = await self._broken(AT_THE_END, healed=now)
+            if not broken or loop.time() > until:
+                break
+            await asyncio.sleep(0.1)
+        assert not broken, broken
+
+    async def _follow(self) -> None:
+        """Read the feed as it grows, remembering only the last seq; over every lost connection."""
+        while not self._over:
+            with suppress(*AWAY):
+                sql = await asyncpg.connect(self._url, timeout=5)
+                try:
+                    while not self._over:
+                        rows = await sql.fetch(
+                            "select seq from fine_tuning.changes where seq > $1 order by seq", self._last
+                        )
+                        self._followed.update(row["seq"] for row in rows)
+                        self._last = rows[-1]["seq"] if rows else self._last
+                        await asyncio.sleep(0.02)
+                finally:
+                    sql.terminate()
+            await asyncio.sleep(0.1)
+
+    async def _broken(self, statements: dict[str, str], healed: float) -> dict[str, str]:
+        """Return what does not hold, each with how often and some examples."""
+        sql = await asyncpg.connect(self._url, timeout=10)
+        try:
+            async with sql.transaction(isolation="repeatable_read"):
+                await sql.fetchval("select count(*) from fine_tuning.checkpoints")  # from here on nothing moves
+                await self._bring_the_truth(sql, healed)
+                found = {name: [row[0] for row in await sql.fetch(s)] for name, s in statements.items()}
+                stored = [row["id"] for row in await sql.fetch("select id from fine_tuning.checkpoints")]
+        finally:
+            await sql.close()
+        self._stored.update(stored)
+        return {name: f"{len(rows)}: {rows[:3]}" for name, rows in found.items() if rows}
+
+    async def _bring_the_truth(self, sql: asyncpg.Connection, healed: float) -> None:
+        truth = self._truth
+        tables: dict[str, list[tuple[Any, ...]]] = {
+            "listed": [(o.job, o.id, _time(o.since), _time(o.until), o.full_valid_loss) for o in truth.listed.values()],
+            "whole": [(o.job, _time(o.begun), _time(o.ended)) for o in truth.whole],
+            "stored_before": [(checkpoint_id,) for checkpoint_id in self._stored],
+            "followed": [(seq,) for seq in self._followed],
+            "healed": [(_time(healed),)],
+        }
+        await sql.execute(_TABLES)
+        for table, records in tables.items():
+            await sql.copy_records_to_table(table, records=records)
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
