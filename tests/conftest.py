@@ -16,7 +16,7 @@ from checkpointd.postgres import embedded, migrations
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.embedded import EmbeddedPostgres
 from checkpointd.postgres.store import Store, open_store
-from checkpointd.telemetry import logs as observe
+from checkpointd.telemetry.health import Health
 from support.provider import Provider
 from support.servers import free_port
 
@@ -107,11 +107,10 @@ def migrated(postgres: str) -> str:
     return "migrated"
 
 
-@pytest.fixture(autouse=True)
-def _no_trouble_yet() -> None:
-    """Forget what troubled the daemons of tests before: a process has one daemon, and notes it for all of itself."""
-    observe._database_errors.clear()
-    observe._source_states.clear()
+@pytest.fixture
+def health() -> Health:
+    """Return the health of a process without problems."""
+    return Health()
 
 
 _databases = iter(range(1_000_000))

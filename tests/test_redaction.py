@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import pytest
 
-from checkpointd.domain.checkpoint import read_item
+from checkpointd.domain.checkpoint import read_checkpoint
 from checkpointd.redaction import Secrets, blot_likely, is_like_a_key, secrets_of
 from support.echoes import echoes
 from support.provider import JOB, checkpoint
@@ -139,5 +139,5 @@ def test_ordinary_pages_are_cheap() -> None:
     """To look for a key in a page of checkpoints takes less than half as long as to read them."""
     items = [json.dumps(checkpoint(n, valid_loss=n / 7)).encode() for n in range(1, 101)]
     page, secrets = b"\n".join(items), Secrets(["sk-proj-" + "aB3-" * 39])
-    reading = _seconds(lambda: [read_item(item, JOB) for item in items], tries=50)
+    reading = _seconds(lambda: [read_checkpoint(item, JOB) for item in items], tries=50)
     assert reading / 2 > _seconds(lambda: secrets.stand_in(page), tries=50)

@@ -1,10 +1,61 @@
-"""How a job and a source stand, in words and in a tone: `live`, `good`, `warn`, `bad` or `quiet`. Pure."""
+"""Values and states as text, for the terminal and the status page. Pure."""
 
 import json
+import math
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
-from checkpointd import words
+DECIMALS: Final = 4
+"""Of a loss or an accuracy: what differs beyond them is noise."""
+
+
+def visible(text: str) -> str:
+    """Return text whose every character shows and keeps its place.
+
+    Line breaks and tabs are blanks; what steers a terminal, turns the direction of writing or does not show is �.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in text)
+
+
+def cut(text: str, most: int) -> str:
+    """Return at most so many characters of a text, with … for the rest."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def plural(noun: str, number: int) -> str:
+    """Return a noun as it goes with so many."""
+    return noun if number == 1 else f"{noun}s"
+
+
+def number(value: float | None) -> str:
+    """Return a metric: four decimals, or a power of ten where they would not tell it; nothing for none."""
+    if value is None:
+        return ""
+    if value == 0 or not math.isfinite(value) or 10**-DECIMALS <= abs(value) < 10**5:
+        return f"{value:.{DECIMALS}f}"
+    return f"{value:.2e}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its two largest units; one below a second is 0 s."""
+    whole = int(abs(seconds))
+    for unit, size, lesser, lesser_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
+        if whole >= size:
+            rest = whole % size // lesser_size
+            return f"{whole // size} {unit}" + (f" {rest} {lesser}" if rest else "")
+    return f"{whole // 60} min" if whole >= 60 else f"{whole} s"
+
+
+def ago(then: datetime, now: datetime) -> str:
+    """Return how long ago something was, or in how long it will be."""
+    seconds = (now - then).total_seconds()
+    return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(seconds)}"
+
+
+def clock(then: datetime) -> str:
+    """Return a time to the second; the database gives UTC."""
+    return f"{then:%Y-%m-%d %H:%M:%S} UTC"
+
 
 _TONES: Final = {
     "running": "live", "succeeded": "good", "failed": "bad", "active": "live", "missing": "bad", "gone": "bad",
@@ -50,7 +101,7 @@ def source_tone(state: str) -> str:
 
 def freshness(job: Row, age: float | None) -> Said:
     """Say how far what is stored of a job can be believed; `age` in seconds: since it was last read to the end."""
-    phase, read = job["phase"], "never read" if age is None else f"read {words.duration(age)} ago"
+    phase, read = job["phase"], "never read" if age is None else f"read {duration(age)} ago"
     if phase == "untracked":
         return Said("quiet", "not tracked any more")
     if phase == "sealed":
@@ -67,7 +118,7 @@ def freshness(job: Row, age: float | None) -> Said:
 def failing(job: Row) -> str:
     """Say how often in a row polls of a job failed, and why the last one did; nothing where none did."""
     failures = job["consecutive_failures"] or 0
-    return f"{failures:,} failed {words.plural('poll', failures)}: {job['last_error']}" if failures else ""
+    return f"{failures:,} failed {plural('poll', failures)}: {job['last_error']}" if failures else ""
 
 
 def trouble(job: Row) -> str:
@@ -83,7 +134,7 @@ def progress(job: Row, epoch: int | None, now: datetime) -> Progress:
     epochs = hyperparameters(job["hyperparameters"]).get("n_epochs", "").removesuffix(".0")
     expected = None
     if job["finished_at"] is None and (at := job["estimated_finish"]) is not None and now - at < OVERDUE:
-        expected = f"end expected {words.ago(at, now)}" if at > now else f"end was expected {at:%Y-%m-%d %H:%M} UTC"
+        expected = f"end expected {ago(at, now)}" if at > now else f"end was expected {at:%Y-%m-%d %H:%M} UTC"
     epoch = epoch if job["checkpoint_count"] else 0
     return Progress(epoch, int(epochs) if epochs.isdecimal() and len(epochs) < 7 else None, expected)
 

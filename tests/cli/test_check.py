@@ -14,14 +14,15 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from checkpointd.cli import check
+from checkpointd.cli import check, findings
 from checkpointd.cli.check import Finding
 from checkpointd.cli.database import database
+from checkpointd.cli.findings import Try
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.postgres import queries
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.store import open_store
-from checkpointd.provider import client as api
+from checkpointd.provider import http
 from checkpointd.settings import model as settings
 from support.harness import read_job_list, sync
 from support.logins import as_role, login
@@ -91,7 +92,7 @@ async def test_on_a_terminal(modest: str, provider: Provider, tmp_path: Path, co
 async def test_what_is_checked_is_enough(modest: str, provider: Provider, sql: asyncpg.Connection) -> None:
     """With just the rights that a check asks for, all of which the daemon's role has, a daemon does all of its work."""
     async with open_store(lambda: connect(modest)) as store:
-        assert [] == await store.fetch(queries.FIND_MISSING_RIGHTS)
+        assert [] == await store.find_missing_rights()
         provider.jobs = page([job()])
         provider.checkpoints[JOB] = page([checkpoint(1), checkpoint(2), {"object": "fine_tuning.job.checkpoint"}])
         await sync(store, provider, JOB, "ftjob-missing")
@@ -123,7 +124,7 @@ async def test_each_missing_right_is_named(modest: str, sql: asyncpg.Connection)
     async with open_store(lambda: connect(modest)) as store:
 
         async def missing() -> list[tuple[str, str]]:
-            return [(row["name"], row["privilege"]) for row in await store.fetch(queries.FIND_MISSING_RIGHTS)]
+            return await store.find_missing_rights()
 
         for name, privilege in needed:
             await sql.execute(f"revoke {privilege} on {name} from checkpointd")
@@ -287,7 +288,7 @@ ANSWERS: list[tuple[Answer, str, str]] = [
     (error(302, Location="https://h.example"), "fail", "Redirects are not followed"),
     (body("<html>", "text/html"), "fail", "base_url"),
     (body("{}"), "fail", "base_url"),
-    (raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"), "fail", "broke off"),
+    (raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"), "fail", "was lost"),
 ]
 
 
@@ -333,11 +334,11 @@ async def test_who_cannot_be_reached_and_who_is_slow(provider: Provider, monkeyp
         with socket.create_connection(full.getsockname()):  # of a full queue, the kernel drops who comes next
             for base_url, connecting, request, state, words in (
                 ("http://127.0.0.1:1/v1", 20, 20, "fail", "no connection: "),
-                (provider.url, 20, 20, "fail", "the connection broke off: "),
+                (provider.url, 20, 20, "fail", "the connection was lost: "),
                 (full_url, 0.5, 20, "fail", "no connection within 0.5 s"),
-                (slow_url, 20, 0.5, "warn", "no whole answer within 0.5 s"),
+                (slow_url, 20, 0.5, "warn", "no complete answer within 0.5 s"),
             ):
-                monkeypatch.setattr(api, "CONNECT_SECONDS", connecting)
+                monkeypatch.setattr(http, "CONNECT_SECONDS", connecting)
                 found = await _check(None, base_url, monkeypatch, request_timeout_seconds=request)
                 assert (base_url, state) == (base_url, found["source a"].state)
                 assert words in found["source a"].message
@@ -416,7 +417,7 @@ async def test_a_key_is_tried_by_what_is_there(
 def test_every_failure_has_a_meaning(kind: ErrorClass) -> None:
     """Whatever a request brings, the finding says what it was and what to do."""
     source = settings.Source(name="a", api_key="THE_KEY")
-    finding = check.judge_source(source, [check.Try(None, Failure(kind, "what it was"))])
+    finding = findings.assess_source(source, [Try(None, Failure(kind, "what it was"))])
     assert finding.state in {"warn", "fail"}
     assert "what it was (" in finding.message
 
@@ -426,13 +427,13 @@ def test_every_failure_has_a_meaning(kind: ErrorClass) -> None:
 )
 def test_clocks(theirs: float, state: str) -> None:
     """A clock that differs by seconds is worth a word; how long the answer took does not count against it."""
-    assert state == check.judge_clock("x", theirs, 99, 101).state
-    assert "ok" == check.judge_clock("x", 200, 100, 300).state
+    assert state == findings.assess_clock("x", theirs, 99, 101).state
+    assert "ok" == findings.assess_clock("x", 200, 100, 300).state
 
 
 def test_too_old() -> None:
     """A PostgreSQL before 15 will not do."""
-    finding = check.judge_server({"version": 140012, "version_name": "14.12", "is_read_only": False, "server": "s"})
+    finding = findings.assess_server({"version": 140012, "version_name": "14.12", "is_read_only": False, "server": "s"})
     assert Finding("fail", "database", "PostgreSQL 14.12 is too old: 15 or newer is needed") == finding
 
 

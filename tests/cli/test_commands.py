@@ -23,12 +23,12 @@ from support.verbs import KEY, SILENCED, checkpointd, environment, running, wait
 @pytest.mark.parametrize(
     ("arguments", "more", "says"),
     [
-        (["track", "ftjob-x/../../y"], {}, "no id of a fine-tuning job"),
-        (["track", "ftjob-a b"], {}, "no id of a fine-tuning job"),
-        (["track", "ftjob-a\x1b[2J"], {}, "no id of a fine-tuning job"),
-        (["track", ""], {}, "no id of a fine-tuning job"),
-        (["track", "hello"], {}, "no id of a fine-tuning job"),
-        (["sync", "ftjob-x/../../y"], {}, "no id of a fine-tuning job"),
+        (["track", "ftjob-x/../../y"], {}, "not the id of a fine-tuning job"),
+        (["track", "ftjob-a b"], {}, "not the id of a fine-tuning job"),
+        (["track", "ftjob-a\x1b[2J"], {}, "not the id of a fine-tuning job"),
+        (["track", ""], {}, "not the id of a fine-tuning job"),
+        (["track", "hello"], {}, "not the id of a fine-tuning job"),
+        (["sync", "ftjob-x/../../y"], {}, "not the id of a fine-tuning job"),
         (["track", JOB, "--source", "other"], {}, "--source other"),
         (["track"], {}, "Missing argument"),
         (["nonsense"], {}, "No such command"),
@@ -99,7 +99,7 @@ async def test_standard_input(url: str, provider: Provider, tmp_path: Path) -> N
     """With - ids come one a line; an empty standard input means no job, never all."""
     env = environment(tmp_path, url, provider.url)
     ended = await checkpointd("track", "-", env=env, stdin="ftjob-1\n\nftjob-2\nftjob-1\n")
-    assert (0, "2 tracked, 2 of them not until now\n", "") == ended
+    assert (0, "2 jobs tracked (2 new)\n", "") == ended
     ended = await checkpointd("sync", "-", env=env)
     assert (0, "0 jobs: 0 new checkpoints, 0 changed, 0 rejected items, 0 failed\n", "") == ended
     assert [] == provider.requests
@@ -108,7 +108,7 @@ async def test_standard_input(url: str, provider: Provider, tmp_path: Path) -> N
     assert (0, "1 job: 0 new checkpoints, 0 changed, 0 rejected items, 0 failed\n", "") == ended
     await checkpointd("untrack", "ftjob-2", env=env)
     ended = await checkpointd("track", "ftjob-1", "ftjob-2", env=env)
-    assert (0, "2 tracked, 1 of them not until now\n", "") == ended
+    assert (0, "2 jobs tracked (1 new)\n", "") == ended
     ended = await checkpointd("sync", "ftjob-3", env=env)
     assert (1, "checkpointd: ftjob-3 is not tracked: checkpointd track ftjob-3\n") == (ended.code, ended.err)
 
@@ -156,7 +156,7 @@ async def test_two_sources(url: str, provider: Provider, tmp_path: Path) -> None
     assert [f"{JOB} ({name}): missing: HTTP 404 unknown no" for name in ("one", "two")] == sorted(failed)
     told = json.loads((await checkpointd("sync", "--json", env=env)).out)["failures"]
     assert {("one", JOB), ("two", JOB)} == {(failure["source"], failure["job"]) for failure in told}
-    assert (0, "1 untracked\n", "") == await checkpointd("untrack", JOB, "--source", "one", env=env)
+    assert (0, "1 job untracked\n", "") == await checkpointd("untrack", JOB, "--source", "one", env=env)
 
 
 async def test_embedded_database(provider: Provider, tmp_path: Path) -> None:
@@ -194,10 +194,10 @@ LOGS_THE_KEY = """
 import os
 from checkpointd import __main__
 from checkpointd.cli import sync
-from checkpointd.telemetry import logs as observe
+from checkpointd.telemetry.logs import log
 
 async def log_the_key(*_):
-    observe.log.error("planted", told=os.environ["OPENAI_API_KEY"])
+    log.error("planted", told=os.environ["OPENAI_API_KEY"])
     raise OSError("planted, too")
 
 sync.sync_jobs = log_the_key

@@ -8,9 +8,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from checkpointd import presentation as standing
+from checkpointd import presentation
 from checkpointd.postgres.store import Store
-from checkpointd.words import duration, number, plural, visible
+from checkpointd.presentation import duration, number, plural, visible
 from support import hostile
 from support.harness import read_job_list, sync
 from support.provider import JOB, Provider, checkpoint, job, page
@@ -166,7 +166,7 @@ def test_visible() -> None:
 )
 def test_freshness(row: dict[str, object], age: float | None, said: tuple[str, str]) -> None:
     """How far a job can be believed is told in words, the worst first."""
-    assert said == standing.freshness({"is_stale": False, "consecutive_failures": 0, **row}, age)
+    assert said == presentation.freshness({"is_stale": False, "consecutive_failures": 0, **row}, age)
 
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -190,7 +190,7 @@ UNREADABLE = "items of its last complete list cannot be read: see fine_tuning.re
 )
 def test_what_is_wrong_with_a_job(row: dict[str, object], said: str) -> None:
     """Failed polls are told, and a list that is complete, but of which something cannot be read."""
-    assert said == standing.trouble(
+    assert said == presentation.trouble(
         {"consecutive_failures": 0, "last_complete_at": None, "last_success_at": None, **row}
     )
 
@@ -220,14 +220,14 @@ async def test_what_cannot_be_read_is_told(url: str, store: Store, provider: Pro
 )
 def test_errors_of_providers(received: str | None, said: str | None) -> None:
     """A job's error is told in words, whatever shape the provider gave it."""
-    assert said == standing.provider_error(received)
+    assert said == presentation.provider_error(received)
 
 
 def test_epochs_of_a_job() -> None:
     """Of how many epochs a job is, is told where it is a whole number, however that is written."""
     job = {"checkpoint_count": 1, "estimated_finish": None, "finished_at": None}
     for given, epochs in (("3", 3), ("3.0", 3), ('"auto"', None), ("2.5", None)):
-        assert epochs == standing.progress({**job, "hyperparameters": f'{{"n_epochs": {given}}}'}, 1, NOW).epochs
+        assert epochs == presentation.progress({**job, "hyperparameters": f'{{"n_epochs": {given}}}'}, 1, NOW).epochs
 
 
 @pytest.mark.parametrize(
@@ -245,4 +245,4 @@ def test_when_a_job_is_expected_to_end(
 ) -> None:
     """The provider's estimate is told until the job has ended, or until it tells nothing any more."""
     job = {"hyperparameters": None, "checkpoint_count": 1, "estimated_finish": finish, "finished_at": finished}
-    assert expected == standing.progress(job, None, NOW).expected
+    assert expected == presentation.progress(job, None, NOW).expected

@@ -9,13 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpointd.domain import cadence
-from checkpointd.domain.cadence import Bounds, Memory, Plan, back_off, is_gone, learn, plan, seems_ended
+from checkpointd.domain.cadence import (
+    ArrivalHistory,
+    CadenceSettings,
+    Plan,
+    back_off,
+    is_gone,
+    learn,
+    plan,
+    seems_ended,
+)
+from checkpointd.domain.job import ENDED_STATUSES, WAITING_STATUSES
 
 examples = settings(max_examples=150, deadline=None)
 
 START = 1_793_491_200.0
-NOTHING = Memory(None, None, None, None)
-BOUNDS = Bounds(15, 300, settle=86400, assume_ended=3 * 86400)
+NOTHING = ArrivalHistory(None, None, None, None)
+BOUNDS = CadenceSettings(15, 300, settle=86400, assume_ended=3 * 86400)
 
 
 def after(seconds: float) -> float:
@@ -23,7 +33,9 @@ def after(seconds: float) -> float:
     return START + seconds
 
 
-def plan_for(memory: Memory = NOTHING, *, seconds: float = 0, bounds: Bounds = BOUNDS, **state: Any) -> Plan:
+def plan_for(
+    memory: ArrivalHistory = NOTHING, *, seconds: float = 0, bounds: CadenceSettings = BOUNDS, **state: Any
+) -> Plan:
     """Plan for a job tracked at the start, `seconds` after that: running, unless `state` says otherwise."""
     usual: dict[str, Any] = {
         "status": "running", "settling_since": None, "tracked_at": START,
@@ -31,7 +43,9 @@ def plan_for(memory: Memory = NOTHING, *, seconds: float = 0, bounds: Bounds = B
     return plan(memory, **{**usual, **state}, now=after(seconds), bounds=bounds)
 
 
-def ended_by(memory: Memory = NOTHING, *, seconds: float = 0, bounds: Bounds = BOUNDS, **state: Any) -> bool:
+def ended_by(
+    memory: ArrivalHistory = NOTHING, *, seconds: float = 0, bounds: CadenceSettings = BOUNDS, **state: Any
+) -> bool:
     """Say whether a job tracked at the start seems to have ended `seconds` after that."""
     usual: dict[str, Any] = {"status": "running", "tracked_at": START, "changed_at": None}
     return seems_ended(memory, **{**usual, **state}, now=after(seconds), bounds=bounds)
@@ -40,7 +54,7 @@ def ended_by(memory: Memory = NOTHING, *, seconds: float = 0, bounds: Bounds = B
 class Watch:
     """A running job watched on a clock that only polls move: what was seen when, by how many polls."""
 
-    def __init__(self, arrivals: list[float], bounds: Bounds) -> None:
+    def __init__(self, arrivals: list[float], bounds: CadenceSettings) -> None:
         self.delays: list[float] = []
         self.polls = 0
         self.memory = NOTHING
@@ -67,13 +81,13 @@ def arrivals(spacing: float, deviation: float, count: int, seed: int) -> list[fl
 seconds = st.floats(-1e9, 1e9)
 moments = seconds.map(after)
 memories = st.builds(
-    Memory,
+    ArrivalHistory,
     st.none() | st.integers(-(2**63), 2**63 - 1),
     st.none() | moments,
     st.none() | st.floats(0, 1e9),
     st.none() | st.floats(0, 1e9),
 )
-statuses = st.none() | st.sampled_from([*cadence.ENDED, *cadence.WAITING, "running", ""]) | st.text()
+statuses = st.none() | st.sampled_from([*ENDED_STATUSES, *WAITING_STATUSES, "running", ""]) | st.text()
 bounds = st.tuples(st.floats(0.01, 1e6), st.floats(0.01, 1e6)).map(
     lambda pair: BOUNDS._replace(shortest=min(pair), longest=max(pair))
 )
@@ -82,7 +96,12 @@ bounds = st.tuples(st.floats(0.01, 1e6), st.floats(0.01, 1e6)).map(
 @examples
 @given(memories, seconds, bounds, statuses, st.none() | moments, moments)
 def test_gaps_stay_within_bounds(
-    memory: Memory, now: float, bounds: Bounds, status: str | None, settling: float | None, tracked: float
+    memory: ArrivalHistory,
+    now: float,
+    bounds: CadenceSettings,
+    status: str | None,
+    settling: float | None,
+    tracked: float,
 ) -> None:
     """Whatever is remembered, and wherever the clock jumps, gaps are within the bounds; equal ones fix them."""
     state = {"status": status, "settling_since": settling, "tracked_at": tracked}
@@ -98,7 +117,7 @@ def test_gaps_stay_within_bounds(
 @pytest.mark.parametrize("days", [0, 400])
 def test_waiting_takes_the_longest(status: str, days: float) -> None:
     """A job in whose status no checkpoint can come is polled at the longest gap, whatever was learnt."""
-    busy = Memory(7, after(86_400 * days - 60), 60, 1)
+    busy = ArrivalHistory(7, after(86_400 * days - 60), 60, 1)
     for memory in (busy, NOTHING):
         assert Plan(300, settled=False) == plan_for(memory, seconds=86_400 * days, status=status)
 
@@ -110,7 +129,7 @@ def test_running_grows_with_the_wait(status: str | None) -> None:
     assert [15, 15, 75, 150, 300] == gaps
 
 
-@pytest.mark.parametrize("status", ["running", "Running", *sorted(cadence.WAITING)])
+@pytest.mark.parametrize("status", ["running", "Running", *sorted(WAITING_STATUSES)])
 def test_running_never_ends(status: str) -> None:
     """A job that its provider says is running, or will, is never given up."""
     assert not ended_by(seconds=400 * 86_400, status=status)
@@ -119,13 +138,13 @@ def test_running_never_ends(status: str) -> None:
 @pytest.mark.parametrize("status", [None, "training", "succeeded?"])
 def test_unknown_status_ends_after_days(status: str | None) -> None:
     """Where nobody tells that a job has ended, days without news say so."""
-    news = Memory(7, after(86_400), None, None)
+    news = ArrivalHistory(7, after(86_400), None, None)
     assert [False, True] == [ended_by(news, seconds=86_400 * days + 1, status=status) for days in (3, 4)]
     assert not ended_by(news, seconds=86_400 * 30, status=status, changed_at=after(86_400 * 29))
     assert not ended_by(news, seconds=86_400 * 30, status=status, tracked_at=after(86_400 * 29))
 
 
-@pytest.mark.parametrize("status", [*sorted(cadence.ENDED), "Succeeded"])
+@pytest.mark.parametrize("status", [*sorted(ENDED_STATUSES), "Succeeded"])
 def test_an_ended_status_is_believed_at_once(status: str) -> None:
     """Where its status says that a job has ended, nothing is waited for."""
     assert ended_by(status=status)
@@ -133,13 +152,13 @@ def test_an_ended_status_is_believed_at_once(status: str) -> None:
 
 def test_tracking_anew_starts_anew() -> None:
     """A job that is tracked again after a long time is watched as a new one, not as one without news for so long."""
-    old = Memory(7, after(0), None, None)
+    old = ArrivalHistory(7, after(0), None, None)
     assert Plan(15, settled=False) == plan_for(old, seconds=86_400 * 30, tracked_at=after(86_400 * 30), status=None)
 
 
 def test_settling_gaps_grow() -> None:
     """After its end a job is polled at once, then ever more rarely, whatever its rhythm was."""
-    rhythm = Memory(7, START, 600, 10)
+    rhythm = ArrivalHistory(7, START, 600, 10)
     gaps = [plan_for(rhythm, seconds=s, status="succeeded", settling_since=START).gap for s in (0, 60, 400, 4000)]
     assert [15, 15, 100, 300] == gaps
 
@@ -153,7 +172,7 @@ def test_settled_after_a_day(expected: bool, hours: float, status: str | None) -
 
 @examples
 @given(memories, seconds, statuses)
-def test_never_settled_early(memory: Memory, now: float, status: str | None) -> None:
+def test_never_settled_early(memory: ArrivalHistory, now: float, status: str | None) -> None:
     """Too little time since the end, or none, settles nothing, whatever is remembered."""
     assert not plan_for(memory, seconds=now, status=status).settled
     assert not plan_for(memory, seconds=now, status=status, settling_since=after(now - 86_399)).settled
@@ -172,7 +191,7 @@ def test_polls_are_aimed(seed: int, longest: float) -> None:
 
 def test_aim_window_and_patience() -> None:
     """Before its window the next poll is aimed at it, within it they are dense, and past it ever more sparse."""
-    rhythm = Memory(7, START, 600, 80)
+    rhythm = ArrivalHistory(7, START, 600, 80)
     ages = {0: 425, 400: 25, 425: 40, 774: 40, 775: 43.75, 1000: 100, 3000: 600, 86_400: 900}
     assert ages == {age: plan_for(rhythm, seconds=age, bounds=BOUNDS._replace(longest=900)).gap for age in ages}
 
@@ -206,9 +225,9 @@ def test_any_arrivals_are_seen(gaps: list[float], shortest: float, longest: floa
 def test_learning() -> None:
     """The first sight gives no rhythm, the second a spacing, further ones its mean; nothing new changes nothing."""
     first = learn(NOTHING, [3, 1, 2], after(0))
-    assert Memory(3, after(0), None, None) == first
+    assert ArrivalHistory(3, after(0), None, None) == first
     second = learn(first, [3, 4, 1], after(600))
-    assert Memory(4, after(600), 600, 150) == second
+    assert ArrivalHistory(4, after(600), 600, 150) == second
     assert second is learn(second, [4, 3, 2], after(700)) is learn(second, [], after(700))
     third = learn(second, [5], after(1300))
     assert (5, after(1300), 630) == third[:3]
@@ -217,13 +236,13 @@ def test_learning() -> None:
 
 def test_several_at_once_share_the_wait() -> None:
     """Checkpoints that become visible together count as many, however often each is listed."""
-    assert 200 == learn(Memory(3, START, None, None), [4, 5, 6, 6, 4], after(600)).spacing_s
+    assert 200 == learn(ArrivalHistory(3, START, None, None), [4, 5, 6, 6, 4], after(600)).spacing_s
 
 
 def test_a_clock_that_went_back_teaches_no_negative_time() -> None:
     """An arrival seen before the last one, by the clock, is a spacing of nothing, and the gap stays within bounds."""
-    memory = learn(Memory(3, after(600), None, None), [4], after(0))
-    assert Memory(4, after(0), 0, 0) == memory
+    memory = learn(ArrivalHistory(3, after(600), None, None), [4], after(0))
+    assert ArrivalHistory(4, after(0), 0, 0) == memory
     assert 15 == plan_for(memory).gap
 
 

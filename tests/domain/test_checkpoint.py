@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpointd.domain import checkpoint as item_module
-from checkpointd.domain.checkpoint import BadItemError, ForeignItemError, Item, read_item, reread
+from checkpointd.domain.checkpoint import BadItemError, Checkpoint, ForeignItemError, read_checkpoint, read_stored
 from support.provider import JOB, checkpoint
 
 examples = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -27,9 +27,9 @@ def raw(**fields: Any) -> bytes:
     return b"{" + b", ".join(name + b": " + value for name, value in texts) + b"}"
 
 
-def read(**fields: Any) -> Item:
+def read(**fields: Any) -> Checkpoint:
     """Return the item, in which there must be no flaw."""
-    item, flaw = read_item(raw(**fields), JOB)
+    item, flaw = read_checkpoint(raw(**fields), JOB)
     assert flaw is None
     return item
 
@@ -37,11 +37,11 @@ def read(**fields: Any) -> Item:
 def refusal(sent: bytes) -> str:
     """Return what is wrong with an item that must be refused."""
     with pytest.raises(BadItemError) as caught:
-        read_item(sent, JOB)
+        read_checkpoint(sent, JOB)
     return str(caught.value)
 
 
-def assert_storable(item: Item) -> None:
+def assert_storable(item: Checkpoint) -> None:
     """See that every column takes what the item has for it, and that it is the same when it is read again."""
 
     def refuse(constant: str) -> None:
@@ -61,7 +61,7 @@ def assert_storable(item: Item) -> None:
     assert len(item.extra_metrics) <= 64
     assert all(len(name) <= 128 and "\0" not in name for name in item.extra_metrics)
     assert [name.encode().decode() for name in item.metrics] == list(item.metrics)
-    assert item == reread(item.payload, JOB)
+    assert item == read_stored(item.payload, JOB)
 
 
 def test_item_of_the_reference() -> None:
@@ -114,7 +114,7 @@ def test_not_finite(number: bytes) -> None:
     sent = raw(
         metrics=b'{"train_loss": ' + number + b', "valid_loss": 0.5}', note="\N{LATIN SMALL LETTER E WITH ACUTE}"
     )
-    item, flaw = read_item(sent, JOB)
+    item, flaw = read_checkpoint(sent, JOB)
     assert "not finite: train_loss" == flaw
     assert {"train_loss": None, "valid_loss": 0.5} == item.metrics
     assert "\N{LATIN SMALL LETTER E WITH ACUTE}" == json.loads(item.payload)["note"]
@@ -123,7 +123,7 @@ def test_not_finite(number: bytes) -> None:
 
 def test_not_finite_given_twice() -> None:
     """NaN given twice is one flaw, and no contradiction."""
-    assert "not finite: train_loss" == read_item(raw(metrics=b'{"train_loss": NaN, "train_loss": NaN}'), JOB)[1]
+    assert "not finite: train_loss" == read_checkpoint(raw(metrics=b'{"train_loss": NaN, "train_loss": NaN}'), JOB)[1]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_not_finite_given_twice() -> None:
 )
 def test_not_finite_beside_the_metrics(fields: dict[str, bytes]) -> None:
     """NaN anywhere in an item is a flaw, because a column of JSON would refuse it; the rest of the item is kept."""
-    item, flaw = read_item(raw(**fields), JOB)
+    item, flaw = read_checkpoint(raw(**fields), JOB)
     assert (flaw or "").startswith("not finite: ")
     assert_storable(item)
 
@@ -315,7 +315,7 @@ def test_bytes_are_counted_not_characters() -> None:
 def test_foreign(sent: bytes) -> None:
     """An item of another type is foreign, and not a bad checkpoint, whatever else is wrong with it."""
     with pytest.raises(ForeignItemError) as caught:
-        read_item(sent, JOB)
+        read_checkpoint(sent, JOB)
     assert str(caught.value).isprintable()
 
 
@@ -366,7 +366,7 @@ def items(draw: st.DrawFn) -> bytes:
 def test_what_is_taken_can_be_stored(sent: bytes) -> None:
     """Whatever an item looks like, it is taken, and then every column takes it, or it is refused with a reason."""
     try:
-        item, flaw = read_item(sent, JOB)
+        item, flaw = read_checkpoint(sent, JOB)
     except (BadItemError, ForeignItemError) as e:
         reason: str | None = str(e)
     else:
@@ -381,7 +381,7 @@ def test_what_is_taken_can_be_stored(sent: bytes) -> None:
 def test_both_ways_agree(sent: bytes) -> None:
     """The fast reader takes nothing that the careful one refuses, and gives the same of what it takes."""
     try:
-        item, flaw = read_item(sent, JOB)
+        item, flaw = read_checkpoint(sent, JOB)
     except (BadItemError, ForeignItemError):
         return
     strict, payload, careful_flaw = item_module._read_carefully(sent)
@@ -394,12 +394,12 @@ def test_both_ways_agree(sent: bytes) -> None:
 def test_any_bytes(sent: bytes) -> None:
     """Bytes that are no checkpoint are refused or foreign; no other error comes out."""
     with pytest.raises((BadItemError, ForeignItemError)):
-        read_item(sent, JOB)
+        read_checkpoint(sent, JOB)
 
 
 def test_reread_refuses_what_this_reader_would() -> None:
     """A stored payload that this reader would not take is none, and no error."""
-    assert reread("{}", JOB) is None
-    assert reread(raw(object="other").decode(), JOB) is None
-    assert reread(raw().decode(), "ftjob-other") is None
-    assert read() == reread(raw().decode(), JOB)
+    assert read_stored("{}", JOB) is None
+    assert read_stored(raw(object="other").decode(), JOB) is None
+    assert read_stored(raw().decode(), "ftjob-other") is None
+    assert read() == read_stored(raw().decode(), JOB)

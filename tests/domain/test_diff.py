@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpointd.domain import listing
-from checkpointd.domain.checkpoint import METRICS, reread
-from checkpointd.domain.diff import Change, Diff, Known, Value, compare, values
-from checkpointd.domain.listing import Reading
+from checkpointd.domain.checkpoint import METRICS, read_stored
+from checkpointd.domain.diff import Change, Diff, StoredCheckpoint, Value, compare, values
+from checkpointd.domain.listing import Listing
 from support.provider import JOB, checkpoint
 
 examples = settings(max_examples=70, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -24,23 +24,23 @@ class Copy:
     """What is stored of one job: takes listings as the daemon's save does, and keeps the feed."""
 
     def __init__(self) -> None:
-        self.known: dict[str, Known] = {}
+        self.known: dict[str, StoredCheckpoint] = {}
         self.absent: Sequence[str] = ()
         self.feed: list[Change] = []
 
-    def compare(self, reading: Reading, *, complete: bool = True) -> Diff:
+    def compare(self, reading: Listing, *, complete: bool = True) -> Diff:
         """Compare a listing with what is stored."""
         return compare(self.known, reading, complete=complete, absent_before=self.absent)
 
-    def take(self, reading: Reading, *, complete: bool = True) -> Diff:
+    def take(self, reading: Listing, *, complete: bool = True) -> Diff:
         """Compare a listing and store what differs: null never overwrites."""
         diff = self.compare(reading, complete=complete)
         for item in diff.new:
-            self.known[item.id] = Known(known_of(values(item)), values(item), item.payload, missing=False)
+            self.known[item.id] = StoredCheckpoint(known_of(values(item)), values(item), item.payload, missing=False)
         for item, _ in diff.updated:
             before = self.known[item.id]
             merged = {**before.values, **known_of(values(item))}
-            self.known[item.id] = Known(merged, values(item), item.payload, before.missing)
+            self.known[item.id] = StoredCheckpoint(merged, values(item), item.payload, before.missing)
         for checkpoint_id, missing in diff.marked.items():
             self.known[checkpoint_id] = self.known[checkpoint_id]._replace(missing=missing)
         self.absent = diff.pending
@@ -58,7 +58,7 @@ def item(number: int = 1, **fields: Any) -> dict[str, Any]:
     return {**checkpoint(number), "metrics": {}, **fields}
 
 
-def read(items: Iterable[dict[str, Any]]) -> Reading:
+def read(items: Iterable[dict[str, Any]]) -> Listing:
     """Read a listing of one page."""
     return listing.read(JOB, [[json.dumps(sent).encode() for sent in items]])
 
@@ -367,7 +367,7 @@ def test_read_back_as_received() -> None:
     copy = Copy()
     flawed = read([item(metrics={"train_loss": float("inf"), "reward": 1})])
     copy.take(flawed)
-    stored = reread(copy.known[ID].payload, JOB)
+    stored = read_stored(copy.known[ID].payload, JOB)
     assert stored is not None
     copy.known[ID] = copy.known[ID]._replace(received=values(stored))
     assert Diff() == copy.compare(flawed)

@@ -161,7 +161,7 @@ def test_what_says_nowhere_that_it_is_a_checkpoint(untyped: bytes) -> None:
 
 def test_nothing_listed() -> None:
     """An empty page is a listing of nothing, not a failure."""
-    assert listing.Reading([], [], None) == listing.read(JOB, [[]])
+    assert listing.Listing([], [], None) == listing.read(JOB, [[]])
 
 
 @examples

@@ -24,13 +24,18 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from checkpointd.polling import save_queue as outbox
-from checkpointd.polling.job_list import Discovery
-from checkpointd.polling.poller import Poller, polling
-from checkpointd.polling.source import Service
-from checkpointd.postgres import save
+from checkpointd.polling.job_list import JobList
+from checkpointd.polling.poller import Poller
+from checkpointd.polling.save_queue import SaveQueue
+from checkpointd.polling.setup import open_poller
+from checkpointd.polling.source import ActiveSource
+from checkpointd.postgres import connection
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.provider import client as api
+from checkpointd.provider.client import Client
+from checkpointd.provider.http import Limits, open_session
+from checkpointd.telemetry.health import Health
 from model import world as w
 from model.reference import Change, Model, Told, Value
 from model.world import Edit, Script, World
@@ -148,14 +153,16 @@ class Daemon:
     async def start(self, source: int, page_size: int) -> None:
         """Start anew, for one source."""
         headers = {"X-Daemon": self.name}
-        client = api.Client(self._http, self._provider.url, headers, {}, api.Limits(page_size, 5, backoff=0))
-        self.service = Service(source, "test", client, concurrency=8, emission=None)
+        client = Client(self._http, self._provider.url, headers, {}, Limits(page_size, 5, backoff=0))
+        self.service = ActiveSource(source, "test", client, concurrency=8, request_interval=None)
         self._ready, self._ended = asyncio.Event(), asyncio.Event()
         self.life = asyncio.create_task(self._live())
         await self._ready.wait()
 
     async def _live(self) -> None:
-        async with polling(self.store, [self.service], BOUNDS, LEASE, 0) as self.poller:
+        health = Health()
+        queue = SaveQueue(self.store, health)
+        async with open_poller(self.store, [self.service], BOUNDS, LEASE, queue, health, 0) as self.poller:
             self._ready.set()
             await self._ended.wait()
 
@@ -172,10 +179,10 @@ class Daemon:
         """Tick once, and let what was claimed be saved; a minute has passed since the last time. Returns the claims."""
         poller: Poller = self.poller
         self.service.silent_until = 0
-        poller._outbox._drained.clear()
         claimed = await poller.tick()
         if claimed:
-            await poller._outbox._drained.wait()
+            await poller.idle()
+            await poller.queue.saved()
         return claimed
 
 
@@ -386,7 +393,9 @@ class History:
                 self.bench.provider.jobs = page([job(self.job, step.status)])
                 before = len(self.model.changes)
                 self.model.tell(step.status)
-                discovery = Discovery(self.bench.operator, self.a.service, gap=30, lease_seconds=60, discover=False)
+                discovery = JobList(
+                    self.bench.operator, self.a.service, Health(), gap=30, lease_seconds=60, discover=False
+                )
                 await discovery.tick(due_or_not=True)
                 await self._compare([(self.model, Told(changes=self.model.changes[before:]))])
             case _:
@@ -508,7 +517,7 @@ class Bench:
         self.sql = await asyncpg.connect(self._url)
         self._stack.push_async_callback(self.sql.close)
         self.provider = await enter(Provider())
-        http = await enter(api.session())
+        http = await enter(open_session())
         self.operator = await enter(open_store(functools.partial(connect, self._url)))
         self.daemons = []
         for name in ("A", "B"):
@@ -553,7 +562,7 @@ def test_histories(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr(api, "PAGES", MOST_PAGES)
     monkeypatch.setattr(outbox, "BATCH_SECONDS", 0)
     monkeypatch.setattr(outbox, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(save, "MOMENTS", (0.01, 0.02, 0.05))
+    monkeypatch.setattr(connection, "LOCK_RETRY_DELAYS", (0.01, 0.02, 0.05))
     bench = Bench(url)
     started = itertools.count(1)
 

@@ -9,14 +9,14 @@ from functools import partial
 import asyncpg
 import pytest
 
-from checkpointd.domain.poll import judge
+from checkpointd.domain.job import Job
+from checkpointd.domain.listing import RawListing
+from checkpointd.domain.poll import PollResult, evaluate
 from checkpointd.polling import save_queue as outbox
 from checkpointd.postgres import connection as connecting
 from checkpointd.postgres.connection import connect
-from checkpointd.postgres.save import save_telling
-from checkpointd.postgres.save_rows import Poll
-from checkpointd.postgres.store import Job, Store, open_store
-from checkpointd.provider.client import Pages
+from checkpointd.postgres.save import save_changed
+from checkpointd.postgres.store import Store, open_store
 from support.harness import BOUNDS, polling_one, sync, tick, track
 from support.provider import JOB, Provider, body, checkpoint, error, held, page
 from support.wire import COMMIT, Wire
@@ -59,7 +59,7 @@ async def test_the_databases_clock_decides(url: str, provider: Provider, sql: as
             assert 0 < left.total_seconds() <= 60
             assert 0 == await other.tick()
             go_on.set()
-            await asyncio.wait(poller._workers)
+            await poller.idle()
         assert 1 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
         gap = await sql.fetchval(f"select next_poll_at - ({now}) from checkpointd.polling")
         assert 0 < gap.total_seconds() <= 15
@@ -135,7 +135,7 @@ async def _untracked_meanwhile(
 
 async def test_untracked_while_a_claim_waits(store: Store, sql: asyncpg.Connection) -> None:
     """A job that is untracked while a claim of it waits for its source's budget is not polled on and on."""
-    claim = partial(store.claim_named_jobs, emissions={1: 0.1}, lease_seconds=60)
+    claim = partial(store.claim_named_jobs, request_intervals={1: 0.1}, lease_seconds=60)
     assert [] == await _untracked_meanwhile(store, sql, "sources", claim)
     assert await sql.fetchval("select next_poll_at = 'infinity' from checkpointd.polling")
 
@@ -146,7 +146,7 @@ async def test_untracked_while_a_resync_waits(store: Store, sql: asyncpg.Connect
     assert await sql.fetchval("select next_poll_at = 'infinity' from checkpointd.polling")
 
 
-async def _found(store: Store, jobs: Sequence[Job], number: int) -> list[Poll]:
+async def _found(store: Store, jobs: Sequence[Job], number: int) -> list[PollResult]:
     """Claim jobs, and return a poll of each that found something new, something changed, and rubbish."""
 
     def listed(job: str) -> list[bytes]:
@@ -154,7 +154,7 @@ async def _found(store: Store, jobs: Sequence[Job], number: int) -> list[Poll]:
         return [json.dumps(item).encode() for item in [*items, {"id": "bad"}]]
 
     leases = await store.claim_named_jobs(jobs, {}, 60)
-    return [judge(lease, Pages([listed(lease.id)], None, 1), BOUNDS, lambda _: False) for lease in leases]
+    return [evaluate(lease, RawListing([listed(lease.id)], None, 1), BOUNDS, lambda _: False) for lease in leases]
 
 
 async def _freeze_saves(url: str, store: Store, sql: asyncpg.Connection, messages: int, *, warm: bool) -> int:
@@ -165,7 +165,7 @@ async def _freeze_saves(url: str, store: Store, sql: asyncpg.Connection, message
     ids = [f"{JOB}-{message}" for message in range(1, messages + 1)]
     await track(store, *ids)
     jobs = await store.find_jobs(ids)
-    await save_telling(store, await _found(store, jobs, 1))
+    await save_changed(store, await _found(store, jobs, 1))
     open_ = """select pid from pg_stat_activity where datname = current_database() and xact_start is not null
                and application_name = 'checkpointd'"""
     held = set[int]()  # seen one by one: on a slow machine the first are let go before the last are frozen
@@ -174,13 +174,13 @@ async def _freeze_saves(url: str, store: Store, sql: asyncpg.Connection, message
         stores = [await stack.enter_async_context(open_store(partial(connect, wire.url))) for wire in wires]
         if warm:
             found = zip(stores, await _found(store, jobs, 2), strict=True)
-            await asyncio.gather(*(save_telling(one, [poll]) for one, poll in found))
+            await asyncio.gather(*(save_changed(one, [poll]) for one, poll in found))
         saves = []
         for message, (wire, one, poll) in enumerate(
             zip(wires, stores, await _found(store, jobs, 3), strict=True), start=1
         ):
             wire.freeze(message)
-            saves.append(asyncio.ensure_future(save_telling(one, [poll])))
+            saves.append(asyncio.ensure_future(save_changed(one, [poll])))
             frozen = asyncio.ensure_future(wire.frozen.wait())
             await asyncio.wait([saves[-1], frozen], return_when=asyncio.FIRST_COMPLETED)
             frozen.cancel()
@@ -220,7 +220,8 @@ async def test_a_lost_save_is_not_remembered(store: Store, provider: Provider, s
         await reached.wait()
         await sql.execute("update checkpointd.polling set lease_token = lease_token + 1")
         go_on.set()
-        await poller._outbox._drained.wait()
+        await poller.idle()
+        await poller.queue.saved()
         assert 0 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
         await sql.execute("update checkpointd.polling set lease_expires_at = null, next_poll_at = now()")
         assert 1 == await tick(poller)

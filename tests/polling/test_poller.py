@@ -12,13 +12,12 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from checkpointd.domain.failure import Failure
-from checkpointd.domain.poll import judge
-from checkpointd.polling import poller as poller_module
+from checkpointd.domain.listing import RawListing
+from checkpointd.domain.poll import PollResult, SavedPoll, evaluate
+from checkpointd.polling import setup
 from checkpointd.postgres import queries
-from checkpointd.postgres.save import save_quiet, save_telling
-from checkpointd.postgres.save_rows import Poll, Saved
-from checkpointd.postgres.store import Room, Store
-from checkpointd.provider.client import Pages
+from checkpointd.postgres.save import save_changed, save_quiet
+from checkpointd.postgres.store import Capacity, Store
 from support.harness import BOUNDS, polling_one, read_job_list, row_versions, sync, tick, track
 from support.provider import JOB, Provider, body, checkpoint, error, held, job, page, paged
 
@@ -125,7 +124,7 @@ async def test_broken_listing_stores_but_is_no_success(
     for _ in range(3):
         provider.checkpoints[JOB] = [page(fresh, has_more=True), error(500)]
         (result,) = (await sync(store, provider, page_size=3)).values()
-        assert isinstance(result, Saved)
+        assert isinstance(result, SavedPoll)
         assert not result.poll.complete
     after = await _freshness(sql)
     assert 7 == await sql.fetchval("select count(*) from fine_tuning.checkpoints where missing_since is null")
@@ -207,7 +206,7 @@ async def test_poison_stands_alone(store: Store, provider: Provider, sql: asyncp
     for name in jobs:
         provider.checkpoints[name] = page([checkpoint(n, job=name) for n in range(10, 16)])
     results = await sync(store, provider, *jobs)
-    assert all(isinstance(result, Saved) for result in results.values())
+    assert all(isinstance(result, SavedPoll) for result in results.values())
     assert 5 * 5 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
     assert 5 == await sql.fetchval("select count(*) from fine_tuning.rejects where reason ~ 'CheckViolation'")
 
@@ -230,19 +229,19 @@ async def test_two_polls_of_one_job_in_one_save(store: Store, sql: asyncpg.Conne
     """A daemon that was frozen beyond a lease saves what it listed under it beside its next poll: only that counts."""
     await track(store)
     (found,) = await store.find_jobs([JOB])
-    rooms = {found.source: Room(8, 2, None)}
+    capacities = {found.source: Capacity(8, 2, None)}
 
-    async def poll_twice(old_step: int, new_step: int) -> list[Poll]:
+    async def poll_twice(old_step: int, new_step: int) -> list[PollResult]:
         polls = []
         for step in (old_step, new_step):
             await sql.execute("update checkpointd.polling set next_poll_at = now(), lease_expires_at = null")
-            (lease,) = await store.claim_due_jobs(rooms, 60)
-            pages = Pages([[json.dumps(checkpoint(step)).encode()]], None, 1)
-            polls.append(judge(lease, pages, BOUNDS, lambda _: False))
+            (lease,) = await store.claim_due_jobs(capacities, 60)
+            pages = RawListing([[json.dumps(checkpoint(step)).encode()]], None, 1)
+            polls.append(evaluate(lease, pages, BOUNDS, lambda _: False))
         return polls
 
     old, new = await poll_twice(2, 1)
-    assert [new] == [one.poll for one in await save_telling(store, [new, old])]
+    assert [new] == [one.poll for one in await save_changed(store, [new, old])]
     assert ["ftckpt_0001"] == [row["id"] for row in await sql.fetch("select id from fine_tuning.checkpoints")]
     old, new = await poll_twice(1, 1)
     assert (True, True) == (old.quiet, new.quiet)
@@ -273,14 +272,14 @@ async def test_slow_claim_takes_nothing_twice(
     """A claim that began before another one, and was held up, takes neither its leases nor what it has polled since."""
     await track(store)
     (found,) = await store.find_jobs([JOB])
-    rooms = {found.source: Room(8, 2, None)}
-    (lease,) = await store.claim_due_jobs(rooms, 60)
+    capacities = {found.source: Capacity(8, 2, None)}
+    (lease,) = await store.claim_due_jobs(capacities, 60)
     began = "clock_timestamp() - interval '9 s' as t"
     for name in ("CLAIM_DUE_JOBS", "CLAIM_NAMED_JOBS"):
         monkeypatch.setattr(queries, name, getattr(queries, name).replace("clock_timestamp() as t", began))
-    assert [] == await (store.claim_named_jobs([found], {}, 60) if named else store.claim_due_jobs(rooms, 60))
+    assert [] == await (store.claim_named_jobs([found], {}, 60) if named else store.claim_due_jobs(capacities, 60))
     await sql.execute("update checkpointd.polling set lease_expires_at = null, next_poll_at = now() + interval '9 s'")
-    assert [] == await store.claim_due_jobs(rooms, 60)
+    assert [] == await store.claim_due_jobs(capacities, 60)
     assert lease.lease_token == await sql.fetchval("select lease_token from checkpointd.polling")
 
 
@@ -292,7 +291,7 @@ async def test_refused_key_releases_its_jobs(store: Store, provider: Provider, s
     await track(store, *jobs)
     async with polling_one(store, provider) as (poller, service, _):
         await tick(poller)
-        assert 0 == service.room(asyncio.get_running_loop().time()).slots
+        assert 0 == service.capacity(asyncio.get_running_loop().time()).slots
     rows = await sql.fetch(
         "select lease_expires_at, failures, last_error, next_poll_at <= now() as due from checkpointd.polling"
     )
@@ -326,7 +325,7 @@ async def test_long_list_is_read_within_a_small_budget(
     """A list of more pages than the budget allows in its time is read to its end: the budget is in debt then."""
     provider.checkpoints[JOB] = paged([checkpoint(n) for n in range(20, 0, -1)])
     await track(store)
-    async with polling_one(store, provider, lease=8, page_size=1, emission=6) as (poller, _, _):
+    async with polling_one(store, provider, lease=8, page_size=1, request_interval=6) as (poller, _, _):
         await poller.poll_named(await store.find_jobs([JOB]))
     assert 20 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
     assert await sql.fetchval("select last_complete_at is not null from fine_tuning.freshness")
@@ -337,11 +336,11 @@ async def test_budget_is_kept(store: Store, provider: Provider, sql: asyncpg.Con
     """With a budget of a request in ten seconds, a claim takes one job and the next claim none."""
     jobs = [f"ftjob-{n}" for n in range(5)]
     await track(store, *jobs)
-    async with polling_one(store, provider, emission=10) as (poller, _, _):
+    async with polling_one(store, provider, request_interval=10) as (poller, _, _):
         assert 1 == await poller.tick()
         assert 0 == await poller.tick()
     await sql.execute("update checkpointd.sources set budget_at = budget_at - interval '10 s'")
-    async with polling_one(store, provider, emission=10) as (poller, _, _):
+    async with polling_one(store, provider, request_interval=10) as (poller, _, _):
         assert 1 == await poller.tick()
 
 
@@ -351,7 +350,7 @@ async def test_budget_paces_further_requests(store: Store, provider: Provider) -
     for name in ("ftjob-1", "ftjob-2"):
         provider.checkpoints[name] = paged([checkpoint(n, name) for n in range(16, 0, -1)])
     began = time.monotonic()
-    async with polling_one(store, provider, emission=0.1, page_size=1) as (poller, _, results):
+    async with polling_one(store, provider, request_interval=0.1, page_size=1) as (poller, _, results):
         assert 2 == await tick(poller)
     # A second's share at once, 22 requests in turn.
     assert 2.1 < time.monotonic() - began < 30
@@ -362,11 +361,11 @@ async def test_budget_ends_no_listing(store: Store, provider: Provider) -> None:
     """A listing that by its budget would take longer than its lease is read to its end: a debt, which stops claims."""
     provider.checkpoints[JOB] = paged([checkpoint(n) for n in range(4, 0, -1)])
     await track(store)
-    async with polling_one(store, provider, emission=10, lease=2, page_size=1) as (poller, _, results):
+    async with polling_one(store, provider, request_interval=10, lease=2, page_size=1) as (poller, _, results):
         assert 1 == await tick(poller)
     assert (True, 4) == (results[JOB].poll.complete, results[JOB].new)
     await track(store, "ftjob-2")
-    async with polling_one(store, provider, emission=10) as (poller, _, _):
+    async with polling_one(store, provider, request_interval=10) as (poller, _, _):
         assert 0 == await tick(poller)
 
 
@@ -414,7 +413,7 @@ async def test_drain_gives_back_what_does_not_end(
     store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Draining cuts a poll short that does not end in time, and leaves no lease behind."""
-    monkeypatch.setattr(poller_module, "LAST_SAVE_SECONDS", 30)
+    monkeypatch.setattr(setup, "LAST_SAVE_SECONDS", 30)
     reached = asyncio.Event()
 
     async def never(_: web.Request) -> web.StreamResponse:
@@ -582,9 +581,9 @@ async def test_a_row_that_is_held_holds_up_no_other(store: Store, provider: Prov
             assert 8 == await poller.tick()
             async with sql.transaction():
                 await sql.execute("select from checkpointd.polling limit 1 for update")
-                while len(results) < 8:
-                    await asyncio.wait(poller._workers) if poller._workers else await asyncio.sleep(0.01)
-        assert saved - 1 == sum(isinstance(result, Saved) for result in results.values())
+                await poller.idle()
+                await poller.queue.saved()
+        assert saved - 1 == sum(isinstance(result, SavedPoll) for result in results.values())
         await sql.execute("update checkpointd.polling set lease_expires_at = null")
 
 
@@ -609,7 +608,7 @@ async def test_answers_under_way_end_no_silence(store: Store, provider: Provider
     started = asyncio.get_running_loop().time()
     async with polling_one(store, provider) as (poller, service, results):
         left = await poller.poll_named(await store.find_jobs(jobs))
-        assert service.trouble is not None
+        assert service.failure is not None
     assert asyncio.get_running_loop().time() - started < 30
     throttled = [result for result in results.values() if isinstance(result, Failure)]
     assert {"throttled"} == {failure.error_class for failure in throttled}
@@ -627,7 +626,7 @@ async def test_key_that_lost_its_rights(store: Store, provider: Provider, sql: a
         provider.checkpoints[name] = error(403, "unsupported_country_region_territory")
     await sql.execute("update checkpointd.polling set next_poll_at = now()")
     async with polling_one(store, provider) as (poller, service, _):
-        service.well = True
+        service.key_accepted = True
         await tick(poller)
         assert service.refusals > 0
     assert "refused" == await sql.fetchval("select state from fine_tuning.sources")

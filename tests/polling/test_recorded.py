@@ -111,8 +111,8 @@ async def test_replay(url: str, sql: asyncpg.Connection, tmp_path: Path) -> None
     ("arguments", "says"),
     [
         (["--replay", "nowhere"], "--replay nowhere: No such file or directory"),
-        (["--replay", str(RECORDED.parent)], "data: no recorded list of checkpoints (*.json) in it"),
-        (["--replay", str(RECORDED), "--order", "ascending"], "--order means nothing to --replay"),
+        (["--replay", str(RECORDED.parent)], "data: it contains no recorded list of checkpoints (*.json)"),
+        (["--replay", str(RECORDED), "--order", "ascending"], "--order has no effect with --replay"),
     ],
 )
 async def test_replay_of_nothing(arguments: list[str], says: str, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ async def test_example_that_claims_more(url: str, provider: Provider, sql: async
     env = environment(tmp_path, url, provider.url)
     await checkpointd("track", "ftjob-abc123", env=env)
     ended = await checkpointd("sync", env=env)
-    assert (1, "ftjob-abc123: cursor_repeated: a page that was read before: `after` is ignored\n") == (
+    assert (1, "ftjob-abc123: cursor_repeated: a page was returned twice: the provider ignores `after`\n") == (
         ended.code,
         ended.err,
     )

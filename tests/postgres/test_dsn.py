@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from checkpointd.postgres import dsn as address
-from checkpointd.postgres.connection import UNAVAILABLE, connect
+from checkpointd.postgres.connection import DRIVER_ERRORS, connect
 from checkpointd.postgres.dsn import AddressError, Host
 from support.servers import revocations, self_signed
 
@@ -112,7 +112,7 @@ def test_files_that_are_not_there(parameter: str, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("parameter", FILES)
 async def test_a_file_that_goes(parameter: str, tmp_path: Path) -> None:
     """A file that is gone for a moment, as while it is replaced, is to a daemon a database that is away, no crash."""
-    with pytest.raises(UNAVAILABLE, match=f"its {parameter} names no file"):
+    with pytest.raises(DRIVER_ERRORS, match=f"its {parameter} names no file"):
         await connect(_url(**{parameter: tmp_path / "gone"}))
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from checkpointd.postgres.embedded import EmbeddedError, EmbeddedPostgres
+from checkpointd.postgres.embedded import EmbeddedPostgres
+from checkpointd.postgres.errors import EmbeddedError
 
 CREATE = "create table if not exists kept (id integer generated always as identity)"
 WRITE = "insert into kept default values"

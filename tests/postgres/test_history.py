@@ -9,10 +9,10 @@ from checkpointd.postgres.store import Store
 from support.harness import read_job_list, sync
 from support.provider import JOB, Provider, checkpoint, job, page
 
-Known = dict[tuple[str, str], float]
+StoredCheckpoint = dict[tuple[str, str], float]
 
 
-async def _as_of(sql: asyncpg.Connection, at: datetime) -> Known:
+async def _as_of(sql: asyncpg.Connection, at: datetime) -> StoredCheckpoint:
     rows = await sql.fetch("select checkpoint_id, metric, value from fine_tuning.metrics_as_of($1, $2)", JOB, at)
     return {(row["checkpoint_id"], row["metric"]): row["value"] for row in rows}
 
@@ -29,7 +29,7 @@ async def test_metrics_as_of_any_time(store: Store, provider: Provider, sql: asy
         [checkpoint(1, valid_loss=0.1, train_mean_reward=7), checkpoint(3, train_loss=2.0**60)],
     ]
     before = await sql.fetchval("select clock_timestamp()")
-    then: dict[datetime, Known] = {}
+    then: dict[datetime, StoredCheckpoint] = {}
     for listing in listings:
         provider.checkpoints[JOB] = page(listing)
         await sync(store, provider)

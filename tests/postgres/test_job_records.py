@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from checkpointd.postgres.job_records import has_ended, read_jobs
+from checkpointd.domain.job import has_ended, read_jobs
 from checkpointd.provider.page import read_page
 from support.provider import JOB, job
 

@@ -6,10 +6,11 @@ import re
 import asyncpg
 import pytest
 
+from checkpointd.domain.poll import Lease
 from checkpointd.postgres import migrations, queries
 from checkpointd.postgres.connection import connect
-from checkpointd.postgres.migrations import MigrationError, migrate, require_current
-from checkpointd.postgres.store import Lease
+from checkpointd.postgres.errors import MigrationError
+from checkpointd.postgres.migrations import migrate, require_current
 
 
 async def _migrate(url: str) -> list[str]:
@@ -61,7 +62,7 @@ async def test_newer_views_are_refused(url: str, sql: asyncpg.Connection) -> Non
     await sql.execute(
         "update checkpointd.schema_migrations set name = 'views 3', checksum = 'x' where name = 'views 2'"
     )
-    with pytest.raises(migrations.MigrationError, match="newer than this checkpointd"):
+    with pytest.raises(MigrationError, match="newer than this checkpointd"):
         await _migrate(url)
 
 

@@ -59,7 +59,7 @@ async def test_read_again_by_a_new_reader(
     provider.checkpoints[JOB] = page([checkpoint(1)])
     with monkeypatch.context() as old:
         old.setattr(listing, "READER", b"0")
-        old.setattr(listing, "read_item", refuse)
+        old.setattr(listing, "read_checkpoint", refuse)
         for _ in range(2):
             await sync(store, provider)
     assert (0, 1, 2) == tuple(

@@ -208,7 +208,7 @@ async def test_the_daemons_role_suffices(url: str, provider: Provider, sql: asyn
              "CHECKPOINTD_JOB_LIST_SECONDS": "0.2", "CHECKPOINTD_DISCOVER": "true"}  # fmt: skip
     async with login(url, "in role checkpointd") as daemon:
         env = environment(tmp_path, daemon, provider.url, **often)
-        assert (0, "1 tracked, 1 of them not until now\n", "") == await checkpointd("track", JOB, env=env)
+        assert (0, "1 job tracked (1 new)\n", "") == await checkpointd("track", JOB, env=env)
         async with running("run", env=env) as process:
             await wait_for_line(process, "daemon.ready")
             async with asyncio.timeout(60):

@@ -40,15 +40,16 @@ PLANTED = [
         "early stop",
         "tests/polling/test_poller.py::test_late_metric_is_found_after_quiet_polls",
         [
-            Edit(f"{PACKAGE}/polling/poller.py", "claim.lease.id, claim.poll_by, turn)", "claim.lease.id, claim.poll_by, turn, claim.lease.newest_step)"),
-            Edit(f"{PACKAGE}/provider/client.py", "deadline: float, turn: Turn = at_once) -> Pages:", "deadline: float, turn: Turn = at_once, newest: int | None = None) -> Pages:"),
-            Edit(f"{PACKAGE}/provider/client.py", "        pages = await self._list(path, deadline, turn)", "        pages = await self._list(path, deadline, turn, newest)"),
-            Edit(f"{PACKAGE}/provider/client.py", "            again = await self._list(path, deadline, turn)", "            again = await self._list(path, deadline, turn, newest)"),
-            Edit(f"{PACKAGE}/provider/client.py", "def _list(self, path: str, deadline: float, turn: Turn)", "def _list(self, path: str, deadline: float, turn: Turn, newest: int | None)"),
+            Edit(f"{PACKAGE}/provider/client.py", "import random\n", "import random\nimport re\n"),
+            Edit(f"{PACKAGE}/polling/poller.py", "claim.lease.id, claim.poll_by, limiter.wait)", "claim.lease.id, claim.poll_by, limiter.wait, claim.lease.newest_step)"),
+            Edit(f"{PACKAGE}/provider/client.py", "deadline: float, wait: Wait = no_wait) -> RawListing:", "deadline: float, wait: Wait = no_wait, newest: int | None = None) -> RawListing:"),
+            Edit(f"{PACKAGE}/provider/client.py", "        pages = await self._list(path, deadline, wait)", "        pages = await self._list(path, deadline, wait, newest)"),
+            Edit(f"{PACKAGE}/provider/client.py", "            again = await self._list(path, deadline, wait)", "            again = await self._list(path, deadline, wait, newest)"),
+            Edit(f"{PACKAGE}/provider/client.py", "def _list(self, path: str, deadline: float, wait: Wait)", "def _list(self, path: str, deadline: float, wait: Wait, newest: int | None)"),
             Edit(f"{PACKAGE}/provider/client.py", "                items.append(page.items)\n", """\
                 items.append(page.items)
                 if newest and any(int(s) <= newest for i in page.items for s in re.findall(rb'"step_number": *([0-9]+)', bytes(i))):
-                    return Pages(items, None, way.requests)
+                    return RawListing(items, None, pagination.requests)
 """),
         ],
     ),
@@ -56,26 +57,26 @@ PLANTED = [
         "per-page commit with early stop",
         "tests/service/test_daemon.py::test_kill_during_a_burst",
         [
-            Edit(f"{PACKAGE}/polling/poller.py", "            pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by, turn)\n", """\
+            Edit(f"{PACKAGE}/polling/poller.py", "            pages = await source.client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait)\n", """\
             async def save(page):
                 return await save_page(self._store, claim.lease, listing.read(claim.lease.id, [page]))
-            pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by, turn, save)
+            pages = await source.client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait, save)
 """),
-            Edit(f"{PACKAGE}/polling/poller.py", "from checkpointd.polling.source import", "from checkpointd.postgres.save import save_page\nfrom checkpointd.polling.source import"),
-            Edit(f"{PACKAGE}/provider/client.py", "deadline: float, turn: Turn = at_once) -> Pages:", "deadline: float, turn: Turn, save) -> Pages:"),
-            Edit(f"{PACKAGE}/provider/client.py", "        pages = await self._list(path, deadline, turn)", "        pages = await self._list(path, deadline, turn, save)"),
-            Edit(f"{PACKAGE}/provider/client.py", "            again = await self._list(path, deadline, turn)", "            again = await self._list(path, deadline, turn, save)"),
-            Edit(f"{PACKAGE}/provider/client.py", "def _list(self, path: str, deadline: float, turn: Turn)", "def _list(self, path: str, deadline: float, turn: Turn, save)"),
+            Edit(f"{PACKAGE}/polling/poller.py", "from checkpointd.polling.source import", "from checkpointd.domain import listing\nfrom checkpointd.postgres.save import save_page\nfrom checkpointd.polling.source import"),
+            Edit(f"{PACKAGE}/provider/client.py", "deadline: float, wait: Wait = no_wait) -> RawListing:", "deadline: float, wait: Wait, save) -> RawListing:"),
+            Edit(f"{PACKAGE}/provider/client.py", "        pages = await self._list(path, deadline, wait)", "        pages = await self._list(path, deadline, wait, save)"),
+            Edit(f"{PACKAGE}/provider/client.py", "            again = await self._list(path, deadline, wait)", "            again = await self._list(path, deadline, wait, save)"),
+            Edit(f"{PACKAGE}/provider/client.py", "def _list(self, path: str, deadline: float, wait: Wait)", "def _list(self, path: str, deadline: float, wait: Wait, save)"),
             Edit(f"{PACKAGE}/provider/client.py", "                items.append(page.items)\n", """\
                 items.append(page.items)
                 if await save(page.items):
-                    return Pages(items, None, way.requests)
+                    return RawListing(items, None, pagination.requests)
 """),
             Edit(f"{PACKAGE}/postgres/save.py", "def _name(error", '''\
 async def save_page(store, lease, reading):
     """Commit a page as soon as it is read. Returns whether one of its checkpoints was known before."""
     async with store.connection() as connection, connection.transaction():
-        rows = await connection.fetch(queries.READ_KNOWN_CHECKPOINTS, [lease.job], [item.id for item in reading.items])
+        rows = await connection.fetch(queries.READ_STORED_CHECKPOINTS, [lease.job], [item.id for item in reading.items])
         known = {row["id"] for row in rows}
         new = [item for item in reading.items if item.id not in known]
         await _write_checkpoints(connection, {lease.job: Diff(new)})
@@ -84,7 +85,7 @@ async def save_page(store, lease, reading):
 
 
 def _name(error'''),
-            Edit(f"{PACKAGE}/postgres/save.py", "from checkpointd.postgres.save_rows import Poll, Saved, write_polls", "from checkpointd.domain.diff import Diff\nfrom checkpointd.postgres.save_rows import Poll, Saved, _write_checkpoints, write_changes, write_polls"),
+            Edit(f"{PACKAGE}/postgres/save.py", "from checkpointd.postgres.save_rows import write_polls", "from checkpointd.domain.diff import Diff\nfrom checkpointd.postgres.save_rows import _write_checkpoints, write_changes, write_polls"),
         ],
     ),
     Planted(
@@ -105,7 +106,7 @@ def _name(error'''),
         "tests/polling/test_leases.py::test_the_databases_clock_decides",
         [
             Edit("sql/queries/claim_due_jobs.sql", "(select clock_timestamp() as t)", "(select to_timestamp($6::float8) as t)"),
-            Edit(f"{PACKAGE}/postgres/store.py", "            [r.emission for r in rooms.values()],\n            lease_seconds,\n", "            [r.emission for r in rooms.values()],\n            lease_seconds,\n            time.time(),\n"),
+            Edit(f"{PACKAGE}/postgres/store.py", "            [room.request_interval for room in capacities.values()],\n            lease_seconds,\n", "            [room.request_interval for room in capacities.values()],\n            lease_seconds,\n            time.time(),\n"),
             Edit(f"{PACKAGE}/postgres/store.py", "import asyncio\n", "import asyncio\nimport time\n"),
         ],
     ),
@@ -115,7 +116,7 @@ def _name(error'''),
         [
             Edit(f"{PACKAGE}/postgres/save_rows.py", "    await _write_rejects(connection, polls)\n", ""),
             Edit(f"{PACKAGE}/postgres/save.py", "    async with transaction(connection, keep=keep):\n", "    if keep:  # kept even if the save fails\n        await _write_rejects(connection, polls)\n    async with transaction(connection, keep=keep):\n"),
-            Edit(f"{PACKAGE}/postgres/save.py", "import Poll, Saved, write_polls", "import Poll, Saved, _write_rejects, write_polls"),
+            Edit(f"{PACKAGE}/postgres/save.py", "import write_polls", "import _write_rejects, write_polls"),
         ],
     ),
     Planted(
@@ -124,7 +125,7 @@ def _name(error'''),
         [
             Edit(f"{PACKAGE}/polling/poller.py", """\
         except asyncio.CancelledError:
-            self._outbox.put_now(Finished(claim, service, None, None, 0))
+            self.queue.put_now(FinishedPoll(claim, source, None, None, 0))
             raise
         except Exception:""", "        except BaseException:"),
         ],
@@ -133,10 +134,11 @@ def _name(error'''),
         "ignored has_more",
         "tests/polling/test_no_false_success.py::test_pages_smaller_than_asked_for",
         [
+            Edit(f"{PACKAGE}/provider/client.py", "        self._backoff = limits.backoff\n", "        self._backoff = limits.backoff\n        self._page_size = limits.page_size\n"),
             Edit(f"{PACKAGE}/provider/client.py", "                items.append(page.items)\n", """\
                 items.append(page.items)
-                if len(page.items) < self._limits.page_size:  # a short page is the last one
-                    return Pages(items, None, way.requests)
+                if len(page.items) < self._page_size:  # a short page is the last one
+                    return RawListing(items, None, pagination.requests)
 """),
         ],
     ),
@@ -157,11 +159,11 @@ def _name(error'''),
         "no dedupe",
         "tests/polling/test_leases.py::test_items_given_twice_are_one_checkpoint",
         [
-            Edit(f"{PACKAGE}/domain/listing.py", "    items: dict[str, Item] = {}\n", "    items: list[Item] = []\n"),
+            Edit(f"{PACKAGE}/domain/listing.py", "    items: dict[str, Checkpoint] = {}\n", "    items: list[Checkpoint] = []\n"),
             Edit(f"{PACKAGE}/domain/listing.py", "items.update((item.id, item) for item in page_items)", "items += page_items"),
             Edit(f"{PACKAGE}/domain/listing.py", "list(items.values()), rejects, str(e)", "items, rejects, str(e)"),
             Edit(f"{PACKAGE}/domain/listing.py", "list(items.values()), rejects, None", "items, rejects, None"),
-            Edit(f"{PACKAGE}/domain/listing.py", "    found: dict[str, Item] = {}\n", "    found: list[Item] = []\n"),
+            Edit(f"{PACKAGE}/domain/listing.py", "    found: dict[str, Checkpoint] = {}\n", "    found: list[Checkpoint] = []\n"),
             Edit(f"{PACKAGE}/domain/listing.py", "(twin := found.get(item.id))", "(twin := None)"),
             Edit(f"{PACKAGE}/domain/listing.py", "found[item.id] = item", "found.append(item)"),
             Edit(f"{PACKAGE}/domain/listing.py", "list(found.values())", "found"),
@@ -172,7 +174,7 @@ def _name(error'''),
         "tests/polling/test_leases.py::test_a_lost_save_is_not_remembered",
         [
             Edit(f"{PACKAGE}/domain/poll.py", "        if failure or digest != lease.digest:\n", "        if failure or digest not in _seen:\n            _seen.add(digest)\n"),
-            Edit(f"{PACKAGE}/domain/poll.py", "def judge(", "_seen: set[bytes] = set()\n\n\ndef judge("),
+            Edit(f"{PACKAGE}/domain/poll.py", "def evaluate(", "_seen: set[bytes] = set()\n\n\ndef evaluate("),
         ],
     ),
 ]  # fmt: skip

@@ -18,11 +18,12 @@ from prometheus_client.metrics import MetricWrapperBase
 from typer.main import get_command
 
 from checkpointd import __main__
+from checkpointd.cli.app import app, simulate
 from checkpointd.domain.failure import ErrorClass
 from checkpointd.settings.credentials import LOADED
 from checkpointd.settings.model import PREFIX, Settings, Source
 from checkpointd.telemetry import database_metrics as gauges
-from checkpointd.telemetry.logs import REGISTRY
+from checkpointd.telemetry.metrics import REGISTRY
 from checkpointd.web import server as web
 from support.paths import TOP
 from support.provider import JOB, Provider, checkpoint, page
@@ -31,7 +32,7 @@ from support.verbs import environment
 README = (TOP / "README.md").read_text()
 SECTIONS = {part.splitlines()[0]: part for part in re.split(r"^## ", README, flags=re.MULTILINE)[1:]}
 SHELL = re.findall(r"^```sh\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-COMMANDS: dict[str, Any] = getattr(get_command(__main__.app), "commands")  # noqa: B009  # click's type has it only on groups
+COMMANDS: dict[str, Any] = getattr(get_command(app), "commands")  # noqa: B009  # click's type has it only on groups
 
 LEFT_OUT = {
     "make test": "it is what runs this",
@@ -89,7 +90,7 @@ def test_commands() -> None:
 def test_simulate() -> None:
     """Each option of `simulate` stands in the README with its default and all that it can be."""
     told = {cells[0].strip("`"): cells[1:] for cells in _rows("A provider in a box")}
-    options, kinds = _options("simulate"), get_type_hints(__main__.simulate)
+    options, kinds = _options("simulate"), get_type_hints(simulate)
     assert options.keys() == told.keys()
     for name, option in options.items():
         default, says = told[name]
@@ -140,7 +141,7 @@ def test_metrics() -> None:
     }
     told = dict(re.findall(r"^\| `(checkpointd_\w+)` \| (.*?) ?\|", section, flags=re.MULTILINE))
     assert shown | {"checkpointd_build_info": "version"} == told
-    assert f"read each {gauges.GAP_SECONDS:g} s" in section
+    assert f"read each {gauges.REFRESH_SECONDS:g} s" in section
 
 
 def test_make_targets() -> None:
@@ -225,7 +226,7 @@ async def test_with_a_real_key(provider: Provider, tmp_path: Path) -> None:
     typed = [line.replace("ftjob-…", JOB).replace("KEY=…", "KEY=any") for line in lines]
     async with _typed(typed, tmp_path, OPENAI_BASE_URL=provider.url) as process:
         printed = await _reads(process, "poll.changed")
-        assert "1 tracked, 1 of them not until now" in printed
+        assert "1 job tracked (1 new)" in printed
         assert "using the embedded PostgreSQL" in printed
         os.killpg(process.pid, signal.SIGTERM)
         await _reads(process, "daemon.stopped")

@@ -18,7 +18,9 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from checkpointd.domain.failure import LONGEST_PAUSE, ErrorClass, Failure
-from checkpointd.provider.client import PAGE_BYTES, ApiError, Client, Limits, Pages, session
+from checkpointd.domain.listing import RawListing
+from checkpointd.provider.client import Client
+from checkpointd.provider.http import PAGE_BYTES, ApiError, Limits, open_session
 from checkpointd.settings.model import Source
 from support.provider import JOB, Answer, Provider, body, checkpoint, error, page, paged, raw
 
@@ -31,18 +33,18 @@ LAST_PAGE = page(ITEMS[:1])
 GOOD = page(ITEMS[:2]).body
 assert isinstance(GOOD, bytes)
 
-Ask = Callable[..., Awaitable[Pages]]
+Ask = Callable[..., Awaitable[RawListing]]
 
 
 @pytest.fixture
 async def ask(provider: Provider) -> AsyncIterator[Ask]:
     """Yield what lists a job's checkpoints within `seconds`, without waits between tries."""
-    async with session() as http:
+    async with open_session() as http:
 
         async def listing(
             job: str = JOB, *, seconds: float = 60, patience: float = 60, backoff: float = 0, page_size: int = 100,
             url: str = "", headers: Mapping[str, str] = HEADERS, query: Mapping[str, str] | None = None,
-        ) -> Pages:  # fmt: skip
+        ) -> RawListing:  # fmt: skip
             limits = Limits(page_size, patience, backoff)
             secrets = [value.removeprefix("Bearer ") for value in headers.values()]
             client = Client(http, url or provider.url, headers, query or {}, limits, secrets)
@@ -51,17 +53,17 @@ async def ask(provider: Provider) -> AsyncIterator[Ask]:
         yield listing
 
 
-def ids(pages: Pages) -> list[str]:
+def ids(pages: RawListing) -> list[str]:
     """Return the ids of all items listed."""
     return [json.loads(bytes(item))["id"] for items in pages.items for item in items]
 
 
-def kind(pages: Pages) -> ErrorClass | None:
+def kind(pages: RawListing) -> ErrorClass | None:
     """Return why the listing broke off; None: it is whole."""
     return pages.failure and pages.failure.error_class
 
 
-def message(pages: Pages) -> str:
+def message(pages: RawListing) -> str:
     """Return the words of the failure."""
     assert pages.failure
     return pages.failure.message
@@ -305,7 +307,7 @@ async def test_a_body_that_is_no_list(
     assert (expected, [], requests) == (kind(pages), ids_or_none(pages), pages.requests)
 
 
-def ids_or_none(pages: Pages) -> list[str]:
+def ids_or_none(pages: RawListing) -> list[str]:
     """Return the ids of the items that have one."""
     return [found for found in ids(pages) if isinstance(found, str)]
 
@@ -364,7 +366,7 @@ async def test_at_most_so_many_pages(provider: Provider, ask: Ask, more: int, ex
 # Bounded in bytes
 
 
-async def peak_of(listing: Awaitable[Pages]) -> tuple[Pages, int]:
+async def peak_of(listing: Awaitable[RawListing]) -> tuple[RawListing, int]:
     """Return what was listed, and the most bytes that were held meanwhile."""
     tracemalloc.start()
     try:
@@ -447,7 +449,7 @@ async def test_the_deadline_caps_the_timeout(provider: Provider, ask: Ask) -> No
     begun = time.monotonic()
     pages = await ask(seconds=3, patience=60)
     assert (ErrorClass.TIMEOUT, 2, 1) == (kind(pages), pages.requests, len(ids(pages)))
-    within = re.fullmatch(r"no whole answer within ([\d.]+) s", message(pages))
+    within = re.fullmatch(r"no complete answer within ([\d.]+) s", message(pages))
     assert within
     assert 0 < float(within[1]) <= 3
     assert time.monotonic() - begun < 30
@@ -585,7 +587,7 @@ async def test_a_failure_is_one_short_line(
 async def test_no_exception_holds_the_request(provider: Provider, answer: Answer) -> None:
     """Neither what is raised nor what it was raised from, by text or repr, shows the key: not even a debugger does."""
     provider.jobs = answer
-    async with session() as http:
+    async with open_session() as http:
         client = Client(http, provider.url, HEADERS, {}, Limits(100, 0.1, backoff=0), secrets=[KEY])
         with pytest.raises(ApiError) as caught:
             [_ async for _ in client.list_jobs(asyncio.get_running_loop().time() + 5)]
@@ -671,7 +673,7 @@ async def test_the_job_list_comes_page_by_page(provider: Provider) -> None:
     seen: list[bytes] = []
 
     async def read() -> None:
-        async with session() as http:
+        async with open_session() as http:
             client = Client(http, provider.url, HEADERS, {}, Limits(1, backoff=0))
             async for items in client.list_jobs(asyncio.get_running_loop().time() + 5):
                 seen.extend(bytes(item) for item in items)

@@ -158,7 +158,7 @@ __main__.main()"""
     assert 1 == one.returncode
     events = [json.loads(line)["event"] for line in err.decode().splitlines()[:-1]]
     assert ["daemon.crashed", "daemon.draining", "daemon.stopped"] == events[-3:]
-    assert "checkpointd: ended by a fault of its own: see daemon.crashed in the log" == err.decode().splitlines()[-1]
+    assert "checkpointd: stopped by a fault of its own: see daemon.crashed in the log" == err.decode().splitlines()[-1]
     assert KEY.encode() not in out + err
 
 
@@ -200,7 +200,7 @@ async def test_a_name_lookup_that_hangs_holds_up_no_end(
     elif signalled:
         assert "checkpointd: interrupted" == lines[-1]
     else:
-        assert f"{JOB}: timeout: no whole answer within 0.2 s" == lines[-1]
+        assert f"{JOB}: timeout: no complete answer within 0.2 s" == lines[-1]
         assert out.endswith(b"1 failed\n")
 
 

@@ -1,53 +1,53 @@
-"""The metronome rings whatever the wall clock does."""
+"""The ticker ticks whatever the wall clock does."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from checkpointd.service.daemon import Stop, _follow
-from checkpointd.service.ticker import _LookingAhead, metronome
+from checkpointd.service.signals import Stop
+from checkpointd.service.ticker import AheadOnlyTrigger, repeat, run_ticker
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-async def test_rings_at_once_and_again() -> None:
-    """A bell rings when it is set up, and then at its interval."""
-    bell = asyncio.Event()
-    with metronome() as beat:
-        beat.ring(bell, 0.05)
+async def test_ticks_at_once_and_again() -> None:
+    """An event is set when it is started, and then at its interval."""
+    event = asyncio.Event()
+    with run_ticker() as ticker:
+        ticker.start(event, 0.05)
         for _ in range(3):
             async with asyncio.timeout(20):
-                await beat.wait(bell, 0.05)
+                await ticker.wait(event, 0.05)
 
 
-async def test_silence_is_mended() -> None:
-    """A bell that fell silent, as after the wall clock was set back, rings again by itself."""
-    bell = asyncio.Event()
-    with metronome() as beat:
-        beat.ring(bell, 0.1)
-        await beat.wait(bell, 0.1)
-        (job,) = beat._scheduler.get_jobs()
+async def test_a_ticker_that_stopped_is_started_again() -> None:
+    """An event that is no longer set, as after a step back of the wall clock, is started again by its waiter."""
+    event = asyncio.Event()
+    with run_ticker() as ticker:
+        ticker.start(event, 0.1)
+        await ticker.wait(event, 0.1)
+        (job,) = ticker.scheduler.get_jobs()
         job.modify(next_run_time=datetime.now(UTC) + timedelta(days=30))
         started = asyncio.get_running_loop().time()
-        await beat.wait(bell, 0.1)
-        await beat.wait(bell, 0.1)
+        await ticker.wait(event, 0.1)
+        await ticker.wait(event, 0.1)
         assert asyncio.get_running_loop().time() - started < 20
 
 
-def test_a_leap_forward_is_one_ring() -> None:
-    """After the wall clock leapt a month, there is one ring to make up for, not one for every second of it."""
-    trigger = _LookingAhead(seconds=1, timezone=UTC, start_date=NOON)
+def test_a_step_forward_is_one_tick() -> None:
+    """After the wall clock is stepped a month forward there is one tick, not one for each second of it."""
+    trigger = AheadOnlyTrigger(seconds=1, timezone=UTC, start_date=NOON)
     month = NOON + timedelta(days=30)
-    rings = 0
-    ring: datetime | None = NOON
-    while ring is not None and ring <= month:
-        rings += 1
-        ring = trigger.get_next_fire_time(ring, month)
-    assert 1 == rings
+    ticks = 0
+    tick: datetime | None = NOON
+    while tick is not None and tick <= month:
+        ticks += 1
+        tick = trigger.get_next_fire_time(tick, month)
+    assert 1 == ticks
 
 
-async def test_a_ring_at_the_end_starts_nothing() -> None:
-    """Who is cut short just as a bell rings does no more work: wait_for of Python 3.11 loses such a cancellation."""
-    bell, worked = asyncio.Event(), asyncio.Event()
+async def test_a_tick_at_the_end_starts_no_work() -> None:
+    """Work that is cancelled just as its event is set does not run again (Python 3.11's wait_for loses that cancel)."""
+    event, worked = asyncio.Event(), asyncio.Event()
     times = 0
 
     async def work() -> None:
@@ -55,12 +55,12 @@ async def test_a_ring_at_the_end_starts_nothing() -> None:
         times += 1
         worked.set()
 
-    with metronome() as beat:
-        following = asyncio.create_task(_follow(beat, bell, 60, work, Stop()))
+    with run_ticker() as ticker:
+        repeating = asyncio.create_task(repeat(ticker, event, 60, work, Stop()))
         await asyncio.wait_for(worked.wait(), 20)
         await asyncio.sleep(0)  # it waits again
-        bell.set()
-        following.cancel()
-        await asyncio.wait([following], timeout=20)
-        assert following.cancelled()
+        event.set()
+        repeating.cancel()
+        await asyncio.wait([repeating], timeout=20)
+        assert repeating.cancelled()
     assert 1 == times

@@ -319,8 +319,8 @@ def test_wrong_names(load: Load, name: str) -> None:
 
 def test_a_budget_has_a_rhythm() -> None:
     """Requests a minute are seconds between requests; without a budget there is none."""
-    assert 0.5 == Source(name="a", api_key="K", requests_per_minute=120).emission
-    assert None is Source(name="a", api_key="K").emission
+    assert 0.5 == Source(name="a", api_key="K", requests_per_minute=120).request_interval
+    assert None is Source(name="a", api_key="K").request_interval
 
 
 # Keys and passwords

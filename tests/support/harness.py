@@ -1,51 +1,58 @@
 """The daemon's parts in one process, over a scripted provider: poll jobs once, or tick as the daemon does."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import asyncpg
 
-from checkpointd.domain.cadence import Bounds
-from checkpointd.polling.job_list import Discovery
-from checkpointd.polling.poller import Poller, polling
-from checkpointd.polling.save_queue import Result
-from checkpointd.polling.source import Service
-from checkpointd.postgres.store import Lease, Store
-from checkpointd.provider import client as api
+from checkpointd.domain.cadence import CadenceSettings
+from checkpointd.domain.poll import Lease
+from checkpointd.polling.job_list import JobList
+from checkpointd.polling.poller import Poller
+from checkpointd.polling.save_queue import Outcome, SaveQueue
+from checkpointd.polling.setup import open_poller
+from checkpointd.polling.source import ActiveSource
+from checkpointd.postgres.store import Store
+from checkpointd.provider.client import Client
+from checkpointd.provider.http import Limits, open_session
+from checkpointd.telemetry.health import Health
 from support.provider import JOB, Provider
 
-BOUNDS = Bounds(15, 300, settle=86400, assume_ended=3 * 86400)
-Sync = Callable[..., Awaitable[dict[str, Result]]]
+BOUNDS = CadenceSettings(15, 300, settle=86400, assume_ended=3 * 86400)
+Sync = Callable[..., Awaitable[dict[str, Outcome]]]
 
 
 @asynccontextmanager
 async def serving(
-    store: Store, provider: Provider, *, page_size: int = 100, emission: float | None = None,
+    store: Store, provider: Provider, *, page_size: int = 100, request_interval: float | None = None,
     request_timeout: float = 5, key: str = "canary-key",
-) -> AsyncIterator[Service]:  # fmt: skip
+) -> AsyncIterator[ActiveSource]:  # fmt: skip
     """Make the service of one source named `test`."""
     keys = await store.register_sources({"test": "openai"})
-    async with api.session() as http:
-        limits = api.Limits(page_size, request_timeout=request_timeout, backoff=0.01)
-        client = api.Client(http, provider.url, {"Authorization": f"Bearer {key}"}, {}, limits, secrets=[key])
-        yield Service(keys["test"], "test", client, concurrency=8, emission=emission)
+    async with open_session() as http:
+        limits = Limits(page_size, request_timeout=request_timeout, backoff=0.01)
+        client = Client(http, provider.url, {"Authorization": f"Bearer {key}"}, {}, limits, secrets=[key])
+        yield ActiveSource(keys["test"], "test", client, concurrency=8, request_interval=request_interval)
 
 
 @asynccontextmanager
 async def polling_one(
-    store: Store, provider: Provider, *, lease: float = 60.0, bounds: Bounds = BOUNDS, drain: float = 60.0,
-    page_size: int = 100, emission: float | None = None, request_timeout: float = 5,
-) -> AsyncIterator[tuple[Poller, Service, dict[str, Result]]]:  # fmt: skip
+    store: Store, provider: Provider, *, lease: float = 60.0, bounds: CadenceSettings = BOUNDS, drain: float = 60.0,
+    page_size: int = 100, request_interval: float | None = None, request_timeout: float = 5,
+    health: Health | None = None,
+) -> AsyncIterator[tuple[Poller, ActiveSource, dict[str, Outcome]]]:  # fmt: skip
     """Open a poller over one source; the dict has what became of each job's last poll."""
-    results: dict[str, Result] = {}
+    results: dict[str, Outcome] = {}
+    health = health or Health()
 
-    def report(of: Lease, result: Result) -> None:
+    def report(of: Lease, result: Outcome) -> None:
         results[of.id] = result
 
     async with (
-        serving(store, provider, page_size=page_size, emission=emission, request_timeout=request_timeout) as service,
-        polling(store, [service], bounds, lease, drain, report) as poller,
+        serving(
+            store, provider, page_size=page_size, request_interval=request_interval, request_timeout=request_timeout
+        ) as service,
+        open_poller(store, [service], bounds, lease, SaveQueue(store, health, report), health, drain) as poller,
     ):
         yield poller, service, results
 
@@ -53,8 +60,7 @@ async def polling_one(
 async def tick(poller: Poller) -> int:
     """Tick, and let the polls that it started end."""
     claimed = await poller.tick()
-    while poller._workers:
-        await asyncio.wait(poller._workers)
+    await poller.idle()
     return claimed
 
 
@@ -66,7 +72,7 @@ async def track(store: Store, *ids: str) -> None:
 
 async def sync(
     store: Store, provider: Provider, *ids: str, page_size: int = 100, request_timeout: float = 5
-) -> dict[str, Result]:
+) -> dict[str, Outcome]:
     """Track jobs and poll them once."""
     ids = ids or (JOB,)
     await track(store, *ids)
@@ -82,7 +88,7 @@ async def sync(
 async def read_job_list(store: Store, provider: Provider, *, discover: bool = False) -> None:
     """Read the job list once."""
     async with serving(store, provider) as service:
-        await Discovery(store, service, gap=30, lease_seconds=60, discover=discover).tick(due_or_not=True)
+        await JobList(store, service, Health(), gap=30, lease_seconds=60, discover=discover).tick(due_or_not=True)
 
 
 async def row_versions(sql: asyncpg.Connection) -> list[asyncpg.Record]:

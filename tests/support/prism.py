@@ -58,10 +58,10 @@ async def prism(provider: str, folder: Path) -> AsyncIterator[Prism]:
     arguments = ("proxy", "--host", "127.0.0.1", "--port", "0", "--errors", specification, provider)
     with log.open("w") as out:
         process = await asyncio.create_subprocess_exec(PROGRAM, *arguments, stdout=out, stderr=STDOUT)
-    judge = Prism(log)
+    evaluate = Prism(log)
     try:
-        judge.url = (await judge.line_with("is listening on ")).split()[-1]
-        yield judge
+        evaluate.url = (await evaluate.line_with("is listening on ")).split()[-1]
+        yield evaluate
     finally:
         process.kill()
         await process.wait()

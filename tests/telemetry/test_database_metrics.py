@@ -11,7 +11,8 @@ import pytest
 from checkpointd.postgres.embedded import EmbeddedPostgres
 from checkpointd.postgres.store import Store
 from checkpointd.telemetry import database_metrics as gauges
-from checkpointd.telemetry import logs as observe
+from checkpointd.telemetry import metrics
+from checkpointd.telemetry.health import Health
 from checkpointd.web import server as web
 from support.harness import polling_one, sync, track
 from support.provider import JOB, Provider, checkpoint, page
@@ -21,7 +22,7 @@ NAMES = ("stale", "failing", "unreadable", "suspected_gap")
 
 
 def _value(name: str, **labels: str) -> float | None:
-    return observe.REGISTRY.get_sample_value(f"checkpointd_{name}", {"source": "test", **labels})
+    return metrics.REGISTRY.get_sample_value(f"checkpointd_{name}", {"source": "test", **labels})
 
 
 def _jobs() -> dict[str, float | None]:
@@ -33,10 +34,10 @@ def _phases() -> dict[str, float | None]:
     return {phase: count for phase in gauges.PHASES if (count := _value("tracked_jobs", phase=phase))}
 
 
-async def test_no_jobs(store: Store) -> None:
+async def test_no_jobs(store: Store, health: Health) -> None:
     """A source without jobs shows its state, and each number as 0: Prometheus cannot reckon with what is not there."""
     await store.register_sources({"test": "openai"})
-    await gauges.refresh(store)
+    await gauges.refresh(store, health)
     assert [1, 0, 0] == [_value("source_state", state=state) for state in gauges.STATES]
     assert {0} == {_value("tracked_jobs", phase=phase) for phase in gauges.PHASES}
     assert {0} == {_value(f"{name}_jobs") for name in NAMES}
@@ -55,17 +56,17 @@ async def test_no_jobs(store: Store) -> None:
     ],
 )
 async def test_jobs_in_trouble(
-    store: Store, provider: Provider, sql: asyncpg.Connection, expected: dict[str, float], change: str
+    store: Store, provider: Provider, sql: asyncpg.Connection, expected: dict[str, float], change: str, health: Health
 ) -> None:
     """A job is counted where it is stale, failing, or not read in full; one that is sealed is not late."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await sync(store, provider)
     await sql.execute(f"update checkpointd.polling set {change}")
-    await gauges.refresh(store)
+    await gauges.refresh(store, health)
     assert expected == _jobs()
 
 
-async def test_phases_and_lag(store: Store, sql: asyncpg.Connection) -> None:
+async def test_phases_and_lag(store: Store, sql: asyncpg.Connection, health: Health) -> None:
     """Jobs are counted by phase, untracked ones not at all; the oldest lag is that of a job still followed."""
     await track(store, "ftjob-a", "ftjob-b", "ftjob-sealed", "ftjob-gone", "ftjob-untracked")
     await store.untrack(await store.find_jobs(["ftjob-untracked"]))
@@ -78,51 +79,51 @@ async def test_phases_and_lag(store: Store, sql: asyncpg.Connection) -> None:
         await sql.execute(
             f"update checkpointd.polling p set {change} from checkpointd.jobs j where j.key = p.job and j.id = $1", job
         )
-    await gauges.refresh(store)
+    await gauges.refresh(store, health)
     assert {"active": 2, "sealed": 1, "gone": 1} == _phases()
     assert 100 <= (_value("oldest_lag_seconds") or 0) < 200
 
 
-async def test_suspected_gap(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+async def test_suspected_gap(store: Store, provider: Provider, sql: asyncpg.Connection, health: Health) -> None:
     """A suspected gap counts while its job is followed."""
     provider.checkpoints[JOB] = page([checkpoint(n) for n in (4, 2, 1)])
     await sync(store, provider)
-    await gauges.refresh(store)
+    await gauges.refresh(store, health)
     assert {"suspected_gap": 1} == _jobs()
     await sql.execute("update checkpointd.polling set sealed_at = now()")
-    await gauges.refresh(store)
+    await gauges.refresh(store, health)
     assert {} == _jobs()
 
 
 @pytest.mark.parametrize("state", ["paused", "refused"])
-async def test_state_of_a_source(store: Store, sql: asyncpg.Connection, state: str) -> None:
+async def test_state_of_a_source(store: Store, sql: asyncpg.Connection, state: str, health: Health) -> None:
     """A source is in one state, and the others are 0."""
     await store.register_sources({"test": "openai"})
-    await gauges.refresh(store)
+    await gauges.refresh(store, health)
     await sql.execute("update checkpointd.sources set state = $1", state)
-    await gauges.refresh(store)
+    await gauges.refresh(store, health)
     assert {state: 1.0} == {name: v for name in gauges.STATES if (v := _value("source_state", state=name))}
 
 
 async def test_withdrawn_while_the_database_hangs(
-    store: Store, sql: asyncpg.Connection, port: int, monkeypatch: pytest.MonkeyPatch
+    store: Store, sql: asyncpg.Connection, port: int, monkeypatch: pytest.MonkeyPatch, health: Health
 ) -> None:
     """With a database that hangs, /metrics answers at once, shows no old number, and says that the database is down."""
     await track(store)
-    await gauges.refresh(store)
+    await gauges.refresh(store, health)
     assert {"active": 1} == _phases()
     monkeypatch.setattr(gauges, "READ_SECONDS", 2)  # less than the connection waits for a lock
-    async with sql.transaction(), web.serve("127.0.0.1", port, observe.problems, store):
+    async with sql.transaction(), web.serve("127.0.0.1", port, health.problems, store):
         await sql.execute("savepoint open; lock checkpointd.polling in access exclusive mode")
         for left in (2, 1, 0):
-            counting = asyncio.create_task(gauges.refresh(store))
+            counting = asyncio.create_task(gauges.refresh(store, health))
             await asyncio.sleep(0)
             shown = (await get(port, "/metrics"))[1]
             if not counting.done():
                 break
             assert left, "it waited for the database"  # a machine that stands still has three tries
             await sql.execute("rollback to savepoint open")
-            await gauges.refresh(store)
+            await gauges.refresh(store, health)
             await sql.execute("lock checkpointd.polling in access exclusive mode")
         assert 'checkpointd_tracked_jobs{phase="active",source="test"} 1.0' in shown
         await counting
@@ -133,18 +134,18 @@ async def test_withdrawn_while_the_database_hangs(
             503,
             "database: counting failed: no answer in time: is it up, and is its address right?\n",
         ) == await get(port, "/readyz")
-    await gauges.refresh(store)
+    await gauges.refresh(store, health)
     assert {"active": 1} == _phases()
-    assert [] == observe.problems()
+    assert [] == health.problems()
 
 
 async def test_a_source_at_rest_is_no_dead_daemon(store: Store, provider: Provider) -> None:
     """A tick counts though the provider asked for a pause and there is nothing to claim."""
-    observe.LAST_TICK.set(0)
+    metrics.LAST_TICK.set(0)
     async with polling_one(store, provider) as (poller, service, _):
         service.silent_until = math.inf
         assert 0 == await poller.tick()
-    assert 0 < (observe.REGISTRY.get_sample_value("checkpointd_last_tick_timestamp_seconds") or 0)
+    assert 0 < (metrics.REGISTRY.get_sample_value("checkpointd_last_tick_timestamp_seconds") or 0)
 
 
 async def test_a_daemon_whose_database_goes_away(provider: Provider, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import structlog
 
-from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.postgres.errors import explain
-from checkpointd.telemetry import logs as observe
+from checkpointd.telemetry import logs
+from checkpointd.telemetry.logs import log
 
 CANARY = "canary-5f0e9d8c7b6a"
 SECRETS = {
@@ -39,7 +39,7 @@ def configure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
 
     def configured(log_format: str | None = "json", level: str = "debug") -> Callable[[], list[str]]:
-        observe.configure(log_format, level, [CANARY, "", "on"])
+        logs.configure(log_format, level, [CANARY, "", "on"])
 
         def lines() -> list[str]:
             return capsys.readouterr().err.splitlines()
@@ -64,19 +64,17 @@ def fail(secret: str) -> None:
 def log_everywhere(secret: str) -> int:
     """Log a secret in every way there is; returns how many events that makes."""
     foreign = logging.getLogger("somebody.else")
-    observe.log.debug(f"event {secret}")
-    observe.log.info(
-        "field", error=secret, nested={"a": [secret, (secret,)]}, other=ValueError(secret), raw=secret.encode()
-    )
+    log.debug(f"event {secret}")
+    log.info("field", error=secret, nested={"a": [secret, (secret,)]}, other=ValueError(secret), raw=secret.encode())
     with structlog.contextvars.bound_contextvars(context=secret):
-        observe.log.warning("context")
+        log.warning("context")
     foreign.debug("argument %s", secret)
     foreign.warning("argument %(a)s", {"a": secret})
     try:
         fail(secret)
     except RuntimeError as e:
-        observe.log.exception("crashed")
-        observe.log.error("crashed", exc_info=e)  # another way to say it
+        log.exception("crashed")
+        log.error("crashed", exc_info=e)  # another way to say it
         foreign.exception("crashed %s", secret)
     return 8
 
@@ -110,7 +108,7 @@ def test_no_values_of_frames(configure: Configure, log_format: str) -> None:
     try:
         fail(f"{len(in_this_frame)} characters")
     except RuntimeError:
-        observe.log.exception("crashed")
+        log.exception("crashed")
     shown = "\n".join(lines())
     assert "hunter2" not in shown
     assert "failed: 7 characters" in shown
@@ -136,7 +134,7 @@ def test_json_is_one_event_a_line(configure: Configure) -> None:
 def test_short_headers_are_no_secrets(configure: Configure) -> None:
     """A gateway's header `on` does not blot every word it stands in."""
     lines = configure("json")
-    observe.log.info("connection.done", reason="gone")
+    log.info("connection.done", reason="gone")
     assert {"event": "connection.done", "reason": "gone"}.items() <= json.loads(lines()[0]).items()
 
 
@@ -144,7 +142,7 @@ def test_what_is_no_secret_stays(configure: Configure) -> None:
     """Ids, addresses and numbers are logged as they are."""
     lines = configure("json")
     fields = {"job": "ftjob-abc", "url": "http://127.0.0.1:8787/metrics", "new": 3, "ok": True, "none": None, "x": 1.5}
-    observe.log.info("poll.changed", **fields)
+    log.info("poll.changed", **fields)
     assert fields.items() <= json.loads(lines()[0]).items()
 
 
@@ -156,45 +154,22 @@ def test_priorities_are_the_journals(configure: Configure, monkeypatch: pytest.M
     for redirected in ("", "8:1"):
         monkeypatch.setenv("JOURNAL_STREAM", redirected)
         lines = configure(log_format)
-        observe.log.warning("here")
+        log.warning("here")
         assert not lines()[0].startswith("<")
     monkeypatch.setenv("JOURNAL_STREAM", f"{ours.st_dev}:{ours.st_ino}")
     lines = configure(log_format)
-    observe.log.debug("a")
-    observe.log.info("b")
-    observe.log.warning("c")
+    log.debug("a")
+    log.info("b")
+    log.warning("c")
     logging.getLogger("somebody.else").error("d")
-    observe.log.critical("e")
+    log.critical("e")
     assert ["<7>", "<6>", "<4>", "<3>", "<2>"] == [line[:3] for line in lines()]
-
-
-def test_a_source_that_turns_away_is_told_once(configure: Configure) -> None:
-    """That a key is refused, or a pause is asked for, is one line each however often it is met; so is its end."""
-    lines = configure("json")
-    refused, paused = (Failure(kind, f"HTTP {kind}") for kind in (ErrorClass.REFUSED, ErrorClass.THROTTLED))
-    for answer in (None, refused, refused, paused, paused, None, None):
-        observe.source("azure", answer)
-    told = [json.loads(line) for line in lines()]
-    assert ["source.refused", "source.paused", "source.recovered"] == [event["event"] for event in told]
-    assert [("warning", "azure", "HTTP refused"), ("warning", "azure", "HTTP throttled"), ("info", "azure", None)] == [
-        (event["level"], event["source"], event.get("error")) for event in told
-    ]
-
-
-def test_reasons_are_told_once_for_all_work(configure: Configure) -> None:
-    """What keeps several pieces of work from the database is one problem."""
-    configure("json")
-    for work in ("claim", "save", "job list"):
-        observe.database(work, OSError("away" if work != "save" else "full"))
-    assert ["database: claim, job list failed: OSError: away", "database: save failed: OSError: full"] == (
-        observe.problems()
-    )
 
 
 def test_the_level_holds_for_all(configure: Configure) -> None:
     """Below the level nobody is heard; libraries that chat are heard from warning on, even at debug."""
     lines = configure("json", "warning")
-    observe.log.info("quiet")
+    log.info("quiet")
     logging.getLogger("somebody.else").info("quiet")
     assert [] == lines()
     lines = configure("json", "debug")
@@ -206,5 +181,5 @@ def test_the_level_holds_for_all(configure: Configure) -> None:
 def test_lines_are_json_where_nobody_watches(configure: Configure) -> None:
     """Without a terminal and a choice, lines are for machines."""
     lines = configure(None)
-    observe.log.info("event")
+    log.info("event")
     assert "event" == json.loads(lines()[0])["event"]

@@ -19,7 +19,7 @@ import pytest
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.world import World
 from checkpointd.telemetry import database_metrics as gauges
-from checkpointd.telemetry import logs as observe
+from checkpointd.telemetry import metrics
 from support.paths import TOP
 from support.verbs import environment, get, running, until_ok, wait_for_line
 
@@ -75,8 +75,8 @@ def test_each_alert_says_what_to_do() -> None:
 
 def test_alerts_ask_for_what_there_is() -> None:
     """Each metric and each state in the rules is one that the daemon shows."""
-    metrics = list(observe.REGISTRY.collect())
-    shown = {m.name + ("_total" if m.type == "counter" else "") for m in metrics}
+    families = list(metrics.REGISTRY.collect())
+    shown = {m.name + ("_total" if m.type == "counter" else "") for m in families}
     expressions = re.findall(r"expr: (.+?)\n +(?:for|labels):", RULES, flags=re.DOTALL)
     assert len(ALERTS) == len(expressions)
     assert set() == set(re.findall(r"\bcheckpointd_\w+", "".join(expressions))) - shown

@@ -1,44 +1,51 @@
-"""Which jobs, and which source, a person means."""
+"""Which jobs and which source the arguments of a command mean."""
 
 import sys
 from collections.abc import Iterable, Sequence
 
-from checkpointd.cli.database import CommandError
-from checkpointd.postgres.store import Job, Store
+from checkpointd.domain.job import Job
+from checkpointd.postgres.store import Store
 from checkpointd.settings.model import Settings, Source
 
 
 class UsageError(Exception):
-    """The call cannot be carried out as it is."""
+    """The command cannot be run with these arguments. The text says why."""
+
+
+class CommandError(Exception):
+    """The command failed. The text says why and what to do."""
 
 
 def read_ids(given: Iterable[str], sources: Sequence[Source]) -> list[str]:
-    """Return the ids that were given, those of standard input in the place of -, each once; one must fit a source."""
+    """Return the given ids, each once; - stands for the lines of standard input. Raises UsageError.
+
+    Each id must be valid for at least one of the sources.
+    """
     ids: dict[str, None] = {}
     for word in given:
         lines = (line.strip() for line in sys.stdin or ()) if word == "-" else [word]
         ids.update((line, None) for line in lines if line or word != "-")
     for job in ids:
         if not any(source.is_job_id(job) for source in sources):
-            raise UsageError(f"{job[:80]!r} is no id of a fine-tuning job (such as ftjob-abc123)")
+            raise UsageError(f"{job[:80]!r} is not the id of a fine-tuning job (such as ftjob-abc123)")
     return list(ids)
 
 
-def choose_source(chosen: Settings, name: str | None) -> Source:
-    """Return the source of this name, or the only one."""
-    if name is None and len(chosen.sources) == 1:
-        return chosen.sources[0]
-    names = ", ".join(source.name for source in chosen.sources)
+def choose_source(settings: Settings, name: str | None) -> Source:
+    """Return the source with this name, or, without a name, the only one. Raises UsageError."""
+    if name is None and len(settings.sources) == 1:
+        return settings.sources[0]
+    names = ", ".join(source.name for source in settings.sources)
     if name is None:
         raise UsageError(f"several sources are configured: choose one with --source ({names})")
-    for source in chosen.sources:
+    for source in settings.sources:
         if source.name == name:
             return source
-    raise UsageError(f"--source {name}: not configured; there are: {names}")
+    raise UsageError(f"--source {name}: not configured (configured sources: {names})")
 
 
 async def find_jobs(store: Store, ids: Sequence[str], source: str | None) -> list[Job]:
-    """Find jobs by id; each must be known, and in one source only."""
+    """Return the tracked jobs with these ids. Raises CommandError, or UsageError for an id of several sources."""
     by_id: dict[str, list[Job]] = {}
     for found in await store.find_jobs(ids):
         if source in {None, found.source_name} and found.tracked:

@@ -1,67 +1,86 @@
-"""The way to the database as a command goes it: that of the settings, or the embedded one, with its schema or not."""
+"""Open the database for a command: the one of the settings or the embedded one. And the command migrate."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from checkpointd.cli import output as terminal
+from checkpointd.cli import event_loop, output
+from checkpointd.cli.arguments import CommandError
 from checkpointd.postgres import migrations
-from checkpointd.postgres.connection import UNAVAILABLE, Connect, connect
-from checkpointd.postgres.embedded import EmbeddedError, EmbeddedPostgres
-from checkpointd.postgres.errors import explain
+from checkpointd.postgres.connection import Connect, connect
+from checkpointd.postgres.embedded import EmbeddedPostgres
+from checkpointd.postgres.errors import DatabaseUnavailableError, EmbeddedError
 from checkpointd.postgres.store import Store, open_store
-from checkpointd.settings import credentials
-from checkpointd.settings import model as settings
-from checkpointd.settings.credentials import SettingsError
-from checkpointd.settings.model import Settings
-
-
-class CommandError(Exception):
-    """The work failed; the text says what and what to do."""
+from checkpointd.settings.credentials import SettingsError, state_folder
+from checkpointd.settings.model import PREFIX, Settings
 
 
 @asynccontextmanager
-async def database(chosen: Settings, *, lasting: bool = False) -> AsyncIterator[Connect]:
-    """Open the way to the database: that of the settings, or the embedded one; one that lasts says how to look."""
-    if chosen.database_url is not None:
-        url, pooler = chosen.database_url, chosen.database_pooler
+async def database(settings: Settings, *, announce_psql: bool = False) -> AsyncIterator[Connect]:
+    """Yield a function that connects to the database; the embedded one is started, and stopped at the end.
+
+    With `announce_psql` the command that opens psql on the embedded database is printed. Raises SettingsError or
+    EmbeddedError.
+    """
+    if settings.database_url is not None:
+        url, pooler = settings.database_url, settings.database_pooler
         yield lambda: connect(url, pooler=pooler)
         return
     if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
         raise SettingsError(
-            f"{settings.PREFIX}DATABASE_URL: a service needs one, such as a file database_url"
+            f"{PREFIX}DATABASE_URL: a service needs one, such as a file database_url"
             " in the folder of the unit's LoadCredential="
         )
-    async with EmbeddedPostgres(credentials.state_folder() / "postgres") as embedded:
-        look = f": {embedded.psql}" if lasting else ""
-        terminal.say(f"using the embedded PostgreSQL of {credentials.state_folder()}{look}")
+    async with EmbeddedPostgres(state_folder() / "postgres") as embedded:
+        psql = f": {embedded.psql}" if announce_psql else ""
+        output.say(f"using the embedded PostgreSQL of {state_folder()}{psql}")
 
-        async def joined() -> Any:  # noqa: ANN401  # a connection
+        async def connect_embedded() -> Any:  # noqa: ANN401  # a connection of the driver
             try:
                 return await connect(await embedded.start_or_connect())
             except EmbeddedError as e:
                 raise ConnectionError(str(e)) from None
 
-        yield joined
+        yield connect_embedded
 
 
 @asynccontextmanager
-async def ready(chosen: Settings) -> AsyncIterator[Store]:
-    """Open the database for a verb; its schema must be there (the embedded one's is made)."""
-    async with database(chosen) as connect_, open_store(connect_) as store:
-        with database_errors():
+async def open_database(settings: Settings) -> AsyncIterator[Store]:
+    """Open the database, whose schema must be up to date; that of the embedded one is migrated.
+
+    Raises CommandError if the database is unavailable, also later, from the block.
+    """
+    async with database(settings) as connect_, open_store(connect_) as store:
+        with _as_command_error():
             async with store.connection() as connection:
-                if chosen.database_url is None:
+                if settings.database_url is None:
                     await migrations.keep_current(connection)
                 await migrations.require_current(connection)
             yield store
 
 
 @contextmanager
-def database_errors() -> Iterator[None]:
-    """Make what the database cannot do a failure of the command."""
+def _as_command_error() -> Iterator[None]:
     try:
         yield
-    except UNAVAILABLE as e:
-        raise CommandError(f"database: {explain(e)}") from None
+    except DatabaseUnavailableError as e:
+        raise CommandError(f"database: {e}") from None
+
+
+def migrate_schema(settings: Settings) -> None:
+    """Create or upgrade the schema and the roles, and print what was applied."""
+
+    async def work() -> None:
+        async with database(settings) as connect_, open_store(connect_) as store:
+            with _as_command_error():
+                async with store.connection() as connection:
+                    done = await migrations.migrate(connection)
+        print(f"applied {', '.join(done.files)}" if done.files else "the schema is up to date")
+        if done.roles_left is not None:
+            output.say(
+                f"the roles were not changed, because this role may not do that ({done.roles_left}): an administrator"
+                f" can run {migrations.roles_file()} with psql"
+            )
+
+    event_loop.run_interruptible(work())

@@ -1,38 +1,48 @@
-"""The demo: an embedded PostgreSQL, a simulated provider at speed, and the daemon, shown while they work."""
+"""The command demo: an embedded PostgreSQL, a simulated provider at speed, and the daemon, shown while they work."""
 
 import asyncio
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import asyncpg
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from checkpointd.postgres import queries
-from checkpointd.postgres.connection import UNAVAILABLE, connect
+from checkpointd.cli import event_loop
+from checkpointd.postgres.connection import connect
 from checkpointd.postgres.embedded import EmbeddedPostgres
+from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.store import Store, open_store
+from checkpointd.presentation import plural
 from checkpointd.service import daemon
+from checkpointd.service.signals import Stop, stop_on_signals
 from checkpointd.settings.model import FixedSettings, Settings, Source
 from checkpointd.simulator.server import accelerated, serve
-from checkpointd.simulator.world import World
-from checkpointd.words import plural
-
-EPOCH: Final = 1_767_225_600.0
-"""When simulated time begins: 2026-01-01, in Unix seconds. In the past, so that no checkpoint is of the future."""
+from checkpointd.simulator.world import EPOCH, World
+from checkpointd.telemetry.logs import configure
 
 SEED, JOBS, SPEED = 7, 24, 120.0
 SHOWN: Final = 16
-LOOK: Final = "table fine_tuning.checkpoints"
+EXAMPLE_QUERY: Final = "table fine_tuning.checkpoints"
 
 
-async def run(console: Console, seconds: float | None, stop: daemon.Stop) -> None:
+def show_demo(seconds: float | None) -> None:
+    """Run the demo until a signal, or for so many seconds."""
+    configure("console", "error")
+
+    async def work() -> None:
+        with stop_on_signals() as stop:
+            await run(Console(), seconds, stop)
+
+    event_loop.run(work())
+
+
+async def run(console: Console, seconds: float | None, stop: Stop) -> None:
     """Run the demo until `stop`, or for so many seconds. Everything it started ends with it."""
 
     def say(text: str) -> None:
@@ -48,20 +58,20 @@ async def run(console: Console, seconds: float | None, stop: daemon.Stop) -> Non
             min_poll_seconds=0.5, max_poll_seconds=2, job_list_seconds=1, discover=True, drain_seconds=1,
             http_port=_port(), sources=(Source(name="simulated", base_url=provider, api_key=str(folder / "key")),),
         )  # fmt: skip
-        keyed = {source.name: source.request_headers() for source in settings.sources}
+        headers_by_source = {source.name: source.request_headers() for source in settings.sources}
         say(f"A simulated provider at {provider}, {SPEED:g} times as fast as time, polled into an embedded PostgreSQL.")
-        say(f"Look: {embedded.psql} -c '{LOOK}'")
+        say(f"Look: {embedded.psql} -c '{EXAMPLE_QUERY}'")
         say(f"See the curves: http://{settings.http_host}:{settings.http_port}/")
         store = await stack.enter_async_context(open_store(lambda: connect(url)))
         async with asyncio.TaskGroup() as group:
-            group.create_task(daemon.run(settings, lambda: connect(url), keyed, migrate=True, stop=stop))
+            group.create_task(daemon.run(settings, lambda: connect(url), headers_by_source, migrate=True, stop=stop))
             group.create_task(_show(store, console, say, stop))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.asked.wait(), seconds)
             stop.asked.set()
         totals = dict.fromkeys(("jobs", "checkpoints", "changes"), 0)
-        with suppress(asyncpg.UndefinedTableError):  # it ended before the schema was made
-            totals |= dict((await store.fetch(queries.COUNT_EVERYTHING))[0])
+        with suppress(DatabaseUnavailableError):  # it ended before the schema was created
+            totals |= await store.count_everything()
         say("{jobs} jobs, {checkpoints} checkpoints, {changes} changes".format(**totals))
 
 
@@ -75,7 +85,7 @@ def _port() -> int:
     return 0
 
 
-async def _show(store: Store, console: Console, say: Callable[[str], None], stop: daemon.Stop) -> None:
+async def _show(store: Store, console: Console, say: Callable[[str], None], stop: Stop) -> None:
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             async for rows in _rows(store, stop):
@@ -91,16 +101,16 @@ async def _show(store: Store, console: Console, say: Callable[[str], None], stop
                 say("  ".join(words))
 
 
-async def _rows(store: Store, stop: daemon.Stop) -> AsyncIterator[Sequence[asyncpg.Record]]:
+async def _rows(store: Store, stop: Stop) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
     """Yield the jobs as they stand, twice a second, until `stop`."""
     while not stop.asked.is_set():
-        with suppress(*UNAVAILABLE):  # the schema is not made yet
-            yield await store.fetch(queries.LIST_LATEST_LOSSES, SHOWN)
+        with suppress(DatabaseUnavailableError):  # the schema has not been created yet
+            yield await store.list_latest_losses(SHOWN)
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.asked.wait(), 0.5)
 
 
-def _losses(row: asyncpg.Record) -> list[str]:
+def _losses(row: Mapping[str, Any]) -> list[str]:
     known = {"train": row["train_loss"], "valid": row["valid_loss"]}
     return [
         f"step {row['latest_step']}",
@@ -108,7 +118,7 @@ def _losses(row: asyncpg.Record) -> list[str]:
     ]
 
 
-def _table(rows: Sequence[asyncpg.Record]) -> Table:
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title="fine-tuning jobs, newest news first", title_justify="left", box=None, pad_edge=False)
     for name in ("job", "status", "checkpoints", "latest step", "train loss", "valid loss"):
         # On a narrow terminal the id gives way, nothing else.

@@ -1,4 +1,4 @@
-"""The event loop of a process: it does a verb's work, and waits at its end for nothing that may hang."""
+"""Run the work of a command on an event loop that waits, at its end, for nothing that may hang."""
 
 import asyncio
 import signal
@@ -10,29 +10,29 @@ T = TypeVar("T")
 
 
 class _Threads(ThreadPoolExecutor):
-    """Threads for name lookups, which end when the resolver does, and which no loop waits for when it closes."""
+    """Threads for name lookups. They end when the resolver returns, and the event loop does not wait for that."""
 
     def shutdown(self, *_: object, **__: object) -> None:
-        """Wait for none."""
+        """Wait for no thread."""
         super().shutdown(wait=False, cancel_futures=True)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Do a verb's work."""
+    """Run the work of a command."""
 
-    async def led() -> T:
+    async def with_threads() -> T:
         asyncio.get_running_loop().set_default_executor(_Threads())
         return await work
 
-    return asyncio.run(led())
+    return asyncio.run(with_threads())
 
 
 def run_interruptible(work: Coroutine[Any, Any, T]) -> T:
-    """Do a verb's work. SIGTERM interrupts it as Ctrl-C does: what it has begun is ended in order."""
+    """Run the work of a command. SIGTERM cancels it, as Ctrl-C does."""
 
     async def interruptible() -> T:
-        doing = asyncio.ensure_future(work)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, doing.cancel)
-        return await doing
+        task = asyncio.ensure_future(work)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await task
 
     return run(interruptible())

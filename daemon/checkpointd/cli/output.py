@@ -13,10 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from checkpointd import presentation as standing
-from checkpointd.presentation import Row, Said
-from checkpointd.service.systemd import is_journal
-from checkpointd.words import clock, cut, visible
+from checkpointd import presentation
+from checkpointd.presentation import Row, Said, clock, cut, visible
+from checkpointd.telemetry.logs import is_journal
 
 WIDE: Final = 110
 WIDEST: Final = 150
@@ -76,8 +75,8 @@ def show_jobs(rows: Sequence[Row]) -> None:
     ]  # fmt: skip
     cells: list[list[Cell]] = [
         [
-            row["id"], row["source"], Said(standing.tone(row["status"]), row["status"] or "unknown"),
-            Said(standing.tone(row["phase"]), row["phase"]), row["checkpoint_count"], row["latest_step"],
+            row["id"], row["source"], Said(presentation.tone(row["status"]), row["status"] or "unknown"),
+            Said(presentation.tone(row["phase"]), row["phase"]), row["checkpoint_count"], row["latest_step"],
             row["fine_tuned_model"] or row["model"], row["tracked_by"],
         ]
         for row in rows
@@ -96,8 +95,8 @@ def show_status(sources: Sequence[Row], jobs: Sequence[Row]) -> None:
     cells: list[list[Cell]] = [
         [
             row["fine_tuning_job_id"], row["source"], row["phase"],
-            standing.freshness(row, None if row["last_complete_at"] is None else row["lag_seconds"]),
-            standing.trouble(row),
+            presentation.freshness(row, None if row["last_complete_at"] is None else row["lag_seconds"]),
+            presentation.trouble(row),
         ]
         for row in jobs
     ]  # fmt: skip
@@ -127,7 +126,7 @@ def _source(row: Row) -> list[Cell]:
         *([f"job list: {row['job_list_error']}"] if row["job_list_error"] else []),
     ]
     until = clock(row["resume_at"]) if row["resume_at"] and not is_ok else ""
-    return [row["name"], Said(standing.source_tone(row["state"]), row["state"]), row["jobs"], until, "; ".join(why)]
+    return [row["name"], Said(presentation.source_tone(row["state"]), row["state"]), row["jobs"], until, "; ".join(why)]
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], command: str) -> None:
@@ -175,9 +174,9 @@ def cell(value: Cell) -> str:
     return visible("" if value is None else value.text if isinstance(value, Said) else value)
 
 
-def say(text: str, *, wrong: bool = False) -> None:
+def say(text: str, *, is_error: bool = False) -> None:
     """Tell a person something that is not the output; what went wrong is an error to the journal, too."""
-    priority = "<3>" if wrong and is_journal(sys.stderr) else ""
+    priority = "<3>" if is_error and is_journal(sys.stderr) else ""
     print(f"{priority}checkpointd: {' '.join(text.split())}", file=sys.stderr)
 
 

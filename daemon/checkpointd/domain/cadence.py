@@ -10,11 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 from zlib import crc32
 
-ENDED = frozenset({"succeeded", "failed", "cancelled", "canceled"})
-"""Statuses after which no training goes on (OpenAI's, and Azure's spelling)."""
-
-WAITING = frozenset({"validating_files", "queued", "created", "pending", "paused", "pausing"})
-"""Statuses in which no checkpoint can come. Any other, known to us or not, counts as running."""
+from checkpointd.domain.job import WAITING_STATUSES, has_ended
 
 FAILURE_CAP = 900.0
 REFUSAL_CAP = 3600.0
@@ -25,7 +21,7 @@ GONE_FAILURES, GONE_AFTER = 5, 3600.0
 """A job that was not found so often, for so long, is asked for at this gap in seconds."""
 
 
-class Bounds(NamedTuple):
+class CadenceSettings(NamedTuple):
     """What an operator sets, in seconds."""
 
     shortest: float
@@ -41,7 +37,7 @@ class Bounds(NamedTuple):
         return min(max(gap, self.shortest), self.longest)
 
 
-class Memory(NamedTuple):
+class ArrivalHistory(NamedTuple):
     """What is remembered of a job's arrivals: the largest step, when it was first seen, and the learnt rhythm (s)."""
 
     newest_step: int | None
@@ -57,49 +53,50 @@ class Plan(NamedTuple):
     settled: bool
 
 
-def learn(memory: Memory, steps: Iterable[int], now: float) -> Memory:
+def learn(memory: ArrivalHistory, steps: Iterable[int], now: float) -> ArrivalHistory:
     """Take note of the steps of a listing that was claimed at `now`."""
     arrived = {step for step in steps if memory.newest_step is None or step > memory.newest_step}
     if not arrived:
         return memory
     if memory.newest_step is None or memory.newest_seen_at is None:
-        return Memory(max(arrived), now, None, None)
+        return ArrivalHistory(max(arrived), now, None, None)
     sample = max(now - memory.newest_seen_at, 0.0) / len(arrived)
     if memory.spacing_s is None or memory.spread_s is None:
-        return Memory(max(arrived), now, sample, sample / 4)
+        return ArrivalHistory(max(arrived), now, sample, sample / 4)
     error = sample - memory.spacing_s
-    return Memory(max(arrived), now, memory.spacing_s + 0.3 * error, 0.7 * memory.spread_s + 0.3 * abs(error))
+    return ArrivalHistory(max(arrived), now, memory.spacing_s + 0.3 * error, 0.7 * memory.spread_s + 0.3 * abs(error))
 
 
-def has_ended(status: str | None) -> bool:
-    """Say whether no training goes on under this status."""
-    return (status or "").casefold() in ENDED
-
-
-def seems_ended(memory: Memory, *, status: str | None, tracked_at: float, changed_at: float | None, now: float,
-                bounds: Bounds) -> bool:  # fmt: skip
+def seems_ended(memory: ArrivalHistory, *, status: str | None, tracked_at: float, changed_at: float | None, now: float,
+                bounds: CadenceSettings) -> bool:  # fmt: skip
     """Say whether a job has ended: by its status, or, where nobody tells that it goes on, by days without news."""
     if has_ended(status):
         return True
     word = (status or "").casefold()
     news_at = max(tracked_at, memory.newest_seen_at or tracked_at, changed_at or tracked_at)
-    return word != "running" and word not in WAITING and now - news_at > bounds.assume_ended
+    return word != "running" and word not in WAITING_STATUSES and now - news_at > bounds.assume_ended
 
 
 def plan(
-    memory: Memory, *, status: str | None, settling_since: float | None, tracked_at: float, now: float, bounds: Bounds,
-) -> Plan:  # fmt: skip
+    memory: ArrivalHistory,
+    *,
+    status: str | None,
+    settling_since: float | None,
+    tracked_at: float,
+    now: float,
+    bounds: CadenceSettings,
+) -> Plan:
     """Say when to poll next. All times are the database's."""
     if settling_since is not None:
         ended = now - settling_since
         return Plan(bounds.clamp(ended / 4), settled=ended >= bounds.settle)
-    if (status or "").casefold() in WAITING:
+    if (status or "").casefold() in WAITING_STATUSES:
         return Plan(bounds.longest, settled=False)
     age = now - max(memory.newest_seen_at or tracked_at, tracked_at)
     return Plan(bounds.clamp(_watch(memory, age, bounds.shortest)), settled=False)
 
 
-def _watch(memory: Memory, age: float, shortest: float) -> float:
+def _watch(memory: ArrivalHistory, age: float, shortest: float) -> float:
     """Return the gap for a running job whose last news is `age` seconds old."""
     if memory.spacing_s is None or memory.spread_s is None:
         return age / 8

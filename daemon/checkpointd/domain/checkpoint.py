@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from checkpointd.provider.page import Raw
+RawItem = bytes | msgspec.Raw
+"""The JSON text of one item, as received."""
 
 METRICS = (
     "step",
@@ -33,10 +34,10 @@ DEPTH = 64
 
 _COLUMNS = frozenset(METRICS)
 _Bigint = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-is_sane_id = re.compile(r"[\x21-\x7e]{1,256}").fullmatch
+is_valid_id = re.compile(r"[\x21-\x7e]{1,256}").fullmatch
 
 
-class Item(msgspec.Struct, frozen=True, gc=False):
+class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     """A checkpoint as one item gave it. `metrics` has every number that was sent, and None for a null."""
 
     id: str
@@ -78,7 +79,7 @@ class ForeignItemError(Exception):
     """Names the type of an item that is no checkpoint."""
 
 
-def read_item(raw: Raw, job_id: str) -> tuple[Item, str | None]:
+def read_checkpoint(raw: RawItem, job_id: str) -> tuple[Checkpoint, str | None]:
     """Read one item; the second value is a flaw that does not cost the rest of it."""
     flaw = None
     if len(raw) > ITEM_BYTES:
@@ -94,7 +95,7 @@ def read_item(raw: Raw, job_id: str) -> tuple[Item, str | None]:
             strict, payload, flaw = _read_carefully(bytes(raw))
     if strict.object != OBJECT:
         raise ForeignItemError(_name(strict.object))
-    if not is_sane_id(strict.id):
+    if not is_valid_id(strict.id):
         raise BadItemError("id: empty, too long, or with blanks or characters beyond ASCII")
     if strict.fine_tuning_job_id != job_id:
         raise BadItemError("fine_tuning_job_id: names another job")
@@ -103,7 +104,7 @@ def read_item(raw: Raw, job_id: str) -> tuple[Item, str | None]:
     model = strict.fine_tuned_model_checkpoint
     if "\0" in model or len(model) > TEXT_CHARACTERS:
         raise BadItemError("fine_tuned_model_checkpoint: a NUL character, or too long")
-    return Item(strict.id, strict.step_number, strict.created_at, model, strict.metrics, payload), flaw
+    return Checkpoint(strict.id, strict.step_number, strict.created_at, model, strict.metrics, payload), flaw
 
 
 # The closer look: the standard library's reader, which lets odd values through to be judged one by one.
@@ -219,9 +220,9 @@ def _name(key: str) -> str:
     return key[:NAME_CHARACTERS] if key.isprintable() else "a name"
 
 
-def reread(payload: str, job_id: str) -> Item | None:
+def read_stored(payload: str, job_id: str) -> Checkpoint | None:
     """Read an item as it was stored; None where this reader would not take it."""
     try:
-        return read_item(payload.encode(), job_id)[0]
+        return read_checkpoint(payload.encode(), job_id)[0]
     except (BadItemError, ForeignItemError):
         return None

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from checkpointd.domain.checkpoint import METRICS, Item
-from checkpointd.domain.listing import Reading
+from checkpointd.domain.checkpoint import METRICS, Checkpoint
+from checkpointd.domain.listing import Listing
 
 Value = str | int | float | None
 
@@ -24,7 +24,7 @@ class Change(NamedTuple):
     new_value: str | None = None
 
 
-class Known(NamedTuple):
+class StoredCheckpoint(NamedTuple):
     """A stored checkpoint: the last known values, the item as last received, and whether it is marked missing."""
 
     values: Mapping[str, Value]
@@ -37,8 +37,8 @@ class Known(NamedTuple):
 class Diff:
     """What a save has to write for one job."""
 
-    new: list[Item] = field(default_factory=list)
-    updated: list[tuple[Item, bool]] = field(default_factory=list)
+    new: list[Checkpoint] = field(default_factory=list)
+    updated: list[tuple[Checkpoint, bool]] = field(default_factory=list)
     """Items to overwrite, each with whether a value changed or only the bytes did."""
     marked: dict[str, bool] = field(default_factory=dict)
     """Checkpoints to mark missing (true) or listed again (false)."""
@@ -52,7 +52,7 @@ class Diff:
         return len({c.checkpoint_id for c in self.changes if c.kind != "new"})
 
 
-def values(item: Item) -> dict[str, Value]:
+def values(item: Checkpoint) -> dict[str, Value]:
     """Return what an item says, by the names of the view's columns (extra_metrics.NAME for any other metric)."""
     said: dict[str, Value] = {
         "step_number": item.step_number,
@@ -64,7 +64,9 @@ def values(item: Item) -> dict[str, Value]:
     return said
 
 
-def compare(known: Mapping[str, Known], listed: Reading, *, complete: bool, absent_before: Collection[str]) -> Diff:
+def compare(
+    known: Mapping[str, StoredCheckpoint], listed: Listing, *, complete: bool, absent_before: Collection[str]
+) -> Diff:
     """Compare a listing with what is stored of its job.
 
     `known` has at least every stored checkpoint that is listed or not yet missing. Only a complete listing can tell
@@ -102,7 +104,7 @@ def compare(known: Mapping[str, Known], listed: Reading, *, complete: bool, abse
     return diff
 
 
-def _changes(stored: Known, item: Item) -> Iterable[Change]:
+def _changes(stored: StoredCheckpoint, item: Checkpoint) -> Iterable[Change]:
     said = values(item)
     for name in {**stored.received, **said}:
         before, now = stored.received.get(name), said.get(name)

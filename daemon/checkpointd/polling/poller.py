@@ -1,279 +1,269 @@
-"""Tick and poll: the story of a poll, top-down.
+"""Claim due jobs, poll them, and hand the results to the save queue.
 
-- tick claims as many due jobs as its sources have room for, and starts a poll for each
-- poll lists one job's checkpoints, judges what was listed, and hands it to the outbox, which saves it
-- judge reads the listing, says whether it can be believed and when to look again
+- `tick` claims as many due jobs as the sources have capacity for, and starts a poll for each.
+- `_poll` lists the checkpoints of one job and evaluates the listing.
+- The save queue saves the result (save_queue.py), which consumes the lease.
+
+Four clocks are in use:
+
+- The database's clock decides what replicas must agree on: due times, leases, pauses, and all stored times.
+- The event loop's clock is monotonic. It measures what concerns this process only: deadlines, timeouts and silence. A
+  deadline of a lease is counted from before the claim, so it never ends after the lease does.
+- The wall clock gives the times of log lines and metrics, and drives the ticks of APScheduler (service/ticker.py). The
+  ticks continue when it is stepped.
+- systemd measures the watchdog's time by its own clock (service/watchdog.py).
 """
 
 import asyncio
-import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from http import HTTPStatus
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
-from checkpointd.domain.cadence import Bounds
-from checkpointd.domain.failure import OF_SOURCE, ErrorClass, Failure
-from checkpointd.domain.poll import judge
-from checkpointd.polling.budget import turns
-from checkpointd.polling.save_queue import Finished, Outbox, Report
-from checkpointd.polling.source import Claim, Service
-from checkpointd.postgres.connection import UNAVAILABLE
-from checkpointd.postgres.save import release
-from checkpointd.postgres.store import Job, Lease, Store, see_through
-from checkpointd.provider.client import Pages
-from checkpointd.telemetry import logs as observe
+from checkpointd.domain.cadence import CadenceSettings
+from checkpointd.domain.failure import SOURCE_FAILURES, ErrorClass, Failure
+from checkpointd.domain.job import Job
+from checkpointd.domain.listing import RawListing
+from checkpointd.domain.poll import Lease, evaluate, is_forbidden_job
+from checkpointd.polling.save_queue import FinishedPoll, SaveQueue
+from checkpointd.polling.source import ActiveSource, Claim, RateLimiter
+from checkpointd.postgres.errors import DatabaseUnavailableError
+from checkpointd.postgres.store import Store
+from checkpointd.telemetry import metrics
+from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.logs import log
 
 POLL_SHARE: Final = 0.75
-"""A poll must end within this share of its lease; the rest is for its save."""
+"""The share of a lease within which its poll must end; the rest is for the save."""
 
 DRAIN_SHARE: Final = 0.5
-SAVED_SHARE: Final = 0.7
-"""Of the time to drain, polls under way have so much to end, and what they found so much to be saved."""
-
-LAST_SAVE_SECONDS: Final = 1.0
-"""But the last save has so long at least: it gives back, too, what was cut short."""
+"""The share of the drain time in which running polls may end; then they are cancelled."""
 
 TICK_SECONDS: Final = 33.0
-"""Three intervals, and what a claim may take while the database hangs, to connect and until its deadline."""
+"""The longest time between the ends of two ticks: three intervals of the ticker, and a claim that waits for a database
+that hangs, to connect and until its timeout."""
 
 LATE_SECONDS: Final = 5.0
-"""A poll ends with its deadline, before its lease; whoever was asleep meanwhile may be so much late."""
+"""How long a poll may outlive its lease. It ends before, unless the process was suspended."""
 
 SAVE_SECONDS: Final = 300.0
-"""A save has many statements, each with a deadline of its own; after so long it hangs."""
+"""The longest time of a save. Each of its statements has a timeout, so a longer one hangs."""
 
 HELD_SECONDS: Final = 0.25
-"""How often `poll_named` looks again at jobs that another daemon is polling."""
+"""How often `poll_named` tries jobs again that another daemon is polling."""
 
 
 class Poller:
-    """Polls the jobs of some sources. Made by polling()."""
+    """Polls the jobs of some sources. Made by setup.open_poller()."""
 
-    def __init__(self, store: Store, services: Sequence[Service], bounds: Bounds, lease_seconds: float, outbox: Outbox,
-                 group: asyncio.TaskGroup) -> None:  # fmt: skip
+    def __init__(
+        self,
+        store: Store,
+        sources: Sequence[ActiveSource],
+        cadence: CadenceSettings,
+        lease_seconds: float,
+        queue: SaveQueue,
+        health: Health,
+        group: asyncio.TaskGroup,
+    ) -> None:
         self._store = store
-        self._services = {service.key: service for service in services}
-        self._bounds = bounds
+        self._sources = {source.key: source for source in sources}
+        self._cadence = cadence
         self._lease_seconds = lease_seconds
-        self._outbox = outbox
+        self.queue = queue
+        self._health = health
         self._group = group
         self._workers: set[asyncio.Task[None]] = set()
         self._wants_more = False
         self._ticked_at = asyncio.get_running_loop().time()
-        self._asking: dict[int, float] = {}
-        """Jobs whose provider is being asked, and when their leases end."""
-        self.bell = asyncio.Event()
-        """Rung when a tick is worth while: by the metronome, or by a slot that a waiting job can have."""
+        self._listing: dict[int, float] = {}
+        """The jobs whose checkpoints are being listed, and when their leases end."""
+        self.wake = asyncio.Event()
+        """Set when a tick is worth while: by the ticker, or when a slot is free for a job that waits."""
 
     async def tick(self) -> int:
-        """Claim due jobs and start their polls. Returns how many; 0 too where the database is away."""
-        observe.LAST_TICK.set_to_current_time()
+        """Claim due jobs and start their polls. Returns how many; 0 if the database is unavailable."""
+        metrics.LAST_TICK.set_to_current_time()
         try:
             return await self._tick()
         finally:
             self._ticked_at = asyncio.get_running_loop().time()
 
+    async def idle(self) -> None:
+        """Wait until no poll is running. Their results may still wait for a save: see SaveQueue.saved()."""
+        while self._workers:
+            await asyncio.wait(self._workers)
+
     def stuck(self) -> str | None:
-        """Say what does not go on any more, though it should even while the database or a provider is away."""
+        """Return what has stopped, although it should go on even while the database or a provider is away, or None."""
         now = asyncio.get_running_loop().time()
+        if self._listing and (late := now - min(self._listing.values())) > LATE_SECONDS:
+            return f"a poll has outlived its lease by {late:.0f} s"
+        if (saving := self.queue.saving_seconds()) > SAVE_SECONDS:
+            return f"a save has been running for {saving:.0f} s"
         if now - self._ticked_at > TICK_SECONDS:
             return f"no tick has ended for {now - self._ticked_at:.0f} s"
-        if self._asking and (late := now - min(self._asking.values())) > LATE_SECONDS:
-            return f"a poll has outlived its lease by {late:.0f} s"
-        if (saving := self._outbox.busy_seconds) > SAVE_SECONDS:
-            return f"a save has been under way for {saving:.0f} s"
         return None
 
     async def _tick(self) -> int:
         loop = asyncio.get_running_loop()
-        rooms = {s.key: room for s in self._services.values() if (room := s.room(loop.time())).slots}
-        if not rooms:
+        capacities = {s.key: capacity for s in self._sources.values() if (capacity := s.capacity(loop.time())).slots}
+        if not capacities:
             return 0
         claimed_before = loop.time()
         try:
-            leases = await self._claim(self._store.claim_due_jobs(rooms, self._lease_seconds))
-        except UNAVAILABLE as e:
-            observe.database("claim", e)
+            with self._health.unit("claim"):
+                leases = await self._store.claim_due_jobs(capacities, self._lease_seconds)
+        except DatabaseUnavailableError:
             return 0
-        observe.database("claim", None)
-        self._wants_more = len(leases) >= min(room.slots for room in rooms.values())
+        self._wants_more = len(leases) >= min(capacity.slots for capacity in capacities.values())
         self._start(leases, claimed_before)
         return len(leases)
 
     async def poll_named(self, jobs: Iterable[Job]) -> list[Job]:
-        """Poll these jobs now, due or not. Waits at most one lease for those that others hold; returns what is left."""
+        """Poll these jobs now, due or not. Returns those that were not polled.
+
+        Waits at most one lease for jobs that other daemons hold. Raises DatabaseUnavailableError.
+        """
         loop = asyncio.get_running_loop()
-        pending = {job.key: job for job in jobs if job.source in self._services}
-        emissions = {s.key: s.emission for s in self._services.values() if s.emission}
-        # A held job is free after a lease at most; with a budget it may take as long until a request is allowed.
-        waiting = self._lease_seconds + 2 * max(emissions.values(), default=0)
-        patience = loop.time() + waiting
+        pending = {job.key: job for job in jobs if job.source in self._sources}
+        intervals = {s.key: s.request_interval for s in self._sources.values() if s.request_interval}
+        # A held job is free after a lease; with a rate limit it may take as long again until a request is allowed.
+        patience_seconds = self._lease_seconds + 2 * max(intervals.values(), default=0)
+        patience = loop.time() + patience_seconds
         left: list[Job] = []
         self._wants_more = True
         while pending:
-            if troubled := {service.key for service in self._services.values() if service.trouble}:
-                left += [job for job in pending.values() if job.source in troubled]
-                pending = {key: job for key, job in pending.items() if job.source not in troubled}
-            self.bell.clear()
+            if failed := {source.key for source in self._sources.values() if source.failure}:
+                left += [job for job in pending.values() if job.source in failed]
+                pending = {key: job for key, job in pending.items() if job.source not in failed}
+            self.wake.clear()
             claimed_before = loop.time()
-            batch = self._affordable(pending.values())
+            batch = self._within_capacity(pending.values())
+            leases: list[Lease] = []
             try:
-                leases = await self._claim_named(batch, emissions) if batch else []
-            except UNAVAILABLE:
+                if batch:
+                    leases = await self._store.claim_named_jobs(batch, intervals, self._lease_seconds)
+            except DatabaseUnavailableError:
                 if loop.time() > patience:
                     raise
-                leases = []
             _move_to_the_end(pending, batch, {lease.job for lease in leases})
             self._start(leases, claimed_before)
             if leases or self._workers:
-                patience = loop.time() + waiting
+                patience = loop.time() + patience_seconds
             elif loop.time() > patience:
                 break
             if pending:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(HELD_SECONDS):
-                        await self.bell.wait()
-        while self._workers:
-            await asyncio.wait(self._workers)
+                        await self.wake.wait()
+        await self.idle()
         return [*left, *pending.values()]
 
-    async def _claim_named(self, jobs: Sequence[Job], emissions: Mapping[int, float]) -> list[Lease]:
-        return await self._claim(self._store.claim_named_jobs(jobs, emissions, self._lease_seconds))
-
-    async def _claim(self, claim: Awaitable[list[Lease]]) -> list[Lease]:
-        return await see_through(claim, lambda leases: release(self._store, leases))
-
-    def _affordable(self, jobs: Iterable[Job]) -> list[Job]:
-        """Return the first of these jobs for which their sources have room."""
+    def _within_capacity(self, jobs: Iterable[Job]) -> list[Job]:
+        """Return the first of these jobs for which their sources have capacity."""
         now = asyncio.get_running_loop().time()
-        rooms = {service.key: service.room(now).slots for service in self._services.values()}
+        slots = {source.key: source.capacity(now).slots for source in self._sources.values()}
         chosen = []
         for job in jobs:
-            if rooms[job.source] > 0:
-                rooms[job.source] -= 1
+            if slots[job.source] > 0:
+                slots[job.source] -= 1
                 chosen.append(job)
-            elif not any(rooms.values()):
+            elif not any(slots.values()):
                 break
         return chosen
 
     def _start(self, leases: Sequence[Lease], claimed_before: float) -> None:
-        """Hand claimed jobs to the workers of their sources: as many as requests may be under way at once."""
+        """Hand claimed jobs to the workers of their sources, one worker for each request that may run at once."""
         poll_by, save_by = claimed_before + POLL_SHARE * self._lease_seconds, claimed_before + self._lease_seconds
         for lease in leases:
-            service = self._services[lease.source]
-            service.begin(Claim(lease, poll_by, save_by))
-            if service.workers < service.concurrency:
-                service.workers += 1
-                worker = self._group.create_task(self._work(service))
+            source = self._sources[lease.source]
+            source.start(Claim(lease, poll_by, save_by))
+            if source.workers < source.concurrency:
+                source.workers += 1
+                worker = self._group.create_task(self._work(source))
                 self._workers.add(worker)
                 worker.add_done_callback(self._workers.discard)
 
-    async def _work(self, service: Service) -> None:
+    async def _work(self, source: ActiveSource) -> None:
         """Poll one waiting job after the other, as long as there are any."""
         try:
-            while service.waiting:
-                claim = service.waiting.popleft()
+            while source.waiting:
+                claim = source.waiting.popleft()
                 try:
-                    finished = await self._poll(claim, service)
-                    await self._outbox.put(finished)
+                    finished = await self._poll(claim, source)
+                    await self.queue.put(finished)
                 finally:
-                    service.end(claim)
-                    if self._wants_more and service.hungry:
-                        self.bell.set()
+                    source.finish(claim)
+                    if self._wants_more and source.wants_jobs:
+                        self.wake.set()
         finally:
-            service.workers -= 1
+            source.workers -= 1
 
-    async def _poll(self, claim: Claim, service: Service) -> Finished:
-        """Poll one job. Whatever happens becomes a result: an exception here would end every other poll."""
+    async def _poll(self, claim: Claim, source: ActiveSource) -> FinishedPoll:
+        """Poll one job. Every failure becomes a result: an exception here would cancel all other polls."""
         started = asyncio.get_running_loop().time()
-        if service.is_silent(started):
-            return Finished(claim, service, None, service.trouble, 0)
+        if source.is_silent(started):
+            return FinishedPoll(claim, source, None, source.failure, 0)
         if started >= claim.poll_by:
-            return Finished(claim, service, None, None, 0)
-        self._asking[claim.lease.job] = claim.save_by
+            return FinishedPoll(claim, source, None, None, 0)
+        self._listing[claim.lease.job] = claim.save_by
         try:
-            turn = turns(self._store, service.key, service.emission, paid=1)
-            pages = await service.client.list_checkpoints(claim.lease.id, claim.poll_by, turn)
-            finished = self._judge(claim, service, pages)
+            limiter = RateLimiter(self._store, source.key, source.request_interval, paid=1)
+            pages = await source.client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait)
+            finished = self._evaluate(claim, source, pages)
         except asyncio.CancelledError:
-            self._outbox.put_now(Finished(claim, service, None, None, 0))
+            self.queue.put_now(FinishedPoll(claim, source, None, None, 0))
             raise
-        except Exception:  # noqa: BLE001  # a bug of ours costs this poll, not the daemon
-            log.exception("poll.crashed", source=service.name, job=claim.lease.id)
+        except Exception:  # noqa: BLE001  # a fault of the program costs this poll, not the daemon
+            log.exception("poll.crashed", source=source.name, job=claim.lease.id)
             failure = Failure(ErrorClass.INTERNAL, "a fault of checkpointd itself: see its log")
-            finished = self._judge(claim, service, Pages([], failure, 1))
+            finished = self._evaluate(claim, source, RawListing([], failure, 1))
         finally:
-            self._asking.pop(claim.lease.job, None)
-        observe.POLL_SECONDS.observe(asyncio.get_running_loop().time() - started)
+            self._listing.pop(claim.lease.job, None)
+        metrics.POLL_SECONDS.observe(asyncio.get_running_loop().time() - started)
         return finished
 
-    def _judge(self, claim: Claim, service: Service, pages: Pages) -> Finished:
+    def _evaluate(self, claim: Claim, source: ActiveSource, pages: RawListing) -> FinishedPoll:
         """Decide what a listing means for its job and its source."""
+        now = asyncio.get_running_loop().time()
         failure = pages.failure
-        if failure and failure.status == HTTPStatus.FORBIDDEN and service.well:
-            # The key is good for other jobs: so this one alone is out of bounds.
-            # A second one in a row says something else.
-            service.well = False
-            pages = pages._replace(failure=dataclasses.replace(failure, error_class=ErrorClass.FORBIDDEN))
-            failure = pages.failure
-        of_source = failure if failure and failure.error_class in OF_SOURCE else None
+        if failure and is_forbidden_job(failure, key_accepted=source.key_accepted):
+            source.key_accepted = False  # a second 403, without a success in between, concerns the key
+            failure = replace(failure, error_class=ErrorClass.FORBIDDEN)
+            pages = pages._replace(failure=failure)
+        of_source = failure if failure and failure.error_class in SOURCE_FAILURES else None
         if of_source:
-            service.suffer(of_source, asyncio.get_running_loop().time())
+            source.record_failure(of_source, now)
         elif failure is None:
-            service.accept(asyncio.get_running_loop().time())
-        observe.source(service.name, service.trouble)
+            source.record_success(now)
+        self._health.record_source(source.name, source.failure)
         if of_source and not pages.items:
-            return Finished(claim, service, None, of_source, pages.requests)
-        poll = judge(claim.lease, pages, self._bounds, service.client.holds_secret)
-        return Finished(claim, service, poll, of_source, pages.requests)
+            return FinishedPoll(claim, source, None, of_source, pages.requests)
+        result = evaluate(claim.lease, pages, self._cadence, source.client.holds_secret)
+        return FinishedPoll(claim, source, result, of_source, pages.requests)
 
-    def cut_short(self) -> None:
-        """Cut the polls under way short; their jobs are given back."""
+    def cancel_polls(self) -> None:
+        """Cancel the running polls; their jobs are released."""
         for worker in list(self._workers):
             worker.cancel()
 
     async def drain(self, seconds: float) -> None:
-        """Give back what waits; let polls under way end, for so long, then cut them short."""
-        for service in self._services.values():
-            while service.waiting:
-                claim = service.waiting.popleft()
-                self._outbox.put_now(Finished(claim, service, None, None, 0))
-                service.end(claim)
+        """Release the jobs that wait, let running polls end for so many seconds, then cancel them."""
+        for source in self._sources.values():
+            while source.waiting:
+                claim = source.waiting.popleft()
+                self.queue.put_now(FinishedPoll(claim, source, None, None, 0))
+                source.finish(claim)
         if self._workers:
             await asyncio.wait(self._workers, timeout=seconds)
-        self.cut_short()
-        if self._workers:
-            await asyncio.wait(self._workers)
+        self.cancel_polls()
+        await self.idle()
 
 
-def _move_to_the_end(pending: dict[int, Job], tried: Iterable[Job], taken: set[int]) -> None:
-    """Drop the jobs that were taken, and let those that are held hold up nobody."""
+def _move_to_the_end(pending: dict[int, Job], tried: Iterable[Job], claimed: set[int]) -> None:
+    """Remove the claimed jobs, and move those that are held behind the others."""
     for job in tried:
         del pending[job.key]
-        if job.key not in taken:
+        if job.key not in claimed:
             pending[job.key] = job
-
-
-@asynccontextmanager
-async def polling(
-    store: Store, services: Sequence[Service], bounds: Bounds, lease_seconds: float, drain_seconds: float,
-    report: Report | None = None,
-) -> AsyncIterator[Poller]:  # fmt: skip
-    """Open a poller; leaving drains it: polls end or are given back, and everything finished is saved."""
-    outbox = Outbox(store, report)
-    try:
-        async with asyncio.TaskGroup() as group:
-            saver = group.create_task(outbox.run())
-            poller = Poller(store, services, bounds, lease_seconds, outbox, group)
-            try:
-                yield poller
-            finally:
-                loop = asyncio.get_running_loop()
-                saved_by = loop.time() + SAVED_SHARE * drain_seconds
-                await poller.drain(DRAIN_SHARE * drain_seconds)
-                outbox.close(max(saved_by, loop.time() + LAST_SAVE_SECONDS))
-                await saver
-    except ExceptionGroup as e:
-        raise e.exceptions[0] from None  # what the caller raised, or else a bug of ours

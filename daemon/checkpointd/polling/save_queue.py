@@ -1,117 +1,117 @@
-"""Finished polls on their way to the database: many go into one commit, and nobody waits for the slowest."""
+"""Finished polls that wait for a save. Many are saved in one commit, and no poll waits for the slowest."""
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import msgspec
 
-from checkpointd.domain.failure import ErrorClass, Failure, pause_seconds
-from checkpointd.polling.source import Claim, Service
-from checkpointd.postgres.connection import UNAVAILABLE
-from checkpointd.postgres.save import release, save_quiet, save_telling
-from checkpointd.postgres.save_rows import Poll, Saved
-from checkpointd.postgres.store import Lease, Store
-from checkpointd.telemetry import logs as observe
+from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.domain.poll import Lease, PollResult, SavedPoll
+from checkpointd.polling.source import ActiveSource, Claim, report_failure
+from checkpointd.postgres.connection import database_deadline
+from checkpointd.postgres.errors import DatabaseUnavailableError
+from checkpointd.postgres.save import save_changed, save_quiet
+from checkpointd.postgres.store import Store
+from checkpointd.telemetry import metrics
+from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.logs import log
 
 BATCH_POLLS: Final = 512
 BATCH_ITEMS: Final = 10_000
 BATCH_SECONDS: Final = 0.05
-"""A save takes this many polls or items, or what has come within this many seconds."""
+"""A save takes at most so many polls or items, and waits at most so long for more of them."""
 
 ITEM_CHARACTERS: Final = 4096
-"""An item so long counts as two, and so on."""
+"""An item of this length counts as two, one of twice this length as three, and so on."""
 
 BACKLOG_ITEMS: Final = 3 * BATCH_ITEMS
-"""With more than this waiting, polls wait with their next request."""
+"""With more items than this waiting for a save, polls wait before their next request."""
 
 RETRY_SECONDS: Final = 1.0
-"""A save that fails is tried again each second while its leases last."""
-
+"""The delay before a failed save is tried again, as long as its leases last."""
 
 LEASE_LOST: Final = "its lease was lost: another daemon polls it, or the database did not save it in time"
 
 
-class Finished(msgspec.Struct, frozen=True):
-    """A finished poll: what to save of it, or (None) it is given back untouched; and what befell its source."""
+class FinishedPoll(msgspec.Struct, frozen=True):
+    """A poll that has ended. Without a result its job is released."""
 
     claim: Claim
-    service: Service
-    poll: Poll | None
-    of_source: Failure | None
+    source: ActiveSource
+    result: PollResult | None
+    source_failure: Failure | None
+    """Why the source turned the poll away, or None."""
     requests: int
 
     @property
     def items(self) -> int:
-        """The size of it: a long item counts as several, so that a batch is some tens of megabytes at most."""
-        reading = self.poll.reading if self.poll else None
-        return 1 + (sum(1 + len(item.payload) // ITEM_CHARACTERS for item in reading.items) if reading else 0)
+        """Its size in items. A long item counts as several, so that a batch is some tens of megabytes at most."""
+        listing = self.result.reading if self.result else None
+        return 1 + (sum(1 + len(item.payload) // ITEM_CHARACTERS for item in listing.items) if listing else 0)
 
 
 T = TypeVar("T")
-Result = Saved | Failure
-Report = Callable[[Lease, Result], None]
+Outcome = SavedPoll | Failure
+Report = Callable[[Lease, Outcome], None]
 
 
-async def note_trouble(store: Store, source: int, failure: Failure) -> None:
-    """Tell the other daemons what befell a source: it pauses for all, or this daemon's key was refused."""
-    if failure.error_class is ErrorClass.REFUSED:
-        await store.refuse_source(source, failure.message)
-    else:
-        await store.pause_source(source, pause_seconds(failure), failure.message)
+class SaveQueue:
+    """A queue with one saver, run(). `report` is called with the outcome of each poll."""
 
-
-class Outbox:
-    """A queue with one saver. `report` is told what became of each poll."""
-
-    def __init__(self, store: Store, report: Report | None = None) -> None:
+    def __init__(self, store: Store, health: Health, report: Report | None = None) -> None:
         self._store = store
+        self._health = health
         self._report = report
-        self._waiting: list[Finished] = []
+        self._waiting: list[FinishedPoll] = []
         self._items = 0
         self._arrived = asyncio.Event()
-        self._drained = asyncio.Event()
+        self._has_room = asyncio.Event()
         self._full = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._close_by: float | None = None
         self._limit: asyncio.Timeout | None = None
-        self._busy_since: float | None = None
 
-    @property
-    def busy_seconds(self) -> float:
-        """How long the work with the database that is under way has lasted, 0 if there is none."""
-        return 0.0 if self._busy_since is None else asyncio.get_running_loop().time() - self._busy_since
+    def saving_seconds(self) -> float:
+        """Return how long the running save or its follow-up has lasted, or 0 if there is none."""
+        return max(self._health.running_seconds("save"), self._health.running_seconds("source"))
 
-    async def put(self, finished: Finished) -> None:
-        """Hand over a finished poll; waits while the backlog is long."""
+    async def saved(self) -> None:
+        """Wait until nothing waits for a save and no save is running."""
+        await self._idle.wait()
+
+    async def put(self, finished: FinishedPoll) -> None:
+        """Add a finished poll. Waits while the backlog is long."""
         try:
             while self._items > BACKLOG_ITEMS:
-                self._drained.clear()
-                await self._drained.wait()
-        finally:  # cut short, it is saved all the same
+                self._has_room.clear()
+                await self._has_room.wait()
+        finally:  # if cancelled, it is saved all the same
             self.put_now(finished)
 
-    def put_now(self, finished: Finished) -> None:
-        """Hand over a finished poll at once."""
+    def put_now(self, finished: FinishedPoll) -> None:
+        """Add a finished poll at once."""
         self._waiting.append(finished)
         self._items += finished.items
+        self._idle.clear()
         self._arrived.set()
         if len(self._waiting) >= BATCH_POLLS or self._items >= BATCH_ITEMS:
             self._full.set()
 
     def close(self, by: float) -> None:
-        """Let run() end once nothing waits, and at a time of the loop's clock at the latest: the database may hang."""
+        """Let run() return when nothing waits, and at `by` on the event loop's clock at the latest."""
         self._close_by = by
         if self._limit is not None:
-            with suppress(RuntimeError):  # that save is over
+            with suppress(RuntimeError):  # that save has ended
                 self._limit.reschedule(self._close_by)
         self._arrived.set()
         self._full.set()
 
     async def run(self) -> None:
-        """Save batch after batch until closed."""
+        """Save one batch after the other until closed."""
         while True:
             await self._arrived.wait()
             if not self._waiting:
@@ -121,9 +121,11 @@ class Outbox:
                     async with asyncio.timeout(BATCH_SECONDS):
                         await self._full.wait()
             await self._save(self._take())
-            self._drained.set()
+            self._has_room.set()
+            if not self._waiting:
+                self._idle.set()
 
-    def _take(self) -> list[Finished]:
+    def _take(self) -> list[FinishedPoll]:
         taken, items = 0, 0
         while taken < min(len(self._waiting), BATCH_POLLS) and items < BATCH_ITEMS:
             items += self._waiting[taken].items
@@ -137,84 +139,74 @@ class Outbox:
                 self._arrived.clear()
         return batch
 
-    async def _save(self, batch: Sequence[Finished]) -> None:
-        polls = [f.poll for f in batch if f.poll]
-        given_back = [f.claim.lease for f in batch if not f.poll]
-        quiet, telling = [p for p in polls if p.quiet], [p for p in polls if not p.quiet]
-        save_by = max(f.claim.save_by for f in batch)
-        saved: list[Saved] = []
-        if given_back:
-            await self._insist(lambda: release(self._store, given_back), save_by)
+    async def _save(self, batch: Sequence[FinishedPoll]) -> None:
+        results = [finished.result for finished in batch if finished.result]
+        released = [finished.claim.lease for finished in batch if not finished.result]
+        quiet, changed = [r for r in results if r.quiet], [r for r in results if not r.quiet]
+        save_by = max(finished.claim.save_by for finished in batch)
+        saved: list[SavedPoll] = []
+        if released:
+            await self._retry(lambda: self._store.release(released), save_by)
         if quiet:
-            saved += await self._insist(lambda: save_quiet(self._store, quiet), save_by) or []
-        if telling:
-            saved += await self._insist(lambda: save_telling(self._store, telling), save_by) or []
-        self._tell(batch, {one.poll.lease.job: one for one in saved})
-        try:
-            async with asyncio.timeout_at(self._close_by) as self._limit:
-                with self._busy():
-                    await self._follow_up(batch)
-        except UNAVAILABLE as e:  # the next poll will find the same
-            observe.database("source", e)
-        else:
-            observe.database("source", None)
+            saved += await self._retry(lambda: save_quiet(self._store, quiet), save_by) or []
+        if changed:
+            saved += await self._retry(lambda: save_changed(self._store, changed), save_by) or []
+        self._report_outcomes(batch, {one.poll.lease.job: one for one in saved})
+        with suppress(DatabaseUnavailableError), self._health.unit("source"):  # the next poll meets the same failure
+            async with database_deadline(self._close_by) as self._limit:
+                await self._update_sources(batch)
 
-    async def _insist(self, save: Callable[[], Awaitable[T]], save_by: float) -> T | None:
-        """Save as long as there are leases: after a lost answer a repeat finds nothing to do. None: it was dropped."""
+    async def _retry(self, save: Callable[[], Awaitable[T]], save_by: float) -> T | None:
+        """Save, and again while the leases last. Returns None if nothing was saved.
+
+        A save whose answer was lost may have been committed: the repetition then finds no lease and writes nothing.
+        """
         loop = asyncio.get_running_loop()
         while True:
             try:
-                async with asyncio.timeout_at(self._close_by) as self._limit:
-                    with observe.SAVE_SECONDS.time(), self._busy():
+                with self._health.unit("save", metrics.SAVE_SECONDS) as unit:
+                    async with database_deadline(self._close_by) as self._limit:
                         done = await save()
-            except UNAVAILABLE as e:
-                observe.database("save", e)
-            except Exception:  # noqa: BLE001  # a bug of ours costs this batch, not the daemon
+                    unit.is_conclusive = done != []  # all leases were lost, and nothing was saved
+            except DatabaseUnavailableError:
+                if loop.time() + RETRY_SECONDS > min(save_by, self._close_by or save_by):
+                    return None
+                await asyncio.sleep(RETRY_SECONDS)
+            except Exception:  # noqa: BLE001  # a fault of the program costs this batch, not the daemon
                 log.exception("save.crashed")
                 return None
             else:
-                if done != []:  # leases that were lost: nothing was saved
-                    observe.database("save", None)
                 return done
-            if loop.time() + RETRY_SECONDS > min(save_by, self._close_by or save_by):
-                return None
-            await asyncio.sleep(RETRY_SECONDS)
 
-    @contextmanager
-    def _busy(self) -> Iterator[None]:
-        self._busy_since = asyncio.get_running_loop().time()
-        try:
-            yield
-        finally:
-            self._busy_since = None
+    async def _update_sources(self, batch: Sequence[FinishedPoll]) -> None:
+        """Store the failures of the sources, and which sources have recovered."""
+        failures = {f.source.key: f.source_failure for f in batch if f.source_failure and f.requests}
+        for source, failure in failures.items():
+            await report_failure(self._store, source, failure)
+        accepted = {f.source.key for f in batch if f.result and f.result.complete and f.claim.lease.troubled}
+        if accepted := accepted - failures.keys():
+            await self._store.accept_sources(list(accepted))
 
-    async def _follow_up(self, batch: Sequence[Finished]) -> None:
-        """Tell the sources what befell them."""
-        troubles = {f.service.key: f.of_source for f in batch if f.of_source and f.requests}
-        for source, failure in troubles.items():
-            await note_trouble(self._store, source, failure)
-        well = {f.service.key for f in batch if f.poll and f.poll.complete and f.claim.lease.troubled}
-        if well := well - troubles.keys():
-            await self._store.accept_sources(list(well))
-
-    def _tell(self, batch: Sequence[Finished], saved: dict[int, Saved]) -> None:
-        by_source: dict[str, list[Saved]] = defaultdict(list)
+    def _report_outcomes(self, batch: Sequence[FinishedPoll], saved: dict[int, SavedPoll]) -> None:
+        by_source: dict[str, list[SavedPoll]] = defaultdict(list)
         lost: dict[str, list[str]] = defaultdict(list)
         requests = Counter[str]()
-        for f in batch:
-            requests[f.service.name] += f.requests
-            one = saved.get(f.claim.lease.job)
-            if one and one.poll.lease is not f.claim.lease:  # that of an earlier lease, which was lost
+        for finished in batch:
+            name, lease = finished.source.name, finished.claim.lease
+            requests[name] += finished.requests
+            one = saved.get(lease.job)
+            if one and one.poll.lease is not lease:  # the saved poll is of another lease of this job
                 one = None
             if one:
-                by_source[f.service.name].append(one)
-            elif f.poll:
-                lost[f.service.name].append(f.claim.lease.id)
+                by_source[name].append(one)
+            elif finished.result:
+                lost[name].append(lease.id)
             if self._report:
-                self._report(f.claim.lease, one or f.of_source or Failure(ErrorClass.INTERNAL, LEASE_LOST))
+                failure = finished.source_failure or Failure(ErrorClass.INTERNAL, LEASE_LOST)
+                self._report(lease, one or failure)
         for source, jobs in lost.items():
-            log.warning("poll.dropped", source=source, reason=LEASE_LOST, **observe.some(jobs))
+            log.warning("poll.dropped", source=source, reason=LEASE_LOST, **metrics.some(jobs))
         for source, polls in by_source.items():
-            observe.committed(source, polls)
+            metrics.committed(source, polls)
         for source, count in requests.items():
-            observe.REQUESTS.labels(source).inc(count)
+            metrics.REQUESTS.labels(source).inc(count)

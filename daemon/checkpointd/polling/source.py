@@ -1,23 +1,28 @@
-"""A source as this process serves it: its client, its slots, and how it fares."""
+"""One source at run time: its client, how many jobs it can take now, when it is silent, and its rate limit."""
 
+import asyncio
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from checkpointd.domain.failure import ErrorClass, Failure, pause_seconds
-from checkpointd.postgres.store import Lease, Room
+from checkpointd.domain.poll import Lease
+from checkpointd.postgres.connection import database_deadline
+from checkpointd.postgres.errors import DatabaseUnavailableError
+from checkpointd.postgres.store import Capacity, Store
 from checkpointd.provider.client import Client
 
 AHEAD_SECONDS: Final = 0.25
-AHEAD_MOST: Final = 512
-"""Jobs are claimed beyond the free slots only as far as the source will start them within so many seconds."""
+AHEAD_JOBS: Final = 512
+"""Jobs are claimed beyond the free slots only if the source will start them within this time, and at most so many."""
 
-PROBES: Final = (60.0, 120.0, 300.0, 900.0)
-"""Seconds of silence after this process's key was refused the first, second, … time in a row."""
+REFUSED_SILENCE: Final = (60.0, 120.0, 300.0, 900.0)
+"""Seconds of silence after the key of this process was refused for the first, second, … time in a row."""
 
 
 class Claim(NamedTuple):
-    """A claimed job on its way: until when it may be polled, and until when saved."""
+    """A claimed job, and until when it may be polled and saved, on the event loop's clock."""
 
     lease: Lease
     poll_by: float
@@ -25,83 +30,130 @@ class Claim(NamedTuple):
 
 
 @dataclass(slots=True)
-class Service:
-    """One source. Times are the event loop's."""
+class ActiveSource:
+    """One source of this process. Times are on the event loop's clock."""
 
     key: int
     name: str
     client: Client
     concurrency: int
-    emission: float | None
-    """Seconds between requests by the source's budget; None: no budget."""
+    request_interval: float | None
+    """Seconds between requests by the source's rate limit, or None without one."""
     waiting: deque[Claim] = field(default_factory=deque)
-    """Claimed jobs that no worker has taken up."""
+    """Claimed jobs that no worker has started."""
     workers: int = 0
     in_flight: int = 0
-    """Polls claimed and not yet finished."""
+    """Polls that are claimed and not finished."""
     failing: int = 0
-    """How many of them are of failing jobs."""
-    trouble: Failure | None = None
-    """Why the provider last turned this process away; None: it did not, since the last answer."""
-    well: bool = False
-    """The last answer that was no trouble came after the last refusal."""
+    """How many of them are polls of failing jobs."""
+    failure: Failure | None = None
+    """Why the source last turned this process away, or None if a request has succeeded since."""
+    key_accepted: bool = False
+    """True if a request succeeded since the key was last refused."""
     refusals: int = 0
-    """How often in a row this process's key was refused; 0: it is good, as far as we know."""
+    """How often in a row the key of this process was refused."""
     silent_until: float = 0.0
     _finished: int = 0
     _since: float = 0.0
     _ahead: int = 0
 
     def is_silent(self, now: float) -> bool:
-        """Say whether to ask nothing now: the provider asked for a pause, or refused the key."""
+        """Return whether no request may be made now, because the source pauses or the key was refused."""
         return now < self.silent_until
 
-    def room(self, now: float) -> Room:
-        """Return how many jobs to claim; of a refused key a single one, as a probe, once the silence is over."""
+    def capacity(self, now: float) -> Capacity:
+        """Return how many jobs to claim. After a refusal and its silence it is one job, to test the key."""
         if self.is_silent(now):
-            return Room(0, 0, self.emission)
+            return Capacity(0, 0, self.request_interval)
         if self.refusals:
-            return Room(int(not self.in_flight), 1, self.emission)
+            return Capacity(int(not self.in_flight), 1, self.request_interval)
         if now - self._since > 0.1:
             rate = self._finished / (now - self._since)
-            self._ahead = min(int(rate * AHEAD_SECONDS), AHEAD_MOST)
+            self._ahead = min(int(rate * AHEAD_SECONDS), AHEAD_JOBS)
             self._finished, self._since = 0, now
+        # Failing jobs share a quarter of the slots, so that slow ones do not delay the others.
         failing = max(self.concurrency // 4, 1) - self.failing
-        return Room(max(self.concurrency + self._ahead - self.in_flight, 0), max(failing, 0), self.emission)
+        return Capacity(
+            max(self.concurrency + self._ahead - self.in_flight, 0), max(failing, 0), self.request_interval
+        )  # fmt: skip
 
     @property
-    def hungry(self) -> bool:
-        """Half of what it can take is free: a claim is worth while."""
+    def wants_jobs(self) -> bool:
+        """True if half of the capacity is free, so that a claim is worth its cost."""
         return self.in_flight <= (self.concurrency + self._ahead) // 2
 
-    def begin(self, claim: Claim) -> None:
-        """Let a claimed job wait for a worker."""
+    def start(self, claim: Claim) -> None:
+        """Add a claimed job to those that wait for a worker."""
         self.waiting.append(claim)
         self.in_flight += 1
         self.failing += claim.lease.failures > 0
 
-    def end(self, claim: Claim) -> None:
+    def finish(self, claim: Claim) -> None:
         """Count a finished poll."""
         self.in_flight -= 1
         self.failing -= claim.lease.failures > 0
         self._finished += 1
 
-    def suffer(self, failure: Failure, now: float) -> None:
-        """Fall silent: the key was refused, or a pause is asked for. What was under way meanwhile counts once."""
+    def record_failure(self, failure: Failure, now: float) -> None:
+        """Become silent, because the key was refused or a pause is needed.
+
+        Failures of requests that were under way when the silence began do not count again.
+        """
         if now < self.silent_until:
             return
-        self.trouble = failure
+        self.failure = failure
         if failure.error_class is ErrorClass.REFUSED:
-            self.silent_until = now + PROBES[min(self.refusals, len(PROBES) - 1)]
+            self.silent_until = now + REFUSED_SILENCE[min(self.refusals, len(REFUSED_SILENCE) - 1)]
             self.refusals += 1
-            self.well = False
+            self.key_accepted = False
         else:
             self.silent_until = now + pause_seconds(failure)
 
-    def accept(self, now: float) -> None:
-        """Speak again: an answer was accepted, and not one that was under way when silence fell."""
+    def record_success(self, now: float) -> None:
+        """End the silence, unless this request was under way when it began."""
         if self.is_silent(now):
             return
-        self.trouble = None
+        self.failure = None
         self.refusals = 0
-        self.well = True
+        self.key_accepted = True
+
+
+async def report_failure(store: Store, source: int, failure: Failure) -> None:
+    """Store a failure that concerns a source: a pause applies to all daemons, a refused key to this one only."""
+    if failure.error_class is ErrorClass.REFUSED:
+        await store.refuse_source(source, failure.message)
+    else:
+        await store.pause_source(source, pause_seconds(failure), failure.message)
+
+
+class RateLimiter:
+    """Makes the requests of one listing wait for the rate limit of the source, which all daemons share.
+
+    All waits of a listing together take at most half of its remaining time, so that a list of many pages is read to its
+    end. The rate limit is then overdrawn, and claims stop until that is made up for.
+    """
+
+    def __init__(self, store: Store, source: int, request_interval: float | None, *, paid: int) -> None:
+        """`request_interval` is in seconds, or None without a rate limit; `paid` requests are paid for by the claim."""
+        self._store = store
+        self._source = source
+        self._request_interval = request_interval
+        self._paid = paid
+        self._patience = math.inf
+
+    async def wait(self, deadline: float) -> None:
+        """Wait until a request may be made; `deadline` is that of the listing, on the event loop's clock."""
+        if self._request_interval is None:
+            return
+        if self._paid:
+            self._paid -= 1
+            return
+        try:
+            async with database_deadline(deadline):
+                ahead = await self._store.charge_source(self._source, self._request_interval)
+        except DatabaseUnavailableError:  # the rate limit is unknown, and nothing can be saved now anyway
+            ahead = math.inf
+        self._patience = min(self._patience, (deadline - asyncio.get_running_loop().time()) / 2)
+        seconds = max(min(ahead, self._patience), 0.0)
+        self._patience -= seconds
+        await asyncio.sleep(seconds)

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 import asyncpg
@@ -12,7 +12,7 @@ from asyncpg.connect_utils import SessionAttribute
 from checkpointd.postgres import dsn as address
 from checkpointd.postgres import queries
 from checkpointd.postgres.dsn import Address, Host
-from checkpointd.postgres.errors import explain
+from checkpointd.postgres.errors import DRIVER_ERRORS, driver_errors_wrapped, explain
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
@@ -22,8 +22,8 @@ STATEMENT_SECONDS: Final = 15.0
 TRANSACTION_SECONDS: Final = 12.0
 """Nobody holds rows, or the place at the feed, for longer; of ten thousand checkpoints a save takes some tenths."""
 
-UNAVAILABLE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""What a call may raise when the database cannot do its part: down, restarting, out of room, a right missing."""
+LOCK_RETRY_DELAYS: Final = (0.02, 0.1, 0.3)
+"""Seconds between attempts at a row that another transaction has locked; our own transactions are shorter."""
 
 _SESSION: Final = {
     "application_name": "checkpointd",
@@ -48,7 +48,7 @@ async def connect(url: str, *, pooler: bool = False) -> asyncpg.Connection:
     Of several hosts all are tried at once, so that one that is cut off holds up nobody. With `pooler`, nothing is asked
     of a session that another client may have next.
 
-    Raises one of UNAVAILABLE, or AddressError.
+    Raises one of DRIVER_ERRORS, or AddressError.
     """
     where = address.parse(url)
     if len(where.hosts) < 2:
@@ -59,7 +59,7 @@ async def connect(url: str, *, pooler: bool = False) -> asyncpg.Connection:
         while pending and found is None:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for attempt in done:
-                if isinstance(error := attempt.exception(), UNAVAILABLE):
+                if isinstance(error := attempt.exception(), DRIVER_ERRORS):
                     failures[attempts[attempt]] = error
                 elif found is None:
                     found = await attempt
@@ -95,7 +95,7 @@ async def _connect(where: Address, host: Host | None = None, *, pooler: bool) ->
         )
         if not pooler:
             await _limit_transactions(connection)
-    except UNAVAILABLE as e:
+    except DRIVER_ERRORS as e:
         if host:
             e.add_note(str(host))  # for explain()
         raise
@@ -135,3 +135,19 @@ async def transaction(connection: Connection, *, keep: bool = True) -> AsyncIter
             await doing.rollback()
             raise
         await (doing.commit() if keep else doing.rollback())
+
+
+def database_deadline_in(seconds: float | None) -> AbstractAsyncContextManager[asyncio.Timeout]:
+    """Limit work with the database to so many seconds, or None for no limit, as database_deadline() does."""
+    return database_deadline(None if seconds is None else asyncio.get_running_loop().time() + seconds)
+
+
+@asynccontextmanager
+async def database_deadline(at: float | None) -> AsyncIterator[asyncio.Timeout]:
+    """Limit work with the database until `at` on the event loop's clock, or None for no limit.
+
+    Raises DatabaseUnavailableError when the deadline passes.
+    """
+    with driver_errors_wrapped():
+        async with asyncio.timeout_at(at) as limit:
+            yield limit

@@ -29,6 +29,7 @@ from urllib.parse import quote
 import asyncpg
 
 from checkpointd.postgres import queries
+from checkpointd.postgres.errors import EmbeddedError
 
 _MAJOR: Final = "18"  # of PostgreSQL, as pinned in the extra `embedded`
 _START_SECONDS: Final = 60  # initdb, or recovery after a crash, on a slow disk
@@ -49,10 +50,6 @@ _SETTINGS: Final = (
     *("-c", "log_checkpoints=off"),  # so that the log of months stays short
 )
 _NO_SYNC: Final = ("-c", "fsync=off")
-
-
-class EmbeddedError(Exception):
-    """The embedded PostgreSQL cannot be used: one line that says what, where and what to do."""
 
 
 class EmbeddedPostgres:

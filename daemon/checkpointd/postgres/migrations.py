@@ -14,6 +14,7 @@ import asyncpg
 
 from checkpointd.postgres import queries
 from checkpointd.postgres.connection import Connection
+from checkpointd.postgres.errors import MigrationError
 
 VIEWS: Final = "views"
 VIEWS_VERSION: Final = 2
@@ -32,10 +33,6 @@ _LOST_RACES: Final = (
     asyncpg.DuplicateTableError,
     asyncpg.DuplicateObjectError,
 )
-
-
-class MigrationError(Exception):
-    """The schema cannot be brought up to date; the text says why and what to do."""
 
 
 class Migrated(NamedTuple):

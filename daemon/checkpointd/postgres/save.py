@@ -1,6 +1,16 @@
-"""The save of finished polls: many in one commit, fenced by their leases, repeatable after a lost answer.
+"""Save finished polls: many in one commit, fenced by their leases.
 
-Quiet polls are one statement, the others one transaction. A value that the database refuses costs its item, no more.
+Quiet polls take one statement, the others one transaction (save_rows.py). Four kinds of failure are retried:
+
+- Lost answer. The connection broke during the commit, so the outcome is unknown. The save queue (polling/save_queue.py)
+  saves the same polls again while their leases last. A save consumes its lease, so the repetition writes nothing if the
+  first attempt was committed.
+- Locked row. Another transaction holds the row of a job, such as a change of its status. The fence skips locked rows,
+  and `_save_locked_again` saves those polls after LOCK_RETRY_DELAYS. So one locked row never blocks a batch.
+- Invalid value. The database rejects a value (DATA_ERRORS). `_save_isolating` halves the batch, and then the items of
+  the failing poll, until the item is found. It becomes a reject; all else is saved.
+- Deadlock, serialization failure, or a statement whose plan became invalid (TRANSIENT_ERRORS). `_save_retrying` runs
+  the transaction again at once, three times in all.
 """
 
 import asyncio
@@ -10,134 +20,126 @@ from typing import Final
 import asyncpg
 from msgspec.structs import replace
 
-from checkpointd.domain.checkpoint import Item
-from checkpointd.domain.listing import Reading, Reject
+from checkpointd.domain.checkpoint import Checkpoint
+from checkpointd.domain.listing import Listing, Reject
+from checkpointd.domain.poll import PollResult, SavedPoll
+from checkpointd.postgres import connection as connection_module
 from checkpointd.postgres import queries
-from checkpointd.postgres.connection import UNAVAILABLE, Connection, transaction
-from checkpointd.postgres.save_rows import Poll, Saved, write_polls
-from checkpointd.postgres.store import Lease, Store
+from checkpointd.postgres.connection import Connection, transaction
+from checkpointd.postgres.errors import DRIVER_ERRORS
+from checkpointd.postgres.rows import QuietRow, columns
+from checkpointd.postgres.save_rows import write_polls
+from checkpointd.postgres.store import Store
 
-_Save = Callable[[Connection, Sequence[Poll]], Awaitable[dict[int, Saved]]]
+_Save = Callable[[Connection, Sequence[PollResult]], Awaitable[dict[int, SavedPoll]]]
 
-MOMENTS: Final = (0.02, 0.1, 0.3)
-"""Seconds between tries for a row that is locked: our own transactions are shorter, and others must hold up nobody."""
-
-POISON: Final = (
+DATA_ERRORS: Final = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,
     OverflowError,
     UnicodeEncodeError,
 )
-"""Errors that a value can cause: trying again as it is would fail again, and hold up the rest of its batch."""
+"""Errors that a value causes: a retry with the same value would fail again."""
 
-RACES: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.InvalidCachedStatementError)
-"""Errors of a moment: the transaction is repeated."""
+TRANSIENT_ERRORS: Final = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.InvalidCachedStatementError,
+)
+"""Errors that pass: the transaction is run again."""
 
 
-async def save_quiet(store: Store, polls: Sequence[Poll]) -> list[Saved]:
-    """Save polls that found nothing new, in one statement, and consume their leases.
+async def save_quiet(store: Store, polls: Sequence[PollResult]) -> list[SavedPoll]:
+    """Save quiet polls in one statement, and consume their leases.
 
-    A poll whose lease is lost is left out of the result, and wrote nothing; so for save_telling.
+    A poll whose lease was lost writes nothing and is not in the result. The same holds for save_telling().
     """
     async with store.connection() as connection:
-        return await _insist(_save_quiet, connection, polls)
+        return await _save_locked_again(_save_quiet, connection, polls)
 
 
-async def save_telling(store: Store, polls: Sequence[Poll]) -> list[Saved]:
-    """Save polls that have something to tell, in one transaction, and consume their leases."""
+async def save_changed(store: Store, polls: Sequence[PollResult]) -> list[SavedPoll]:
+    """Save polls that are not quiet in one transaction, and consume their leases."""
     async with store.connection() as connection:
-        return await _insist(_save_halving, connection, polls)
+        return await _save_locked_again(_save_isolating, connection, polls)
 
 
-async def release(store: Store, leases: Sequence[Lease]) -> None:
-    """Give claimed jobs back untouched: due again at once."""
-    left = list(leases)
-    for pause in (0, *MOMENTS):
-        await asyncio.sleep(pause)
-        given = await store.fetch(queries.RELEASE_LEASES, [x.job for x in left], [x.lease_token for x in left])
-        left = [lease for lease in left if lease.job not in {row["job"] for row in given}]
-        if not left:
-            return
-
-
-async def _insist(save: _Save, connection: Connection, polls: Sequence[Poll]) -> list[Saved]:
-    """Save polls; those whose row another transaction holds (a status that changed, say) again, a moment later."""
+async def _save_locked_again(save: _Save, connection: Connection, polls: Sequence[PollResult]) -> list[SavedPoll]:
+    """Save polls, and after some delays again those whose row was locked by another transaction."""
     saved = await save(connection, polls)
-    for pause in MOMENTS:
-        if not (missed := [p for p in polls if p.lease.job not in saved]):
+    for delay in connection_module.LOCK_RETRY_DELAYS:
+        if not (missed := [poll for poll in polls if poll.lease.job not in saved]):
             break
-        await asyncio.sleep(pause)
+        await asyncio.sleep(delay)
         try:
             saved |= await save(connection, missed)
-        except UNAVAILABLE:  # what is saved is saved
+        except DRIVER_ERRORS:  # the earlier attempts are committed
             break
     return list(saved.values())
 
 
-async def _save_quiet(connection: Connection, polls: Sequence[Poll]) -> dict[int, Saved]:
-    rows = await connection.fetch(
-        queries.SAVE_QUIET_POLLS,
-        [p.lease.job for p in polls],
-        [p.lease.lease_token for p in polls],
-        [p.gap for p in polls],
-        [p.ended for p in polls],
-        [p.settled for p in polls],
-    )
-    kept = {(row["job"], row["lease_token"]): row["rejected"] for row in rows}
-    claims = [(p, (p.lease.job, p.lease.lease_token)) for p in polls]
-    return {p.lease.job: Saved(p, rejected=kept[claim]) for p, claim in claims if claim in kept}
+async def _save_quiet(connection: Connection, polls: Sequence[PollResult]) -> dict[int, SavedPoll]:
+    quiet = [QuietRow(p.lease.job, p.lease.lease_token, p.gap, p.ended, p.settled) for p in polls]
+    rows = await connection.fetch(queries.SAVE_QUIET_POLLS, *columns(quiet))
+    rejected = {(row["job"], row["lease_token"]): row["rejected"] for row in rows}
+    leases = [(poll, (poll.lease.job, poll.lease.lease_token)) for poll in polls]
+    return {poll.lease.job: SavedPoll(poll, rejected=rejected[lease]) for poll, lease in leases if lease in rejected}
 
 
-async def _save_halving(connection: Connection, polls: Sequence[Poll]) -> dict[int, Saved]:
-    """Save polls; where a value is poison, halve until its item stands alone, and reject that."""
+async def _save_isolating(connection: Connection, polls: Sequence[PollResult]) -> dict[int, SavedPoll]:
+    """Save polls. If the database rejects a value, halve the batch until the poll is found, and reject the item."""
     try:
         return await _save_retrying(connection, polls)
-    except POISON as e:
+    except DATA_ERRORS as e:
         if len(polls) > 1:
             half = len(polls) // 2
-            return await _save_halving(connection, polls[:half]) | await _save_halving(connection, polls[half:])
-        return await _save_retrying(connection, [await _without_poison(connection, polls[0], e)])
+            return await _save_isolating(connection, polls[:half]) | await _save_isolating(connection, polls[half:])
+        return await _save_retrying(connection, [await _without_invalid_items(connection, polls[0], e)])
 
 
-async def _save_retrying(connection: Connection, polls: Sequence[Poll]) -> dict[int, Saved]:
+async def _save_retrying(connection: Connection, polls: Sequence[PollResult]) -> dict[int, SavedPoll]:
     for _ in range(2):
         try:
             return await _save_telling(connection, polls)
-        except RACES:
+        except TRANSIENT_ERRORS:
             continue
     return await _save_telling(connection, polls)
 
 
-async def _without_poison(connection: Connection, poll: Poll, error: Exception) -> Poll:
-    """Move the items that the database refuses to the rejects."""
-    reading = poll.reading or Reading([], [], None)
-    poison = await _find_poison(connection, poll, reading.items)
-    if not poison:  # it lies in no item: keep the failure, not the listing
+async def _without_invalid_items(connection: Connection, poll: PollResult, error: Exception) -> PollResult:
+    """Move the items whose values the database rejects to the rejects of the listing."""
+    reading = poll.reading or Listing([], [], None)
+    invalid = await _find_invalid_items(connection, poll, reading.items)
+    if not invalid:  # no single item causes it: save the failure without the listing
         return replace(
             poll,
             complete=False,
             reading=None,
             error_class="internal",
-            error=f"the database refuses it: {_name(error)}",
+            error=f"the database rejects it: {_name(error)}",
             blames_job=True,
             gone=False,
         )
     rejects = [
-        Reject(i.payload.encode("utf-8", "replace"), f"the database refuses it: {e}", i.id) for i, e in poison.values()
+        Reject(i.payload.encode("utf-8", "replace"), f"the database rejects it: {e}", i.id) for i, e in invalid.values()
     ]
-    items = [i for i in reading.items if i.id not in poison]
+    items = [i for i in reading.items if i.id not in invalid]
     return replace(poll, reading=reading._replace(items=items, rejects=[*reading.rejects, *rejects]))
 
 
-async def _find_poison(connection: Connection, poll: Poll, items: list[Item]) -> dict[str, tuple[Item, str]]:
+async def _find_invalid_items(
+    connection: Connection, poll: PollResult, items: list[Checkpoint]
+) -> dict[str, tuple[Checkpoint, str]]:
     try:
-        await _save_telling(connection, [replace(poll, reading=Reading(items, [], None))], keep=False)
-    except POISON as e:
+        await _save_telling(connection, [replace(poll, reading=Listing(items, [], None))], keep=False)
+    except DATA_ERRORS as e:
         if len(items) <= 1:
             return {item.id: (item, _name(e)) for item in items}
         half = len(items) // 2
-        return await _find_poison(connection, poll, items[:half]) | await _find_poison(connection, poll, items[half:])
+        return await _find_invalid_items(connection, poll, items[:half]) | await _find_invalid_items(
+            connection, poll, items[half:]
+        )
     return {}
 
 
@@ -145,7 +147,9 @@ def _name(error: Exception) -> str:
     return type(error).__name__.removesuffix("Error")
 
 
-async def _save_telling(connection: Connection, polls: Sequence[Poll], *, keep: bool = True) -> dict[int, Saved]:
-    """Save polls that have something to tell, in one transaction. `keep` false: only try, then roll back."""
+async def _save_telling(
+    connection: Connection, polls: Sequence[PollResult], *, keep: bool = True
+) -> dict[int, SavedPoll]:
+    """Save polls in one transaction. If `keep` is false, roll it back: it only tests the values."""
     async with transaction(connection, keep=keep):
         return await write_polls(connection, polls)

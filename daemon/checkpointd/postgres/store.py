@@ -1,203 +1,246 @@
-"""All traffic with PostgreSQL but the save of polls (save.py) and migrations: one pool, every wait with a deadline."""
+"""The statements that claim, release and track, and those that report. One pool; every wait has a deadline."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
-import msgspec
 
-from checkpointd.postgres import queries
-from checkpointd.postgres.connection import UNAVAILABLE, Connect, Connection
+from checkpointd.domain.job import Job
+from checkpointd.domain.poll import Lease
+from checkpointd.postgres import connection, queries
+from checkpointd.postgres.connection import Connect, Connection
+from checkpointd.postgres.errors import DatabaseUnavailableError, driver_errors_wrapped
 
 T = TypeVar("T")
 
 ACQUIRE_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 0.25
-"""A connection says goodbye, and is cut where nobody hears it."""
-RESCUE_SECONDS: Final = 1.0
-"""Work that is cut short has so long to end in order; else what it holds is free with its lease."""
+"""How long a connection may take to close in order."""
+UNDO_SECONDS: Final = 1.0
+"""How long cancelled work may take to finish and be undone. Without that, its lease expires."""
 POOL_SIZE: Final = 4  # a claim, a save, a job list, a reader
 
 
-class Lease(msgspec.Struct, frozen=True, gc=False):
-    """A claimed job: what its row of polling said at the claim. Fields in the order of the claims' columns.
-
-    Times are the database's, in Unix seconds: the cadence reckons with them, and nobody else.
-    """
-
-    job: int
-    source: int
-    lease_token: int
-    digest: bytes | None
-    failures: int
-    equal_failures: int
-    failing_since: float | None
-    error_class: str | None
-    settling_since: float | None
-    last_change_at: float | None
-    newest_step: int | None
-    newest_seen_at: float | None
-    spacing_s: float | None
-    spread_s: float | None
-    claimed_at: float
-    id: str
-    status: str | None
-    tracked_at: float
-    troubled: bool
-    """The source's state was not ok."""
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What a source can take: free slots, how many of them failing jobs may have, seconds between requests or None."""
+class Capacity(NamedTuple):
+    """How many jobs a source can take, how many of them may be failing jobs, and its request interval in seconds."""
 
     slots: int
     failing: int
-    emission: float | None
+    request_interval: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A job as the operator's verbs meet it."""
+class JobListLease(NamedTuple):
+    """A claimed job list."""
 
-    key: int
-    id: str
     source: int
-    source_name: str
-    tracked: bool
+    lease_token: int
+    troubled: bool
+    """The state of the source is not `ok`."""
+    full_pass: bool
+    """The list was not read to its end for a day."""
 
 
-async def see_through(work: Awaitable[T], give_back: Callable[[T], Awaitable[object]] | None = None) -> T:
-    """Return what comes of work that is not to be cut off: what a claim claimed, nobody else could give back."""
-    doing = asyncio.ensure_future(work)
+async def finish_or_undo(work: Awaitable[T], undo: Callable[[T], Awaitable[object]] | None = None) -> T:
+    """Await `work` even if cancelled, then undo it: a cancelled claim would hold its leases until they expire."""
+    task = asyncio.ensure_future(work)
     try:
-        return await asyncio.shield(doing)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
-        with suppress(*UNAVAILABLE):
-            async with asyncio.timeout(RESCUE_SECONDS):
-                done = await doing
-                if give_back is not None:
-                    await give_back(done)
+        with suppress(DatabaseUnavailableError, TimeoutError):
+            async with asyncio.timeout(UNDO_SECONDS):
+                done = await task
+                if undo is not None:
+                    await undo(done)
         raise
 
 
-async def _keep(_: Connection) -> None:
-    """Nothing to reset between uses: no statement of ours leaves session state behind."""
+async def _keep_session(_: Connection) -> None:
+    """Reset nothing between uses: no statement here leaves session state behind."""
 
 
 class Store:
-    """The database. Methods raise one of UNAVAILABLE where it cannot be reached; nothing is kept between calls."""
+    """The database. Every method raises DatabaseUnavailableError; no state is kept between calls."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Lend a connection; after a failure every idle one is renewed, for it may lead to a server that is gone."""
-        try:
-            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-                try:
-                    yield connection
-                except (asyncio.CancelledError, TimeoutError):
-                    with suppress(asyncpg.InterfaceError):  # the driver has cut it already
-                        connection.terminate()  # what it did nobody knows, and to ask a server that hangs takes long
-                    raise
-        except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError,
-                asyncpg.ReadOnlySQLTransactionError):  # fmt: skip
-            await self._pool.expire_connections()
-            raise
+        """Lend a connection. Errors of the driver leave the block as DatabaseUnavailableError.
 
-    async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
+        After a lost connection all idle ones are renewed: after a failover they may lead to the old primary.
+        """
+        with driver_errors_wrapped():
+            try:
+                async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as lent:
+                    try:
+                        yield lent
+                    except (asyncio.CancelledError, TimeoutError):
+                        with suppress(asyncpg.InterfaceError):  # the driver has closed it already
+                            lent.terminate()  # its state is unknown, and a server that hangs would not answer
+                        raise
+            except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError,
+                    asyncpg.OperatorInterventionError, asyncpg.ReadOnlySQLTransactionError):  # fmt: skip
+                await self._pool.expire_connections()
+                raise
+
+    async def _fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
         """Run one statement, which is a transaction of its own."""
-        async with self.connection() as connection:
-            return await connection.fetch(query, *args)
+        async with self.connection() as lent:
+            return await lent.fetch(query, *args)
 
     async def register_sources(self, kinds: Mapping[str, str]) -> dict[str, int]:
         """Make sure that the configured sources exist: name → kind. Returns name → key."""
-        rows = await self.fetch(queries.REGISTER_SOURCES, list(kinds), list(kinds.values()))
+        rows = await self._fetch(queries.REGISTER_SOURCES, list(kinds), list(kinds.values()))
         return {row["name"]: row["key"] for row in rows}
 
-    async def claim_due_jobs(self, rooms: Mapping[int, Room], lease_seconds: float) -> list[Lease]:
-        """Lease due jobs of each source for as many slots as it has free."""
-        rows = await self.fetch(
+    async def claim_due_jobs(self, capacities: Mapping[int, Capacity], lease_seconds: float) -> list[Lease]:
+        """Lease due jobs of each source, as many as it can take. If cancelled, they are released again."""
+        claim = self._fetch(
             queries.CLAIM_DUE_JOBS,
-            list(rooms),
-            [r.slots for r in rooms.values()],
-            [r.failing for r in rooms.values()],
-            [r.emission for r in rooms.values()],
+            list(capacities),
+            [room.slots for room in capacities.values()],
+            [room.failing for room in capacities.values()],
+            [room.request_interval for room in capacities.values()],
             lease_seconds,
         )
-        return [Lease(*row) for row in rows]
+        return await finish_or_undo(_leases(claim), self.release)
 
     async def claim_named_jobs(
-        self, jobs: Sequence[Job], emissions: Mapping[int, float], lease_seconds: float
+        self, jobs: Sequence[Job], request_intervals: Mapping[int, float], lease_seconds: float
     ) -> list[Lease]:
-        """Lease these jobs, due or not, without those that somebody is polling."""
-        rows = await self.fetch(
+        """Lease these jobs, due or not, unless they are leased already. If cancelled, they are released again."""
+        claim = self._fetch(
             queries.CLAIM_NAMED_JOBS,
-            [j.key for j in jobs],
-            [j.source for j in jobs],
-            list(emissions),
-            list(emissions.values()),
+            [job.key for job in jobs],
+            [job.source for job in jobs],
+            list(request_intervals),
+            list(request_intervals.values()),
             lease_seconds,
         )
-        return [Lease(*row) for row in rows]
+        return await finish_or_undo(_leases(claim), self.release)
+
+    async def release(self, leases: Sequence[Lease]) -> None:
+        """Return claimed jobs without a save: they are due again at once."""
+        left = list(leases)
+        for delay in (0, *connection.LOCK_RETRY_DELAYS):
+            await asyncio.sleep(delay)
+            keys, tokens = [lease.job for lease in left], [lease.lease_token for lease in left]
+            released = {row["job"] for row in await self._fetch(queries.RELEASE_LEASES, keys, tokens)}
+            left = [lease for lease in left if lease.job not in released]
+            if not left:
+                return
+
+    async def claim_job_list(self, source: int, lease_seconds: float, *, due_or_not: bool) -> list[JobListLease]:
+        """Lease the job list of a source if it is due, or even if it is not. If cancelled, it is released again."""
+
+        async def claim() -> list[JobListLease]:
+            rows = await self._fetch(queries.CLAIM_JOB_LISTS, [source], lease_seconds, due_or_not)
+            return [JobListLease(*row) for row in rows]
+
+        async def undo(leases: Sequence[JobListLease]) -> None:
+            for lease in leases:
+                await self.finish_job_list(lease, 0.0, whole=False, error=None)
+
+        return await finish_or_undo(claim(), undo)
+
+    async def finish_job_list(self, lease: JobListLease, gap: float, *, whole: bool, error: str | None) -> None:
+        """End the reading of a job list; `gap` is the seconds until the next one, `whole` whether its end was read."""
+        task = asyncio.current_task()
+        finish = self._fetch(queries.FINISH_JOB_LIST, lease.source, lease.lease_token, gap, whole, error)
+        async with connection.database_deadline_in(UNDO_SECONDS if task and task.cancelling() else None):
+            await finish_or_undo(finish)
+
+    async def find_unfinished_jobs(self, source: int, ended_statuses: Sequence[str]) -> set[str]:
+        """Return the ids of tracked jobs whose end the job list has not reported yet."""
+        return {row["id"] for row in await self._fetch(queries.FIND_UNFINISHED_JOBS, source, ended_statuses)}
 
     async def pause_source(self, source: int, seconds: float, why: str) -> None:
         """Stop claims of a source for every daemon."""
-        await self.fetch(queries.PAUSE_SOURCE, source, seconds, why)
+        await self._fetch(queries.PAUSE_SOURCE, source, seconds, why)
 
     async def refuse_source(self, source: int, why: str) -> None:
         """Say that this daemon's key was refused."""
-        await self.fetch(queries.REFUSE_SOURCE, source, why)
+        await self._fetch(queries.REFUSE_SOURCE, source, why)
 
     async def accept_sources(self, sources: Sequence[int]) -> list[str]:
         """Say that answers of these sources were accepted. Returns the names of those that were not ok before."""
-        return [row["name"] for row in await self.fetch(queries.ACCEPT_SOURCES, sources)]
+        return [row["name"] for row in await self._fetch(queries.ACCEPT_SOURCES, sources)]
 
-    async def charge_source(self, source: int, emission: float) -> float:
+    async def charge_source(self, source: int, request_interval: float) -> float:
         """Charge a further request to a source's budget; returns in how many seconds its turn comes."""
-        rows = await self.fetch(queries.CHARGE_SOURCE, source, emission)
+        rows = await self._fetch(queries.CHARGE_SOURCE, source, request_interval)
         return float(rows[0]["ahead"])
 
     async def track(self, source: int, ids: Sequence[str]) -> int:
         """Track jobs that a person chose; returns how many were not tracked before."""
-        return len(await self.fetch(queries.TRACK_JOBS, source, ids))
+        return len(await self._fetch(queries.TRACK_JOBS, source, ids))
 
     async def discover(self, source: int, ids: Sequence[str]) -> int:
         """Track jobs that were never known before; returns how many."""
-        return len(await self.fetch(queries.DISCOVER_JOBS, source, ids))
+        return len(await self._fetch(queries.DISCOVER_JOBS, source, ids))
 
     async def untrack(self, jobs: Sequence[Job]) -> int:
         """Stop polling jobs; their rows stay. Returns how many were tracked."""
-        return len(await self.fetch(queries.UNTRACK_JOBS, [j.key for j in jobs]))
+        return len(await self._fetch(queries.UNTRACK_JOBS, [j.key for j in jobs]))
 
     async def resync(self, jobs: Sequence[Job]) -> int:
         """Have jobs compared in full at once, sealed or not."""
-        return len(await self.fetch(queries.RESYNC_JOBS, [j.key for j in jobs]))
+        return len(await self._fetch(queries.RESYNC_JOBS, [j.key for j in jobs]))
 
     async def find_jobs(self, ids: Sequence[str]) -> list[Job]:
         """Find jobs by id, in every source."""
-        return [Job(*row) for row in await self.fetch(queries.FIND_JOBS, ids)]
+        return [Job(*row) for row in await self._fetch(queries.FIND_JOBS, ids)]
 
     async def find_tracked_jobs(self, sources: Sequence[int]) -> list[Job]:
         """Find every tracked job of these sources."""
-        return [Job(*row) for row in await self.fetch(queries.FIND_TRACKED_JOBS, sources)]
+        return [Job(*row) for row in await self._fetch(queries.FIND_TRACKED_JOBS, sources)]
 
     async def list_jobs(self) -> list[dict[str, Any]]:
-        """Return what is tracked, or was."""
-        return [dict(row) for row in await self.fetch(queries.LIST_JOBS)]
+        """Return all jobs that are or were tracked."""
+        return [dict(row) for row in await self._fetch(queries.LIST_JOBS)]
 
     async def list_freshness(self) -> list[dict[str, Any]]:
-        """Return how fresh each tracked job is, the worst first."""
-        return [dict(row) for row in await self.fetch(queries.LIST_FRESHNESS)]
+        """Return the freshness of each tracked job, the worst first."""
+        return [dict(row) for row in await self._fetch(queries.LIST_FRESHNESS)]
 
     async def list_sources(self) -> list[dict[str, Any]]:
-        """Return the sources and their health."""
-        return [dict(row) for row in await self.fetch(queries.LIST_SOURCES)]
+        """Return the sources and their states."""
+        return [dict(row) for row in await self._fetch(queries.LIST_SOURCES)]
+
+    async def list_latest_losses(self, limit: int) -> list[dict[str, Any]]:
+        """Return the jobs with the newest checkpoints, and their latest losses."""
+        return [dict(row) for row in await self._fetch(queries.LIST_LATEST_LOSSES, limit)]
+
+    async def count_everything(self) -> dict[str, int]:
+        """Return the numbers of jobs, checkpoints and changes."""
+        return dict((await self._fetch(queries.COUNT_EVERYTHING))[0])
+
+    async def count_tracked_jobs(self) -> dict[str, Any]:
+        """Return the numbers of jobs that are tracked, due and failing, and the age of the last poll in seconds."""
+        return dict((await self._fetch(queries.COUNT_TRACKED_JOBS))[0])
+
+    async def count_by_source(self) -> list[dict[str, Any]]:
+        """Return what the metrics show of each source."""
+        return [dict(row) for row in await self._fetch(queries.COUNT_BY_SOURCE)]
+
+    async def read_server(self) -> dict[str, Any]:
+        """Return the version, the clock, the role and the session settings of the server."""
+        return dict((await self._fetch(queries.READ_SERVER))[0])
+
+    async def find_missing_rights(self) -> list[tuple[str, str]]:
+        """Return each object on which this role lacks a privilege that polling needs, and the privilege."""
+        return [(row["name"], row["privilege"]) for row in await self._fetch(queries.FIND_MISSING_RIGHTS)]
+
+    async def pick_jobs(self) -> dict[str, str]:
+        """Return one tracked job of each source that has any: name of the source → id of the job."""
+        return {row["source"]: row["id"] for row in await self._fetch(queries.PICK_JOBS)}
+
+
+async def _leases(claim: Awaitable[Sequence[asyncpg.Record]]) -> list[Lease]:
+    return [Lease(*row) for row in await claim]
 
 
 @asynccontextmanager
@@ -208,7 +251,7 @@ async def open_store(connect: Connect, size: int = POOL_SIZE) -> AsyncIterator[S
         return await connect()
 
     pool = asyncpg.create_pool(
-        min_size=0, max_size=size, max_inactive_connection_lifetime=60, connect=fresh, reset=_keep
+        min_size=0, max_size=size, max_inactive_connection_lifetime=60, connect=fresh, reset=_keep_session
     )
     await pool
     try:

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-Raw = bytes | msgspec.Raw
+from checkpointd.domain.checkpoint import RawItem
+
 EDGE = 200
 
 
 class Page(NamedTuple):
     """One page: the items' own bytes, whether more follow, and the id of the last item (None: it has none)."""
 
-    items: Sequence[Raw]
+    items: Sequence[RawItem]
     has_more: bool
     last_id: str | None
 
@@ -73,7 +74,7 @@ def _may_be_doubled(body: bytes, items: Sequence[msgspec.Raw]) -> bool:
     return body.count(b'"data"') > 1 or body.count(b'"has_more"') > 1
 
 
-def _last_id(items: Sequence[Raw]) -> str | None:
+def _last_id(items: Sequence[RawItem]) -> str | None:
     if not items:
         return None
     try:

@@ -1,87 +1,75 @@
-"""The life of the process: it opens what it needs, rings, watches for the end, and drains."""
+"""The life of the daemon: start, main loop, drain."""
 
 import asyncio
-import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from checkpointd.polling.job_list import Discovery
+from checkpointd.polling.job_list import JobList
 from checkpointd.polling.poller import Poller
-from checkpointd.polling.setup import Keyed, open_services, pollers
+from checkpointd.polling.setup import HeadersBySource, open_sources, start_polling
 from checkpointd.postgres import migrations
-from checkpointd.postgres.connection import UNAVAILABLE, Connect
-from checkpointd.postgres.errors import explain
+from checkpointd.postgres.connection import Connect
+from checkpointd.postgres.errors import DatabaseUnavailableError, MigrationError
 from checkpointd.postgres.store import Store, open_store
-from checkpointd.provider import client as api
+from checkpointd.provider.http import open_session
 from checkpointd.service import systemd
-from checkpointd.service.ticker import Metronome, metronome
-from checkpointd.service.watchdog import watching
+from checkpointd.service.signals import Stop
+from checkpointd.service.ticker import repeat, run_ticker
+from checkpointd.service.watchdog import feed_watchdog, report_status
 from checkpointd.settings.model import Settings
-from checkpointd.telemetry import database_metrics as gauges
-from checkpointd.telemetry import logs as observe
+from checkpointd.telemetry import database_metrics, metrics
+from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.logs import log
-from checkpointd.web import server as web
+from checkpointd.web import server
 
 WAIT_SECONDS: Final = 2.0
-"""How often a database that is away, or whose schema is old, is looked at again."""
+"""The interval of attempts while the database is away or its schema is old."""
 
 START_SECONDS: Final = 90.0
-"""What the next look may take, before systemd kills: it counts on nobody who hangs at the start."""
+"""The time that systemd is asked to allow for each attempt. A start that hangs is killed after it."""
 
 SPARE_SECONDS: Final = 10.0
-"""What a stop may take beyond the time to drain, before systemd kills: to close what is open on a busy machine."""
+"""The time that systemd is asked to allow beyond the drain time, to close what is open on a busy machine."""
 
-PAGES_POOL_SIZE: Final = 2
-"""Connections for the status page, apart from those of the polls: however many look, no poll waits."""
+WEB_POOL_SIZE: Final = 2
+"""Connections of the status page. They are its own, so that no poll waits for a page."""
 
 T = TypeVar("T")
 
 
-@dataclass
-class Stop:
-    """How a process is told to end."""
-
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
-    urge: Callable[[], object] = lambda: None
-    """What to do where it was asked before, and still takes its time."""
-    crashed: bool = False
-    """A fault of ours asked for it: the log says which."""
-
-
-async def run(settings: Settings, connect: Connect, keyed: Keyed, *, migrate: bool, stop: Stop) -> None:
-    """Run the daemon until `stop`. With `migrate` the database is ours alone and is kept up to date."""
-    problems = ["starting"]
-
-    def all_problems() -> list[str]:
-        return problems or observe.problems()
-
-    observe.READY.set_function(lambda: not all_problems())
-    observe.expect(source.name for source in settings.sources)
+async def run(
+    settings: Settings, connect: Connect, headers_by_source: HeadersBySource, *, migrate: bool, stop: Stop
+) -> None:
+    """Run the daemon until `stop`. With `migrate` it also keeps the schema up to date."""
+    health = Health(waiting_for="starting")
+    metrics.READY.set_function(lambda: not health.problems())
+    metrics.expect(source.name for source in settings.sources)
     async with (
-        open_store(connect, PAGES_POOL_SIZE) as pages,
-        web.serve(settings.http_host, settings.http_port, all_problems, pages),
+        open_store(connect, WEB_POOL_SIZE) as web_store,
+        server.serve(settings.http_host, settings.http_port, health.problems, web_store),
         open_store(connect) as store,
-        api.session() as http,
+        open_session() as http,
     ):
-        keys = await _unless(stop.asked, _prepare(settings, store, problems, migrate=migrate))
+        keys = await _unless(stop.asked, _prepare(settings, store, health, migrate=migrate))
         if keys is None:
             return
-        services = open_services(settings, keys, http, keyed)
+        sources = open_sources(settings, keys, http, headers_by_source)
         async with (
-            watching(store, lambda: None if stop.asked.is_set() else poller.stuck(), stop.asked),
-            asyncio.TaskGroup() as rings,
-            pollers(settings, store, services) as (poller, discoveries),
+            _background() as background,
+            asyncio.TaskGroup() as ticked,
+            start_polling(settings, store, sources, health) as (poller, job_lists),
         ):
-            stop.urge = poller.cut_short
-            problems.clear()
-            log.info("daemon.ready", sources=[service.name for service in services])
+            stop.hurry = poller.cancel_polls
+            background(feed_watchdog(lambda: None if stop.asked.is_set() else poller.stuck()))
+            background(report_status(store, health, stop.asked))
+            health.waiting_for = None
+            log.info("daemon.ready", sources=[source.name for source in sources])
             systemd.notify(READY=1)
-            with _ringing(settings, store, poller, discoveries, rings, stop):
+            with _ticking(settings, store, health, poller, job_lists, ticked, stop):
                 await stop.asked.wait()
-            # A time to drain that is longer than the unit's time to stop is given; a shorter one changes nothing.
+            # A drain time that exceeds the unit's TimeoutStopSec is granted; a shorter one changes nothing.
             needed = int((settings.drain_seconds + SPARE_SECONDS) * 1e6)
             systemd.notify(STOPPING=1, STATUS="draining", EXTEND_TIMEOUT_USEC=needed)
             log.info("daemon.draining")
@@ -89,19 +77,19 @@ async def run(settings: Settings, connect: Connect, keyed: Keyed, *, migrate: bo
 
 
 async def _unless(asked: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """Return what comes of some work; if asked for meanwhile, cut it short and return None."""
-    working, hearing = asyncio.create_task(work), asyncio.create_task(asked.wait())
+    """Return the result of `work`, or cancel it and return None when `asked` is set."""
+    working, waiting = asyncio.create_task(work), asyncio.create_task(asked.wait())
     try:
-        await asyncio.wait([working, hearing], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([working, waiting], return_when=asyncio.FIRST_COMPLETED)
         return None if asked.is_set() else working.result()
     finally:
         working.cancel()
-        hearing.cancel()
-        await asyncio.gather(working, hearing, return_exceptions=True)
+        waiting.cancel()
+        await asyncio.gather(working, waiting, return_exceptions=True)
 
 
-async def _prepare(settings: Settings, store: Store, problems: list[str], *, migrate: bool) -> dict[str, int]:
-    """Return the keys of the sources, once the database can be worked with; what it waits for is logged."""
+async def _prepare(settings: Settings, store: Store, health: Health, *, migrate: bool) -> dict[str, int]:
+    """Wait until the database can be used. Returns the keys of the sources by name."""
     while True:
         try:
             async with store.connection() as connection:
@@ -109,80 +97,63 @@ async def _prepare(settings: Settings, store: Store, problems: list[str], *, mig
                     await migrations.keep_current(connection)
                 await migrations.require_current(connection)
                 await migrations.require_rights(connection)
-            keys = await store.register_sources({s.name: s.kind for s in settings.sources})
-        except migrations.MigrationError as e:
-            observe.DATABASE_UP.set(1)
+            keys = await store.register_sources({source.name: source.kind for source in settings.sources})
+        except MigrationError as e:
+            metrics.DATABASE_UP.set(1)
             problem = f"database: {e}"
-        except UNAVAILABLE as e:
-            observe.DATABASE_UP.set(0)
-            problem = f"database: {explain(e)}"
+        except DatabaseUnavailableError as e:
+            metrics.DATABASE_UP.set(0)
+            problem = f"database: {e}"
         else:
-            observe.DATABASE_UP.set(1)
+            metrics.DATABASE_UP.set(1)
             return keys
         systemd.notify(EXTEND_TIMEOUT_USEC=int(START_SECONDS * 1e6))
-        if problems != [problem]:
+        if health.waiting_for != problem:
             log.warning("daemon.waiting", reason=problem)
             systemd.notify(STATUS=f"waiting: {problem}")
-            problems[:] = [problem]
+            health.waiting_for = problem
         await asyncio.sleep(WAIT_SECONDS)
 
 
+@asynccontextmanager
+async def _background() -> AsyncIterator[Callable[[Coroutine[Any, Any, None]], None]]:
+    """Yield a function that starts tasks; they are cancelled at the end."""
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        yield lambda work: tasks.append(asyncio.create_task(work))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 @contextmanager
-def _ringing(
+def _ticking(
     settings: Settings,
     store: Store,
+    health: Health,
     poller: Poller,
-    discoveries: Sequence[Discovery],
-    rings: asyncio.TaskGroup,
+    job_lists: Sequence[JobList],
+    ticked: asyncio.TaskGroup,
     stop: Stop,
 ) -> Iterator[None]:
-    """Tick, list and count, in tasks of `rings`. At the end nobody waits for them: they end while the polls drain."""
-    with metronome() as beat:
-        often = min(1.0, settings.min_poll_seconds / 4)
-        works: list[tuple[asyncio.Event, float, Callable[[], Awaitable[object]]]]
-        works = [(poller.bell, often, poller.tick), (asyncio.Event(), gauges.GAP_SECONDS, partial(gauges.renew, store))]
-        often = min(1.0, settings.job_list_seconds)
-        works += [(asyncio.Event(), often, discovery.tick) for discovery in discoveries]
-        tasks = [rings.create_task(_follow(beat, *work, stop)) for work in works]
+    """Claim, read job lists and refresh metrics at intervals, in tasks of `ticked`.
+
+    At the end the tasks are cancelled and not awaited: they end while the polls drain.
+    """
+    with run_ticker() as ticker:
+        interval = min(1.0, settings.min_poll_seconds / 4)
+        refresh = partial(database_metrics.refresh_until_read, store, health)
+        works: list[tuple[asyncio.Event, float, Callable[[], Awaitable[object]]]] = [
+            (poller.wake, interval, poller.tick),
+            (asyncio.Event(), database_metrics.REFRESH_SECONDS, refresh),
+        ]
+        interval = min(1.0, settings.job_list_seconds)
+        works += [(asyncio.Event(), interval, job_list.tick) for job_list in job_lists]
+        tasks = [ticked.create_task(repeat(ticker, *work, stop)) for work in works]
         try:
             yield
         finally:
             stop.asked.set()
             for task in tasks:
                 task.cancel()
-
-
-async def _follow(
-    beat: Metronome, bell: asyncio.Event, seconds: float, work: Callable[[], Awaitable[object]], stop: Stop
-) -> None:
-    beat.ring(bell, seconds)
-    try:
-        while not stop.asked.is_set():  # work that is cut short may say so by an error of its own
-            await beat.wait(bell, seconds)
-            await work()
-    except Exception:  # noqa: BLE001  # a bug of ours ends the daemon, but in order
-        log.exception("daemon.crashed")
-        stop.crashed = True
-        stop.asked.set()
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """Let SIGTERM and SIGINT ask to stop; every further one urges."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    stop = Stop()
-    if task is not None:
-        stop.urge = task.cancel
-
-    def heard() -> None:
-        if stop.asked.is_set():
-            stop.urge()
-        stop.asked.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, heard)
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)

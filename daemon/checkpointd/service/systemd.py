@@ -2,7 +2,6 @@
 
 import os
 import socket
-from typing import TextIO
 
 
 def notify(**state: object) -> None:
@@ -16,15 +15,6 @@ def notify(**state: object) -> None:
             channel.sendto(message.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
         except OSError:
             return
-
-
-def is_journal(stream: TextIO) -> bool:
-    """Say whether the journal reads a stream (systemd.exec(5), JOURNAL_STREAM): not what was redirected since."""
-    try:
-        found = os.fstat(stream.fileno())
-    except (OSError, ValueError):
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def listens() -> bool:

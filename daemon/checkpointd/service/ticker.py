@@ -1,11 +1,11 @@
-"""The metronome: APScheduler rings bells at fixed intervals. It only rings; who hears it does the work.
+"""The ticker: APScheduler sets events at fixed intervals. It does nothing else; the work is done by those that wait.
 
-APScheduler counts by the wall clock: set back, it falls silent, set forward, it makes up for every missed ring. So a
-trigger of ours looks only ahead, and whoever waits for a bell waits no longer than some intervals by the loop's clock.
+APScheduler counts by the wall clock: after a step back it stops firing, after a step forward it makes up for every
+missed run. So the trigger here only looks ahead, and a waiter waits at most some intervals by the event loop's clock.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,54 +13,74 @@ from typing import Any, Final
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
+from checkpointd.service.signals import Stop
+from checkpointd.telemetry.logs import log
+
 PATIENCE: Final = 3
-"""Intervals without a ring before the listener helps itself."""
+"""Intervals without a tick before the waiter continues by itself."""
 
 
-class _LookingAhead(IntervalTrigger):  # type: ignore[misc]  # APScheduler ships no types
-    """An interval trigger that never has missed rings to make up for."""
+class AheadOnlyTrigger(IntervalTrigger):  # type: ignore[misc]  # APScheduler ships no types
+    """An interval trigger that never makes up for missed runs."""
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        """Return the next time after `now`, or the first time of the trigger."""
         fire_time: datetime | None = super().get_next_fire_time(previous_fire_time, now)
         return fire_time if previous_fire_time is None or fire_time is None else max(fire_time, now + self.interval / 2)
 
 
-class Metronome:
-    """Rings bells. Made by metronome()."""
+class Ticker:
+    """Sets events at intervals. Made by run_ticker()."""
 
     def __init__(self, scheduler: Any) -> None:  # noqa: ANN401  # APScheduler ships no types
-        self._scheduler = scheduler
+        self.scheduler = scheduler
 
-    def ring(self, bell: asyncio.Event, seconds: float) -> None:
-        """Ring `bell` now and every so many seconds."""
-        bell.set()
-        # A coroutine, so that it runs on the loop: a plain function would be called in a thread.
-        self._scheduler.add_job(
-            _ring, _LookingAhead(seconds=seconds, timezone=UTC), args=[bell], id=str(id(bell)), replace_existing=True
-        )
+    def start(self, event: asyncio.Event, seconds: float) -> None:
+        """Set `event` now and every so many seconds."""
+        event.set()
+        # A coroutine, because a plain function would be called in a thread.
+        self.scheduler.add_job(
+            _set, AheadOnlyTrigger(seconds=seconds, timezone=UTC), args=[event], id=str(id(event)),
+            replace_existing=True,
+        )  # fmt: skip
 
-    async def wait(self, bell: asyncio.Event, seconds: float) -> None:
-        """Wait for a ring of a bell that rings every so many seconds; set it going again if it fell silent."""
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        """Wait for the next tick of an event that was started with this interval. Starts it again if none comes."""
         with suppress(TimeoutError):
             async with asyncio.timeout(max(PATIENCE * seconds, 1.0)):  # Python 3.11's wait_for may lose a cancellation
-                await bell.wait()
-        if not bell.is_set():
-            self.ring(bell, seconds)
-        bell.clear()
+                await event.wait()
+        if not event.is_set():
+            self.start(event, seconds)
+        event.clear()
 
 
-async def _ring(bell: asyncio.Event) -> None:
-    bell.set()
+async def _set(event: asyncio.Event) -> None:
+    event.set()
 
 
 @contextmanager
-def metronome() -> Iterator[Metronome]:
-    """Run a metronome."""
+def run_ticker() -> Iterator[Ticker]:
+    """Run a ticker."""
     scheduler = AsyncIOScheduler(
         timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
     )
     scheduler.start()
     try:
-        yield Metronome(scheduler)
+        yield Ticker(scheduler)
     finally:
         scheduler.shutdown(wait=False)
+
+
+async def repeat(
+    ticker: Ticker, event: asyncio.Event, seconds: float, work: Callable[[], Awaitable[object]], stop: Stop
+) -> None:
+    """Run `work` at each tick, and whenever `event` is set in between, until `stop`."""
+    ticker.start(event, seconds)
+    try:
+        while not stop.asked.is_set():  # cancelled work may raise an error of its own
+            await ticker.wait(event, seconds)
+            await work()
+    except Exception:  # noqa: BLE001  # a fault of the program ends the daemon, but in order
+        log.exception("daemon.crashed")
+        stop.crashed = True
+        stop.asked.set()

@@ -1,86 +1,74 @@
-"""What systemd is told of a running daemon: WATCHDOG=1 as long as its work goes on, and in STATUS= how it fares.
+"""Report the state of the daemon to systemd: WATCHDOG=1 while its work goes on, and a line of status in STATUS=.
 
-A database or a provider that is away ends no work: ticks and polls then fail in time, one after the other.
+A database or a provider that is away stops no work: claims and polls then fail, one after the other, within their
+timeouts.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Final
 
-from checkpointd.postgres import queries
-from checkpointd.postgres.connection import UNAVAILABLE
-from checkpointd.postgres.errors import explain
+from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.store import Store
 from checkpointd.service import systemd
-from checkpointd.telemetry import logs as observe
+from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.logs import log
 
-SECONDS: Final = 10.0
-"""How often systemd is told, or more often where its watchdog asks for it."""
+REPORT_SECONDS: Final = 10.0
+"""The interval of reports to systemd, unless its watchdog needs a shorter one."""
 
 LAG_SECONDS: Final = 5.0
-"""A loop that comes so much too late has been blocked."""
+"""If a sleep of the event loop ends so much later than it should, the loop was blocked."""
 
 Stuck = Callable[[], str | None]
-"""Says what does not go on any more; None: everything does."""
+"""Returns what has stopped although it should go on, or None."""
 
 
-@asynccontextmanager
-async def watching(store: Store, stuck: Stuck, draining: asyncio.Event) -> AsyncIterator[None]:
-    """Keep systemd informed. Once `draining`, the end has a limit of its own: STATUS is left alone."""
-    tasks = [asyncio.create_task(_feed(stuck, systemd.watchdog_seconds()))]
-    if systemd.listens():
-        tasks.append(asyncio.create_task(_tell(store, draining)))
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _feed(stuck: Stuck, limit: float | None) -> None:
-    """Feed the watchdog, which lets pass `limit` seconds (None: there is none), while nothing is stuck."""
+async def feed_watchdog(stuck: Stuck) -> None:
+    """Send WATCHDOG=1 at least twice within the time of systemd's watchdog, as long as nothing is stuck."""
     loop = asyncio.get_running_loop()
-    seconds = min(limit / 2, SECONDS) if limit else SECONDS
-    told = None
+    limit = systemd.watchdog_seconds()
+    seconds = min(limit / 2, REPORT_SECONDS) if limit else REPORT_SECONDS
+    logged = None
     while True:
         since = loop.time()
         await asyncio.sleep(seconds)
         lag = loop.time() - since - seconds
-        reason = f"the event loop stood still for {lag:.0f} s" if lag > LAG_SECONDS else stuck()
+        reason = f"the event loop was blocked for {lag:.0f} s" if lag > LAG_SECONDS else stuck()
         if reason is None:
             systemd.notify(WATCHDOG=1)
-        elif reason != told:
+        elif reason != logged:
             log.error("daemon.stuck", reason=reason)
-        told = reason
+        logged = reason
 
 
-def _troubles() -> list[str]:
-    return observe.problems() + observe.troubled_sources()
-
-
-async def _tell(store: Store, draining: asyncio.Event) -> None:
-    """Tell how it fares, again and again, and where troubles come or go within a second."""
+async def report_status(store: Store, health: Health, draining: asyncio.Event) -> None:
+    """Send STATUS= at intervals, and within a second of a new problem or a recovery, until `draining` is set."""
+    if not systemd.listens():
+        return
     while not draining.is_set():
-        status = await _status(store)
+        status = await status_line(store, health)
         if not draining.is_set():
             systemd.notify(STATUS=status)
-        known = _troubles()
-        for _ in range(int(SECONDS)):
+        known = _problems(health)
+        for _ in range(int(REPORT_SECONDS)):
             await asyncio.sleep(1)
-            if known != _troubles():
+            if known != _problems(health):
                 break
 
 
-async def _status(store: Store) -> str:
+def _problems(health: Health) -> list[str]:
+    return health.problems() + health.source_problems()
+
+
+async def status_line(store: Store, health: Health) -> str:
+    """Return the state of the daemon in one line."""
     try:
-        (row,) = await store.fetch(queries.COUNT_TRACKED_JOBS)
-    except UNAVAILABLE as e:
-        return f"waiting: database: {explain(e)}"
-    if troubles := observe.problems():
-        return f"waiting: {'; '.join(troubles)}"
-    age = "" if row["last_poll_seconds"] is None else f", last poll {row['last_poll_seconds']:.0f} s ago"
-    counts = f"polling: {row['tracked']} tracked, {row['due']} due, {row['failing']} failing{age}"
-    return "; ".join([counts, *observe.troubled_sources()])
+        counts = await store.count_tracked_jobs()
+    except DatabaseUnavailableError as e:
+        return f"waiting: database: {e}"
+    if problems := health.problems():
+        return f"waiting: {'; '.join(problems)}"
+    age = "" if counts["last_poll_seconds"] is None else f", last poll {counts['last_poll_seconds']:.0f} s ago"
+    polling = f"polling: {counts['tracked']} tracked, {counts['due']} due, {counts['failing']} failing{age}"
+    return "; ".join([polling, *health.source_problems()])

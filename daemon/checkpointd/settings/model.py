@@ -95,7 +95,7 @@ class Source(BaseModel):
         return self
 
     @property
-    def emission(self) -> float | None:
+    def request_interval(self) -> float | None:
         """Seconds between requests by its budget; None: no budget."""
         return 60 / self.requests_per_minute if self.requests_per_minute else None
 

@@ -17,6 +17,9 @@ from .shapes import DEFAULT, KINDS, OpenAI, Shape, alphanumeric
 
 Record = dict[str, Any]
 
+EPOCH: Final = 1_767_225_600.0
+"""When simulated time begins: 2026-01-01, in Unix seconds. In the past, so that no checkpoint is in the future."""
+
 _HOUR: Final = 3600.0
 _UNFINISHED: Final[Record] = {
     "error": None,

@@ -5,16 +5,18 @@ are withdrawn, for an old number would say that all is well.
 """
 
 import asyncio
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
 from prometheus_client import Gauge
 
-from checkpointd.postgres import queries
-from checkpointd.postgres.connection import UNAVAILABLE
+from checkpointd.postgres.connection import database_deadline_in
+from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.store import Store
-from checkpointd.telemetry import logs as observe
+from checkpointd.telemetry.health import Health
+from checkpointd.telemetry.metrics import REGISTRY
 
-GAP_SECONDS: Final = 15.0
+REFRESH_SECONDS: Final = 15.0
 """How often they are read."""
 
 READ_SECONDS: Final = 5.0
@@ -27,56 +29,52 @@ PHASES: Final = ("active", "settling", "sealed", "missing", "gone", "forbidden")
 
 SOURCE_STATE: Final = Gauge(
     "checkpointd_source_state", "1 for the state that a source is in, 0 for the others.", ["source", "state"],
-    registry=observe.REGISTRY,
+    registry=REGISTRY,
 )  # fmt: skip
 TRACKED_JOBS: Final = Gauge(
-    "checkpointd_tracked_jobs", "Tracked jobs, by source and phase.", ["source", "phase"], registry=observe.REGISTRY
+    "checkpointd_tracked_jobs", "Tracked jobs, by source and phase.", ["source", "phase"], registry=REGISTRY
 )
 _OF_SOURCES: Final = {
     "stale": Gauge(
         "checkpointd_stale_jobs", "Tracked jobs that were not read completely for too long, by source.", ["source"],
-        registry=observe.REGISTRY,
+        registry=REGISTRY,
     ),
     "failing": Gauge(
         "checkpointd_failing_jobs", "Tracked jobs whose last poll failed, by source.", ["source"],
-        registry=observe.REGISTRY,
+        registry=REGISTRY,
     ),
     "unreadable": Gauge(
         "checkpointd_unreadable_jobs",
         "Tracked jobs whose last complete listing held an item that could not be read, by source.", ["source"],
-        registry=observe.REGISTRY,
+        registry=REGISTRY,
     ),
     "suspected_gap": Gauge(
         "checkpointd_suspected_gap_jobs",
         "Jobs still followed of which a checkpoint was probably never seen, by source.", ["source"],
-        registry=observe.REGISTRY,
+        registry=REGISTRY,
     ),
     "oldest_lag_seconds": Gauge(
         "checkpointd_oldest_lag_seconds",
         "The longest time since a job still followed was read completely, by source.", ["source"],
-        registry=observe.REGISTRY,
+        registry=REGISTRY,
     ),
 }  # fmt: skip
 """By the column that each shows."""
 
 
-async def renew(store: Store) -> None:
-    """Read them anew, again and again until that succeeds."""
-    while not await refresh(store):  # noqa: ASYNC110  # a database gives no event when it is back
+async def refresh_until_read(store: Store, health: Health) -> None:
+    """Refresh the metrics, again and again until that succeeds."""
+    while not await refresh(store, health):  # noqa: ASYNC110  # the database sends no event when it is back
         await asyncio.sleep(RETRY_SECONDS)
 
 
-async def refresh(store: Store) -> bool:
-    """Read them anew; where that fails, withdraw them. Returns whether it succeeded."""
-    rows = None
-    try:
-        async with asyncio.timeout(READ_SECONDS):
-            rows = await store.fetch(queries.COUNT_BY_SOURCE)
-    except UNAVAILABLE as e:
-        observe.database("counting", e)
-    else:
-        observe.database("counting", None)
-    # No scrape can come in between: nothing is awaited.
+async def refresh(store: Store, health: Health) -> bool:
+    """Read the metrics from the database, or withdraw them if that fails. Returns whether it succeeded."""
+    rows: list[dict[str, Any]] | None = None
+    with suppress(DatabaseUnavailableError), health.unit("counting"):
+        async with database_deadline_in(READ_SECONDS):
+            rows = await store.count_by_source()
+    # Nothing is awaited from here on, so no scrape sees a part of it.
     for gauge in (SOURCE_STATE, TRACKED_JOBS, *_OF_SOURCES.values()):
         gauge.clear()
     for row in rows or ():

@@ -1,16 +1,12 @@
 """What the pages show, read from the views: all that stands on one page is of one snapshot."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from asyncpg import Record
-
-from checkpointd.postgres import queries
-from checkpointd.postgres.connection import Connection
+from checkpointd.postgres.snapshot import snapshot
 from checkpointd.postgres.store import Store
-from checkpointd.words import visible
+from checkpointd.presentation import Row, visible
 
 JOBS_A_PAGE: Final = 50
 STATUSES_SHOWN: Final = 6
@@ -55,45 +51,34 @@ class Jobs(NamedTuple):
     failing: int
     statuses: list[tuple[str | None, int]]
     """The commonest, and how many jobs have each."""
-    jobs: Sequence[Record]
-    curves: dict[int, Record]
-    sources: Sequence[Record]
+    jobs: Sequence[Row]
+    curves: dict[int, Row]
+    sources: Sequence[Row]
 
 
 class Job(NamedTuple):
     """One job: what is known of it, its metrics by step, a part of its checkpoints and one of its changes."""
 
-    job: Record
-    curve: Sequence[Record]
+    job: Row
+    curve: Sequence[Row]
     part: Part
-    checkpoints: Sequence[Record]
-    changes: Sequence[Record]
+    checkpoints: Sequence[Row]
+    changes: Sequence[Row]
     are_latest: bool
     """No change is newer than these."""
     older_than: int | None
     """The `seq` before which there are more."""
 
 
-@asynccontextmanager
-async def _snapshot(store: Store) -> AsyncIterator[Connection]:
-    async with (
-        store.connection() as connection,
-        connection.transaction(isolation="repeatable_read", readonly=True),
-    ):
-        yield connection
-
-
 async def read_jobs(store: Store, query: str, page: int) -> Jobs:
-    """Find the jobs that have every word of `query`. Raises UNAVAILABLE."""
+    """Find the jobs that have every word of `query`. Raises DatabaseUnavailableError."""
     query = " ".join(visible(query).split())[:LONGEST_QUERY]
     words = list(dict.fromkeys(query.lower().split()))[:MOST_WORDS]
-    async with _snapshot(store) as connection:
-        rows = await connection.fetch(queries.SEARCH_JOBS, words, JOBS_A_PAGE, max(page, 1), STATUSES_SHOWN)
+    async with snapshot(store) as views:
+        rows = await views.search_jobs(words, JOBS_A_PAGE, max(page, 1), STATUSES_SHOWN)
         jobs = [row for row in rows if row["id"] is not None]
-        curves = await connection.fetch(
-            queries.LIST_CURVES, [j["source"] for j in jobs], [j["id"] for j in jobs], SPARKLINE_POINTS
-        )
-        sources = await connection.fetch(queries.LIST_SOURCES)
+        curves = await views.list_curves([j["source"] for j in jobs], [j["id"] for j in jobs], SPARKLINE_POINTS)
+        sources = await views.list_sources()
     found = rows[0]
     statuses = list(zip(found["statuses"] or (), found["status_counts"] or (), strict=True))
     return Jobs(
@@ -103,16 +88,16 @@ async def read_jobs(store: Store, query: str, page: int) -> Jobs:
 
 
 async def read_job(store: Store, source: str, job_id: str, page: int, before: int = NEWEST) -> Job | None:
-    """Read one job, with changes before that of a `seq`; None: it was never tracked. Raises UNAVAILABLE."""
+    """Read one job and its changes before a `seq`, or None if it was never tracked. Raises DatabaseUnavailableError."""
     key = visible(source), visible(job_id)
-    async with _snapshot(store) as connection:
-        job = await connection.fetchrow(queries.READ_JOB, *key)
+    async with snapshot(store) as views:
+        job = await views.read_job(*key)
         if job is None:
             return None
         part = Part.of(page, job["checkpoint_count"], CHECKPOINTS_A_PAGE)
-        curve = await connection.fetch(queries.LIST_JOB_CURVE, *key, CHART_POINTS)
-        checkpoints = await connection.fetch(queries.LIST_JOB_CHECKPOINTS, *key, part.size, part.skipped)
-        changes = await connection.fetch(queries.LIST_JOB_CHANGES, *key, before, CHANGES_SHOWN + 1)
+        curve = await views.list_job_curve(*key, CHART_POINTS)
+        checkpoints = await views.list_job_checkpoints(*key, part.size, part.skipped)
+        changes = await views.list_job_changes(*key, before, CHANGES_SHOWN + 1)
     shown = changes[:CHANGES_SHOWN]
     older_than = shown[-1]["seq"] if len(changes) > len(shown) else None
     return Job(job, curve, part, checkpoints, shown, before == NEWEST, older_than)

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from asyncpg import Record
-
-from checkpointd import words
+from checkpointd import presentation
+from checkpointd.presentation import Row
 from checkpointd.web import chart
 
 DOTS: Final = 60
@@ -70,17 +69,17 @@ class Sparkline(NamedTuple):
     last_valid: str
 
 
-def losses(rows: Sequence[Record]) -> Figure:
+def losses(rows: Sequence[Row]) -> Figure:
     """Draw the losses of a job, given by ascending step."""
     return _figure("Loss", _LOSSES, rows)
 
 
-def accuracies(rows: Sequence[Record]) -> Figure:
+def accuracies(rows: Sequence[Row]) -> Figure:
     """Draw the accuracies of a job, given by ascending step."""
     return _figure("Token accuracy", _ACCURACIES, rows)
 
 
-def _figure(title: str, metrics: dict[str, str], rows: Sequence[Record]) -> Figure:
+def _figure(title: str, metrics: dict[str, str], rows: Sequence[Row]) -> Figure:
     shown = {
         metric: name for metric, name in metrics.items() if any(chart.known(row[metric]) is not None for row in rows)
     }
@@ -99,9 +98,9 @@ def _style(name: str) -> str:
     return name.replace(" ", "-")
 
 
-def _point(row: Record, mark: chart.Mark, shown: Sequence[tuple[str, str]], *, is_last: bool) -> Point:
+def _point(row: Row, mark: chart.Mark, shown: Sequence[tuple[str, str]], *, is_last: bool) -> Point:
     values = [
-        Value(name, _style(name), height, words.number(row[metric]))
+        Value(name, _style(name), height, presentation.number(row[metric]))
         for (metric, name), height in zip(shown, mark.heights, strict=True)
         if row[metric] is not None
     ]
@@ -116,7 +115,7 @@ def _point(row: Record, mark: chart.Mark, shown: Sequence[tuple[str, str]], *, i
     return Point(mark.at, mark.left, mark.width, " · ".join(notes), values, said, row["is_best"], row["is_missing"])
 
 
-def sparkline(row: Record) -> Sparkline | None:
+def sparkline(row: Row) -> Sparkline | None:
     """Draw a job's losses small; None: it has none."""
     drawn = chart.draw(row["steps"], [row["train_loss"], row["valid_loss"]])
     train, valid = (
@@ -126,5 +125,5 @@ def sparkline(row: Record) -> Sparkline | None:
         return None
     return Sparkline(
         drawn.paths[0], drawn.paths[1],
-        words.number(train[-1] if train else None), words.number(valid[-1] if valid else None),
+        presentation.number(train[-1] if train else None), presentation.number(valid[-1] if valid else None),
     )  # fmt: skip

@@ -8,12 +8,11 @@ from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 
-from asyncpg import Record
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from checkpointd import __version__, words
-from checkpointd import presentation as standing
+from checkpointd import __version__, presentation
+from checkpointd.presentation import Row
 from checkpointd.web import figures
 from checkpointd.web.data import Job, Jobs
 
@@ -24,7 +23,7 @@ COPYABLE: Final = 300
 def _finalize(value: object) -> object:
     if value is None:
         return ""
-    return words.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return presentation.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _job_path(source: str, job_id: str) -> str:
@@ -35,9 +34,9 @@ def _is_copyable(name: str) -> bool:
     return len(name) <= COPYABLE and name.isprintable()
 
 
-def _freshness(job: Record, now: datetime) -> standing.Said:
+def _freshness(job: Row, now: datetime) -> presentation.Said:
     read_at = job["last_complete_at"]
-    return standing.freshness(job, None if read_at is None else (now - read_at).total_seconds())
+    return presentation.freshness(job, None if read_at is None else (now - read_at).total_seconds())
 
 
 _pages: Final = Environment(
@@ -46,9 +45,10 @@ _pages: Final = Environment(
 )  # fmt: skip
 _pages.globals.update(version=__version__, job_path=_job_path, is_copyable=_is_copyable)
 _pages.filters.update(
-    ago=words.ago, clock=words.clock, cut=words.cut, number=words.number, count=lambda n: f"{n:,}",
-    freshness=_freshness, trouble=standing.trouble, failing=standing.failing, progress=standing.progress,
-    tone=standing.tone, source_tone=standing.source_tone,
+    ago=presentation.ago, clock=presentation.clock, cut=presentation.cut, number=presentation.number,
+    count=lambda n: f"{n:,}",
+    freshness=_freshness, trouble=presentation.trouble, failing=presentation.failing, progress=presentation.progress,
+    tone=presentation.tone, source_tone=presentation.source_tone,
 )  # fmt: skip
 
 
@@ -67,13 +67,13 @@ def jobs(read: Jobs, problems: Sequence[str]) -> str:
 
 def job(read: Job, problems: Sequence[str]) -> str:
     """Write the page of one job."""
-    found: Record = read.job
+    found: Row = read.job
     return _write(
         "job.html", read=read, job=found, now=found["at"], problems=problems, query="",
         figures=[figures.losses(read.curve), figures.accuracies(read.curve)],
         epoch=max((row["epoch"] for row in read.curve if row["epoch"] is not None), default=None),
-        error=standing.provider_error(found["error"]),
-        hyperparameters=standing.hyperparameters(found["hyperparameters"]),
+        error=presentation.provider_error(found["error"]),
+        hyperparameters=presentation.hyperparameters(found["hyperparameters"]),
     )  # fmt: skip
 
 

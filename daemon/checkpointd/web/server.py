@@ -1,6 +1,5 @@
 """The status port: is the process alive, can it work, its metrics, and the status page. Changes nothing."""
 
-import asyncio
 import ipaddress
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -12,11 +11,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from checkpointd.postgres.connection import UNAVAILABLE
+from checkpointd.postgres.connection import database_deadline_in
 from checkpointd.postgres.dsn import Host
-from checkpointd.postgres.errors import explain
+from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.store import CLOSE_SECONDS, Store
-from checkpointd.telemetry.logs import REGISTRY, log
+from checkpointd.telemetry.logs import log
+from checkpointd.telemetry.metrics import REGISTRY
 from checkpointd.web import data as read
 from checkpointd.web import render
 
@@ -122,12 +122,12 @@ def _explained(problems: Problems) -> Middleware:
     @web.middleware
     async def explained(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            async with asyncio.timeout(PAGE_SECONDS):
+            async with database_deadline_in(PAGE_SECONDS):
                 return await handler(request)
         except web.HTTPNotFound:
             return _html(_not_found(), status=404)
-        except UNAVAILABLE as e:
-            return _html(_unavailable(problems() or [f"database: {explain(e)}"]), status=503)
+        except DatabaseUnavailableError as e:
+            return _html(_unavailable(problems() or [f"database: {e}"]), status=503)
 
     return explained
 

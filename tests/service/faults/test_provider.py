@@ -47,7 +47,7 @@ OF_JOBS: list[Answer] = [
 ]
 """Answers that are a job's own trouble: all other jobs are polled as if nothing were."""
 
-OF_SOURCE = [
+SOURCE_FAILURES = [
     error(429, "rate_limit_exceeded", Retry_After="2"),
     error(429, "insufficient_quota", Retry_After="2"),
     error(429, "slow_down", retry_after_ms="NaN", Retry_After="2"),
@@ -148,7 +148,7 @@ async def test_source_asks_to_wait(
             await stack.enter_async_context(daemon(surroundings(tmp_path, url, truth.provider.url)))
         await judge.until_all_is_stored()
         async with judge.watching():
-            for answer in OF_SOURCE:
+            for answer in SOURCE_FAILURES:
                 waiting, reached, go_on = held(answer)
                 truth.faults[truth.jobs[0]] = waiting
                 await asyncio.wait_for(reached.wait(), 30)

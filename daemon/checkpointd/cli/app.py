@@ -1,0 +1,165 @@
+"""The commands with their options and help. Each imports its module when called, and so loads only what it needs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import checkpointd
+from checkpointd.settings.load import load
+from checkpointd.simulator.shapes import Kind, Order, Publication, Retention, Shape
+
+app = typer.Typer(
+    help="Keeps a PostgreSQL copy of the checkpoints of fine-tuning jobs, and keeps it true.",
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+
+Config = Annotated[
+    Path | None, typer.Option("--config", help="The settings file (default: /etc/checkpointd/checkpointd.toml).")
+]
+Jobs = Annotated[
+    list[str],
+    typer.Argument(metavar="JOB…", help="Ids of fine-tuning jobs; - reads them from standard input, one per line."),
+]
+SourceName = Annotated[
+    str | None, typer.Option("--source", help="The source, if several are configured or have a job of this id.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001  # typer's convention
+    if wanted:
+        print(checkpointd.__version__)
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    del version
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def run(config: Config = None) -> None:
+    """Run the daemon."""
+    from checkpointd.cli.run import run_daemon
+
+    run_daemon(load(config))
+
+
+@app.command()
+def sync(
+    jobs: Annotated[
+        list[str] | None, typer.Argument(metavar="[JOB…]", help="Only these jobs; - reads them from standard input.")
+    ] = None,
+    source: SourceName = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Poll all tracked jobs, or the named ones, once and now, whether due or not."""
+    from checkpointd.cli.sync import sync_once
+
+    sync_once(load(config), jobs or [], source, as_json=as_json)
+
+
+@app.command()
+def track(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
+    """Start polling jobs. Makes no request."""
+    from checkpointd.cli.jobs import track_jobs
+
+    track_jobs(load(config), jobs, source)
+
+
+@app.command()
+def untrack(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
+    """Stop polling jobs. What is stored of them stays."""
+    from checkpointd.cli.jobs import untrack_jobs
+
+    untrack_jobs(load(config), jobs, source)
+
+
+@app.command()
+def resync(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
+    """Poll jobs at once and compare them in full. Sealed jobs are reopened."""
+    from checkpointd.cli.jobs import resync_jobs
+
+    resync_jobs(load(config), jobs, source)
+
+
+@app.command("jobs")
+def list_jobs(as_json: AsJson = False, config: Config = None) -> None:
+    """Show the jobs that are or were tracked."""
+    from checkpointd.cli.jobs import show_jobs
+
+    show_jobs(load(config), as_json=as_json)
+
+
+@app.command()
+def status(as_json: AsJson = False, config: Config = None) -> None:
+    """Show the sources, and how fresh each tracked job is."""
+    from checkpointd.cli.jobs import show_status
+
+    show_status(load(config), as_json=as_json)
+
+
+@app.command()
+def migrate(config: Config = None) -> None:
+    """Create or upgrade the schema and the roles. Several at once are safe."""
+    from checkpointd.cli.database import migrate_schema
+
+    migrate_schema(load(config))
+
+
+@app.command()
+def check(as_json: AsJson = False, config: Config = None) -> None:
+    """Check whether the daemon would work here: database, role, schema, keys, clocks. Says how to fix what is wrong."""
+    from checkpointd.cli.check import check_all
+
+    check_all(config, as_json=as_json)
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="End after so many seconds.")] = None,
+) -> None:
+    """Show checkpointd at work: a private PostgreSQL, a simulated provider and the daemon. Needs nothing else."""
+    from checkpointd.cli.demo import show_demo
+
+    show_demo(seconds)
+
+
+@app.command()
+def simulate(
+    context: typer.Context,
+    jobs: Annotated[int, typer.Option(min=1, max=10_000, help="Number of jobs.")] = 20,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 1,
+    speed: Annotated[float, typer.Option(min=0.01, max=100_000, help="Simulated seconds per second.")] = 60,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: a free one.")] = 8788,
+    kind: Annotated[Kind, typer.Option(help="The kind of API; a compatible provider lists no jobs.")] = "openai",
+    publish: Annotated[
+        Publication, typer.Option(help="When checkpoints are listed: at once, some late, or all at the job's end.")
+    ] = "late",
+    order: Annotated[Order, typer.Option(help="The order of checkpoints: descending is newest first.")] = "descending",
+    retain: Annotated[
+        Retention, typer.Option(help="Which checkpoints are listed: those of the last three epochs, or all.")
+    ] = "last-three",
+    per_epoch: Annotated[int, typer.Option(min=1, max=100, help="Checkpoints per epoch.")] = 1,
+    replay: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Serve the recorded lists DIR/*.json unchanged, instead of simulated jobs."),
+    ] = None,
+) -> None:
+    """Run the simulated provider alone, on 127.0.0.1. Its first output says how to reach it."""
+    from checkpointd.cli import simulate as module
+
+    if replay is None:
+        module.simulate_jobs(Shape(kind, publish, order, retain, per_epoch), jobs, seed, speed, port)
+    else:
+        given = [name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
+        module.simulate_recorded(replay, kind, port, given)

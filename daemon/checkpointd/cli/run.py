@@ -1,0 +1,32 @@
+"""The command run."""
+
+import faulthandler
+
+from checkpointd.cli import event_loop
+from checkpointd.cli.arguments import CommandError
+from checkpointd.cli.database import database
+from checkpointd.cli.log import configure_log, read_headers
+from checkpointd.postgres import dsn
+from checkpointd.service import daemon
+from checkpointd.service.signals import stop_on_signals
+from checkpointd.settings.model import Settings
+from checkpointd.telemetry.logs import log
+
+
+def run_daemon(settings: Settings) -> None:
+    """Run the daemon until SIGTERM or SIGINT. Raises CommandError after a fault of the program."""
+    faulthandler.enable()  # systemd's watchdog ends a daemon that hangs by SIGABRT: this shows where it hung
+    headers_by_source = read_headers(settings)
+    configure_log(settings, headers_by_source, settings.log_level)
+    address = None if settings.database_url is None else dsn.parse(settings.database_url)
+    if address and address.unverified:
+        log.warning("database.unverified", host=address.unverified, wanted="sslmode=verify-full")
+
+    async def work() -> None:
+        with stop_on_signals() as stop:
+            async with database(settings, announce_psql=True) as connect:
+                await daemon.run(settings, connect, headers_by_source, migrate=settings.database_url is None, stop=stop)
+            if stop.crashed:
+                raise CommandError("stopped by a fault of its own: see daemon.crashed in the log")
+
+    event_loop.run(work())

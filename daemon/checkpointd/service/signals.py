@@ -1,0 +1,40 @@
+"""How the process is asked to stop: SIGTERM and SIGINT, or a fault of its own."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Stop:
+    """A request to stop."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    hurry: Callable[[], object] = lambda: None
+    """Called for each further signal after the first."""
+    crashed: bool = False
+    """True if a fault of the program is the reason; the log has it."""
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Let SIGTERM and SIGINT ask for a stop. Each further one hurries it."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    stop = Stop()
+    if task is not None:
+        stop.hurry = task.cancel
+
+    def on_signal() -> None:
+        if stop.asked.is_set():
+            stop.hurry()
+        stop.asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

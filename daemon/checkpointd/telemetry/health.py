@@ -1,0 +1,90 @@
+"""What keeps this process from its work: failing units of work with the database, and sources that turn it away."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+from prometheus_client import Histogram
+
+from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.postgres.errors import DatabaseUnavailableError
+from checkpointd.telemetry.logs import log
+from checkpointd.telemetry.metrics import DATABASE_UP
+
+
+@dataclass(eq=False)
+class Unit:
+    """One run of a unit of work, started at a time of the event loop's clock."""
+
+    work: str
+    started: float
+    is_conclusive: bool = True
+    """False if its end does not show that the database works."""
+
+
+class Health:
+    """The health of one process. Its owner passes it to all that works with the database or with sources."""
+
+    def __init__(self, waiting_for: str | None = None) -> None:
+        self.waiting_for = waiting_for
+        """Why the process has not begun its work, or None."""
+        self._failed: dict[str, DatabaseUnavailableError] = {}
+        """The last error of each unit of work whose last run failed."""
+        self._running: set[Unit] = set()
+        self._source_states: dict[str, str] = {}
+        """The state of each source that turns this process away: refused or paused."""
+
+    @contextmanager
+    def unit(self, work: str, duration: Histogram | None = None) -> Iterator[Unit]:
+        """Run a unit of work: measure its duration, and log its first failure and its recovery, once each.
+
+        A failure of another kind is logged again. Raises what the block raises.
+        """
+        unit = Unit(work, asyncio.get_running_loop().time())
+        self._running.add(unit)
+        try:
+            with duration.time() if duration else nullcontext():
+                yield unit
+        except DatabaseUnavailableError as error:
+            known = self._failed.get(work)
+            self._failed[work] = error
+            if known is None or known.kind != error.kind:
+                log.warning("database.unavailable", work=work, error=str(error))
+            raise
+        else:
+            if unit.is_conclusive and self._failed.pop(work, None) is not None:
+                log.info("database.recovered", work=work)
+        finally:
+            self._running.discard(unit)
+            DATABASE_UP.set(not self._failed)
+
+    def running_seconds(self, work: str) -> float:
+        """Return how long the oldest run of a unit of work has been going on, or 0 if none is."""
+        now = asyncio.get_running_loop().time()
+        return max((now - unit.started for unit in self._running if unit.work == work), default=0.0)
+
+    def record_source(self, name: str, failure: Failure | None) -> None:
+        """Record whether a source turns this process away; a new state and the recovery are logged once each."""
+        known = self._source_states.pop(name, None)
+        if failure:
+            state = self._source_states[name] = "refused" if failure.error_class is ErrorClass.REFUSED else "paused"
+            if state != known:
+                event = {"refused": "source.refused", "paused": "source.paused"}[state]
+                log.warning(event, source=name, error_class=failure.error_class, error=failure.message)
+        elif known:
+            log.info("source.recovered", source=name)
+
+    def problems(self) -> list[str]:
+        """Return what keeps the process from its work, one text for each reason, without secrets."""
+        if self.waiting_for is not None:
+            return [self.waiting_for]
+        works = defaultdict[str, list[str]](list)
+        for work, error in self._failed.items():
+            works[str(error)].append(work)
+        return [f"database: {', '.join(failed)} failed: {reason}" for reason, failed in works.items()]
+
+    def source_problems(self) -> list[str]:
+        """Return which sources turn this process away, and how."""
+        return [f"source {name} {state}" for name, state in self._source_states.items()]

@@ -1,0 +1,91 @@
+"""The health of a process: its problems are logged once each and named once each."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+import structlog
+
+from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.postgres.errors import DatabaseUnavailableError
+from checkpointd.telemetry.health import Health
+from checkpointd.telemetry.metrics import REGISTRY
+
+
+def unavailable(reason: str, kind: str = "OSError") -> DatabaseUnavailableError:
+    """Return the error of a database that is away."""
+    return DatabaseUnavailableError(f"{kind}: {reason}", kind)
+
+
+def fail(health: Health, work: str, error: DatabaseUnavailableError) -> None:
+    """Let a unit of work fail."""
+    with suppress(DatabaseUnavailableError), health.unit(work):
+        raise error
+
+
+@pytest.fixture
+def events() -> Callable[[], list[dict[str, object]]]:
+    """Return a function that returns the log events since its last call."""
+    captured = structlog.testing.LogCapture()
+    structlog.configure(processors=[captured])
+
+    def take() -> list[dict[str, object]]:
+        taken = [json.loads(json.dumps(entry)) for entry in captured.entries]
+        captured.entries.clear()
+        return taken
+
+    return take
+
+
+def test_a_source_that_turns_the_daemon_away_is_logged_once(events: Callable[[], list[dict[str, object]]]) -> None:
+    """A refused key and a pause are one line each, however often they are met, and so is the recovery."""
+    health = Health()
+    refused, paused = (Failure(kind, f"HTTP {kind}") for kind in (ErrorClass.REFUSED, ErrorClass.THROTTLED))
+    for answer in (None, refused, refused, paused, paused, None, None):
+        health.record_source("azure", answer)
+    logged = events()
+    assert ["source.refused", "source.paused", "source.recovered"] == [event["event"] for event in logged]
+    assert [("warning", "azure", "HTTP refused"), ("warning", "azure", "HTTP throttled"), ("info", "azure", None)] == [
+        (event["log_level"], event["source"], event.get("error")) for event in logged
+    ]
+
+
+async def test_one_reason_of_several_units_is_one_problem() -> None:
+    """What keeps several units of work from the database is named once, with all of them."""
+    health = Health()
+    for work in ("claim", "save", "job list"):
+        fail(health, work, unavailable("away" if work != "save" else "full"))
+    assert [
+        "database: claim, job list failed: OSError: away",
+        "database: save failed: OSError: full",
+    ] == health.problems()
+    assert 0 == REGISTRY.get_sample_value("checkpointd_database_up")
+
+
+async def test_a_failing_unit_is_logged_once(events: Callable[[], list[dict[str, object]]]) -> None:
+    """The first failure of each kind and the recovery are one line each."""
+    health = Health()
+    for kind in ("OSError", "OSError", "DiskFullError"):
+        fail(health, "save", unavailable("no", kind))
+    with health.unit("save") as unit:
+        unit.is_conclusive = False
+    assert ["database.unavailable", "database.unavailable"] == [event["event"] for event in events()]
+    for _ in range(2):
+        with health.unit("save"):
+            assert 0 <= health.running_seconds("save")
+    assert ["database.recovered"] == [event["event"] for event in events()]
+    assert [] == health.problems()
+    assert 1 == REGISTRY.get_sample_value("checkpointd_database_up")
+
+
+async def test_two_runs_of_a_unit_at_once_are_told_apart() -> None:
+    """A unit of work that runs twice at once is running until both have ended."""
+    health = Health()
+    with health.unit("job list"):
+        with health.unit("job list"):
+            pass
+        await asyncio.sleep(0)
+        assert 0 < health.running_seconds("job list")
+    assert 0 == health.running_seconds("job list")
