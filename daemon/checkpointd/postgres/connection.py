@@ -82,7 +82,7 @@ def _discard(attempt: asyncio.Task[asyncpg.Connection], chosen: asyncpg.Connecti
 async def _connect(where: Address, host: Host | None = None, *, pooler: bool) -> asyncpg.Connection:
     try:
         connection: asyncpg.Connection = await asyncpg.connect(
-            where.url,
+            where.driver_url,
             host=host.name if host else None,
             port=host.port if host else None,
             ssl=where.tls(host) if host else where.sslmode,
