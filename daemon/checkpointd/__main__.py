@@ -17,8 +17,7 @@ from checkpointd.cli import event_loop as process
 from checkpointd.cli import output as terminal
 from checkpointd.cli.arguments import UsageError, choose_source, find_jobs, read_ids
 from checkpointd.cli.database import CommandError, database, database_errors, ready
-from checkpointd.postgres import dsn as address
-from checkpointd.postgres import migrations
+from checkpointd.postgres import dsn, migrations
 from checkpointd.postgres.embedded import EmbeddedError
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.settings.credentials import SettingsError
@@ -129,9 +128,9 @@ def run(config: Config = None) -> None:
     chosen = load(config)
     keyed = _keys(chosen)
     _configure_log(chosen, keyed, chosen.log_level)
-    where = None if chosen.database_url is None else address.parse(chosen.database_url)
-    if where and where.unverified:
-        observe.log.warning("database.unverified", host=where.unverified, wanted="sslmode=verify-full")
+    where = None if chosen.database_url is None else dsn.parse(chosen.database_url)
+    if where and where.unverified_host:
+        observe.log.warning("database.unverified", host=where.unverified_host, wanted="sslmode=verify-full")
 
     async def work() -> None:
         with daemon.stop_on_signals() as stop:
@@ -426,7 +425,7 @@ def _configure_log(chosen: Settings, keyed: Mapping[str, Mapping[str, str]], lev
 
     secrets = [s for source in chosen.sources for s in secrets_of(source.query, keyed[source.name])]
     if chosen.database_url is not None:
-        secrets += address.parse(chosen.database_url).secrets
+        secrets += dsn.parse(chosen.database_url).secrets
     observe.configure(chosen.log_format, level, secrets)
 
 

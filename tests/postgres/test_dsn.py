@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from checkpointd.postgres import dsn
 from checkpointd.postgres.connection import UNAVAILABLE, connect
-from checkpointd.postgres.dsn import AddressError, Host
+from checkpointd.postgres.dsn import DsnError, Host
 from support.servers import free_port, revocations, self_signed
 
 
@@ -171,7 +171,7 @@ def test_libpq_reads_the_same(url: str) -> None:
 @pytest.mark.parametrize("url", [*INVALID, *AMBIGUOUS])
 def test_what_is_rejected(url: str) -> None:
     """A URL is rejected if it is invalid, or if libpq and other parsers would read it differently."""
-    with pytest.raises(AddressError, match=INVALID.get(url, "not a valid")):
+    with pytest.raises(DsnError, match=INVALID.get(url, "not a valid")):
         dsn.parse(url)
 
 
@@ -220,7 +220,7 @@ def test_what_is_accepted_is_what_libpq_reads(text: str) -> None:
     url = f"postgresql://{text}"
     try:
         found = dsn.parse(url).options
-    except AddressError:
+    except DsnError:
         return
     # Other parameters are accepted, and sent to the server. libpq rejects names that it does not know.
     if {"host", "port", "user"} >= set(re.findall("([^&=]+)=", url.partition("?")[2])):
@@ -258,16 +258,16 @@ def test_the_environment_supplies_what_the_url_omits(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PGSSLMODE", "require")
     monkeypatch.setenv("PGTARGETSESSIONATTRS", "read-write")
     found = dsn.parse("postgresql:///db")
-    assert ((Host("h", 7),), "require", "read-write") == (found.hosts, found.sslmode, found.attribute)
+    assert ((Host("h", 7),), "require", "read-write") == (found.hosts, found.sslmode, found.target_session_attrs)
     assert (Host("h1", 7), Host("h2", 7)) == dsn.parse("postgresql://h1,h2/db").hosts
     found = dsn.parse("postgresql://other:8/db?sslmode=verify-full&target_session_attrs=any")
-    assert ((Host("other", 8),), "verify-full", "any") == (found.hosts, found.sslmode, found.attribute)
+    assert ((Host("other", 8),), "verify-full", "any") == (found.hosts, found.sslmode, found.target_session_attrs)
 
 
 @pytest.mark.parametrize(("url", "attribute"), [("postgresql://h/db", "any"), ("postgresql://h1,h2/db", "primary")])
 def test_of_several_hosts_the_primary(url: str, attribute: str) -> None:
     """Of several hosts the primary is chosen, unless the URL says otherwise."""
-    assert attribute == dsn.parse(url).attribute
+    assert attribute == dsn.parse(url).target_session_attrs
 
 
 # What the driver gets
@@ -385,10 +385,10 @@ def test_a_remote_host_is_verified(host: str) -> None:
     context = found.tls(found.hosts[0])
     assert isinstance(context, ssl.SSLContext)
     assert (True, ssl.CERT_REQUIRED) == (context.check_hostname, context.verify_mode)
-    assert found.unverified is None
+    assert found.unverified_host is None
     for mode in ("disable", "allow", "prefer", "require", "verify-ca"):
         found = dsn.parse(f"postgresql://{host}/db?sslmode={mode}")
-        assert (mode, host.strip("[]")) == (found.tls(found.hosts[0]), found.unverified)
+        assert (mode, host.strip("[]")) == (found.tls(found.hosts[0]), found.unverified_host)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "[::1]", "%2Frun%2Fpostgresql"])
@@ -396,7 +396,7 @@ def test_a_local_host_is_not_verified(host: str) -> None:
     """On this machine TLS is used if the server offers it, and nothing is verified or reported."""
     found = dsn.parse(f"postgresql://{host}/db")
     assert found.tls(found.hosts[0]) is None
-    assert dsn.parse(f"postgresql://{host}/db?sslmode=disable").unverified is None
+    assert dsn.parse(f"postgresql://{host}/db?sslmode=disable").unverified_host is None
 
 
 def test_the_password_is_not_shown() -> None:
@@ -425,10 +425,10 @@ FILES = {
 def test_missing_files(parameter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that cannot be read is reported at once, named by the URL or by a variable, unless TLS is not used."""
     for path in (tmp_path / "gone", tmp_path):
-        with pytest.raises(AddressError, match=f"^its {parameter} must name a file that this user can read$"):
+        with pytest.raises(DsnError, match=f"^its {parameter} must name a file that this user can read$"):
             dsn.parse(_url(**{parameter: path}))
     monkeypatch.setenv(FILES[parameter], str(tmp_path / "gone"))
-    with pytest.raises(AddressError, match=f"^{FILES[parameter]} must name a file that this user can read$"):
+    with pytest.raises(DsnError, match=f"^{FILES[parameter]} must name a file that this user can read$"):
         dsn.parse("postgresql://db.example.org/db")
     dsn.parse("postgresql:///db?host=/run/postgresql")
     dsn.parse("postgresql://db.example.org/db?sslmode=disable")
@@ -449,10 +449,10 @@ def test_files_with_other_content(tmp_path: Path) -> None:
     _, another = self_signed(tmp_path, "two")
     dsn.parse(_url(sslrootcert=certificate, sslcert=certificate, sslkey=key))
     for wrong in ({"sslrootcert": other}, {"sslcrl": other}):
-        with pytest.raises(AddressError, match=f"^the file of {next(iter(wrong))} must be in PEM format$"):
+        with pytest.raises(DsnError, match=f"^the file of {next(iter(wrong))} must be in PEM format$"):
             dsn.parse(_url(**wrong))
     for pair in ((other, key), (certificate, other), (certificate, another)):
-        with pytest.raises(AddressError, match=r"^the files of sslcert and sslkey must be a certificate and its key"):
+        with pytest.raises(DsnError, match=r"^the files of sslcert and sslkey must be a certificate and its key"):
             dsn.parse(_url(sslcert=pair[0], sslkey=pair[1]))
 
 
@@ -462,7 +462,7 @@ def test_an_encrypted_key(tmp_path: Path) -> None:
     files = {"sslcert": certificate, "sslkey": key}
     assert ("canary",) == dsn.parse(_url(**files, sslpassword="canary")).secrets
     for wrong in ({}, {"sslpassword": "wrong"}):
-        with pytest.raises(AddressError, match=r"sslpassword must be the key's password, if it has one$"):
+        with pytest.raises(DsnError, match=r"sslpassword must be the key's password, if it has one$"):
             dsn.parse(_url(**files, **wrong))
 
 
@@ -502,5 +502,5 @@ def test_the_systems_authorities(mode: str, fits: bool, monkeypatch: pytest.Monk
     if fits:
         assert isinstance((found := dsn.parse(_url(sslmode=mode))).tls(found.hosts[0]), ssl.SSLContext)
     else:
-        with pytest.raises(AddressError, match="verify-full"):
+        with pytest.raises(DsnError, match="verify-full"):
             dsn.parse(_url(sslmode=mode))

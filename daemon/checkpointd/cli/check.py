@@ -19,8 +19,7 @@ import aiohttp
 
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.polling.setup import open_client
-from checkpointd.postgres import dsn as address
-from checkpointd.postgres import migrations, queries
+from checkpointd.postgres import dsn, migrations, queries
 from checkpointd.postgres.connection import UNAVAILABLE, Connect
 from checkpointd.postgres.embedded import EmbeddedError
 from checkpointd.postgres.errors import explain
@@ -147,7 +146,7 @@ def judge_settings(settings: Settings) -> list[Finding]:
     """Judge what is known before anybody is asked."""
     names = ", ".join(source.name for source in settings.sources)
     findings = [Finding("ok", "settings", f"complete, with the {plural('source', len(settings.sources))} {names}")]
-    host = address.parse(settings.database_url).unverified if settings.database_url else None
+    host = dsn.parse(settings.database_url).unverified_host if settings.database_url else None
     if host:
         message = f"nobody knows whether it is {host} that answers: sslmode=verify-full in the URL is safe"
         findings.append(Finding("warn", "certificate", message))

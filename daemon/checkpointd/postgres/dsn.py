@@ -16,7 +16,7 @@ from typing import Final, Literal, NamedTuple, get_args
 from urllib.parse import quote, unquote_to_bytes, urlencode
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
-ATTRIBUTES: Final = ("any", "primary", "read-write")
+SESSION_ATTRIBUTES: Final = ("any", "primary", "read-write")
 """The values of PostgreSQL's target_session_attrs that allow a server which accepts writes."""
 
 _HOST: Final = r"(\[[^][/?@,]+\]|[^][:/?@,]*)(?::([^/?@,]*))?"
@@ -43,11 +43,11 @@ _FILES: Final = {
 """Options that name a file: the variable, and the file in ~/.postgresql, that are used if the URL omits the option."""
 
 
-class AddressError(ValueError):
+class DsnError(ValueError):
     """The URL is invalid. The message repeats nothing of the URL, because the URL contains a password."""
 
 
-class FileError(AddressError, OSError):
+class DsnFileError(DsnError, OSError):
     """A certificate file cannot be used now. As an OSError it is retried: the file may be being replaced."""
 
 
@@ -75,15 +75,15 @@ class Host(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class Dsn:
     """A parsed URL, completed from the environment. Returned by parse()."""
 
     hosts: tuple[Host, ...]
     """Empty if no host is named: then the server is the one at this machine's default socket."""
     sslmode: SslMode | None
     """None if neither the URL nor PGSSLMODE sets it."""
-    attribute: str
-    """One of ATTRIBUTES: the condition that a host must meet."""
+    target_session_attrs: str
+    """One of SESSION_ATTRIBUTES: the condition that a host must meet."""
     options: Mapping[str, str] = field(repr=False)
     """All that the URL sets, by libpq's names (user, dbname, …), without empty values."""
     secrets: tuple[str, ...] = field(repr=False)
@@ -100,7 +100,7 @@ class Address:
         return "postgresql://?" + urlencode({name: self.options[name] for name in sorted(passed)}, quote_via=quote)
 
     @property
-    def unverified(self) -> str | None:
+    def unverified_host(self) -> str | None:
         """The first remote host whose certificate is not fully verified because sslmode is set to less, or None."""
         chosen = self.sslmode not in {None, "verify-full"}
         return next((host.name for host in self.hosts if chosen and not host.is_local), None)
@@ -120,7 +120,7 @@ class Address:
         return context
 
     def check_files(self) -> None:
-        """Raise AddressError if a certificate file that the URL or a variable names cannot be used.
+        """Raise DsnError if a certificate file that the URL or a variable names cannot be used.
 
         asyncpg reports a missing certificate file and a missing socket by the same error.
         """
@@ -134,21 +134,21 @@ class Address:
                     pass
             except (OSError, ValueError):
                 origin = f"its {option}" if option in self.options else _FILES[option][0]
-                raise FileError(f"{origin} must name a file that this user can read") from None
+                raise DsnFileError(f"{origin} must name a file that this user can read") from None
         if named["sslrootcert"] == "system" and self.sslmode in {"require", "verify-ca"}:
-            raise AddressError("sslrootcert=system requires sslmode=verify-full")
+            raise DsnError("sslrootcert=system requires sslmode=verify-full")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         for option in paths.keys() & {"sslrootcert", "sslcrl"}:
             try:
                 context.load_verify_locations(paths[option])
             except OSError:
-                raise FileError(f"the file of {option} must be in PEM format") from None
+                raise DsnFileError(f"the file of {option} must be in PEM format") from None
         try:
             if "sslcert" in paths:
                 self._load_client_certificate(context)
         except OSError:
             message = "the files of sslcert and sslkey must be a certificate and its key in PEM format"
-            raise FileError(f"{message}; sslpassword must be the key's password, if it has one") from None
+            raise DsnFileError(f"{message}; sslpassword must be the key's password, if it has one") from None
 
     def _load_client_certificate(self, context: ssl.SSLContext) -> None:
         """Load this client's certificate, if there is one. Without a password OpenSSL would ask at the terminal."""
@@ -163,32 +163,32 @@ class Address:
         return self._named_file(option) or (default if os.path.exists(default) else None)  # noqa: PTH110  # as above
 
 
-def parse(url: str) -> Address:
-    """Parse a URL, complete it from the environment and check its certificate files. Raises AddressError.
+def parse(url: str) -> Dsn:
+    """Parse a URL, complete it from the environment and check its certificate files. Raises DsnError.
 
     What is accepted is read as libpq reads it. libpq accepts some URLs that are rejected here: those in which an
     unescaped character is likely to cut a password in two, so that a part of it would be shown as a host's name.
     """
     if not url.startswith(("postgresql://", "postgres://")):
-        raise AddressError("it must begin with postgresql://")
+        raise DsnError("it must begin with postgresql://")
     match = _URL.fullmatch(url.rstrip())  # such as the newline at the end of a file; recent libpqs ignore it too
     if not match or "#" in url:  # most other parsers end the URL at a #
-        raise AddressError(f"it is not a valid PostgreSQL URL; {_ESCAPE}")
+        raise DsnError(f"it is not a valid PostgreSQL URL; {_ESCAPE}")
     main, parameters = _main_options(match), _parameters(match["parameters"] or "")
     options = {name: value for name, value in (main | parameters).items() if value}
     hosts = _hosts(options)
     if "service" in options or (not hosts and os.environ.get("PGSERVICE")):
-        raise AddressError("service files, which may name another host, are not supported: write the host into the URL")
+        raise DsnError("service files, which may name another host, are not supported: write the host into the URL")
     wanted = options.get("sslmode") or os.environ.get("PGSSLMODE")
     sslmode: SslMode | None = next((mode for mode in get_args(SslMode) if mode == wanted), None)
     if wanted and not sslmode:
-        raise AddressError(f"its sslmode must be one of {', '.join(get_args(SslMode))}; verify-full is the safe one")
+        raise DsnError(f"its sslmode must be one of {', '.join(get_args(SslMode))}; verify-full is the safe one")
     attribute = options.get("target_session_attrs") or os.environ.get("PGTARGETSESSIONATTRS")
     attribute = attribute or ("primary" if len(hosts) > 1 else "any")
-    if attribute not in ATTRIBUTES:
-        raise AddressError(f"its target_session_attrs must be one of {', '.join(ATTRIBUTES)}: checkpointd writes")
+    if attribute not in SESSION_ATTRIBUTES:
+        raise DsnError(f"its target_session_attrs must be one of {', '.join(SESSION_ATTRIBUTES)}: checkpointd writes")
     passwords = main.get("password"), parameters.get("password"), parameters.get("sslpassword")
-    dsn = Address(hosts, sslmode, attribute, options, tuple(word for word in passwords if word))
+    dsn = Dsn(hosts, sslmode, attribute, options, tuple(word for word in passwords if word))
     dsn.check_files()
     return dsn
 
@@ -212,7 +212,7 @@ def _parameters(text: str) -> dict[str, str]:
     for parameter in text.removesuffix("&").split("&") if text else ():
         match = re.fullmatch("([^=]+)=([^=]*)", parameter)
         if not match:
-            raise AddressError("after the ? it must have name=value, joined by &; in a value, write & = as %26 %3D")
+            raise DsnError("after the ? it must have name=value, joined by &; in a value, write & = as %26 %3D")
         parameters[_unescape(match[1])] = _unescape(match[2])
     return parameters
 
@@ -222,9 +222,9 @@ def _unescape(text: str) -> str:
     try:
         value = unquote_to_bytes(text).decode()
     except UnicodeError:
-        raise AddressError("it must be UTF-8, including bytes written as %XX") from None
+        raise DsnError("it must be UTF-8, including bytes written as %XX") from None
     if "\0" in value or re.search("%(?![0-9A-Fa-f]{2})", text):
-        raise AddressError("a % in it must be followed by two hexadecimal digits, not 00; write % itself as %25")
+        raise DsnError("a % in it must be followed by two hexadecimal digits, not 00; write % itself as %25")
     return value
 
 
@@ -238,13 +238,13 @@ def _hosts(options: Mapping[str, str]) -> tuple[Host, ...]:
     given = options.get("port", "")
     ports = (given if given.strip(",") else os.environ.get("PGPORT") or "").split(",")
     if not all(not port or (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536) for port in ports):
-        raise AddressError(f"a port in it or in PGPORT must be a number from 1 to 65535; {_ESCAPE}")
+        raise DsnError(f"a port in it or in PGPORT must be a number from 1 to 65535; {_ESCAPE}")
     if len(ports) not in {1, len(names)}:
-        raise AddressError("it must name one port, or as many ports as hosts; PGHOST and PGPORT count if it names none")
+        raise DsnError("it must name one port, or as many ports as hosts; PGHOST and PGPORT count if it names none")
     if names == [""]:
         return ()
     if not all(map(_is_host, names)):
-        raise AddressError(f"a host in it or in PGHOST is empty or invalid; {_ESCAPE}")
+        raise DsnError(f"a host in it or in PGHOST is empty or invalid; {_ESCAPE}")
     ports = ports * len(names) if len(ports) == 1 else ports
     return tuple(Host(name, int(port) if port else None) for name, port in zip(names, ports, strict=True))
 
