@@ -29,14 +29,23 @@ test-oldest: $(READY)  ## on the oldest PostgreSQL of this machine, where Debian
 	export TEST_POSTGRES_BIN=$(OLDEST); $(VENV)/bin/pytest $(SIDE_BY_SIDE) $(ARGS) && $(VENV)/bin/pytest -m slow $(SLOW_SQL); \
 	else echo "skipped: no PostgreSQL 15 to 18 in /usr/lib/postgresql"; fi
 
-# What is looked for is on the PATH, or is pyenv's. PostgreSQL 18 is the embedded one, which each of them takes.
+# A distribution's Python has patches of its own. The environment is named after the Python's path.
+test-system: $(READY)  ## the tests with /usr/bin/python3, where that is another Python than the one of `make test`
+	@if ! /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  echo "skipped: no /usr/bin/python3 of version 3.11 or newer"; \
+	elif python=$$(readlink -f /usr/bin/python3); [ "$$python" = "$$(readlink -f $(VENV)/bin/python)" ]; then \
+	  echo "skipped: $(VENV) has the Python of /usr/bin/python3"; \
+	else echo "$$($$python --version): $$python"; \
+	  $(MAKE) --no-print-directory test VENV=.venv$$(echo $$python | tr / -) PYTHON=$$python; fi
+
+# PostgreSQL 18 is the embedded one, which each Python's tests use.
 test-all: $(READY)  ## the tests on each Python from 3.11 to 3.13 that is installed, and on PostgreSQL 15 and 18
 	@for version in 3.11 3.12 3.13; do \
-	  for python in "$$(command -v python$$version)" "$$HOME"/.pyenv/versions/$$version.*/bin/python; do \
-	    "$$python" --version >/dev/null 2>&1 && break; python=; done; \
-	  if [ -z "$$python" ]; then echo "skipped: no Python $$version on the PATH or in ~/.pyenv"; continue; fi; \
-	  echo "Python $$version, PostgreSQL 18: $$python"; \
-	  $(MAKE) --no-print-directory test VENV=.venv-$$version PYTHON="$$python" || exit 1; done
+	  pythons=$$(sh tests/project/pythons.sh $$version); \
+	  if [ -z "$$pythons" ]; then echo "skipped: no Python $$version on the PATH, in /usr/bin or in ~/.pyenv"; fi; \
+	  for python in $$pythons; do \
+	    echo "$$($$python --version), PostgreSQL 18: $$python"; \
+	    $(MAKE) --no-print-directory test VENV=.venv$$(echo $$python | tr / -) PYTHON=$$python || exit 1; done; done
 	@$(if $(findstring /15/,$(OLDEST)),,echo "skipped: no PostgreSQL 15 in /usr/lib/postgresql";) \
 	$(MAKE) --no-print-directory test-oldest
 
@@ -88,4 +97,4 @@ $(READY): .tools/bin/uv pyproject.toml requirements.lock
 $(PRISM):
 	npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .tools/prism @stoplight/prism-cli@5.14.2
 
-.PHONY: help demo test test-unit test-slow test-oldest test-all systemd-test contract catalogue lint check check-long planted wheel lock clean
+.PHONY: help demo test test-unit test-slow test-oldest test-system test-all systemd-test contract catalogue lint check check-long planted wheel lock clean

@@ -1,87 +1,412 @@
-"""Where the database is: what a URL and the environment say, and what is chosen where they are silent."""
+"""The database's URL: its grammar, what the environment supplies, how a connection is protected, certificate files."""
 
 import asyncio
+import ctypes
+import getpass
+import os
+import re
 import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import takewhile
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from checkpointd.postgres import dsn as address
+from checkpointd.postgres import dsn
 from checkpointd.postgres.connection import DRIVER_ERRORS, connect
-from checkpointd.postgres.dsn import AddressError, Host
-from support.servers import revocations, self_signed
+from checkpointd.postgres.dsn import DsnError, Host
+from support.servers import free_port, revocations, self_signed
 
 
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("PGHOST", "PGPORT", "PGSSLMODE", "PGSSLROOTCERT", "PGSSLCRL", "PGSSLCERT", "PGSSLKEY",
-                     "PGTARGETSESSIONATTRS", "PGSERVICE"):  # fmt: skip
-        monkeypatch.delenv(variable, raising=False)
+@pytest.fixture(autouse=True, scope="module")
+def _no_environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        for name in [name for name in os.environ if name.startswith("PG")]:
+            patched.delenv(name)
+        yield
+
+
+# Grammar
+
+URLS: dict[str, dict[str, str]] = {
+    "postgresql://": {},
+    "postgres://": {},
+    "postgresql:///": {},
+    "postgresql:///?": {},
+    "postgresql:///db": {"dbname": "db"},
+    "postgresql://h": {"host": "h"},
+    "postgresql://h/": {"host": "h"},
+    "postgresql://h?user=u": {"host": "h", "user": "u"},
+    "postgresql://h:5433/db": {"host": "h", "port": "5433", "dbname": "db"},
+    "postgresql://h:/db": {"host": "h", "dbname": "db"},
+    "postgresql://:5433/db": {"port": "5433", "dbname": "db"},
+    "postgresql://u@h/db": {"user": "u", "host": "h", "dbname": "db"},
+    "postgresql://u@/db": {"user": "u", "dbname": "db"},
+    "postgresql://u:@h/db": {"user": "u", "host": "h", "dbname": "db"},
+    "postgresql://:p@h/db": {"password": "p", "host": "h", "dbname": "db"},
+    "postgresql://u:p:q@h": {"user": "u", "password": "p:q", "host": "h"},
+    "postgresql://u:p%40%2F%3a+%25@h": {"user": "u", "password": "p@/:+%", "host": "h"},
+    "postgresql://%C3%A9:é@h": {"user": "é", "password": "é", "host": "h"},
+    "postgresql://u@h/d@b": {"user": "u", "host": "h", "dbname": "d@b"},
+    "postgresql://h/a/b": {"host": "h", "dbname": "a/b"},
+    "postgresql://h/a%3Fb": {"host": "h", "dbname": "a?b"},
+    "postgresql://[::1]/db": {"host": "::1", "dbname": "db"},
+    "postgresql://[::1]:3": {"host": "::1", "port": "3"},
+    "postgresql://[fe80::1%25eth0]": {"host": "fe80::1%eth0"},
+    "postgresql://[h]": {"host": "h"},
+    "postgresql://%2Frun%2Fpostgresql:7/db": {"host": "/run/postgresql", "port": "7", "dbname": "db"},
+    "postgres://u@h1:1,h2,[::1]:3/db": {"user": "u", "host": "h1,h2,::1", "port": "1,,3", "dbname": "db"},
+    "postgresql://h1,h2/db": {"host": "h1,h2", "port": ",", "dbname": "db"},
+    "postgresql://h1%2Ch2:7": {"host": "h1,h2", "port": "7"},
+    "postgresql:///db?host=/run/postgresql&port=7": {"host": "/run/postgresql", "port": "7", "dbname": "db"},
+    "postgresql:///?host=::1": {"host": "::1"},
+    "postgresql://h1:1/db?host=h2": {"host": "h2", "port": "1", "dbname": "db"},
+    "postgresql://h1:1,h2/db?port=7": {"host": "h1,h2", "port": "7", "dbname": "db"},
+    "postgresql://u:p@h/db?user=v&password=q&dbname=e": {"user": "v", "password": "q", "host": "h", "dbname": "e"},
+    "postgresql:///?user=u&user=v": {"user": "v"},
+    "postgresql:///?us%65r=v&": {"user": "v"},
+    "postgresql:///?application_name=a+b/c:d@e?f%26%3D": {"application_name": "a+b/c:d@e?f&="},
+    "postgresql:///?options=-c%20geqo%3Doff": {"options": "-c geqo=off"},
+}  # fmt: skip
+"""URLs, and the options that they set."""
+
+INVALID = {
+    "http://h/db": "begin with",
+    "postgresql:/h/db": "begin with",
+    "PostgreSQL://h/db": "begin with",
+    "postgresql://h/%": "hexadecimal",
+    "postgresql://h/%4": "hexadecimal",
+    "postgresql://h/%4g": "hexadecimal",
+    "postgresql://u:%00@h": "hexadecimal",
+    "postgresql://h/%FF": "UTF-8",
+    "postgresql://h/\udcff": "UTF-8",
+    "postgresql://[::1": "not a valid",
+    "postgresql://[]": "not a valid",
+    "postgresql://[::1]1": "not a valid",
+    "postgresql://::1": "a port",
+    "postgresql://h:+1": "a port",
+    "postgresql://h:0": "a port",
+    "postgresql://h:65536": "a port",
+    "postgresql:///?port=x": "a port",
+    "postgresql:///?port=1,2": "as many ports",
+    "postgresql://h?port=1,2": "as many ports",
+    "postgresql://h1,h2,h3?port=1,2": "as many ports",
+    "postgresql://h1,,h2": "a host",
+    "postgresql://,": "a host",
+    "postgresql://h%3A1": "a host",
+    "postgresql:///?host=h:1": "a host",
+    "postgresql:///?host=[::1]": "a host",
+    "postgresql://h..i": "a host",
+    "postgresql:///?user": "name=value",
+    "postgresql:///?user=a=b": "name=value",
+    "postgresql:///?user=a&&": "name=value",
+    "postgresql:///?&user=a": "name=value",
+    "postgresql:///?=a": "name=value",
+}
+"""URLs that are rejected, and words of the message."""
+
+AMBIGUOUS = (
+    "postgresql://u:p/q@h",
+    "postgresql://u:1/q@h",
+    "postgresql://u:p?q@h",
+    "postgresql://h?application_name=a@b",
+    "postgresql://u:p@q@h",
+    "postgresql://u:p#q@h",
+    "postgresql://h/db#x",
+)
+"""URLs in which a part of a password may be taken for something else. libpq accepts them."""
+
+
+class _Option(ctypes.Structure):
+    """PQconninfoOption of libpq-fe.h."""
+
+    _fields_ = [  # as ctypes requires
+        *((name, ctypes.c_char_p) for name in ("keyword", "envvar", "compiled", "val", "label", "dispchar")),
+        ("dispsize", ctypes.c_int),
+    ]
+
+
+def _load_libpq() -> ctypes.CDLL | None:
+    try:
+        libpq = ctypes.CDLL("libpq.so.5")
+    except OSError:
+        return None
+    libpq.PQconninfoParse.restype = ctypes.POINTER(_Option)
+    libpq.PQconninfoFree.restype = None
+    return libpq
+
+
+LIBPQ = _load_libpq()
+needs_libpq = pytest.mark.skipif(LIBPQ is None, reason="no libpq.so.5")
+
+
+def _by_libpq(url: str) -> dict[str, str] | None:
+    """Return the options that libpq reads in a URL and that are not empty, or None if it rejects the URL."""
+    assert LIBPQ is not None
+    options = LIBPQ.PQconninfoParse(url.encode(), None)
+    if not options:
+        return None
+    found = {option.keyword: option.val for option in takewhile(lambda option: option.keyword, options)}
+    LIBPQ.PQconninfoFree(options)
+    return {name.decode(): value.decode() for name, value in found.items() if value}
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_what_a_url_sets(url: str) -> None:
+    """Each part of a URL is read and unescaped; a parameter of the same name overrides it."""
+    assert URLS[url] == dsn.parse(url).options
+
+
+@needs_libpq
+@pytest.mark.parametrize("url", URLS)
+def test_libpq_reads_the_same(url: str) -> None:
+    """Libpq reads the same options in these URLs."""
+    assert URLS[url] == _by_libpq(url)
+
+
+@pytest.mark.parametrize("url", [*INVALID, *AMBIGUOUS])
+def test_what_is_rejected(url: str) -> None:
+    """A URL is rejected if it is invalid, or if libpq and other parsers would read it differently."""
+    with pytest.raises(DsnError, match=INVALID.get(url, "not a valid")):
+        dsn.parse(url)
+
+
+def test_a_newline_at_the_end_is_ignored() -> None:
+    """A URL may end with a newline, as the content of a file does."""
+    assert {"dbname": "db"} == dsn.parse("postgresql:///db\n").options
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?(\.[a-z]{1,5})?", fullmatch=True)
+FOLDERS = st.text(st.characters(codec="ascii", exclude_characters="\0,")).map(lambda text: f"/{text}")
+HOSTS = st.builds(Host, NAMES | FOLDERS | st.ip_addresses().map(str), st.none() | st.integers(1, 65535))
+PARAMETERS = ("application_name", "connect_timeout", "krbsrvname", "options", "passfile")
+
+
+@settings(deadline=None)
+@given(
+    main=st.fixed_dictionaries({}, optional={"user": TEXT, "password": TEXT, "dbname": TEXT}),
+    hosts=st.lists(HOSTS, max_size=4),
+    parameters=st.dictionaries(st.sampled_from(PARAMETERS), TEXT),
+)
+def test_a_url_is_read_back_as_its_parts(main: dict[str, str], hosts: list[Host], parameters: dict[str, str]) -> None:
+    """A URL that is built from escaped parts is read as those parts, and libpq reads the same."""
+    escaped = {name: quote(value, safe="") for name, value in main.items()}
+    user = escaped.get("user", "") + (f":{escaped['password']}" if "password" in main else "")
+    names = [f"[{host.name}]" if re.match(r"[^/]*:", host.name) else quote(host.name, safe="") for host in hosts]
+    listed = ",".join(name + (f":{host.port}" if host.port else "") for name, host in zip(names, hosts, strict=True))
+    query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
+    url = f"postgresql://{user and f'{user}@'}{listed}/{escaped.get('dbname', '')}{query and f'?{query}'}"
+    found = dsn.parse(url)
+    assert tuple(hosts) == found.hosts
+    assert main | parameters == {name: value for name, value in found.options.items() if name not in {"host", "port"}}
+    assert tuple(main[name] for name in main if name == "password") == found.secrets
+    assert LIBPQ is None or found.options == _by_libpq(url)
+
+
+PIECES = st.sampled_from([*"ab1:/?#@[],=&%.", "::1", "%2F", "%40", "%00", "%2C", "é", "host=", "port=", "user="])
+
+
+@needs_libpq
+@settings(deadline=None)
+@given(st.lists(PIECES, max_size=25).map("".join))
+@example("u@h?user=a@b")
+def test_what_is_accepted_is_what_libpq_reads(text: str) -> None:
+    """Any text is either rejected, or read as libpq reads it."""
+    url = f"postgresql://{text}"
+    try:
+        found = dsn.parse(url).options
+    except DsnError:
+        return
+    # Other parameters are accepted, and sent to the server. libpq rejects names that it does not know.
+    if {"host", "port", "user"} >= set(re.findall("([^&=]+)=", url.partition("?")[2])):
+        assert found == _by_libpq(url)
+
+
+# Hosts
 
 
 @pytest.mark.parametrize(
     ("url", "hosts"),
     [
         ("postgresql:///db", ()),
+        ("postgresql://:5433/db", ()),
         ("postgresql://h/db", (Host("h", None),)),
         ("postgresql://u:p%40q@h:5433/db", (Host("h", 5433),)),
         ("postgres://u@h1:1,h2,[::1]:3/db", (Host("h1", 1), Host("h2", None), Host("::1", 3))),
         ("postgresql://u@/db?host=/run/postgresql&port=7", (Host("/run/postgresql", 7),)),
         ("postgresql://%2Frun%2Fpostgresql/db", (Host("/run/postgresql", None),)),
         ("postgresql:///db?host=h1,h2&port=1,2", (Host("h1", 1), Host("h2", 2))),
+        ("postgresql:///db?host=h1,h2&port=1,", (Host("h1", 1), Host("h2", None))),
         ("postgresql:///db?host=h1,h2&port=7", (Host("h1", 7), Host("h2", 7))),
+        ("postgresql://h1:1/db?host=h2,h3", (Host("h2", 1), Host("h3", 1))),
     ],
 )
 def test_hosts(url: str, hosts: tuple[Host, ...]) -> None:
-    """Hosts and ports are read from where PostgreSQL's own clients read them."""
-    assert hosts == address.parse(url).hosts
+    """Each host gets its port; one port is for all hosts."""
+    assert hosts == dsn.parse(url).hosts
 
 
-def test_the_environment_fills_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the URL lacks comes from the variables of PostgreSQL's own clients."""
+def test_the_environment_supplies_what_the_url_omits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the URL omits is read from the variables of PostgreSQL's own clients."""
     monkeypatch.setenv("PGHOST", "h")
     monkeypatch.setenv("PGPORT", "7")
     monkeypatch.setenv("PGSSLMODE", "require")
     monkeypatch.setenv("PGTARGETSESSIONATTRS", "read-write")
-    found = address.parse("postgresql:///db")
-    assert ((Host("h", 7),), "require", "read-write") == (found.hosts, found.sslmode, found.attribute)
-    found = address.parse("postgresql://other:8/db?sslmode=verify-full&target_session_attrs=any")
-    assert ((Host("other", 8),), "verify-full", "any") == (found.hosts, found.sslmode, found.attribute)
+    found = dsn.parse("postgresql:///db")
+    assert ((Host("h", 7),), "require", "read-write") == (found.hosts, found.sslmode, found.target_session_attrs)
+    assert (Host("h1", 7), Host("h2", 7)) == dsn.parse("postgresql://h1,h2/db").hosts
+    found = dsn.parse("postgresql://other:8/db?sslmode=verify-full&target_session_attrs=any")
+    assert ((Host("other", 8),), "verify-full", "any") == (found.hosts, found.sslmode, found.target_session_attrs)
 
 
 @pytest.mark.parametrize(("url", "attribute"), [("postgresql://h/db", "any"), ("postgresql://h1,h2/db", "primary")])
 def test_of_several_hosts_the_primary(url: str, attribute: str) -> None:
-    """Of several hosts it is the primary that is meant."""
-    assert attribute == address.parse(url).attribute
+    """Of several hosts the primary is chosen, unless the URL says otherwise."""
+    assert attribute == dsn.parse(url).target_session_attrs
+
+
+# What the driver gets
+
+
+async def _login(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> dict[str, str]:
+    """Read what a client sends first, ask for its password in clear text, and hang up."""
+    length = int.from_bytes(await reader.readexactly(4))
+    words = (await reader.readexactly(length - 4))[4:].decode().split("\0")
+    writer.write(b"R" + (8).to_bytes(4) + (3).to_bytes(4))
+    kind, length = await reader.readexactly(1), int.from_bytes(await reader.readexactly(4))
+    assert b"p" == kind
+    password = (await reader.readexactly(length - 4)).decode().strip("\0")
+    writer.close()
+    return dict(zip(words[::2], words[1::2], strict=False)) | {"password": password}
+
+
+@asynccontextmanager
+async def _logins() -> AsyncIterator[tuple[int, list[dict[str, str]]]]:
+    """Run a server to which clients only log in; yields its port on 127.0.0.1 and the logins that it saw."""
+    seen = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await _login(reader, writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1], seen
+
+
+async def test_the_driver_gets_what_was_parsed() -> None:
+    """User, password and database are sent unescaped; a parameter that the driver does not know is a setting."""
+    async with _logins() as (port, seen):
+        with pytest.raises(DRIVER_ERRORS):
+            await connect(
+                f"postgres://%C3%A9:p%2B%40+@127.0.0.1:{port}/d%2Fb?sslmode=disable&krbsrvname=k&sslkey=/dev/null"
+                "&DateStyle=a+b%20c%26&search_path=public&options=-c%20geqo%3Doff"
+            )
+    expected = {"user": "é", "password": "p+@+", "database": "d/b", "DateStyle": "a+b c&", "options": "-c geqo=off",
+                "search_path": "pg_catalog", "application_name": "checkpointd"}  # fmt: skip
+    assert expected == {name: seen[0].get(name) for name in expected}
+    assert not seen[0].keys() & {"host", "port", "dbname", "sslmode", "sslkey", "krbsrvname"}
+
+
+async def test_the_driver_reads_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the URL omits, the driver reads from variables and from the password file."""
+    async with _logins() as (port, seen):
+
+        async def login(url: str) -> list[str]:
+            with pytest.raises(DRIVER_ERRORS):
+                await connect(url)
+            return [seen[-1][name] for name in ("user", "password", "database")]
+
+        monkeypatch.setenv("PGSSLMODE", "disable")
+        monkeypatch.setenv("PGPASSWORD", "of-variable")
+        assert [getpass.getuser(), "of-variable", getpass.getuser()] == await login(f"postgresql://127.0.0.1:{port}")
+        monkeypatch.setenv("PGUSER", "someone")
+        monkeypatch.setenv("PGDATABASE", "base")
+        assert ["someone", "of-variable", "base"] == await login(f"postgresql://127.0.0.1:{port}/")
+        assert ["other", "of-url", "db"] == await login(f"postgresql://other:of-url@127.0.0.1:{port}/db")
+        monkeypatch.delenv("PGPASSWORD")
+        passwords = tmp_path / "passwords"
+        passwords.write_text(f"127.0.0.1:{port}:base:someone:of-file\n")
+        passwords.chmod(0o600)
+        file = quote(str(passwords), safe="")
+        assert ["someone", "of-file", "base"] == await login(f"postgresql://127.0.0.1:{port}?passfile={file}")
+        monkeypatch.setenv("PGPASSFILE", str(passwords))
+        monkeypatch.setenv("PGHOST", "127.0.0.1")
+        monkeypatch.setenv("PGPORT", str(port))
+        assert ["someone", "of-file", "base"] == await login("postgresql://")
+
+
+async def test_each_host_of_a_list_is_tried(tmp_path: Path) -> None:
+    """Each host of a list is tried at its own port, an IPv6 address and a socket too."""
+    ports, seen = [free_port() for _ in range(3)], set()
+
+    def server(name: object) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await _login(reader, writer)
+            seen.add(name)
+
+        return serve
+
+    async with (
+        await asyncio.start_server(server(0), "127.0.0.1", ports[0]),
+        await asyncio.start_server(server(1), "::1", ports[1]),
+        await asyncio.start_unix_server(server(2), tmp_path / f".s.PGSQL.{ports[2]}"),
+    ):
+        folder = quote(str(tmp_path), safe="")
+        with pytest.raises(ConnectionError, match="no host is primary"):
+            await connect(f"postgres://u:p@127.0.0.1:{ports[0]},[::1]:{ports[1]},{folder}:{ports[2]}?sslmode=disable")
+    assert {0, 1, 2} == seen
+
+
+@pytest.mark.parametrize(
+    ("url", "driver_url"),
+    [
+        ("postgresql://h1:1,h2/db", "postgresql://?dbname=db"),
+        ("postgresql://u@[::1]:1?host=h", "postgresql://?user=u"),
+        ("postgresql://:7/db", "postgresql://?dbname=db&port=7"),
+        ("postgresql://", "postgresql://?"),
+    ],
+)
+def test_the_driver_gets_no_list_of_hosts(url: str, driver_url: str) -> None:
+    """The driver's URL has no hosts, and a port only for the default socket."""
+    assert driver_url == dsn.parse(url).driver_url
+
+
+# Certificates
 
 
 @pytest.mark.parametrize("host", ["db.example.org", "10.0.0.1", "localhost.example.org", "127.1", "[fe80::1]"])
-def test_elsewhere_is_verified(host: str) -> None:
-    """The certificate of a server elsewhere is verified, its name too; what somebody chose instead is told."""
-    found = address.parse(f"postgresql://{host}/db")
+def test_a_remote_host_is_verified(host: str) -> None:
+    """The certificate of a remote server and its name are verified; a weaker sslmode is reported."""
+    found = dsn.parse(f"postgresql://{host}/db")
     context = found.tls(found.hosts[0])
     assert isinstance(context, ssl.SSLContext)
     assert (True, ssl.CERT_REQUIRED) == (context.check_hostname, context.verify_mode)
-    assert found.unverified is None
+    assert found.unverified_host is None
     for mode in ("disable", "allow", "prefer", "require", "verify-ca"):
-        found = address.parse(f"postgresql://{host}/db?sslmode={mode}")
-        assert (mode, host.strip("[]")) == (found.tls(found.hosts[0]), found.unverified)
+        found = dsn.parse(f"postgresql://{host}/db?sslmode={mode}")
+        assert (mode, host.strip("[]")) == (found.tls(found.hosts[0]), found.unverified_host)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "[::1]", "%2Frun%2Fpostgresql"])
-def test_here_is_not(host: str) -> None:
-    """On this machine TLS is taken where it is offered, and nothing is verified or warned of."""
-    found = address.parse(f"postgresql://{host}/db")
+def test_a_local_host_is_not_verified(host: str) -> None:
+    """On this machine TLS is used if the server offers it, and nothing is verified or reported."""
+    found = dsn.parse(f"postgresql://{host}/db")
     assert found.tls(found.hosts[0]) is None
-    assert address.parse(f"postgresql://{host}/db?sslmode=disable").unverified is None
+    assert dsn.parse(f"postgresql://{host}/db?sslmode=disable").unverified_host is None
 
 
-def test_the_url_is_not_shown() -> None:
-    """The repr of an address has no password."""
-    assert "canary" not in repr(address.parse("postgresql://u:canary@h/db?password=canary"))
+def test_the_password_is_not_shown() -> None:
+    """The repr of a parsed URL has no password; all passwords are listed for redaction."""
+    found = dsn.parse("postgresql://u:canary@h/db?password=canary2&sslpassword=canary3")
+    assert "canary" not in repr(found)
+    assert ("canary", "canary2", "canary3") == found.secrets
 
 
-# Files of certificates
+# Certificate files
 
 
 def _url(**parameters: object) -> str:
@@ -97,55 +422,53 @@ FILES = {
 
 
 @pytest.mark.parametrize("parameter", FILES)
-def test_files_that_are_not_there(parameter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that cannot be read is told at once, in the URL or in a variable, unless no TLS is possible."""
-    for gone in (tmp_path / "gone", tmp_path, "%00"):
-        with pytest.raises(AddressError, match=f"^its {parameter} names no file that this user can read$"):
-            address.parse(_url(**{parameter: gone}))
+def test_missing_files(parameter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be read is reported at once, named by the URL or by a variable, unless TLS is not used."""
+    for path in (tmp_path / "gone", tmp_path):
+        with pytest.raises(DsnError, match=f"^its {parameter} must name a file that this user can read$"):
+            dsn.parse(_url(**{parameter: path}))
     monkeypatch.setenv(FILES[parameter], str(tmp_path / "gone"))
-    with pytest.raises(AddressError, match=f"^{FILES[parameter]} names no file that this user can read$"):
-        address.parse("postgresql://db.example.org/db")
-    address.parse("postgresql:///db?host=/run/postgresql")
-    address.parse("postgresql://db.example.org/db?sslmode=disable")
+    with pytest.raises(DsnError, match=f"^{FILES[parameter]} must name a file that this user can read$"):
+        dsn.parse("postgresql://db.example.org/db")
+    dsn.parse("postgresql:///db?host=/run/postgresql")
+    dsn.parse("postgresql://db.example.org/db?sslmode=disable")
 
 
 @pytest.mark.parametrize("parameter", FILES)
-async def test_a_file_that_goes(parameter: str, tmp_path: Path) -> None:
-    """A file that is gone for a moment, as while it is replaced, is to a daemon a database that is away, no crash."""
-    with pytest.raises(DRIVER_ERRORS, match=f"its {parameter} names no file"):
+async def test_a_missing_file_is_an_unavailable_database(parameter: str, tmp_path: Path) -> None:
+    """A file that is missing for a moment, as while it is replaced, does not crash a daemon."""
+    with pytest.raises(DRIVER_ERRORS, match=f"its {parameter} must name a file"):
         await connect(_url(**{parameter: tmp_path / "gone"}))
 
 
-def test_files_that_hold_something_else(tmp_path: Path) -> None:
-    """A file that holds no certificate, or a key that is not its own, is told at once."""
+def test_files_with_other_content(tmp_path: Path) -> None:
+    """A file without a certificate, or a key of another certificate, is reported at once."""
     other = tmp_path / "other"
     other.write_text("no certificate")
     certificate, key = self_signed(tmp_path, "one")
     _, another = self_signed(tmp_path, "two")
-    address.parse(_url(sslrootcert=certificate, sslcert=certificate, sslkey=key))
+    dsn.parse(_url(sslrootcert=certificate, sslcert=certificate, sslkey=key))
     for wrong in ({"sslrootcert": other}, {"sslcrl": other}):
-        with pytest.raises(AddressError, match=f"^the file of {next(iter(wrong))} is none in PEM format$"):
-            address.parse(_url(**wrong))
+        with pytest.raises(DsnError, match=f"^the file of {next(iter(wrong))} must be in PEM format$"):
+            dsn.parse(_url(**wrong))
     for pair in ((other, key), (certificate, other), (certificate, another)):
-        with pytest.raises(AddressError, match=r"^the files of sslcert and sslkey are no certificate with its key"):
-            address.parse(_url(sslcert=pair[0], sslkey=pair[1]))
+        with pytest.raises(DsnError, match=r"^the files of sslcert and sslkey must be a certificate and its key"):
+            dsn.parse(_url(sslcert=pair[0], sslkey=pair[1]))
 
 
 def test_an_encrypted_key(tmp_path: Path) -> None:
-    """A key with a password takes sslpassword; without it nobody is asked at the terminal."""
+    """Sslpassword decrypts a key; without it, OpenSSL does not ask at the terminal."""
     certificate, key = self_signed(tmp_path, "ours", "-passout", "pass:canary")
     files = {"sslcert": certificate, "sslkey": key}
-    assert ["canary"] == address.parse(_url(**files, sslpassword="canary")).secrets
+    assert ("canary",) == dsn.parse(_url(**files, sslpassword="canary")).secrets
     for wrong in ({}, {"sslpassword": "wrong"}):
-        with pytest.raises(AddressError, match=r"or sslpassword is wrong$"):
-            address.parse(_url(**files, **wrong))
+        with pytest.raises(DsnError, match=r"sslpassword must be the key's password, if it has one$"):
+            dsn.parse(_url(**files, **wrong))
 
 
 @pytest.mark.parametrize("is_revoked", [False, True])
-async def test_a_certificate_that_was_revoked(
-    is_revoked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the system's authorities, too, a list of revoked certificates counts; one that names no other harms none."""
+async def test_a_revoked_certificate(is_revoked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the system's authorities, too, a revocation list counts; one that lists no other certificate is harmless."""
     certificate, key = self_signed(tmp_path, "server", "-nodes", "-addext", "subjectAltName=DNS:localhost")
     revoked = revocations(certificate, key, *([certificate] if is_revoked else []))
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # an authority that the system trusts
@@ -155,7 +478,7 @@ async def test_a_certificate_that_was_revoked(
         port = server.sockets[0].getsockname()[1]
 
         async def visit(url: str) -> None:
-            ours = (found := address.parse(url)).tls(found.hosts[0])
+            ours = (found := dsn.parse(url)).tls(found.hosts[0])
             assert isinstance(ours, ssl.SSLContext)
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=ours, server_hostname="localhost")
             await reader.read()
@@ -174,10 +497,10 @@ async def test_a_certificate_that_was_revoked(
 
 @pytest.mark.parametrize(("mode", "fits"), [("require", False), ("verify-ca", False), ("verify-full", True)])
 def test_the_systems_authorities(mode: str, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system's authorities go with full verification alone, as with PostgreSQL's own clients."""
+    """The system's authorities require full verification, as with PostgreSQL's own clients."""
     monkeypatch.setenv("PGSSLROOTCERT", "system")
     if fits:
-        assert isinstance((found := address.parse(_url(sslmode=mode))).tls(found.hosts[0]), ssl.SSLContext)
+        assert isinstance((found := dsn.parse(_url(sslmode=mode))).tls(found.hosts[0]), ssl.SSLContext)
     else:
-        with pytest.raises(AddressError, match="verify-full"):
-            address.parse(_url(sslmode=mode))
+        with pytest.raises(DsnError, match="verify-full"):
+            dsn.parse(_url(sslmode=mode))

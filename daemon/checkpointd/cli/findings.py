@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from checkpointd.domain.failure import ErrorClass, Failure
-from checkpointd.postgres import dsn as address
+from checkpointd.postgres import dsn
 from checkpointd.presentation import plural
 from checkpointd.settings.model import Settings, Source
 
@@ -46,7 +46,7 @@ def assess_settings(settings: Settings) -> list[Finding]:
     """Judge what is known before anybody is asked."""
     names = ", ".join(source.name for source in settings.sources)
     findings = [Finding("ok", "settings", f"complete, with the {plural('source', len(settings.sources))} {names}")]
-    host = address.parse(settings.database_url).unverified if settings.database_url else None
+    host = dsn.parse(settings.database_url).unverified_host if settings.database_url else None
     if host:
         message = f"nobody knows whether it is {host} that answers: sslmode=verify-full in the URL is safe"
         findings.append(Finding("warn", "certificate", message))

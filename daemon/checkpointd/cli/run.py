@@ -19,8 +19,8 @@ def run_daemon(settings: Settings) -> None:
     headers_by_source = read_headers(settings)
     configure_log(settings, headers_by_source, settings.log_level)
     address = None if settings.database_url is None else dsn.parse(settings.database_url)
-    if address and address.unverified:
-        log.warning("database.unverified", host=address.unverified, wanted="sslmode=verify-full")
+    if address and address.unverified_host:
+        log.warning("database.unverified", host=address.unverified_host, wanted="sslmode=verify-full")
 
     async def work() -> None:
         with stop_on_signals() as stop:

@@ -9,9 +9,8 @@ from typing import Final
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from checkpointd.postgres import dsn as address
-from checkpointd.postgres import queries
-from checkpointd.postgres.dsn import Address, Host
+from checkpointd.postgres import dsn, queries
+from checkpointd.postgres.dsn import Dsn, Host
 from checkpointd.postgres.errors import DRIVER_ERRORS, driver_errors_wrapped, explain
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
@@ -48,9 +47,9 @@ async def connect(url: str, *, pooler: bool = False) -> asyncpg.Connection:
     Of several hosts all are tried at once, so that one that is cut off holds up nobody. With `pooler`, nothing is asked
     of a session that another client may have next.
 
-    Raises one of DRIVER_ERRORS, or AddressError.
+    Raises one of DRIVER_ERRORS, or DsnError.
     """
-    where = address.parse(url)
+    where = dsn.parse(url)
     if len(where.hosts) < 2:
         return await _connect(where, *where.hosts, pooler=pooler)
     attempts = {asyncio.create_task(_connect(where, host, pooler=pooler)): host for host in where.hosts}
@@ -69,7 +68,7 @@ async def connect(url: str, *, pooler: bool = False) -> asyncpg.Connection:
             attempt.add_done_callback(lambda a: _discard(a, found))
     if found is None:
         told = "; ".join(explain(failures[host]) for host in where.hosts)
-        raise ConnectionError(f"no host is {where.attribute}: {told}")
+        raise ConnectionError(f"no host is {where.target_session_attrs}: {told}")
     return found
 
 
@@ -79,14 +78,14 @@ def _discard(attempt: asyncio.Task[asyncpg.Connection], chosen: asyncpg.Connecti
         attempt.result().terminate()
 
 
-async def _connect(where: Address, host: Host | None = None, *, pooler: bool) -> asyncpg.Connection:
+async def _connect(where: Dsn, host: Host | None = None, *, pooler: bool) -> asyncpg.Connection:
     try:
         connection: asyncpg.Connection = await asyncpg.connect(
-            where.url,
+            where.driver_url,
             host=host.name if host else None,
             port=host.port if host else None,
             ssl=where.tls(host) if host else where.sslmode,
-            target_session_attrs=SessionAttribute(where.attribute),
+            target_session_attrs=SessionAttribute(where.target_session_attrs),
             timeout=CONNECT_SECONDS,
             command_timeout=STATEMENT_SECONDS,
             statement_cache_size=0 if pooler else 100,

@@ -1,7 +1,9 @@
-"""The address of a database: a PostgreSQL URL → its hosts, and how the way to each of them is protected.
+"""The database's URL: the hosts that it names, and how the connection to each of them is protected.
 
-What the URL leaves open is chosen safely: the certificate is verified unless the server is this machine itself, and of
-several hosts it is the primary that is meant. As with libpq, PGHOST, PGSSLMODE and their like fill in what it lacks.
+The grammar is libpq's (PostgreSQL's documentation, "Connection URIs"; conninfo_uri_parse() in fe-connect.c). It allows
+several hosts, which RFC 3986 and urllib do not. As with libpq, variables such as PGHOST and PGSSLMODE supply what the
+URL omits. Two defaults are safer than libpq's: the certificate of a remote host is verified, and of several hosts only
+the primary is accepted.
 """
 
 import ipaddress
@@ -11,14 +13,26 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, get_args
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlencode
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
-ATTRIBUTES: Final = ("any", "primary", "read-write")
-"""Of PostgreSQL's target_session_attrs those of servers that can be written to."""
+SESSION_ATTRIBUTES: Final = ("any", "primary", "read-write")
+"""The values of PostgreSQL's target_session_attrs that allow a server which accepts writes."""
 
-_ENCODE: Final = "in a password / ? # @ : are written %2F %3F %23 %40 %3A"
+_HOST: Final = r"(\[[^][/?@,]+\]|[^][:/?@,]*)(?::([^/?@,]*))?"
+"""A name, or an IPv6 address in brackets; then perhaps a port. Either may be empty."""
 
+_URL: Final = re.compile(
+    rf"""postgres(?:ql)?://
+    (?: (?P<user>[^:/?@]*) (?: :(?P<password>[^/?@]*) )? @
+      | (?! [^/]*@ | [^?]*@ ) )     # any other @ may end a password with an unescaped / or ?
+    (?P<hosts> {_HOST} (?: ,{_HOST} )* )
+    (?: /(?P<dbname>[^?]*) )?
+    (?: \?(?P<parameters>.*) )?""",
+    re.VERBOSE | re.DOTALL,
+)
+
+_ESCAPE: Final = "in a user name or password, write % / ? # @ : as %25 %2F %3F %23 %40 %3A"
 
 _FILES: Final = {
     "sslrootcert": ("PGSSLROOTCERT", "root.crt"),
@@ -26,31 +40,34 @@ _FILES: Final = {
     "sslcert": ("PGSSLCERT", "postgresql.crt"),
     "sslkey": ("PGSSLKEY", "postgresql.key"),
 }
-"""Parameters that name files: the variable that fills in, and the file of ~/.postgresql that does where it is there."""
+"""Options that name a file: the variable, and the file in ~/.postgresql, that are used if the URL omits the option."""
 
 
-class AddressError(ValueError):
-    """The URL cannot be one: why, without a word of it, for it holds a password."""
+class DsnError(ValueError):
+    """The URL is invalid. The message repeats nothing of the URL, because the URL contains a password."""
 
 
-class FileError(AddressError, OSError):
-    """A file of certificates cannot be used now; one that is replaced while a daemon runs is soon there again."""
+class DsnFileError(DsnError, OSError):
+    """A certificate file cannot be used now. As an OSError it is retried: the file may be being replaced."""
 
 
 class Host(NamedTuple):
-    """One server: a name, a number, or (with a /) the folder of its socket; None: PostgreSQL's default port."""
+    """One server: a name, an IP address, or the folder of its Unix socket (begins with /); and its port or None.
+
+    Without a port, PGPORT applies, else 5432.
+    """
 
     name: str
     port: int | None
 
     def __str__(self) -> str:
-        """Return it as a person writes it."""
+        """Return it as in a URL, but without escapes."""
         name = f"[{self.name}]" if ":" in self.name else self.name
         return f"{name}:{self.port}" if self.port else name
 
     @property
     def is_local(self) -> bool:
-        """Say whether it is this machine itself."""
+        """True if it is this machine, by its name alone."""
         try:
             return self.name.startswith("/") or self.name == "localhost" or ipaddress.ip_address(self.name).is_loopback
         except ValueError:
@@ -58,146 +75,186 @@ class Host(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Where the database is. Made by parse()."""
+class Dsn:
+    """A parsed URL, completed from the environment. Returned by parse()."""
 
-    url: str = field(repr=False)
     hosts: tuple[Host, ...]
-    """Empty: this machine's own, at its usual socket."""
+    """Empty if no host is named: then the server is the one at this machine's default socket."""
     sslmode: SslMode | None
-    """None: nobody chose one."""
-    attribute: str
-    """One of ATTRIBUTES: what a host must be."""
-    _query: Mapping[str, str] = field(repr=False)
+    """None if neither the URL nor PGSSLMODE sets it."""
+    target_session_attrs: str
+    """One of SESSION_ATTRIBUTES: the condition that a host must meet."""
+    options: Mapping[str, str] = field(repr=False)
+    """All that the URL sets, by libpq's names (user, dbname, …), without empty values."""
+    secrets: tuple[str, ...] = field(repr=False)
+    """The passwords in the URL."""
 
     @property
-    def unverified(self) -> str | None:
-        """The remote host, if there is one, whose certificate is not verified in full, because somebody chose so."""
+    def driver_url(self) -> str:
+        """A URL without hosts for asyncpg.connect(), which takes the host as an argument.
+
+        asyncpg parses its URL with urllib, which rejects lists of hosts in brackets since the fix of CVE-2025-0938.
+        Options such as sslcert can be given to asyncpg in a URL only.
+        """
+        passed = self.options.keys() - ({"host", "port"} if self.hosts else ())
+        return "postgresql://?" + urlencode({name: self.options[name] for name in sorted(passed)}, quote_via=quote)
+
+    @property
+    def unverified_host(self) -> str | None:
+        """The first remote host whose certificate is not fully verified because sslmode is set to less, or None."""
         chosen = self.sslmode not in {None, "verify-full"}
         return next((host.name for host in self.hosts if chosen and not host.is_local), None)
 
-    @property
-    def secrets(self) -> list[str]:
-        """The passwords in it."""
-        before_the_host = unquote(urlsplit(self.url).password or "")
-        return [word for word in (before_the_host, self._query.get("password"), self._query.get("sslpassword")) if word]
-
     def tls(self, host: Host) -> ssl.SSLContext | SslMode | None:
-        """Return how the way to a host is protected, as asyncpg takes it. Raises OSError where a file is missing."""
+        """Return asyncpg's argument `ssl` for a host. Raises OSError if a certificate file is missing."""
         if self.sslmode != "verify-full" and (self.sslmode or host.is_local):
             return self.sslmode
         if self._file("sslrootcert") not in {None, "system"}:
             return "verify-full"
-        # Without a file of its own asyncpg gives up; the system's certificates are what a browser would trust.
+        # asyncpg's own verify-full fails without a root certificate file; the system's certificates serve instead.
         context = ssl.create_default_context()
         if revoked := self._file("sslcrl"):
             context.load_verify_locations(revoked)
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
-        self._certify(context)
+        self._load_client_certificate(context)
         return context
 
     def check_files(self) -> None:
-        """Raise AddressError unless the files that the URL or a variable names are what they should be.
+        """Raise DsnError if a certificate file that the URL or a variable names cannot be used.
 
-        To PostgreSQL's driver a file that is missing is a socket that is missing, and no more.
+        asyncpg reports a missing certificate file and a missing socket by the same error.
         """
         if self.sslmode == "disable" or (self.hosts and all(host.name.startswith("/") for host in self.hosts)):
             return
-        named = {name: self._given(name) for name in _FILES}
-        given = {name: path for name, path in named.items() if path and (name, path) != ("sslrootcert", "system")}
-        for name, path in given.items():
+        named = {option: self._named_file(option) for option in _FILES}
+        paths = {option: path for option, path in named.items() if path and (option, path) != ("sslrootcert", "system")}
+        for option, path in paths.items():
             try:
-                with open(path, "rb"):  # noqa: PTH123  # Path's raises more
+                with open(path, "rb"):  # noqa: PTH123  # Path.open() raises more kinds of errors
                     pass
             except (OSError, ValueError):
-                whose = f"its {name}" if self._query.get(name) else _FILES[name][0]
-                raise FileError(f"{whose} names no file that this user can read") from None
+                origin = f"its {option}" if option in self.options else _FILES[option][0]
+                raise DsnFileError(f"{origin} must name a file that this user can read") from None
         if named["sslrootcert"] == "system" and self.sslmode in {"require", "verify-ca"}:
-            raise AddressError("sslrootcert=system goes with sslmode=verify-full alone")
+            raise DsnError("sslrootcert=system requires sslmode=verify-full")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        for name in given.keys() & {"sslrootcert", "sslcrl"}:
+        for option in paths.keys() & {"sslrootcert", "sslcrl"}:
             try:
-                context.load_verify_locations(given[name])
+                context.load_verify_locations(paths[option])
             except OSError:
-                raise FileError(f"the file of {name} is none in PEM format") from None
+                raise DsnFileError(f"the file of {option} must be in PEM format") from None
         try:
-            if "sslcert" in given:
-                self._certify(context)
+            if "sslcert" in paths:
+                self._load_client_certificate(context)
         except OSError:
-            message = "the files of sslcert and sslkey are no certificate with its key in PEM format"
-            raise FileError(f"{message}, or sslpassword is wrong") from None
+            message = "the files of sslcert and sslkey must be a certificate and its key in PEM format"
+            raise DsnFileError(f"{message}; sslpassword must be the key's password, if it has one") from None
 
-    def _certify(self, context: ssl.SSLContext) -> None:
-        """Let us show the certificate that is there for us."""
+    def _load_client_certificate(self, context: ssl.SSLContext) -> None:
+        """Load this client's certificate, if there is one. Without a password OpenSSL would ask at the terminal."""
         if certificate := self._file("sslcert"):
-            context.load_cert_chain(certificate, self._file("sslkey"), self._query.get("sslpassword", ""))
+            context.load_cert_chain(certificate, self._file("sslkey"), self.options.get("sslpassword", ""))
 
-    def _given(self, parameter: str) -> str | None:
-        return self._query.get(parameter) or os.environ.get(_FILES[parameter][0]) or None
+    def _named_file(self, option: str) -> str | None:
+        return self.options.get(option) or os.environ.get(_FILES[option][0]) or None
 
-    def _file(self, parameter: str) -> str | None:
-        usual = os.path.expanduser(f"~/.postgresql/{_FILES[parameter][1]}")  # noqa: PTH111  # Path's raises
-        return self._given(parameter) or (usual if os.path.exists(usual) else None)  # noqa: PTH110  # Path's raises
+    def _file(self, option: str) -> str | None:
+        default = os.path.expanduser(f"~/.postgresql/{_FILES[option][1]}")  # noqa: PTH111  # Path.expanduser() raises
+        return self._named_file(option) or (default if os.path.exists(default) else None)  # noqa: PTH110  # as above
 
 
-def parse(url: str) -> Address:
-    """Read a URL. Raises AddressError."""
-    if not re.match(r"postgres(ql)?://", url):
-        raise AddressError("it does not begin with postgresql://")
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise AddressError(f"no URL; {_ENCODE}") from None
-    if ("@" in parts.path and "@" not in parts.netloc) or parts.fragment or parts.netloc.count("@") > 1:
-        raise AddressError(f"something stands in it that does not belong there; {_ENCODE}")
-    try:
-        query = {name: values[-1] for name, values in parse_qs(parts.query, strict_parsing=bool(parts.query)).items()}
-    except ValueError:
-        raise AddressError(f"what stands behind its ? is no list of name=value; {_ENCODE}") from None
-    hosts = _hosts(unquote(parts.netloc.rpartition("@")[2]), query)
-    if "service" in query or (not hosts and os.environ.get("PGSERVICE")):
-        raise AddressError("service files are not read: write the host into it")  # who knows what host they name
-    given = query.get("sslmode") or os.environ.get("PGSSLMODE")
-    sslmode: SslMode | None = next((mode for mode in get_args(SslMode) if mode == given), None)
-    if given and not sslmode:
-        raise AddressError("its sslmode is none of PostgreSQL's; verify-full is the safe one")
-    attribute = query.get("target_session_attrs") or os.environ.get("PGTARGETSESSIONATTRS")
+def parse(url: str) -> Dsn:
+    """Parse a URL, complete it from the environment and check its certificate files. Raises DsnError.
+
+    What is accepted is read as libpq reads it. libpq accepts some URLs that are rejected here: those in which an
+    unescaped character is likely to cut a password in two, so that a part of it would be shown as a host's name.
+    """
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise DsnError("it must begin with postgresql://")
+    match = _URL.fullmatch(url.rstrip())  # such as the newline at the end of a file; recent libpqs ignore it too
+    if not match or "#" in url:  # most other parsers end the URL at a #
+        raise DsnError(f"it is not a valid PostgreSQL URL; {_ESCAPE}")
+    main, parameters = _main_options(match), _parameters(match["parameters"] or "")
+    options = {name: value for name, value in (main | parameters).items() if value}
+    hosts = _hosts(options)
+    if "service" in options or (not hosts and os.environ.get("PGSERVICE")):
+        raise DsnError("service files, which may name another host, are not supported: write the host into the URL")
+    wanted = options.get("sslmode") or os.environ.get("PGSSLMODE")
+    sslmode: SslMode | None = next((mode for mode in get_args(SslMode) if mode == wanted), None)
+    if wanted and not sslmode:
+        raise DsnError(f"its sslmode must be one of {', '.join(get_args(SslMode))}; verify-full is the safe one")
+    attribute = options.get("target_session_attrs") or os.environ.get("PGTARGETSESSIONATTRS")
     attribute = attribute or ("primary" if len(hosts) > 1 else "any")
-    if attribute not in ATTRIBUTES:
-        raise AddressError(f"its target_session_attrs is none of {', '.join(ATTRIBUTES)}: checkpointd has to write")
-    found = Address(url, hosts, sslmode, attribute, query)
-    found.check_files()
-    return found
+    if attribute not in SESSION_ATTRIBUTES:
+        raise DsnError(f"its target_session_attrs must be one of {', '.join(SESSION_ATTRIBUTES)}: checkpointd writes")
+    passwords = main.get("password"), parameters.get("password"), parameters.get("sslpassword")
+    dsn = Dsn(hosts, sslmode, attribute, options, tuple(word for word in passwords if word))
+    dsn.check_files()
+    return dsn
 
 
-def _hosts(authority: str, query: Mapping[str, str]) -> tuple[Host, ...]:
-    """Return the hosts of a URL's authority, else of its parameters or the environment."""
-    given = authority or query.get("host") or os.environ.get("PGHOST") or ""
-    none = AddressError(f"a host or a port in it is none; {_ENCODE}")
-    apart = (query.get("port") or os.environ.get("PGPORT") or "").split(",")
-    if not all(map(_is_port, apart)):
-        raise none
-    if not given:
-        return ()
-    matches = [re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d*))?", host) for host in given.split(",")]
-    named = [(match[1].strip("[]"), match[2]) for match in matches if match and match[1]]
-    # Ports may stand apart, one for all or one for each.
-    ports = apart * len(named) if len(apart) == 1 else apart
-    if len(named) < len(matches) or len(ports) != len(named):
-        raise none
-    hosts = [(name, port or other) for (name, port), other in zip(named, ports, strict=True)]
-    if not all(_is_name(name) and _is_port(port or "") for name, port in hosts):
-        raise none
-    return tuple(Host(name, int(port) if port else None) for name, port in hosts)
+def _main_options(match: re.Match[str]) -> dict[str, str]:
+    """Return what stands before the ?, as libpq's options: `[::1]:1,h` becomes host `::1,h` and port `1,`."""
+    elements = [re.findall(_HOST, element)[0] for element in match["hosts"].split(",")]
+    raw = {
+        "user": match["user"],
+        "password": match["password"],
+        "host": ",".join(name.strip("[]") for name, _ in elements),
+        "port": ",".join(port for _, port in elements),
+        "dbname": match["dbname"],
+    }
+    return {name: _unescape(value) for name, value in raw.items() if value}
 
 
-def _is_port(text: str) -> bool:
-    return not text or (text.isascii() and text.isdigit() and 0 < int(text) < 65536)
+def _parameters(text: str) -> dict[str, str]:
+    """Return what stands after the ?. Of a name that is given twice, the last value counts."""
+    parameters = {}
+    for parameter in text.removesuffix("&").split("&") if text else ():
+        match = re.fullmatch("([^=]+)=([^=]*)", parameter)
+        if not match:
+            raise DsnError("after the ? it must have name=value, joined by &; in a value, write & = as %26 %3D")
+        parameters[_unescape(match[1])] = _unescape(match[2])
+    return parameters
 
 
-def _is_name(text: str) -> bool:
-    """Say whether the resolver will take it: it raises what nobody expects for a label that is empty or too long."""
+def _unescape(text: str) -> str:
+    """Decode %XX as UTF-8. Unlike in a web form, + is a plus sign."""
     try:
-        return "\0" not in text and (text.startswith("/") or bool(text.encode("idna")))
+        value = unquote_to_bytes(text).decode()
     except UnicodeError:
+        raise DsnError("it must be UTF-8, including bytes written as %XX") from None
+    if "\0" in value or re.search("%(?![0-9A-Fa-f]{2})", text):
+        raise DsnError("a % in it must be followed by two hexadecimal digits, not 00; write % itself as %25")
+    return value
+
+
+def _hosts(options: Mapping[str, str]) -> tuple[Host, ...]:
+    """Return the hosts that the options or the environment name.
+
+    A single empty host is the default socket. In a list an empty host is an error: libpq would try the default socket
+    there too, but a database that happens to run on this machine must not take the place of a forgotten host.
+    """
+    names = (options.get("host") or os.environ.get("PGHOST") or "").split(",")
+    given = options.get("port", "")
+    ports = (given if given.strip(",") else os.environ.get("PGPORT") or "").split(",")
+    if not all(not port or (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536) for port in ports):
+        raise DsnError(f"a port in it or in PGPORT must be a number from 1 to 65535; {_ESCAPE}")
+    if len(ports) not in {1, len(names)}:
+        raise DsnError("it must name one port, or as many ports as hosts; PGHOST and PGPORT count if it names none")
+    if names == [""]:
+        return ()
+    if not all(map(_is_host, names)):
+        raise DsnError(f"a host in it or in PGHOST is empty or invalid; {_ESCAPE}")
+    ports = ports * len(names) if len(ports) == 1 else ports
+    return tuple(Host(name, int(port) if port else None) for name, port in zip(names, ports, strict=True))
+
+
+def _is_host(name: str) -> bool:
+    """Return whether it is a socket's folder, an IPv6 address or a name that can be looked up.
+
+    getaddrinfo() raises UnicodeError for a name with a label that is empty or longer than 63 bytes.
+    """
+    try:
+        return name.startswith("/") or bool(ipaddress.ip_address(name) if ":" in name else name.encode("idna"))
+    except ValueError:
         return False

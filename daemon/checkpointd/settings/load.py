@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from checkpointd.postgres import dsn as address
+from checkpointd.postgres import dsn
 from checkpointd.redaction import is_like_a_key
 from checkpointd.settings.credentials import SettingsError, credential
 from checkpointd.settings.model import PREFIX, SOURCE_NAME, Settings, Source
@@ -46,8 +46,8 @@ def load(config: Path | None = None) -> Settings:
         raise SettingsError(_explain(e, path, values["sources"], by_default=by_default)) from None
     if settings.database_url is not None:
         try:
-            address.parse(settings.database_url)
-        except address.AddressError as e:
+            dsn.parse(settings.database_url)
+        except dsn.DsnError as e:
             raise SettingsError(f"{PREFIX}DATABASE_URL: {e}") from None
     return settings
 
