@@ -40,7 +40,7 @@ def plan_for(
     usual: dict[str, Any] = {
         "status": "running", "settling_since": None, "tracked_at": START,
     }  # fmt: skip
-    return plan(memory, **{**usual, **state}, now=after(seconds), bounds=bounds)
+    return plan(memory, **{**usual, **state}, now=after(seconds), settings=bounds)
 
 
 def ended_by(
@@ -48,7 +48,7 @@ def ended_by(
 ) -> bool:
     """Say whether a job tracked at the start seems to have ended `seconds` after that."""
     usual: dict[str, Any] = {"status": "running", "tracked_at": START, "changed_at": None}
-    return seems_ended(memory, **{**usual, **state}, now=after(seconds), bounds=bounds)
+    return seems_ended(memory, **{**usual, **state}, now=after(seconds), settings=bounds)
 
 
 class Watch:

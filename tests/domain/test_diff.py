@@ -9,10 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from checkpointd.domain import listing
 from checkpointd.domain.checkpoint import METRICS, read_stored
 from checkpointd.domain.diff import Change, Diff, StoredCheckpoint, Value, compare, values
-from checkpointd.domain.listing import Listing
+from checkpointd.domain.listing import Listing, read_listing
 from support.provider import JOB, checkpoint
 
 examples = settings(max_examples=70, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -43,7 +42,7 @@ class Copy:
             self.known[item.id] = StoredCheckpoint(merged, values(item), item.payload, before.missing)
         for checkpoint_id, missing in diff.marked.items():
             self.known[checkpoint_id] = self.known[checkpoint_id]._replace(missing=missing)
-        self.absent = diff.pending
+        self.absent = diff.absent
         self.feed += diff.changes
         return diff
 
@@ -60,7 +59,7 @@ def item(number: int = 1, **fields: Any) -> dict[str, Any]:
 
 def read(items: Iterable[dict[str, Any]]) -> Listing:
     """Read a listing of one page."""
-    return listing.read(JOB, [[json.dumps(sent).encode() for sent in items]])
+    return read_listing(JOB, [[json.dumps(sent).encode() for sent in items]])
 
 
 def told(diff: Diff) -> list[tuple[str, str | None, str | None, str | None]]:
@@ -99,7 +98,7 @@ def test_applied_once_nothing_is_left(history: list[tuple[list[dict[str, Any]], 
     copy = Copy()
     for items, complete in history:
         copy.take(read(items), complete=complete)
-        assert Diff(pending=list(copy.absent)) == copy.compare(read(items), complete=False)
+        assert Diff(absent=list(copy.absent)) == copy.compare(read(items), complete=False)
         again = copy.compare(read(items))
         assert ([], []) == (again.new, again.updated)
         assert {"missing"} >= {change.kind for change in again.changes}
@@ -118,7 +117,7 @@ def test_null_never_overwrites(history: list[tuple[list[dict[str, Any]], bool]])
     for items, complete in history:
         reading = read(items)
         copy.take(reading, complete=complete)
-        for listed in reading.items:
+        for listed in reading.checkpoints:
             expected.setdefault(listed.id, {}).update(known_of(values(listed)))
         assert expected == {checkpoint_id: known.values for checkpoint_id, known in copy.known.items()}
 
@@ -140,7 +139,7 @@ def test_the_feed_is_the_whole_history(history: list[tuple[list[dict[str, Any]],
                 assert state.get(change.field) == change.old_value != change.new_value
                 assert ("regressed" if change.new_value is None else "changed") == change.kind
                 state[change.field] = change.new_value
-        for listed in reading.items:
+        for listed in reading.checkpoints:
             assert {k: text(v) for k, v in known_of(values(listed)).items()} == {
                 k: v for k, v in told_so_far[listed.id].items() if v is not None
             }
@@ -156,7 +155,7 @@ def test_missing_is_lacking_twice(history: list[tuple[list[dict[str, Any]], bool
     missing: set[str] = set()
     for items, complete in history:
         ids = {sent["id"] for sent in items}
-        readable = {listed.id for listed in read(items).items}
+        readable = {listed.id for listed in read(items).checkpoints}
         before = set(copy.known)
         copy.take(read(items), complete=complete)
         lacked -= Counter({checkpoint_id: lacked[checkpoint_id] for checkpoint_id in missing & readable})
@@ -188,7 +187,7 @@ def test_order_does_not_matter(
     assert sorted(map(repr, expected.changes)) == sorted(map(repr, actual.changes))
     assert sorted(map(repr, expected.new)) == sorted(map(repr, actual.new))
     assert sorted(map(repr, expected.updated)) == sorted(map(repr, actual.updated))
-    assert (expected.marked, set(expected.pending)) == (actual.marked, set(actual.pending))
+    assert (expected.marked, set(expected.absent)) == (actual.marked, set(actual.absent))
 
 
 def test_new_once() -> None:
@@ -228,7 +227,7 @@ def test_first_value_later() -> None:
     copy.take(read([item()]))
     diff = copy.take(read([item(metrics={"full_valid_loss": 0.25, "reward": 3})]))
     assert [("changed", "full_valid_loss", None, "0.25"), ("changed", "extra_metrics.reward", None, "3")] == told(diff)
-    assert 1 == diff.touched
+    assert 1 == diff.changed
 
 
 def test_bytes_are_not_values() -> None:
@@ -304,10 +303,10 @@ def test_only_the_second_complete_listing_in_a_row_tells() -> None:
     both, one = read([item(1), item(2)]), read([item(2)])
     copy.take(both)
     first = copy.take(one)
-    assert ([ID], {}, []) == (first.pending, first.marked, first.changes)
-    assert Diff(pending=[ID]) == copy.take(one, complete=False)
+    assert ([ID], {}, []) == (first.absent, first.marked, first.changes)
+    assert Diff(absent=[ID]) == copy.take(one, complete=False)
     second = copy.take(one)
-    assert ([], {ID: True}, [("missing", None, None, None)]) == (second.pending, second.marked, told(second))
+    assert ([], {ID: True}, [("missing", None, None, None)]) == (second.absent, second.marked, told(second))
     assert Diff() == copy.take(one)
 
 
@@ -329,7 +328,7 @@ def test_returned_with_another_value() -> None:
         copy.take(read(items))
     diff = copy.take(read([item(metrics={"train_loss": 1})]))
     assert [("returned", None, None, None), ("changed", "train_loss", None, "1")] == told(diff)
-    assert ({ID: False}, 1) == (diff.marked, diff.touched)
+    assert ({ID: False}, 1) == (diff.marked, diff.changed)
 
 
 def test_reject_protects_its_checkpoint() -> None:

@@ -65,10 +65,10 @@ def cut(raws: list[bytes], ends: list[int]) -> list[list[bytes]]:
 def test_reads_recorded_answers(path: Path) -> None:
     """Every checkpoint of every recorded answer is read, with its metrics, and none is rejected."""
     sent = json.loads(path.read_bytes())["data"]
-    reading = listing.read(sent[0]["fine_tuning_job_id"], [read_page(path.read_bytes()).items])
+    reading = listing.read_listing(sent[0]["fine_tuning_job_id"], [read_page(path.read_bytes()).items])
     assert ([], None) == (reading.rejects, reading.foreign)
     assert [(item["id"], item["step_number"], item["metrics"]) for item in sent] == [
-        (item.id, item.step_number, item.metrics) for item in reading.items
+        (item.id, item.step_number, item.metrics) for item in reading.checkpoints
     ]
 
 
@@ -78,10 +78,10 @@ def test_accounts_balance(plan: list[tuple[int, str | None]], ends: list[int]) -
     """Every item listed is a checkpoint or a reject with its own bytes and id; a bad one costs no good one."""
     spoilt = {number: spoil(number, kind) for number, kind in plan if kind}
     raws = [spoilt[number][0] if kind else raw(number) for number, kind in plan]
-    reading = listing.read(JOB, cut(raws, ends))
-    assert [name(number) for number, kind in plan if not kind] == [item.id for item in reading.items]
+    reading = listing.read_listing(JOB, cut(raws, ends))
+    assert [name(number) for number, kind in plan if not kind] == [item.id for item in reading.checkpoints]
     assert [spoilt[number] for number, kind in plan if kind] == [(r.raw, r.id) for r in reading.rejects]
-    assert len(raws) == len(reading.items) + len(reading.rejects)
+    assert len(raws) == len(reading.checkpoints) + len(reading.rejects)
 
 
 @examples
@@ -89,9 +89,9 @@ def test_accounts_balance(plan: list[tuple[int, str | None]], ends: list[int]) -
 def test_the_last_of_one_id_counts(sent: list[tuple[int, int]], ends: list[int]) -> None:
     """Of items with one id the last is taken, on one page and across pages, and each id is there once."""
     raws = [raw(number, metrics={"train_loss": loss}) for number, loss in sent]
-    reading = listing.read(JOB, cut(raws, ends))
-    assert len({number for number, _ in sent}) == len(reading.items)
-    assert {name(number): loss for number, loss in sent} == {i.id: i.metrics["train_loss"] for i in reading.items}
+    reading = listing.read_listing(JOB, cut(raws, ends))
+    assert len({number for number, _ in sent}) == len(reading.checkpoints)
+    assert {name(number): loss for number, loss in sent} == {i.id: i.metrics["train_loss"] for i in reading.checkpoints}
 
 
 @examples
@@ -99,37 +99,37 @@ def test_the_last_of_one_id_counts(sent: list[tuple[int, int]], ends: list[int])
 def test_order_and_pages_do_not_matter(plan: list[tuple[int, str | None]], random: Any, ends: list[int]) -> None:
     """Items in another order, on other pages, are the same checkpoints and the same rejects."""
     raws = [spoil(number, kind)[0] if kind else raw(number) for number, kind in plan]
-    expected = listing.read(JOB, [raws])
+    expected = listing.read_listing(JOB, [raws])
     random.shuffle(raws)
-    actual = listing.read(JOB, cut(raws, ends))
+    actual = listing.read_listing(JOB, cut(raws, ends))
     assert sorted(expected.rejects, key=repr) == sorted(actual.rejects, key=repr)
-    assert sorted(expected.items, key=repr) == sorted(actual.items, key=repr)
+    assert sorted(expected.checkpoints, key=repr) == sorted(actual.checkpoints, key=repr)
 
 
 def test_what_is_given_twice_differently_is_kept() -> None:
     """Of one page's different items with one id the earlier ones are rejects; from page to page a list may move on."""
     first, second = raw(7, metrics={"train_loss": 1}), raw(7, metrics={"train_loss": 2})
-    reading = listing.read(JOB, [[first, second, second, raw(6)]])
-    assert [{"train_loss": 2}, raw(6)] == [reading.items[0].metrics, reading.items[1].payload.encode()]
+    reading = listing.read_listing(JOB, [[first, second, second, raw(6)]])
+    assert [{"train_loss": 2}, raw(6)] == [reading.checkpoints[0].metrics, reading.checkpoints[1].payload.encode()]
     assert [(first, name(7))] == [(reject.raw, reject.id) for reject in reading.rejects]
-    assert [] == listing.read(JOB, [[first], [second]]).rejects
-    assert [] == listing.read(JOB, [[first, first.replace(b", ", b",")]]).rejects
+    assert [] == listing.read_listing(JOB, [[first], [second]]).rejects
+    assert [] == listing.read_listing(JOB, [[first, first.replace(b", ", b",")]]).rejects
 
 
 def test_flaw_is_told_and_costs_nothing() -> None:
     """An item with NaN is a checkpoint without that metric, and a reject that keeps its bytes."""
     odd = raw(7, metrics={"train_loss": float("nan"), "valid_loss": 0.5})
-    reading = listing.read(JOB, [[raw(8), odd, raw(6)]])
-    assert [name(8), name(7), name(6)] == [item.id for item in reading.items]
-    assert {"train_loss": None, "valid_loss": 0.5} == reading.items[1].metrics
+    reading = listing.read_listing(JOB, [[raw(8), odd, raw(6)]])
+    assert [name(8), name(7), name(6)] == [item.id for item in reading.checkpoints]
+    assert {"train_loss": None, "valid_loss": 0.5} == reading.checkpoints[1].metrics
     assert [listing.Reject(odd, "not finite: train_loss", name(7))] == reading.rejects
 
 
 def test_deep_nesting_costs_only_its_item() -> None:
     """An item nested beyond all measure is a reject, even where its id cannot be read."""
     deep, known = spoil(7, "deep")
-    reading = listing.read(JOB, [[raw(8), deep, raw(6)]])
-    assert [name(8), name(6)] == [item.id for item in reading.items]
+    reading = listing.read_listing(JOB, [[raw(8), deep, raw(6)]])
+    assert [name(8), name(6)] == [item.id for item in reading.checkpoints]
     assert {reject.id for reject in reading.rejects} <= {known, name(7)}  # some Pythons read deeper than others
 
 
@@ -139,29 +139,29 @@ def test_foreign_item_makes_its_page_unreadable(page: int, place: int) -> None:
     """An item of another type costs its page and all that follow; the pages before it stay."""
     pages = [[raw(10 * p + i + 1) for i in range(2)] for p in range(4)]
     pages[page].insert(place, FOREIGN)
-    reading = listing.read(JOB, pages)
+    reading = listing.read_listing(JOB, pages)
     assert "fine_tuning.job.event" == reading.foreign
-    assert [name(10 * p + i + 1) for p in range(page) for i in range(2)] == [item.id for item in reading.items]
+    assert [name(10 * p + i + 1) for p in range(page) for i in range(2)] == [item.id for item in reading.checkpoints]
 
 
 def test_a_foreign_item_with_a_secret_is_foreign() -> None:
     """An item of another type in which the key stands makes nothing complete either; its type is not told."""
     told = json.dumps({"object": "sk-canary", "id": "e1"}).encode()
-    reading = listing.read(JOB, [[told]], lambda text: b"canary" in text)
+    reading = listing.read_listing(JOB, [[told]], lambda text: b"canary" in text)
     assert ([], [], "items of another type") == reading
 
 
 @pytest.mark.parametrize("untyped", [b'{"id": "ev-1"}', b"1", b'{"object": null, "id": "x"}', b'"no object"'])
 def test_what_says_nowhere_that_it_is_a_checkpoint(untyped: bytes) -> None:
     """It is a bad item, and whatever it calls itself, it may be any checkpoint that is not listed beside it."""
-    reading = listing.read(JOB, [[untyped, raw(1)]])
-    assert ([name(1)], None) == ([item.id for item in reading.items], reading.foreign)
+    reading = listing.read_listing(JOB, [[untyped, raw(1)]])
+    assert ([name(1)], None) == ([item.id for item in reading.checkpoints], reading.foreign)
     assert [(untyped, None)] == [(reject.raw, reject.id) for reject in reading.rejects]
 
 
 def test_nothing_listed() -> None:
     """An empty page is a listing of nothing, not a failure."""
-    assert listing.Listing([], [], None) == listing.read(JOB, [[]])
+    assert listing.Listing([], [], None) == listing.read_listing(JOB, [[]])
 
 
 @examples
@@ -188,5 +188,8 @@ def test_a_new_reader_reads_again() -> None:
 
 def test_bad_copy_does_not_take_the_good_one() -> None:
     """Of two items with one id, of which the last cannot be read, one is a checkpoint and one a reject."""
-    reading = listing.read(JOB, [[raw(1)], [raw(1, step_number="1")]])
-    assert ([name(1)], [name(1)]) == ([item.id for item in reading.items], [reject.id for reject in reading.rejects])
+    reading = listing.read_listing(JOB, [[raw(1)], [raw(1, step_number="1")]])
+    assert ([name(1)], [name(1)]) == (
+        [item.id for item in reading.checkpoints],
+        [reject.id for reject in reading.rejects],
+    )

@@ -125,7 +125,7 @@ async def test_broken_listing_stores_but_is_no_success(
         provider.checkpoints[JOB] = [page(fresh, has_more=True), error(500)]
         (result,) = (await sync(store, provider, page_size=3)).values()
         assert isinstance(result, SavedPoll)
-        assert not result.poll.complete
+        assert not result.result.complete
     after = await _freshness(sql)
     assert 7 == await sql.fetchval("select count(*) from fine_tuning.checkpoints where missing_since is null")
     assert (before["last_complete_at"], before["last_success_at"]) == (
@@ -241,11 +241,11 @@ async def test_two_polls_of_one_job_in_one_save(store: Store, sql: asyncpg.Conne
         return polls
 
     old, new = await poll_twice(2, 1)
-    assert [new] == [one.poll for one in await save_changed(store, [new, old])]
+    assert [new] == [one.result for one in await save_changed(store, [new, old])]
     assert ["ftckpt_0001"] == [row["id"] for row in await sql.fetch("select id from fine_tuning.checkpoints")]
     old, new = await poll_twice(1, 1)
     assert (True, True) == (old.quiet, new.quiet)
-    assert [new] == [one.poll for one in await save_quiet(store, [new, old])]
+    assert [new] == [one.result for one in await save_quiet(store, [new, old])]
 
 
 async def test_two_pollers_share(store: Store, provider: Provider) -> None:
@@ -363,7 +363,7 @@ async def test_budget_ends_no_listing(store: Store, provider: Provider) -> None:
     await track(store)
     async with polling_one(store, provider, request_interval=10, lease=2, page_size=1) as (poller, _, results):
         assert 1 == await tick(poller)
-    assert (True, 4) == (results[JOB].poll.complete, results[JOB].new)
+    assert (True, 4) == (results[JOB].result.complete, results[JOB].new)
     await track(store, "ftjob-2")
     async with polling_one(store, provider, request_interval=10) as (poller, _, _):
         assert 0 == await tick(poller)
@@ -513,7 +513,7 @@ async def test_reflected_key_is_not_stored(store: Store, provider: Provider, sql
     await sync(store, provider)
     await read_job_list(store, provider)
     assert [3] == [r[0] for r in await sql.fetch("select step_number from fine_tuning.checkpoints")]
-    assert {("a secret stands in it", None)} == {
+    assert {("it contains a secret", None)} == {
         tuple(r) for r in await sql.fetch("select reason, raw from fine_tuning.rejects")
     }
     assert await sql.fetchval("select status is null from fine_tuning.jobs")

@@ -43,13 +43,13 @@ PLANTED = [
             Edit(f"{PACKAGE}/provider/client.py", "import random\n", "import random\nimport re\n"),
             Edit(f"{PACKAGE}/polling/poller.py", "claim.lease.id, claim.poll_by, limiter.wait)", "claim.lease.id, claim.poll_by, limiter.wait, claim.lease.newest_step)"),
             Edit(f"{PACKAGE}/provider/client.py", "deadline: float, wait: Wait = no_wait) -> RawListing:", "deadline: float, wait: Wait = no_wait, newest: int | None = None) -> RawListing:"),
-            Edit(f"{PACKAGE}/provider/client.py", "        pages = await self._list(path, deadline, wait)", "        pages = await self._list(path, deadline, wait, newest)"),
+            Edit(f"{PACKAGE}/provider/client.py", "        listing = await self._list(path, deadline, wait)", "        listing = await self._list(path, deadline, wait, newest)"),
             Edit(f"{PACKAGE}/provider/client.py", "            again = await self._list(path, deadline, wait)", "            again = await self._list(path, deadline, wait, newest)"),
             Edit(f"{PACKAGE}/provider/client.py", "def _list(self, path: str, deadline: float, wait: Wait)", "def _list(self, path: str, deadline: float, wait: Wait, newest: int | None)"),
-            Edit(f"{PACKAGE}/provider/client.py", "                items.append(page.items)\n", """\
-                items.append(page.items)
+            Edit(f"{PACKAGE}/provider/client.py", "                pages.append(page.items)\n", """\
+                pages.append(page.items)
                 if newest and any(int(s) <= newest for i in page.items for s in re.findall(rb'"step_number": *([0-9]+)', bytes(i))):
-                    return RawListing(items, None, pagination.requests)
+                    return RawListing(pages, None, pagination.requests)
 """),
         ],
     ),
@@ -57,31 +57,31 @@ PLANTED = [
         "per-page commit with early stop",
         "tests/service/test_daemon.py::test_kill_during_a_burst",
         [
-            Edit(f"{PACKAGE}/polling/poller.py", "            pages = await source.client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait)\n", """\
+            Edit(f"{PACKAGE}/polling/poller.py", "            raw = await source.client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait)\n", """\
             async def save(page):
-                return await save_page(self._store, claim.lease, listing.read(claim.lease.id, [page]))
-            pages = await source.client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait, save)
+                return await save_page(self._store, claim.lease, read_listing(claim.lease.id, [page]))
+            raw = await source.client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait, save)
 """),
-            Edit(f"{PACKAGE}/polling/poller.py", "from checkpointd.polling.source import", "from checkpointd.domain import listing\nfrom checkpointd.postgres.save import save_page\nfrom checkpointd.polling.source import"),
+            Edit(f"{PACKAGE}/polling/poller.py", "from checkpointd.polling.source import", "from checkpointd.domain.listing import read_listing\nfrom checkpointd.postgres.save import save_page\nfrom checkpointd.polling.source import"),
             Edit(f"{PACKAGE}/provider/client.py", "deadline: float, wait: Wait = no_wait) -> RawListing:", "deadline: float, wait: Wait, save) -> RawListing:"),
-            Edit(f"{PACKAGE}/provider/client.py", "        pages = await self._list(path, deadline, wait)", "        pages = await self._list(path, deadline, wait, save)"),
+            Edit(f"{PACKAGE}/provider/client.py", "        listing = await self._list(path, deadline, wait)", "        listing = await self._list(path, deadline, wait, save)"),
             Edit(f"{PACKAGE}/provider/client.py", "            again = await self._list(path, deadline, wait)", "            again = await self._list(path, deadline, wait, save)"),
             Edit(f"{PACKAGE}/provider/client.py", "def _list(self, path: str, deadline: float, wait: Wait)", "def _list(self, path: str, deadline: float, wait: Wait, save)"),
-            Edit(f"{PACKAGE}/provider/client.py", "                items.append(page.items)\n", """\
-                items.append(page.items)
+            Edit(f"{PACKAGE}/provider/client.py", "                pages.append(page.items)\n", """\
+                pages.append(page.items)
                 if await save(page.items):
-                    return RawListing(items, None, pagination.requests)
+                    return RawListing(pages, None, pagination.requests)
 """),
             Edit(f"{PACKAGE}/postgres/save.py", "def _name(error", '''\
-async def save_page(store, lease, reading):
+async def save_page(store, lease, listing):
     """Commit a page as soon as it is read. Returns whether one of its checkpoints was known before."""
     async with store.connection() as connection, connection.transaction():
-        rows = await connection.fetch(queries.READ_STORED_CHECKPOINTS, [lease.job], [item.id for item in reading.items])
+        rows = await connection.fetch(queries.READ_STORED_CHECKPOINTS, [lease.job], [item.id for item in listing.checkpoints])
         known = {row["id"] for row in rows}
-        new = [item for item in reading.items if item.id not in known]
+        new = [item for item in listing.checkpoints if item.id not in known]
         await _write_checkpoints(connection, {lease.job: Diff(new)})
         await write_changes(connection, [(lease.job, None, "new", item.id, None, None, None) for item in new])
-        return len(new) < len(reading.items)
+        return len(new) < len(listing.checkpoints)
 
 
 def _name(error'''),
@@ -91,7 +91,7 @@ def _name(error'''),
     Planted(
         "success on an incomplete listing",
         "tests/polling/test_no_false_success.py::test_no_second_page",
-        [Edit(f"{PACKAGE}/domain/poll.py", "complete=failure is None,", "complete=failure is None or reading is not None,")],
+        [Edit(f"{PACKAGE}/domain/poll.py", "complete=failure is None,", "complete=failure is None or listing is not None,")],
     ),
     Planted(
         "no fence",
@@ -135,10 +135,10 @@ def _name(error'''),
         "tests/polling/test_no_false_success.py::test_pages_smaller_than_asked_for",
         [
             Edit(f"{PACKAGE}/provider/client.py", "        self._backoff = limits.backoff\n", "        self._backoff = limits.backoff\n        self._page_size = limits.page_size\n"),
-            Edit(f"{PACKAGE}/provider/client.py", "                items.append(page.items)\n", """\
-                items.append(page.items)
+            Edit(f"{PACKAGE}/provider/client.py", "                pages.append(page.items)\n", """\
+                pages.append(page.items)
                 if len(page.items) < self._page_size:  # a short page is the last one
-                    return RawListing(items, None, pagination.requests)
+                    return RawListing(pages, None, pagination.requests)
 """),
         ],
     ),
@@ -159,13 +159,13 @@ def _name(error'''),
         "no dedupe",
         "tests/polling/test_leases.py::test_items_given_twice_are_one_checkpoint",
         [
-            Edit(f"{PACKAGE}/domain/listing.py", "    items: dict[str, Checkpoint] = {}\n", "    items: list[Checkpoint] = []\n"),
-            Edit(f"{PACKAGE}/domain/listing.py", "items.update((item.id, item) for item in page_items)", "items += page_items"),
-            Edit(f"{PACKAGE}/domain/listing.py", "list(items.values()), rejects, str(e)", "items, rejects, str(e)"),
-            Edit(f"{PACKAGE}/domain/listing.py", "list(items.values()), rejects, None", "items, rejects, None"),
+            Edit(f"{PACKAGE}/domain/listing.py", "    checkpoints: dict[str, Checkpoint] = {}\n", "    checkpoints: list[Checkpoint] = []\n"),
+            Edit(f"{PACKAGE}/domain/listing.py", "checkpoints.update((checkpoint.id, checkpoint) for checkpoint in read)", "checkpoints += read"),
+            Edit(f"{PACKAGE}/domain/listing.py", "list(checkpoints.values()), rejects, str(e)", "checkpoints, rejects, str(e)"),
+            Edit(f"{PACKAGE}/domain/listing.py", "list(checkpoints.values()), rejects, None", "checkpoints, rejects, None"),
             Edit(f"{PACKAGE}/domain/listing.py", "    found: dict[str, Checkpoint] = {}\n", "    found: list[Checkpoint] = []\n"),
-            Edit(f"{PACKAGE}/domain/listing.py", "(twin := found.get(item.id))", "(twin := None)"),
-            Edit(f"{PACKAGE}/domain/listing.py", "found[item.id] = item", "found.append(item)"),
+            Edit(f"{PACKAGE}/domain/listing.py", "(earlier := found.get(checkpoint.id))", "(earlier := None)"),
+            Edit(f"{PACKAGE}/domain/listing.py", "found[checkpoint.id] = checkpoint", "found.append(checkpoint)"),
             Edit(f"{PACKAGE}/domain/listing.py", "list(found.values())", "found"),
         ],
     ),
@@ -173,7 +173,7 @@ def _name(error'''),
         "an in-memory seen-set",
         "tests/polling/test_leases.py::test_a_lost_save_is_not_remembered",
         [
-            Edit(f"{PACKAGE}/domain/poll.py", "        if failure or digest != lease.digest:\n", "        if failure or digest not in _seen:\n            _seen.add(digest)\n"),
+            Edit(f"{PACKAGE}/domain/poll.py", "        if failure or hashed != lease.digest:\n", "        if failure or hashed not in _seen:\n            _seen.add(hashed)\n"),
             Edit(f"{PACKAGE}/domain/poll.py", "def evaluate(", "_seen: set[bytes] = set()\n\n\ndef evaluate("),
         ],
     ),

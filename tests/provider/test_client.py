@@ -55,7 +55,7 @@ async def ask(provider: Provider) -> AsyncIterator[Ask]:
 
 def ids(pages: RawListing) -> list[str]:
     """Return the ids of all items listed."""
-    return [json.loads(bytes(item))["id"] for items in pages.items for item in items]
+    return [json.loads(bytes(item))["id"] for items in pages.pages for item in items]
 
 
 def kind(pages: RawListing) -> ErrorClass | None:
@@ -77,7 +77,7 @@ async def test_all_pages_come_in_order(provider: Provider, ask: Ask) -> None:
     provider.checkpoints[JOB] = paged(ITEMS)
     pages = await ask(page_size=10)
     assert [item["id"] for item in ITEMS] == ids(pages)
-    assert ([10, 10, 5], None, 3) == ([len(items) for items in pages.items], pages.failure, pages.requests)
+    assert ([10, 10, 5], None, 3) == ([len(items) for items in pages.pages], pages.failure, pages.requests)
     assert [None, "ftckpt_0016", "ftckpt_0006"] == [request.query.get("after") for request in provider.requests]
     assert {"10"} == {request.query["limit"] for request in provider.requests}
 
@@ -94,7 +94,7 @@ async def test_items_keep_their_bytes(provider: Provider, ask: Ask) -> None:
     """An item is handed on as the provider wrote it, byte for byte."""
     item = '{"id":"a", "metrics": {"loss":1.10},"x":"\\u00e9"}'
     provider.checkpoints[JOB] = body(f'{{"object":"list","data":[{item}],"has_more":false}}')
-    assert [[item.encode()]] == [[bytes(raw_item) for raw_item in items] for items in (await ask()).items]
+    assert [[item.encode()]] == [[bytes(raw_item) for raw_item in items] for items in (await ask()).pages]
 
 
 async def test_the_cursor_is_encoded(provider: Provider, ask: Ask) -> None:
@@ -144,7 +144,7 @@ async def test_a_status_says_what_failed(
     """Each status of failure has its class; only those that may pass are tried again, three times in all."""
     provider.checkpoints[JOB] = answer
     pages = await ask()
-    assert (expected, [], requests) == (kind(pages), pages.items, pages.requests)
+    assert (expected, [], requests) == (kind(pages), pages.pages, pages.requests)
     assert pages.requests == provider.asked()
 
 
@@ -400,7 +400,7 @@ async def test_an_endless_body_is_not_read_on(
     provider.checkpoints[JOB] = flood
     pages, peak = await peak_of(ask())
     await asyncio.wait_for(refused.wait(), 60)
-    assert (expected, 1, []) == (kind(pages), pages.requests, pages.items)
+    assert (expected, 1, []) == (kind(pages), pages.requests, pages.pages)
     assert sent < most + 16 * MIB, "the rest fits into the buffers of both sockets"
     assert peak < most + 12 * MIB
 
@@ -460,7 +460,7 @@ async def test_nobody_listens(ask: Ask) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         pages = await ask(url=f"http://127.0.0.1:{bound.getsockname()[1]}/v1")
-    assert (ErrorClass.NETWORK, [], 3) == (kind(pages), pages.items, pages.requests)
+    assert (ErrorClass.NETWORK, [], 3) == (kind(pages), pages.pages, pages.requests)
 
 
 async def test_a_connection_is_used_again(provider: Provider, ask: Ask) -> None:

@@ -145,7 +145,7 @@ async def test_no_sink_has_a_canary(provider: Provider, tmp_path: Path) -> None:
         kept = await sql.fetch(
             "select distinct reason, raw from fine_tuning.rejects where fine_tuning_job_id = $1", JOB
         )
-        assert [("a secret stands in it", None)] == [tuple(row) for row in kept]
+        assert [("it contains a secret", None)] == [tuple(row) for row in kept]
         assert set() == _found(await _dump(sql))
         await sql.close()
     log = server.log.read_text()

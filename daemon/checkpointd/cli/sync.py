@@ -116,8 +116,8 @@ def _sum_up(outcomes: Mapping[tuple[str, str], Outcome]) -> Summary:
     for (source, job), outcome in outcomes.items():
         if isinstance(outcome, Failure):
             failures.append(FailedJob(source, job, outcome.error_class, outcome.message))
-        elif not outcome.poll.complete:
-            failures.append(FailedJob(source, job, outcome.poll.error_class or "", outcome.poll.error or ""))
+        elif not outcome.result.complete:
+            failures.append(FailedJob(source, job, outcome.result.error_class or "", outcome.result.error or ""))
     return Summary(
         len(outcomes),
         sum(s.new for s in saved),

@@ -1,7 +1,7 @@
-"""What differs between a listing and what is stored: the heart of the copy's truth. Pure.
+"""What differs between a listing and the stored checkpoints of its job. Pure.
 
-A value is compared with the item as it was last received, so that a null that stays null is one change, and with the
-stored value, which is the last one known, so that a stored value can never stay wrong.
+A value is compared twice: with the item as last received, so that a null that stays null is one change; and with the
+stored value, which is the last known one, so that a stored value can never stay wrong.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -15,7 +15,7 @@ Value = str | int | float | None
 
 
 class Change(NamedTuple):
-    """A row of the feed. `kind` is new, changed, regressed, missing or returned; a None `field` is the whole."""
+    """A row of the feed. `kind` is new, changed, regressed, missing or returned; without `field` it is the whole."""
 
     kind: str
     checkpoint_id: str
@@ -39,86 +39,86 @@ class Diff:
 
     new: list[Checkpoint] = field(default_factory=list)
     updated: list[tuple[Checkpoint, bool]] = field(default_factory=list)
-    """Items to overwrite, each with whether a value changed or only the bytes did."""
+    """Checkpoints to overwrite, each with whether a value changed, or else only its bytes."""
     marked: dict[str, bool] = field(default_factory=dict)
-    """Checkpoints to mark missing (true) or listed again (false)."""
-    pending: list[str] = field(default_factory=list)
-    """Checkpoints that the last complete listing lacked, and no listing has shown since."""
+    """Checkpoints to mark as missing (true) or as listed again (false), by id."""
+    absent: list[str] = field(default_factory=list)
+    """Checkpoints that the last complete listing lacked, and that no listing has contained since."""
     changes: list[Change] = field(default_factory=list)
 
     @property
-    def touched(self) -> int:
-        """How many known checkpoints changed, went missing or returned."""
-        return len({c.checkpoint_id for c in self.changes if c.kind != "new"})
+    def changed(self) -> int:
+        """How many stored checkpoints changed, went missing or returned."""
+        return len({change.checkpoint_id for change in self.changes if change.kind != "new"})
 
 
-def values(item: Checkpoint) -> dict[str, Value]:
-    """Return what an item says, by the names of the view's columns (extra_metrics.NAME for any other metric)."""
-    said: dict[str, Value] = {
-        "step_number": item.step_number,
-        "created_at": item.created_at,
-        "fine_tuned_model_checkpoint": item.fine_tuned_model_checkpoint,
+def values(checkpoint: Checkpoint) -> dict[str, Value]:
+    """Return the values of a checkpoint by the view's columns; other metrics are named extra_metrics.NAME."""
+    found: dict[str, Value] = {
+        "step_number": checkpoint.step_number,
+        "created_at": checkpoint.created_at,
+        "fine_tuned_model_checkpoint": checkpoint.fine_tuned_model_checkpoint,
     }
-    for name, value in item.metrics.items():
-        said[name if name in METRICS else f"extra_metrics.{name}"] = value
-    return said
+    for name, value in checkpoint.metrics.items():
+        found[name if name in METRICS else f"extra_metrics.{name}"] = value
+    return found
 
 
 def compare(
-    known: Mapping[str, StoredCheckpoint], listed: Listing, *, complete: bool, absent_before: Collection[str]
+    stored: Mapping[str, StoredCheckpoint], listing: Listing, *, complete: bool, absent_before: Collection[str]
 ) -> Diff:
-    """Compare a listing with what is stored of its job.
+    """Compare a listing with the stored checkpoints of its job.
 
-    `known` has at least every stored checkpoint that is listed or not yet missing. Only a complete listing can tell
-    that one is absent, and only the second in a row (`absent_before`: what the last complete one lacked) makes it
-    missing.
+    `stored` has at least every stored checkpoint that is listed or not yet missing. Only a complete listing shows that
+    a checkpoint is absent. Only the second one in a row makes it missing: `absent_before` are those that the last
+    complete listing lacked.
     """
     diff = Diff()
-    for item in listed.items:
-        stored = known.get(item.id)
-        if stored is None:
-            diff.new.append(item)
-            diff.changes.append(Change("new", item.id))
+    for checkpoint in listing.checkpoints:
+        known = stored.get(checkpoint.id)
+        if known is None:
+            diff.new.append(checkpoint)
+            diff.changes.append(Change("new", checkpoint.id))
             continue
-        if stored.missing:
-            diff.marked[item.id] = False
-            diff.changes.append(Change("returned", item.id))
-        changes = list(_changes(stored, item))
-        if changes or stored.payload != item.payload:
-            diff.updated.append((item, bool(changes)))
+        if known.missing:
+            diff.marked[checkpoint.id] = False
+            diff.changes.append(Change("returned", checkpoint.id))
+        changes = list(_changes(known, checkpoint))
+        if changes or known.payload != checkpoint.payload:
+            diff.updated.append((checkpoint, bool(changes)))
             diff.changes += changes
-    present = {item.id for item in listed.items} | {r.id for r in listed.rejects}
+    listed = {checkpoint.id for checkpoint in listing.checkpoints} | {reject.id for reject in listing.rejects}
     if not complete:
-        diff.pending = [checkpoint_id for checkpoint_id in absent_before if checkpoint_id not in present]
+        diff.absent = [checkpoint_id for checkpoint_id in absent_before if checkpoint_id not in listed]
         return diff
-    if None in present or listed.foreign is not None:  # what could not be told apart may be any of them
+    if None in listed or listing.foreign is not None:  # an item without an id may be any checkpoint
         return diff
-    for checkpoint_id, stored in known.items():
-        if stored.missing or checkpoint_id in present:
+    for checkpoint_id, known in stored.items():
+        if known.missing or checkpoint_id in listed:
             continue
         if checkpoint_id in absent_before:
             diff.marked[checkpoint_id] = True
             diff.changes.append(Change("missing", checkpoint_id))
         else:
-            diff.pending.append(checkpoint_id)
+            diff.absent.append(checkpoint_id)
     return diff
 
 
-def _changes(stored: StoredCheckpoint, item: Checkpoint) -> Iterable[Change]:
-    said = values(item)
-    for name in {**stored.received, **said}:
-        before, now = stored.received.get(name), said.get(name)
+def _changes(known: StoredCheckpoint, checkpoint: Checkpoint) -> Iterable[Change]:
+    received = values(checkpoint)
+    for name in {**known.received, **received}:
+        before, now = known.received.get(name), received.get(name)
         if now is None:
             if before is not None:
-                yield Change("regressed", item.id, name, _text(before), None)
+                yield Change("regressed", checkpoint.id, name, _text(before), None)
         elif now != before:
-            yield Change("changed", item.id, name, _text(before), _text(now))
-        elif now != (last := stored.values.get(name)):
-            yield Change("changed", item.id, name, _text(last), _text(now))
+            yield Change("changed", checkpoint.id, name, _text(before), _text(now))
+        elif now != (last := known.values.get(name)):
+            yield Change("changed", checkpoint.id, name, _text(last), _text(now))
 
 
 def _text(value: Value) -> str | None:
-    """Return a value as PostgreSQL would show it: the number 100.0 as 100."""
+    """Return a value as PostgreSQL shows it: 100.0 as 100."""
     if isinstance(value, float):
         return str(value).removesuffix(".0")
     return None if value is None else str(value)

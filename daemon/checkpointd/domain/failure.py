@@ -1,6 +1,6 @@
-"""What a provider's unhappy answer means for the poll, the job and the source. Pure.
+"""Why a listing is incomplete: classes of failures, which concern the job and which its source, and how often to retry.
 
-It follows what providers document and what their own clients do.
+Pure. The classes follow what providers document and what their own clients do.
 """
 
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from enum import StrEnum
 from typing import Final
 
 LONGEST_PAUSE: Final = 3600.0
-"""Seconds: no provider may silence us for longer at a time."""
+"""Seconds. A provider that asks for a longer pause gets this one."""
 
 
 class ErrorClass(StrEnum):
-    """What went wrong, as `error_class` shows it."""
+    """The classes of failures, as the column `error_class` shows them. daemon/README.md explains each."""
 
     TIMEOUT = "timeout"
     NETWORK = "network"
@@ -41,10 +41,10 @@ class ErrorClass(StrEnum):
 
 
 SOURCE_FAILURES: Final = frozenset({ErrorClass.THROTTLED, ErrorClass.QUOTA, ErrorClass.REFUSED})
-"""Not the job's fault: the source pauses (throttled, quota) or falls silent in this process (refused)."""
+"""Failures of the source: it pauses for all daemons (throttled, quota) or is silent in this process (refused)."""
 
-REFUSALS: Final = frozenset({ErrorClass.FORBIDDEN, ErrorClass.BAD_REQUEST, ErrorClass.REDIRECT})
-"""Refusals of one job, which do not pass by themselves."""
+LASTING_REFUSALS: Final = frozenset({ErrorClass.FORBIDDEN, ErrorClass.BAD_REQUEST, ErrorClass.REDIRECT})
+"""Refusals of one job that do not pass by themselves. Its polls back off further than after other failures."""
 
 _TRIES: Final = {
     ErrorClass.TIMEOUT: 3,
@@ -58,12 +58,12 @@ _TRIES: Final = {
     ErrorClass.ERROR_IN_200: 2,
     ErrorClass.BAD_HAS_MORE: 2,
 }
-"""How often a request is made within one poll, else once: networks and servers hiccup, bodies are cut."""
+"""How often a request is made within one poll; once for other classes. These failures often pass within seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a listing is not complete, in words fit for people: one line, no secret."""
+    """Why a listing is incomplete. The message is one line for people, without secrets."""
 
     error_class: ErrorClass
     message: str
@@ -72,7 +72,7 @@ class Failure:
     no_retry: bool = False
     """The provider reports that a retry cannot succeed now (header x-should-retry: false)."""
     status: int | None = None
-    """The HTTP status, where it is not 200."""
+    """The HTTP status, or None if there was no answer or the status was 200."""
 
     @property
     def tries(self) -> int:
@@ -81,5 +81,5 @@ class Failure:
 
 
 def pause_seconds(failure: Failure) -> float:
-    """Return how long a source pauses: as asked for, else a minute if throttled, a quarter hour if out of quota."""
+    """Return the seconds that a source pauses: as the provider asks, else 900 (quota) or 60 (throttled)."""
     return failure.retry_after or (900.0 if failure.error_class is ErrorClass.QUOTA else 60.0)

@@ -1,4 +1,4 @@
-"""A listing: the pages of one job's checkpoint list → checkpoints and rejects, and a digest of them all. Pure."""
+"""A listing: the pages of a job's checkpoint list → checkpoints, rejects and a digest. Pure."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,23 +13,23 @@ from checkpointd.domain.checkpoint import (
     RawItem,
     is_valid_id,
     read_checkpoint,
-)
+)  # fmt: skip
 from checkpointd.domain.failure import Failure
 
-READER = b"2"
-"""The version of this reader. It is part of every digest, so that a new reader reads every listing again."""
+READER: Final = b"2"
+"""The version of this reader. It is a part of every digest, so that a new reader compares every listing in full."""
 
 
 class RawListing(NamedTuple):
-    """What a list gave: the items of each page that was read, why it broke off (None: it is whole), requests made."""
+    """What a provider sent: the items of each page, why the listing is incomplete or None, and the requests made."""
 
-    items: list[Sequence[RawItem]]
+    pages: list[Sequence[RawItem]]
     failure: Failure | None
     requests: int
 
 
 class Reject(NamedTuple):
-    """What could not be read: the item's bytes (None: a secret stands in them), what is wrong, its id if readable."""
+    """An item that cannot be read: its bytes, or None if they contain a secret; the reason; its id, or None."""
 
     raw: bytes | None
     reason: str
@@ -37,16 +37,16 @@ class Reject(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The items of a listing, one for each id, and the rejects."""
+    """The checkpoints of a listing, one for each id, and its rejects."""
 
-    items: list[Checkpoint]
+    checkpoints: list[Checkpoint]
     rejects: list[Reject]
     foreign: str | None
-    """The type of an item that is no checkpoint: its page and all that follow are unreadable. None: there is none."""
+    """The type of an item that is not a checkpoint, or None. Its page and the later pages are not read."""
 
 
 def digest(pages: Sequence[Sequence[RawItem]]) -> bytes:
-    """Return 32 bytes that stand for the items of these pages, byte for byte, and for this reader."""
+    """Return a hash of these pages, 32 bytes: of the bytes of each item, and of the version of this reader."""
     summary = sha256(READER)
     for items in pages:
         summary.update(b"\n".join(items))
@@ -54,53 +54,52 @@ def digest(pages: Sequence[Sequence[RawItem]]) -> bytes:
     return summary.digest()
 
 
-def read(
+def read_listing(
     job_id: str, pages: Sequence[Sequence[RawItem]], holds_secret: Callable[[bytes], bool] = lambda _: False
 ) -> Listing:
-    """Read the checkpoints of job `job_id`. Of items with one id the last one counts.
+    """Read the checkpoints of a job. Of items with the same id the last one counts.
 
-    An item in which `holds_secret` finds one (a provider that echoes the key) is a reject without its bytes.
+    An item for which `holds_secret` is true (the provider repeated the key) becomes a reject without its bytes.
     """
-    items: dict[str, Checkpoint] = {}
+    checkpoints: dict[str, Checkpoint] = {}
     rejects: list[Reject] = []
     for page in pages:
         try:
-            page_items, page_rejects = _read_page(job_id, page, holds_secret)
+            read, rejected = _read_page(job_id, page, holds_secret)
         except ForeignItemError as e:
-            return Listing(list(items.values()), rejects, str(e))
-        items.update((item.id, item) for item in page_items)
-        rejects += page_rejects
-    return Listing(list(items.values()), rejects, None)
+            return Listing(list(checkpoints.values()), rejects, str(e))
+        checkpoints.update((checkpoint.id, checkpoint) for checkpoint in read)
+        rejects += rejected
+    return Listing(list(checkpoints.values()), rejects, None)
 
 
 def _read_page(
     job_id: str, page: Sequence[RawItem], holds_secret: Callable[[bytes], bool]
 ) -> tuple[list[Checkpoint], list[Reject]]:
-    """Read a page. Raises ForeignItemError where it has something else."""
+    """Read one page. Raises ForeignItemError for an item that is not a checkpoint."""
     found: dict[str, Checkpoint] = {}
     rejects: list[Reject] = []
-    suspicious = holds_secret(b"\n".join(page))
+    page_holds_secret = holds_secret(b"\n".join(page))
     for raw in page:
-        secret = suspicious and holds_secret(bytes(raw))
+        is_secret = page_holds_secret and holds_secret(bytes(raw))
         try:
-            item, flaw = read_checkpoint(raw, job_id)
+            checkpoint, flaw = read_checkpoint(raw, job_id)
         except ForeignItemError:
-            if secret:  # perhaps in the type's name
+            if is_secret:  # the name of the type may be the secret
                 raise ForeignItemError("items of another type") from None
             raise
         except BadItemError as e:
-            rejects.append(_SECRETIVE if secret else Reject(bytes(raw), str(e), _id_of(raw)))
+            rejects.append(_SECRET_REJECT if is_secret else Reject(bytes(raw), str(e), _id_of(raw)))
             continue
-        if secret:
-            rejects.append(_SECRETIVE)
+        if is_secret:
+            rejects.append(_SECRET_REJECT)
             continue
-        if (twin := found.get(item.id)) and not _is_same(twin, item):
-            rejects.append(
-                Reject(twin.payload.encode(), "given twice on one page, differently: the last counts", item.id)
-            )
-        found[item.id] = item
+        if (earlier := found.get(checkpoint.id)) and not _is_same(earlier, checkpoint):
+            reason = "given twice on one page, differently: the last one counts"
+            rejects.append(Reject(earlier.payload.encode(), reason, checkpoint.id))
+        found[checkpoint.id] = checkpoint
         if flaw:
-            rejects.append(Reject(bytes(raw), flaw, item.id))
+            rejects.append(Reject(bytes(raw), flaw, checkpoint.id))
     return list(found.values()), rejects
 
 
@@ -108,11 +107,11 @@ def _is_same(one: Checkpoint, other: Checkpoint) -> bool:
     return one.payload == other.payload or json.loads(one.payload) == json.loads(other.payload)
 
 
-_SECRETIVE: Final = Reject(None, "a secret stands in it", None)
+_SECRET_REJECT: Final = Reject(None, "it contains a secret", None)
 
 
 def _id_of(raw: RawItem) -> str | None:
-    """Return the id of what at least says that it is a checkpoint; None: it may be any of them, or none."""
+    """Return the id of an item whose type is that of a checkpoint, or None: such a reject may be any checkpoint."""
     try:
         sent = json.loads(bytes(raw))
         found = sent.get("id") if sent.get("object") == OBJECT else None

@@ -1,20 +1,21 @@
-"""The verdict on a listing: what of it can be believed, and when to look again. Pure."""
+"""One poll: the lease it holds, what its listing means, and what a save needs. Pure."""
 
 from collections.abc import Callable
 from http import HTTPStatus
 
 import msgspec
 
-from checkpointd.domain import cadence, listing
+from checkpointd.domain import cadence
 from checkpointd.domain.cadence import ArrivalHistory, CadenceSettings
-from checkpointd.domain.failure import REFUSALS, SOURCE_FAILURES, ErrorClass, Failure
-from checkpointd.domain.listing import Listing, RawListing
+from checkpointd.domain.failure import LASTING_REFUSALS, SOURCE_FAILURES, ErrorClass, Failure
+from checkpointd.domain.listing import Listing, RawListing, digest, read_listing
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
-    """A claimed job: what its row of polling said at the claim. Fields in the order of the claims' columns.
+    """A claimed job, with the state of its row of `polling` at the claim.
 
-    Times are the database's, in Unix seconds: the cadence reckons with them, and nobody else.
+    The fields are the columns that the claims return, in the same order. Times are those of the database's clock, in
+    Unix seconds.
     """
 
     job: int
@@ -36,50 +37,50 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     status: str | None
     tracked_at: float
     troubled: bool
-    """The source's state was not ok."""
+    """The state of the source is not `ok`."""
 
 
 class PollResult(msgspec.Struct, frozen=True):
-    """A finished poll, with what has become of it and when the next one is due."""
+    """The result of a poll, and when the next one is due."""
 
     lease: Lease
     complete: bool
-    reading: Listing | None
-    """What was listed; None: equal to the last complete listing, or nothing was read."""
+    listing: Listing | None
+    """What was listed, or None if it equals the last complete listing or nothing was read."""
     digest: bytes | None
     error_class: str | None
     error: str | None
     blames_job: bool
-    """The failure counts against the job, and not against its source."""
+    """True if the failure counts against the job, and not against its source."""
     gone: bool
-    """The provider has not known the job for long."""
+    """True if the provider has not known the job for long."""
     delay: float
     """Seconds from the claim to the next poll."""
     gap: float
-    """The same without back-off: the cadence's own gap."""
+    """The same without the back-off after failures."""
     ended: bool
-    """The job has ended, as far as anybody can tell."""
+    """True if the job has ended, by its status or by its silence."""
     settled: bool
-    """So long ago that equal listings may seal it."""
+    """True if it ended so long ago that equal listings may seal it."""
     newest_step: int | None
-    """None: no newer step than before."""
+    """The largest step, or None if it is not larger than before."""
     spacing_s: float | None
     spread_s: float | None
 
     @property
     def quiet(self) -> bool:
-        """Complete and equal to the last complete listing."""
-        return self.complete and self.reading is None
+        """True if the listing is complete and equal to the last complete one."""
+        return self.complete and self.listing is None
 
 
 class SavedPoll(msgspec.Struct, frozen=True):
-    """What a poll's save wrote."""
+    """What the save of a poll wrote, in checkpoints."""
 
-    poll: PollResult
+    result: PollResult
     new: int = 0
     changed: int = 0
     rejected: int = 0
-    """Items that could not be read, of an equal listing those of the one before."""
+    """Items that cannot be read; of a quiet poll, those of the last listing that was compared."""
 
 
 def is_forbidden_job(failure: Failure, *, key_accepted: bool) -> bool:
@@ -88,53 +89,73 @@ def is_forbidden_job(failure: Failure, *, key_accepted: bool) -> bool:
 
 
 def evaluate(
-    lease: Lease, pages: RawListing, bounds: CadenceSettings, holds_secret: Callable[[bytes], bool]
-) -> PollResult:
-    """Read a listing and plan the job's next poll. Pure."""
-    failure = pages.failure
-    digest = reading = None
-    memory = ArrivalHistory(lease.newest_step, lease.newest_seen_at, lease.spacing_s, lease.spread_s)
-    if pages.items:
-        digest = listing.digest(pages.items)
-        if failure or digest != lease.digest:
-            reading = listing.read(lease.id, pages.items, holds_secret)
-            if reading.foreign is not None:
-                failure = Failure(ErrorClass.OTHER_LIST, f"a list of {reading.foreign}, not of checkpoints")
-            memory = cadence.learn(memory, (item.step_number for item in reading.items), lease.claimed_at)
+    lease: Lease, raw: RawListing, settings: CadenceSettings, holds_secret: Callable[[bytes], bool]
+) -> PollResult:  # fmt: skip
+    """Read a listing, and plan the next poll of its job.
+
+    A listing with the digest of the last complete one is not read again.
+    """
+    failure, listing, hashed = raw.failure, None, None
+    history = ArrivalHistory(lease.newest_step, lease.newest_seen_at, lease.spacing_s, lease.spread_s)
+    if raw.pages:
+        hashed = digest(raw.pages)
+        if failure or hashed != lease.digest:
+            listing = read_listing(lease.id, raw.pages, holds_secret)
+            if listing.foreign is not None:
+                failure = Failure(ErrorClass.OTHER_LIST, f"a list of {listing.foreign}, not of checkpoints")
+            history = cadence.learn(history, (item.step_number for item in listing.checkpoints), lease.claimed_at)
     now, settling_since = lease.claimed_at, lease.settling_since
-    if settling_since is None and failure is None and reading is None and _seems_ended(lease, memory, bounds):
-        settling_since = now  # not before: while nobody could look, something may have come
+    # The silence of a job counts only once a listing shows it: while none could be read, something may have come.
+    if settling_since is None and failure is None and listing is None and _seems_ended(lease, history, settings):
+        settling_since = now
     plan = cadence.plan(
-        memory, status=lease.status, settling_since=settling_since, tracked_at=lease.tracked_at, now=now, bounds=bounds
+        history,
+        status=lease.status,
+        settling_since=settling_since,
+        tracked_at=lease.tracked_at,
+        now=now,
+        settings=settings,
     )
     gone = failure is not None and _is_gone(lease, failure)
     return PollResult(
-        lease=lease, complete=failure is None, reading=reading, digest=digest,
-        error_class=failure.error_class if failure else None, error=failure.message if failure else None,
-        blames_job=failure is not None and failure.error_class not in SOURCE_FAILURES, gone=gone,
-        delay=cadence.GONE_GAP if gone else _delay(lease, plan.gap, failure), gap=plan.gap,
-        ended=settling_since is not None, settled=plan.settled,
-        newest_step=memory.newest_step if memory.newest_seen_at != lease.newest_seen_at else None,
-        spacing_s=memory.spacing_s, spread_s=memory.spread_s,
-    )  # fmt: skip
+        lease=lease,
+        complete=failure is None,
+        listing=listing,
+        digest=hashed,
+        error_class=failure.error_class if failure else None,
+        error=failure.message if failure else None,
+        blames_job=failure is not None and failure.error_class not in SOURCE_FAILURES,
+        gone=gone,
+        delay=cadence.GONE_GAP if gone else _delay(lease, plan.gap, failure),
+        gap=plan.gap,
+        ended=settling_since is not None,
+        settled=plan.settled,
+        newest_step=history.newest_step if history.newest_seen_at != lease.newest_seen_at else None,
+        spacing_s=history.spacing_s,
+        spread_s=history.spread_s,
+    )
 
 
-def _seems_ended(lease: Lease, memory: ArrivalHistory, bounds: CadenceSettings) -> bool:
-    tracked_at, changed_at, now = lease.tracked_at, lease.last_change_at, lease.claimed_at
+def _seems_ended(lease: Lease, history: ArrivalHistory, settings: CadenceSettings) -> bool:
     return cadence.seems_ended(
-        memory, status=lease.status, tracked_at=tracked_at, changed_at=changed_at, now=now, bounds=bounds
+        history,
+        status=lease.status,
+        tracked_at=lease.tracked_at,
+        changed_at=lease.last_change_at,
+        now=lease.claimed_at,
+        settings=settings,
     )
 
 
 def _is_gone(lease: Lease, failure: Failure) -> bool:
-    """Say whether its provider does not know the job, again and for long."""
+    """Return whether the provider has not known the job for long, by this failure and those before it."""
     same = failure.error_class is ErrorClass.MISSING and lease.error_class == failure.error_class
     return same and cadence.is_gone(lease.equal_failures + 1, lease.failing_since, lease.claimed_at)
 
 
 def _delay(lease: Lease, gap: float, failure: Failure | None) -> float:
-    """Return the seconds until the next poll: the cadence's gap, which failures grow."""
+    """Return the seconds until the next poll: the gap of the cadence, which grows with failures in a row."""
     if failure is None:
         return gap
-    cap = cadence.REFUSAL_CAP if failure.error_class in REFUSALS else cadence.FAILURE_CAP
+    cap = cadence.REFUSAL_CAP if failure.error_class in LASTING_REFUSALS else cadence.FAILURE_CAP
     return max(cadence.back_off(gap, lease.failures + 1, cap, lease.job), failure.retry_after or 0)

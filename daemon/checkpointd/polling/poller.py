@@ -210,8 +210,8 @@ class Poller:
         self._listing[claim.lease.job] = claim.save_by
         try:
             limiter = RateLimiter(self._store, source.key, source.request_interval, paid=1)
-            pages = await source.client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait)
-            finished = self._evaluate(claim, source, pages)
+            raw = await source.client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait)
+            finished = self._evaluate(claim, source, raw)
         except asyncio.CancelledError:
             self.queue.put_now(FinishedPoll(claim, source, None, None, 0))
             raise
@@ -224,24 +224,24 @@ class Poller:
         metrics.POLL_SECONDS.observe(asyncio.get_running_loop().time() - started)
         return finished
 
-    def _evaluate(self, claim: Claim, source: ActiveSource, pages: RawListing) -> FinishedPoll:
+    def _evaluate(self, claim: Claim, source: ActiveSource, raw: RawListing) -> FinishedPoll:
         """Decide what a listing means for its job and its source."""
         now = asyncio.get_running_loop().time()
-        failure = pages.failure
+        failure = raw.failure
         if failure and is_forbidden_job(failure, key_accepted=source.key_accepted):
             source.key_accepted = False  # a second 403, without a success in between, concerns the key
             failure = replace(failure, error_class=ErrorClass.FORBIDDEN)
-            pages = pages._replace(failure=failure)
+            raw = raw._replace(failure=failure)
         of_source = failure if failure and failure.error_class in SOURCE_FAILURES else None
         if of_source:
             source.record_failure(of_source, now)
         elif failure is None:
             source.record_success(now)
         self._health.record_source(source.name, source.failure)
-        if of_source and not pages.items:
-            return FinishedPoll(claim, source, None, of_source, pages.requests)
-        result = evaluate(claim.lease, pages, self._cadence, source.client.holds_secret)
-        return FinishedPoll(claim, source, result, of_source, pages.requests)
+        if of_source and not raw.pages:
+            return FinishedPoll(claim, source, None, of_source, raw.requests)
+        result = evaluate(claim.lease, raw, self._cadence, source.client.holds_secret)
+        return FinishedPoll(claim, source, result, of_source, raw.requests)
 
     def cancel_polls(self) -> None:
         """Cancel the running polls; their jobs are released."""

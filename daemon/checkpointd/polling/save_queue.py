@@ -49,8 +49,8 @@ class FinishedPoll(msgspec.Struct, frozen=True):
     @property
     def items(self) -> int:
         """Its size in items. A long item counts as several, so that a batch is some tens of megabytes at most."""
-        listing = self.result.reading if self.result else None
-        return 1 + (sum(1 + len(item.payload) // ITEM_CHARACTERS for item in listing.items) if listing else 0)
+        listing = self.result.listing if self.result else None
+        return 1 + (sum(1 + len(item.payload) // ITEM_CHARACTERS for item in listing.checkpoints) if listing else 0)
 
 
 T = TypeVar("T")
@@ -151,7 +151,7 @@ class SaveQueue:
             saved += await self._retry(lambda: save_quiet(self._store, quiet), save_by) or []
         if changed:
             saved += await self._retry(lambda: save_changed(self._store, changed), save_by) or []
-        self._report_outcomes(batch, {one.poll.lease.job: one for one in saved})
+        self._report_outcomes(batch, {one.result.lease.job: one for one in saved})
         with suppress(DatabaseUnavailableError), self._health.unit("source"):  # the next poll meets the same failure
             async with database_deadline(self._close_by) as self._limit:
                 await self._update_sources(batch)
@@ -195,7 +195,7 @@ class SaveQueue:
             name, lease = finished.source.name, finished.claim.lease
             requests[name] += finished.requests
             one = saved.get(lease.job)
-            if one and one.poll.lease is not lease:  # the saved poll is of another lease of this job
+            if one and one.result.lease is not lease:  # the saved poll is of another lease of this job
                 one = None
             if one:
                 by_source[name].append(one)

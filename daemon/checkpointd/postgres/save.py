@@ -109,13 +109,13 @@ async def _save_retrying(connection: Connection, polls: Sequence[PollResult]) ->
 
 async def _without_invalid_items(connection: Connection, poll: PollResult, error: Exception) -> PollResult:
     """Move the items whose values the database rejects to the rejects of the listing."""
-    reading = poll.reading or Listing([], [], None)
-    invalid = await _find_invalid_items(connection, poll, reading.items)
+    listing = poll.listing or Listing([], [], None)
+    invalid = await _find_invalid_items(connection, poll, listing.checkpoints)
     if not invalid:  # no single item causes it: save the failure without the listing
         return replace(
             poll,
             complete=False,
-            reading=None,
+            listing=None,
             error_class="internal",
             error=f"the database rejects it: {_name(error)}",
             blames_job=True,
@@ -124,15 +124,15 @@ async def _without_invalid_items(connection: Connection, poll: PollResult, error
     rejects = [
         Reject(i.payload.encode("utf-8", "replace"), f"the database rejects it: {e}", i.id) for i, e in invalid.values()
     ]
-    items = [i for i in reading.items if i.id not in invalid]
-    return replace(poll, reading=reading._replace(items=items, rejects=[*reading.rejects, *rejects]))
+    checkpoints = [i for i in listing.checkpoints if i.id not in invalid]
+    return replace(poll, listing=listing._replace(checkpoints=checkpoints, rejects=[*listing.rejects, *rejects]))
 
 
 async def _find_invalid_items(
     connection: Connection, poll: PollResult, items: list[Checkpoint]
 ) -> dict[str, tuple[Checkpoint, str]]:
     try:
-        await _save_telling(connection, [replace(poll, reading=Listing(items, [], None))], keep=False)
+        await _save_telling(connection, [replace(poll, listing=Listing(items, [], None))], keep=False)
     except DATA_ERRORS as e:
         if len(items) <= 1:
             return {item.id: (item, _name(e)) for item in items}

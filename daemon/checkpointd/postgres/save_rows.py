@@ -73,23 +73,23 @@ async def write_changes(connection: Connection, changes: Sequence[ChangeRow]) ->
 
 
 def _diff(poll: PollResult, stored: Mapping[str, StoredCheckpoint], absent_before: Collection[str]) -> Diff:
-    if poll.reading is None:
+    if poll.listing is None:
         return Diff()
-    return compare(stored, poll.reading, complete=poll.complete, absent_before=absent_before)
+    return compare(stored, poll.listing, complete=poll.complete, absent_before=absent_before)
 
 
 def _saved(poll: PollResult, diff: Diff) -> SavedPoll:
-    return SavedPoll(poll, len(diff.new), diff.touched, len(poll.reading.rejects) if poll.reading else 0)
+    return SavedPoll(poll, len(diff.new), diff.changed, len(poll.listing.rejects) if poll.listing else 0)
 
 
 async def _read_stored(
     connection: Connection, polls: Iterable[PollResult]
 ) -> Mapping[int, Mapping[str, StoredCheckpoint]]:
     """Return the stored checkpoints of these jobs that are listed or not yet missing: job → id → checkpoint."""
-    listings = {p.lease.job: (p.lease.id, p.reading) for p in polls if p.reading}
+    listings = {p.lease.job: (p.lease.id, p.listing) for p in polls if p.listing}
     if not listings:
         return {}
-    listed = [item.id for _, reading in listings.values() for item in reading.items]
+    listed = [checkpoint.id for _, listing in listings.values() for checkpoint in listing.checkpoints]
     found: dict[int, dict[str, StoredCheckpoint]] = defaultdict(dict)
     for row in await connection.fetch(queries.READ_STORED_CHECKPOINTS, list(listings), listed):
         stored: dict[str, Value] = {name: row[name] for name in _VALUES}
@@ -145,8 +145,8 @@ async def _write_rejects(connection: Connection, polls: Iterable[PollResult]) ->
     rejects = {
         (p.lease.job, sha256(r.raw or r.reason.encode()).digest()): (r.reason, r.raw and r.raw[:REJECT_BYTES])
         for p in polls
-        if p.reading
-        for r in p.reading.rejects
+        if p.listing
+        for r in p.listing.rejects
     }
     if rejects:
         rows = [RejectRow(*key, *value) for key, value in sorted(rejects.items())]
@@ -174,10 +174,10 @@ async def _write_polls(
     extended: list[ExtendedRow] = []
     for poll in polls:
         job, diff = poll.lease.job, diffs[poll.lease.job]
-        items = len(poll.reading.items) if poll.reading else 0
+        items = len(poll.listing.checkpoints) if poll.listing else 0
         if diff.changes:
             outcome = "partial" if poll.error_class else "changed"
-            new.append(PollRow(job, outcome, poll.error_class, items, len(diff.new), diff.touched))
+            new.append(PollRow(job, outcome, poll.error_class, items, len(diff.new), diff.changed))
         elif not poll.blames_job:
             continue
         elif poll.error_class == held[job]["error_class"] and held[job]["failure_poll"]:
@@ -211,9 +211,9 @@ def _finished(poll: PollResult, diff: Diff, poll_id: int | None) -> FinishedRow:
         changed=changed,
         goes_on=changed and not has_ended(poll.lease.status),
         # Without a digest the next listing is compared in full: it decides whether an absent checkpoint is missing.
-        digest=poll.digest if poll.complete and not diff.pending else None,
-        absent="\n".join(diff.pending) or None,
-        rejected=len(poll.reading.rejects) if poll.reading else None,
+        digest=poll.digest if poll.complete and not diff.absent else None,
+        absent="\n".join(diff.absent) or None,
+        rejected=len(poll.listing.rejects) if poll.listing else None,
         error_class=poll.error_class,
         error=poll.error,
         poll=poll_id,

@@ -61,13 +61,13 @@ class Client:
         two pages), the listing starts again; the pages that were read before still count.
         """
         path = _checkpoints_of(job_id)
-        pages = await self._list(path, deadline, wait)
+        listing = await self._list(path, deadline, wait)
         for _ in range(CURSOR_RESTARTS):
-            if pages.failure is None or pages.failure.error_class is not ErrorClass.CURSOR_LOST:
+            if listing.failure is None or listing.failure.error_class is not ErrorClass.CURSOR_LOST:
                 break
             again = await self._list(path, deadline, wait)
-            pages = RawListing([*pages.items, *again.items], again.failure, pages.requests + again.requests)
-        return pages
+            listing = RawListing([*listing.pages, *again.pages], again.failure, listing.requests + again.requests)
+        return listing
 
     async def list_jobs(self, deadline: float, wait: Wait = no_wait) -> AsyncGenerator[Sequence[RawItem], None]:
         """Yield the pages of the job list in the provider's order, which is newest first. Raises ApiError."""
@@ -93,17 +93,17 @@ class Client:
         return ProbeResult(None, http_date(response.date))
 
     async def _list(self, path: str, deadline: float, wait: Wait) -> RawListing:
-        items: list[Sequence[RawItem]] = []
+        pages: list[Sequence[RawItem]] = []
         cursor, pagination = None, Pagination(PAGES, LISTING_BYTES)
         try:
             while True:
                 page = await self._page(path, cursor, pagination, deadline, wait)
-                items.append(page.items)
+                pages.append(page.items)
                 cursor = pagination.cursor_after(page)
                 if cursor is None:
-                    return RawListing(items, None, pagination.requests)
+                    return RawListing(pages, None, pagination.requests)
         except ApiError as e:
-            return RawListing(items, e.failure, pagination.requests)
+            return RawListing(pages, e.failure, pagination.requests)
 
     async def _page(
         self, path: str, cursor: str | None, pagination: "Pagination", deadline: float, wait: Wait

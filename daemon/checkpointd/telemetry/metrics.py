@@ -67,20 +67,20 @@ def committed(source: str, saved: Iterable[SavedPoll]) -> None:
     failed = collections.defaultdict[str, list[SavedPoll]](list)
     recovered: list[str] = []
     for one in saved:
-        lease = one.poll.lease
+        lease = one.result.lease
         if one.new or one.changed:
             CHECKPOINTS.labels(source).inc(one.new)
             log.info("poll.changed", source=source, job=lease.id, new=one.new, changed=one.changed)
-        if one.rejected and not one.poll.quiet:  # those of an equal listing were told of
+        if one.rejected and not one.result.quiet:  # those of an equal listing were told of
             REJECTS.labels(source).inc(one.rejected)
             log.warning("poll.rejected", source=source, job=lease.id, items=one.rejected)
-        if one.poll.error_class and one.poll.error_class != lease.error_class:
-            failed[one.poll.error_class].append(one)
-        elif not one.poll.error_class and lease.failures:
+        if one.result.error_class and one.result.error_class != lease.error_class:
+            failed[one.result.error_class].append(one)
+        elif not one.result.error_class and lease.failures:
             recovered.append(lease.id)
     for kind, polls in failed.items():
-        jobs = [one.poll.lease.id for one in polls]
-        log.warning("poll.failed", source=source, error_class=kind, error=polls[0].poll.error, **some(jobs))
+        jobs = [one.result.lease.id for one in polls]
+        log.warning("poll.failed", source=source, error_class=kind, error=polls[0].result.error, **some(jobs))
     if recovered:
         log.info("poll.recovered", source=source, **some(recovered))
 
@@ -92,4 +92,4 @@ def some(jobs: Sequence[str]) -> dict[str, Any]:
 
 def _count_outcomes(saved: Iterable[SavedPoll]) -> collections.Counter[str]:
     """Count polls by outcome, for the log and the metrics."""
-    return collections.Counter(s.poll.error_class or ("changed" if s.new or s.changed else "quiet") for s in saved)
+    return collections.Counter(s.result.error_class or ("changed" if s.new or s.changed else "quiet") for s in saved)
