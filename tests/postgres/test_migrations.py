@@ -11,6 +11,8 @@ from checkpointd.postgres.connection import connect
 from checkpointd.postgres.migrations import MigrationError, migrate, require_current
 from checkpointd.postgres.store import Lease
 
+VIEWS = f"views {migrations.VIEWS_VERSION}"
+
 
 async def _migrate(url: str) -> list[str]:
     connection = await connect(url)
@@ -58,8 +60,9 @@ async def test_newer_database_is_refused(url: str, sql: asyncpg.Connection) -> N
 
 async def test_newer_views_are_refused(url: str, sql: asyncpg.Connection) -> None:
     """A database whose views a newer checkpointd made is not given the older ones, while replicas are upgraded."""
+    newer = f"views {migrations.VIEWS_VERSION + 1}"
     await sql.execute(
-        "update checkpointd.schema_migrations set name = 'views 3', checksum = 'x' where name = 'views 2'"
+        "update checkpointd.schema_migrations set name = $1, checksum = 'x' where name = $2", newer, VIEWS
     )
     with pytest.raises(migrations.MigrationError, match="newer than this checkpointd"):
         await _migrate(url)
@@ -77,7 +80,7 @@ async def test_views_are_made_again(url: str, sql: asyncpg.Connection) -> None:
     await sql.execute("create role guest")
     await sql.execute("grant select on fine_tuning.jobs to guest")
     await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name like 'views%'")
-    assert ["views 2"] == await _migrate(url)
+    assert [VIEWS] == await _migrate(url)
     assert await sql.fetchval("select has_table_privilege('guest', 'fine_tuning.jobs', 'select')")
     await sql.execute("drop owned by guest")
     await sql.execute("drop role guest")
@@ -95,7 +98,7 @@ async def test_upgrade_summarises_what_is_stored(url: str, sql: asyncpg.Connecti
         drop table checkpointd.summaries cascade;
         delete from checkpointd.schema_migrations where name = '0002_summaries.sql' or name like 'views%'"""
     )
-    assert ["0002_summaries.sql", "views 2"] == await _migrate(url)
+    assert ["0002_summaries.sql", VIEWS] == await _migrate(url)
     assert (3, 30) == tuple(await sql.fetchrow("select checkpoint_count, latest_step from fine_tuning.jobs") or ())
 
 
@@ -112,7 +115,7 @@ async def test_a_lock_is_waited_for_briefly(url: str, sql: asyncpg.Connection, m
     await asyncio.wait([migrating], timeout=0.3)
     assert not migrating.done()
     await transaction.rollback()
-    assert ["views 2"] == (await migrating).files
+    assert [VIEWS] == (await migrating).files
     await connection.close()
 
 

@@ -16,7 +16,7 @@ from checkpointd.postgres import queries
 from checkpointd.postgres.connection import Connection
 
 VIEWS: Final = "views"
-VIEWS_VERSION: Final = 2
+VIEWS_VERSION: Final = 3
 """Raised with each release that changes views: an older checkpointd puts none of its own in their place."""
 ATTEMPTS: Final = 240
 PAUSE: Final = 0.5
