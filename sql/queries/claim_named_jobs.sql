@@ -5,7 +5,8 @@
 -- $4 request_interval: float8[], seconds between requests of each of these sources
 -- $5 lease_seconds: float8, how long the leases last
 --
--- A lease that was given in the future is ignored: see claim_due_jobs.sql.
+-- Jobs beyond what a rate limit allows now are left out, too. A lease that was given in the future is ignored (see
+-- claim_due_jobs.sql).
 with clock as materialized (select clock_timestamp() as now),
 
 requested as (
@@ -14,6 +15,7 @@ requested as (
   join checkpointd.jobs on jobs.key = wanted.job and jobs.untracked_at is null
 ),
 
+-- Waits for a source that another claim has locked.
 rate_limit as materialized (
   select sources.key as source, given.request_interval * interval '1 s' as request_interval,
     checkpointd.spent_until(sources.budget_at, given.request_interval * interval '1 s', clock.now) as spent_until
