@@ -13,7 +13,7 @@ from socket import socket
 
 import pytest
 
-from checkpointd.postgres.embedded import _binary
+from checkpointd.postgres.embedded import binary
 
 NOBODY = 65534
 DEBIANS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: path.parent.name)
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 def binaries() -> Path:
     """Return the folder of PostgreSQL's programs: that of TEST_POSTGRES_BIN, else the embedded one's."""
-    return Path(os.environ.get("TEST_POSTGRES_BIN") or _binary("postgres").parent)
+    return Path(os.environ.get("TEST_POSTGRES_BIN") or binary("postgres").parent)
 
 
 def binaries_with_tls() -> Path:
