@@ -40,7 +40,7 @@ class Snapshot:
         return await self._connection.fetchrow(queries.READ_JOB, source, job)
 
     async def list_job_curve(self, source: str, job: str, points: int) -> list[Record]:
-        """Return the metrics of a job by ascending step, thinned evenly to `points` at most, and the best checkpoint."""
+        """Return the metrics of a job by step, thinned evenly to `points` at most, and those of the best checkpoint."""
         return await self._connection.fetch(queries.LIST_JOB_CURVE, source, job, points)
 
     async def list_job_checkpoints(self, source: str, job: str, size: int, skipped: int) -> list[Record]:
