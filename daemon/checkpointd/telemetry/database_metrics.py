@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from prometheus_client import Gauge
 
+from checkpointd.domain.job_state import JobState
 from checkpointd.postgres.connection import database_deadline_in
 from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.store import Store
@@ -25,7 +26,7 @@ READ_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 1.0
 
 STATES: Final = ("ok", "paused", "refused")
-PHASES: Final = ("active", "settling", "sealed", "missing", "gone", "forbidden")
+PHASES: Final = tuple(state.value for state in JobState if state is not JobState.UNTRACKED)
 
 SOURCE_STATE: Final = Gauge(
     "checkpointd_source_state", "1 for the state that a source is in, 0 for the others.", ["source", "state"],
