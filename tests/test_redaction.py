@@ -9,7 +9,7 @@ from hashlib import sha256
 import pytest
 
 from checkpointd.domain.checkpoint import read_checkpoint
-from checkpointd.redaction import Secrets, blot_likely, is_like_a_key, secrets_of
+from checkpointd.redaction import Secrets, looks_like_key, redact_likely, secrets_of
 from support.echoes import echoes
 from support.provider import JOB, checkpoint
 
@@ -22,9 +22,9 @@ def test_every_writing_is_found(key: str, writing: str) -> None:
     """A secret is found in an item's bytes, in a text and in a log line, however it is written."""
     written = echoes(key)[writing]
     secrets = Secrets(["something-else", key])
-    assert secrets.stand_in(b'{"model": "ft:' + written.encode() + b'"}')
+    assert secrets.occur_in(b'{"model": "ft:' + written.encode() + b'"}')
     for text in (f"it said {written}", json.loads(f'"it said {written}"')):
-        for left in (secrets.blot(text), secrets.blot_beginnings(text)):
+        for left in (secrets.redact(text), secrets.redact_truncated(text)):
             assert "[secret]" in left
             assert not {text_ for text_ in echoes(key).values() if text_ in left}
 
@@ -35,7 +35,7 @@ def test_a_writing_that_is_cut_off_is_found(key: str, writing: str) -> None:
     """Of an error's words that were cut within the secret nothing is left that tells more than a beginning of it."""
     written = json.loads(f'"{echoes(key)[writing]}"')
     for end in range(len(written) * 3 // 4, len(written), len(written) // 64 + 1):
-        left = Secrets([key]).blot_beginnings(f"it said {written[:end]}")
+        left = Secrets([key]).redact_truncated(f"it said {written[:end]}")
         assert "[secret]" in left
 
 
@@ -51,10 +51,10 @@ def test_nothing_else_is_found() -> None:
         ]
     )  # fmt: skip
     secrets = Secrets([*KEYS, "on", "1", "", "gpt-4"])
-    assert not secrets.stand_in(page.encode())
-    assert "50 % of gpt-4o on 1" == secrets.blot("50 % of gpt-4o on 1")
-    assert "no key here" == Secrets([]).blot_beginnings("no key here")
-    assert not Secrets([]).stand_in(b"no key here")
+    assert not secrets.occur_in(page.encode())
+    assert "50 % of gpt-4o on 1" == secrets.redact("50 % of gpt-4o on 1")
+    assert "no key here" == Secrets([]).redact_truncated("no key here")
+    assert not Secrets([]).occur_in(b"no key here")
 
 
 def test_which_headers_are_secret() -> None:
@@ -82,9 +82,9 @@ def test_which_parameters_are_secret() -> None:
 def test_a_secret_with_escapes_of_its_own() -> None:
     """A password that reads like something escaped is found escaped once more."""
     secrets = Secrets(["p%41ss&amp;word"])
-    assert secrets.stand_in(b"p%41ss&amp;word")
-    assert secrets.stand_in(b"p%2541ss%26amp;word")
-    assert secrets.stand_in(b"\\u0070%41ss&amp;word")
+    assert secrets.occur_in(b"p%41ss&amp;word")
+    assert secrets.occur_in(b"p%2541ss%26amp;word")
+    assert secrets.occur_in(b"\\u0070%41ss&amp;word")
 
 
 @pytest.mark.parametrize(
@@ -99,15 +99,15 @@ def test_a_secret_with_escapes_of_its_own() -> None:
 )
 def test_what_looks_like_a_secret(text: str, left: str | None) -> None:
     """What is said of keys that nobody told us is blotted; ids and addresses stay."""
-    assert (left or text) == blot_likely(text)
-    assert (left or text) == Secrets([]).blot(text)
+    assert (left or text) == redact_likely(text)
+    assert (left or text) == Secrets([]).redact(text)
 
 
 def test_which_values_are_keys() -> None:
     """Where a name is wanted, keys are recognized, and names are not taken for any."""
-    assert is_like_a_key("sk-short")
-    assert is_like_a_key("0123456789abcdef0123456789abcdef")
-    assert not is_like_a_key("OPENAI_API_KEY_OF_RESEARCH_2")
+    assert looks_like_key("sk-short")
+    assert looks_like_key("0123456789abcdef0123456789abcdef")
+    assert not looks_like_key("OPENAI_API_KEY_OF_RESEARCH_2")
 
 
 def _seconds(work: Callable[[], object], tries: int = 1) -> float:
@@ -131,8 +131,8 @@ def test_time_is_bounded(unit: bytes) -> None:
     """A mebibyte, whatever stands in it, takes seconds at most, and the words of an error not even one."""
     secrets = Secrets([KEYS[1]])
     hostile = unit * (1024 * 1024 // len(unit))
-    assert 3 > _seconds(lambda: secrets.stand_in(hostile))
-    assert 1 > _seconds(lambda: secrets.blot_beginnings(hostile[:1000].decode()))
+    assert 3 > _seconds(lambda: secrets.occur_in(hostile))
+    assert 1 > _seconds(lambda: secrets.redact_truncated(hostile[:1000].decode()))
 
 
 def test_ordinary_pages_are_cheap() -> None:
@@ -140,4 +140,4 @@ def test_ordinary_pages_are_cheap() -> None:
     items = [json.dumps(checkpoint(n, valid_loss=n / 7)).encode() for n in range(1, 101)]
     page, secrets = b"\n".join(items), Secrets(["sk-proj-" + "aB3-" * 39])
     reading = _seconds(lambda: [read_checkpoint(item, JOB) for item in items], tries=50)
-    assert reading / 2 > _seconds(lambda: secrets.stand_in(page), tries=50)
+    assert reading / 2 > _seconds(lambda: secrets.occur_in(page), tries=50)

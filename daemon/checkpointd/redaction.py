@@ -47,12 +47,12 @@ _ENCODED: Final = 2
 """Layers of escapes, and of base64 or hex."""
 
 
-def is_like_a_key(value: str) -> bool:
+def looks_like_key(value: str) -> bool:
     """Say whether a value is a key rather than the name of one."""
     return _KEY.search(value) is not None
 
 
-def blot_likely(text: str) -> str:
+def redact_likely(text: str) -> str:
     """Return a text without what looks like a secret, whosever it is. Slow beyond thousands of characters a word."""
     return _LIKELY.sub(_BLOT, text)
 
@@ -63,7 +63,7 @@ def secrets_of(*sent: Mapping[str, str]) -> list[str]:
         secret
         for values in sent
         for name, value in values.items()
-        if name.lower() not in _PUBLIC_HEADERS and (_SECRET_NAME.search(name) or is_like_a_key(value))
+        if name.lower() not in _PUBLIC_HEADERS and (_SECRET_NAME.search(name) or looks_like_key(value))
         for secret in _words(value)
     ]
 
@@ -88,19 +88,19 @@ class Secrets:
         self._in_whole = _Search(kept)
         self._in_part = _Search(begun)
 
-    def stand_in(self, data: bytes) -> bool:
+    def occur_in(self, data: bytes) -> bool:
         """Say whether one stands in these bytes, as it is or encoded."""
         return self._in_whole.finds_in(data)
 
-    def blot(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """Return a text without them, and without what looks like one; of a text in which one is encoded nothing."""
         text = self._whole.sub(_BLOT, text)
-        return _BLOT if self.stand_in(text.encode(errors="replace")) else blot_likely(text)
+        return _BLOT if self.occur_in(text.encode(errors="replace")) else redact_likely(text)
 
-    def blot_beginnings(self, text: str) -> str:
-        """Do what `blot` does, and blot what begins like one, too, for it may be cut off."""
+    def redact_truncated(self, text: str) -> str:
+        """Do what `redact` does, and redact what begins like one, too, for it may be cut off."""
         text = self._begun.sub(_BLOT, self._whole.sub(_BLOT, text))
-        return _BLOT if self._in_part.finds_in(text.encode(errors="replace")) else blot_likely(text)
+        return _BLOT if self._in_part.finds_in(text.encode(errors="replace")) else redact_likely(text)
 
 
 class _Search:

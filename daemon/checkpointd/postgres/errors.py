@@ -12,7 +12,7 @@ from typing import Final
 
 import asyncpg
 
-from checkpointd.redaction import blot_likely
+from checkpointd.redaction import redact_likely
 
 DRIVER_ERRORS: Final = (
     OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError,
@@ -83,7 +83,7 @@ def explain(error: Exception) -> str:
     if instead := next((_REPLACEMENTS[kind] for kind in kinds if kind in _REPLACEMENTS), None):
         return at + instead
     said = re.sub(r"\nDETAIL:.*?(?=\nHINT:|\Z)", "", str(error), flags=re.DOTALL)
-    words = blot_likely(" ".join(said.split())) or "no reason given"
+    words = redact_likely(" ".join(said.split())) or "no reason given"
     mend = next((_ADVICE[kind] for kind in kinds if kind in _ADVICE), None)
     if "rejected SSL upgrade" in words:
         mend = "it has no TLS: switch that on there, or say sslmode=disable in the URL"

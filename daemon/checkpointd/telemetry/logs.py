@@ -73,7 +73,7 @@ def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -
 def _redact(secrets: Secrets) -> Processor:
     def clean(value: Any) -> Any:  # noqa: ANN401  # whatever an event carries
         if isinstance(value, str):
-            return secrets.blot(value)
+            return secrets.redact(value)
         if isinstance(value, dict):
             return {key: clean(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
