@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from openai.types.shared import ErrorObject
 
-from checkpointd.simulator.server import accelerated, listening, serve, simulator
+from checkpointd.simulator.server import accelerated, serve, serve_application, world_application
 from checkpointd.simulator.shapes import Shape
 from checkpointd.simulator.world import World
 from support.prism import PROGRAM, prism
@@ -110,7 +110,7 @@ def _departing(world: World) -> web.Application:
         DEPARTURES[request.headers["departure"]][1](body)
         return web.json_response(body, status=answer.status)
 
-    application = simulator(world, lambda: AFTER_ALL)
+    application = world_application(world, lambda: AFTER_ALL)
     application.middlewares.insert(0, depart)
     return application
 
@@ -139,7 +139,7 @@ async def test_prism_catches_departures(tmp_path: Path) -> None:
     world = World(5, 3, EPOCH)
     job = world.jobs(AFTER_ALL)[0]["id"]
     async with (
-        listening("openai", _departing(world), "127.0.0.1", 0) as api,
+        serve_application("openai", _departing(world), "127.0.0.1", 0) as api,
         prism(api, tmp_path) as judge,
         aiohttp.ClientSession() as http,
     ):
@@ -157,7 +157,7 @@ async def test_the_sdk_catches(departure: str) -> None:
     world = World(5, 3, EPOCH)
     job = world.jobs(AFTER_ALL)[0]["id"]
     async with (
-        listening("openai", _departing(world), "127.0.0.1", 0) as api,
+        serve_application("openai", _departing(world), "127.0.0.1", 0) as api,
         client(api, departure=departure) as sdk,
     ):
         if path == UNKNOWN:

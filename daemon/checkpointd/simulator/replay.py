@@ -8,9 +8,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from .server import JOBS, answering, listening
-from .shapes import Kind
-from .world import UnknownJobError
+from checkpointd.simulator.server import JOBS, provider_application, serve_application
+from checkpointd.simulator.shapes import Kind
+from checkpointd.simulator.world import UnknownJobError
 
 
 def read_recorded(folder: Path) -> tuple[dict[str, bytes], list[str]]:
@@ -56,6 +56,6 @@ async def serve_recorded(
             raise UnknownJobError(job)
         return web.Response(body=bodies[job], content_type="application/json")
 
-    application = answering(kind, {f"{JOBS}/{{id}}/checkpoints": list_checkpoints})
-    async with listening(kind, application, host, port) as url:
+    application = provider_application(kind, {f"{JOBS}/{{id}}/checkpoints": list_checkpoints})
+    async with serve_application(kind, application, host, port) as url:
         yield url

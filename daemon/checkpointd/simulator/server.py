@@ -15,8 +15,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
-from .shapes import KINDS, Kind, RefusedError
-from .world import Record, UnknownJobError, World
+from checkpointd.simulator.shapes import KINDS, Kind, RequestError
+from checkpointd.simulator.world import Record, UnknownJobError, World
 
 Clock = Callable[[], float]
 """Gives the simulated time, in Unix seconds."""
@@ -33,12 +33,12 @@ def accelerated(speed: float, start: float, monotonic: Callable[[], float] = tim
 @asynccontextmanager
 async def serve(world: World, clock: Clock, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
     """Serve `world` while the context is open; yield the base URL. Port 0 is any free one; OSError if it is taken."""
-    async with listening(world.shape.kind, simulator(world, clock), host, port) as url:
+    async with serve_application(world.shape.kind, world_application(world, clock), host, port) as url:
         yield url
 
 
 @asynccontextmanager
-async def listening(kind: Kind, application: web.Application, host: str, port: int) -> AsyncIterator[str]:
+async def serve_application(kind: Kind, application: web.Application, host: str, port: int) -> AsyncIterator[str]:
     """Run a provider's application while the context is open, as `serve` does."""
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
@@ -49,7 +49,7 @@ async def listening(kind: Kind, application: web.Application, host: str, port: i
         await runner.cleanup()
 
 
-def simulator(world: World, clock: Clock) -> web.Application:
+def world_application(world: World, clock: Clock) -> web.Application:
     """Return a new application that answers from one world and its clock."""
     shape = world.shape
     kind = KINDS[shape.kind]
@@ -73,10 +73,10 @@ def simulator(world: World, clock: Clock) -> web.Application:
         return web.json_response(page)
 
     handlers: dict[str, Handler] = {f"{JOBS}/{{id}}": retrieve_job, f"{JOBS}/{{id}}/checkpoints": list_checkpoints}
-    return answering(shape.kind, handlers | ({JOBS: list_jobs} if kind.lists_jobs else {}))
+    return provider_application(shape.kind, handlers | ({JOBS: list_jobs} if kind.lists_jobs else {}))
 
 
-def answering(kind: Kind, handlers: Mapping[str, Handler]) -> web.Application:
+def provider_application(kind: Kind, handlers: Mapping[str, Handler]) -> web.Application:
     """Return an application with these handlers, by path, under each root of the kind.
 
     It asks for the kind's key, and gives every refusal the kind's error body and every answer a request id.
@@ -90,17 +90,17 @@ def answering(kind: Kind, handlers: Mapping[str, Handler]) -> web.Application:
             return await handler(request)
         except UnknownJobError as unknown:
             message = f"Could not find fine tune: {unknown}"
-            raise RefusedError(404, message, "fine_tune_id", "fine_tune_not_found") from None
+            raise RequestError(404, message, "fine_tune_id", "fine_tune_not_found") from None
         except web.HTTPMethodNotAllowed:
-            raise RefusedError(405, f"Invalid method for URL ({request.method} {request.path})") from None
+            raise RequestError(405, f"Invalid method for URL ({request.method} {request.path})") from None
         except web.HTTPNotFound:
-            raise RefusedError(404, f"Invalid URL ({request.method} {request.path})") from None
+            raise RequestError(404, f"Invalid URL ({request.method} {request.path})") from None
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             response = await accepted(request, handler)
-        except RefusedError as refused:
+        except RequestError as refused:
             response = web.json_response({"error": ways.error(refused)}, status=refused.status)
         response.headers["x-request-id"] = f"req_{next(requests):032x}"
         return response
@@ -125,13 +125,13 @@ def _page(
     """Cut the page that the query asks for out of the items (of these ids); say whether more of them follow."""
     limit = request.query.get("limit", str(default_limit))
     if not re.fullmatch("[1-9][0-9]?|100", limit):
-        raise RefusedError(400, f"Invalid 'limit': expected an integer from 1 to 100, but got {limit!r}.", "limit")
+        raise RequestError(400, f"Invalid 'limit': expected an integer from 1 to 100, but got {limit!r}.", "limit")
     start = 0
     if "after" in request.query:
         after = request.query["after"]
         # A cursor that has left the list since the last page is still known: what is listed of those behind it follows.
         start = next((place for place, item in enumerate(items, 1) if item["id"] == after), 0)
         if start == 0:
-            raise RefusedError(400, f"Invalid 'after': there is no {after!r} in this list.", "after")
+            raise RequestError(400, f"Invalid 'after': there is no {after!r} in this list.", "after")
     rest = [item for item in items[start:] if listed is None or item["id"] in listed]
     return rest[: int(limit)], len(rest) > int(limit)

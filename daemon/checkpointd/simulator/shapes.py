@@ -43,7 +43,7 @@ class Shape:
 DEFAULT: Final = Shape()
 
 
-class RefusedError(Exception):
+class RequestError(Exception):
     """A request is refused with this status; `param` and `code` are what OpenAI's error bodies call so."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
@@ -89,13 +89,13 @@ class OpenAI:
         return "ftckpt_" + alphanumeric(rng, 24)
 
     def admit(self, headers: Mapping[str, str], path: str, query: Mapping[str, str]) -> None:
-        """Raise RefusedError for a request without a key. Any text that can be one is a good one."""
+        """Raise RequestError for a request without a key. Any text that can be one is a good one."""
         del path, query
         if not re.fullmatch(r"(?i:bearer) +[\w.~+/-]+=*", headers.get("Authorization", ""), re.ASCII):
             # The message, unlike OpenAI's, repeats nothing of what was sent.
-            raise RefusedError(401, "You didn't provide an API key in an Authorization header using Bearer auth.")
+            raise RequestError(401, "You didn't provide an API key in an Authorization header using Bearer auth.")
 
-    def error(self, refused: RefusedError) -> dict[str, Any]:
+    def error(self, refused: RequestError) -> dict[str, Any]:
         """Return the error object of a refusal."""
         return {
             "message": refused.message,
@@ -139,13 +139,13 @@ class Azure(OpenAI):
         return "ftchkpt-" + _hexadecimal(rng)
 
     def admit(self, headers: Mapping[str, str], path: str, query: Mapping[str, str]) -> None:
-        """Raise RefusedError for a request without a key in `api-key`, or without a version where one is wanted."""
+        """Raise RequestError for a request without a key in `api-key`, or without a version where one is wanted."""
         if not headers.get("api-key", "").strip():
-            raise RefusedError(401, "Access denied: the header api-key is missing or empty.")
+            raise RequestError(401, "Access denied: the header api-key is missing or empty.")
         if not path.startswith(self.roots[0]) and not query.get("api-version"):
-            raise RefusedError(404, "Resource not found")
+            raise RequestError(404, "Resource not found")
 
-    def error(self, refused: RefusedError) -> dict[str, Any]:
+    def error(self, refused: RequestError) -> dict[str, Any]:
         """Return the error object of a refusal, by Microsoft's guidelines: no type, no param."""
         if refused.status == 400:
             code = "invalidPayload"

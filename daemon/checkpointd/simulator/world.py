@@ -12,8 +12,8 @@ import random
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .curves import Curve
-from .shapes import DEFAULT, KINDS, OpenAI, Shape, alphanumeric
+from checkpointd.simulator.curves import Curve
+from checkpointd.simulator.shapes import DEFAULT, KINDS, OpenAI, Shape, alphanumeric
 
 Record = dict[str, Any]
 
