@@ -1,4 +1,4 @@
-"""The ways in which a provider, or a layer before it, gives a key back."""
+"""The forms in which a provider, or a layer in front of it, may repeat a key."""
 
 from base64 import b64encode, urlsafe_b64encode
 from html import escape
@@ -6,17 +6,17 @@ from urllib.parse import quote
 
 
 def escaped(text: str) -> str:
-    """Return a text as JSON may write it."""
+    """Return a text with every character escaped as in JSON."""
     return "".join(f"\\u{ord(c):04x}" for c in text)
 
 
 def percent(text: str) -> str:
-    """Return a text as a URL may write it, every character of it."""
+    """Return a text with every character escaped as in a URL."""
     return "".join(f"%{ord(c):02X}" for c in text)
 
 
 def entities(text: str, form: str = "&#{};") -> str:
-    """Return a text as HTML may write it, every character of it."""
+    """Return a text with every character escaped as in HTML."""
     return "".join(form.format(ord(c)) for c in text)
 
 
@@ -31,7 +31,7 @@ def hexed(text: str) -> str:
 
 
 def echoes(key: str) -> dict[str, str]:
-    """Return a key in many writings, each as it may stand in the bytes of a JSON text."""
+    """Return a key in many forms, by name, each as it may be in the bytes of a JSON string."""
     placed = {
         f"base64 after {before!r}": based(f"{before}{key}{after}")
         for before, after in (("", ""), ("Bearer ", ""), ("u:", "\n"), ("user:", " and more"))
