@@ -255,7 +255,7 @@ def test_back_off(gap: float, failures: int, cap: float, job: int) -> None:
 
 
 def test_back_off_exceeds_the_longest_gap() -> None:
-    """A job with a gap of 300 s that always fails is polled every 12 to 15 minutes."""
+    """A job with a gap of 300 s that fails again and again is soon polled every 12 to 15 minutes."""
     delays = [back_off(300, failures, cadence.FAILURE_CAP, 1) for failures in range(1, 50)]
     assert 480 <= delays[0] <= 600
     assert all(720 <= delay <= 900 for delay in delays[1:])
