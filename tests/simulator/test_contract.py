@@ -124,7 +124,7 @@ DEPARTURES: dict[str, tuple[str, Callable[[Any], object], str]] = {
     "a metric as text": (
         CHECKPOINTS, lambda body: body["data"][0]["metrics"].update(train_loss="n/a"), "train_loss must be number",
     ),
-    "a status that is none": (JOBS, lambda body: body["data"][0].update(status="pending"), "status must be equal to"),
+    "an unknown status": (JOBS, lambda body: body["data"][0].update(status="pending"), "status must be equal to"),
     "an error without param": (UNKNOWN, lambda body: body["error"].pop("param"), "'param'"),
     "an error whose message is null": (UNKNOWN, lambda body: body["error"].update(message=None), "message must be"),
     "an error of another provider": (

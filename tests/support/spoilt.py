@@ -42,7 +42,7 @@ FAULTS = {
     "data null": Fault("not_a_list", _with(data=None)),
     "data an object": Fault("not_a_list", _with(data={})),
     "no data": Fault("not_a_list", _with(data_=None)),
-    "no list": Fault("not_a_list", _with(object="fine_tuning.job")),
+    "not a list": Fault("not_a_list", _with(object="fine_tuning.job")),
     "has_more as text": Fault("bad_has_more", _with(has_more="false")),
     "no has_more": Fault("bad_has_more", _with(has_more_=None)),
     "HTML": Fault("content_type", lambda _: body("<html>", "text/html")),

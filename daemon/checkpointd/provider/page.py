@@ -111,7 +111,7 @@ def _read_leniently(body: bytes) -> Page:
 
 
 def _page_of(members: dict[str, Any] | None) -> Page:
-    """Return the page that an object with these members is; None stands for JSON that is not an object."""
+    """Return the page with these members, or raise NotAListError. None means JSON that is not an object."""
     if members is None:
         raise NotAListError(ErrorClass.NOT_A_LIST, "JSON, but not an object")
     data = members.get("data")
@@ -136,9 +136,8 @@ def _excerpt(value: object) -> str:
 
 
 # int() refuses thousands of digits, which would fail the page: only the first 40 are used.
-_decode_value: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(
-    parse_int=lambda digits: int(digits[:40])
-).raw_decode  # fmt: skip
+_decoder = json.JSONDecoder(parse_int=lambda digits: int(digits[:40]))
+_decode_value: Callable[[str, int], tuple[Any, int]] = _decoder.raw_decode
 
 
 class _Scanner:

@@ -34,7 +34,7 @@ def accelerated(speed: float, start: float, monotonic: Callable[[], float] = tim
 async def serve(world: World, clock: Clock, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
     """Serve a world while the context is open. Yields the base URL.
 
-    Port 0 stands for any free port. Raises OSError if the port is in use.
+    Port 0 chooses a free port. Raises OSError if the port is in use.
     """
     async with serve_application(world.shape.kind, world_application(world, clock), host, port) as url:
         yield url
