@@ -29,7 +29,7 @@ def ids(listing: RawListing) -> list[str]:
 
 def failure_class(listing: RawListing) -> ErrorClass | None:
     """Return the class of the failure, or None if the listing is complete."""
-    return listing.failure and listing.failure.error_class
+    return listing.failure.error_class if listing.failure else None
 
 
 def message(listing: RawListing) -> str:
