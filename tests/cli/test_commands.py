@@ -15,7 +15,6 @@ import asyncpg
 import pytest
 
 from checkpointd.cli import demo
-from checkpointd.settings.model import Settings
 from support.provider import JOB, Provider, checkpoint, error, job, page
 from support.verbs import KEY, SILENCED, checkpointd, environment, running, wait_for_line
 
@@ -292,8 +291,3 @@ async def test_hostile_text_does_not_reach_the_terminal(url: str, provider: Prov
     shown = (await checkpointd("jobs", env=env)).out
     assert "\x1b" not in shown
     assert "[red]x[/red]" in shown
-
-
-def test_every_setting_is_described() -> None:
-    """Each setting has a description with its meaning, for the README and for the errors."""
-    assert [] == [name for name, field in Settings.model_fields.items() if not field.description]

@@ -356,7 +356,7 @@ async def test_what_is_missing_is_said(service: Machine) -> None:
     """Without a database, or without any credential, the service ends for good, and says in one line what it lacks."""
     for gone, expected in (
         (f"{CREDENTIALS}/database_url", "CHECKPOINTD_DATABASE_URL: a service needs one, such as a file database_url"),
-        (CREDENTIALS, "the key of source openai: there is no credential, file or variable OPENAI_API_KEY, or"),
+        (CREDENTIALS, "the key of source openai: OPENAI_API_KEY is missing or empty"),
     ):
         await _run(service, "systemctl", "stop", SERVICE)
         logged = len(await _journal(service))
