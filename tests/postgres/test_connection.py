@@ -166,7 +166,7 @@ async def test_what_check_says_of_a_pooler(provider: Provider, tmp_path: Path) -
             assert {"ok"} == {f["state"] for subject, f in findings.items() if subject != "pooler"}
             assert left == findings["pooler"]["message"].count("alter role ")
             if left:
-                await sql.execute(findings["pooler"]["message"].partition("anew: ")[2])
+                await sql.execute(findings["pooler"]["message"].partition("reconnect the pooler: ")[2])
         await sql.close()
 
 

@@ -116,7 +116,7 @@ async def test_trouble(site: Site, store: Store, provider: Provider, sql: asyncp
     )
     for path in ("/", "/?q=stale", "/?q=failing"):
         shown = await site.shown(path)
-        assert "stale, read 3 h ago 2 failed polls: HTTP 500; items of its last complete list cannot be" in shown.text
+        assert "stale, read 3 h ago 2 failed polls: HTTP 500; unreadable items in the last complete" in shown.text
         assert "checkpoints may be missing" in shown.text
         assert "test paused 1 job tracked goes on in 1 min" in shown.text
         assert "HTTP 429" in shown.text
