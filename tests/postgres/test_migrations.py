@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -11,6 +12,9 @@ from checkpointd.postgres import migrations, queries
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.errors import MigrationError
 from checkpointd.postgres.migrations import migrate, require_current
+
+VIEWS = f"views {migrations.VIEWS_VERSION}"
+TYPES = "select format_type($1::oid, null) = format_type(to_regtype($2), null)"
 
 
 async def _migrate(url: str) -> list[str]:
@@ -59,8 +63,9 @@ async def test_newer_database_is_refused(url: str, sql: asyncpg.Connection) -> N
 
 async def test_newer_views_are_refused(url: str, sql: asyncpg.Connection) -> None:
     """A database whose views a newer checkpointd made is not given the older ones, while replicas are upgraded."""
+    newer = f"views {migrations.VIEWS_VERSION + 1}"
     await sql.execute(
-        "update checkpointd.schema_migrations set name = 'views 3', checksum = 'x' where name = 'views 2'"
+        "update checkpointd.schema_migrations set name = $1, checksum = 'x' where name = $2", newer, VIEWS
     )
     with pytest.raises(MigrationError, match="newer than this checkpointd"):
         await _migrate(url)
@@ -78,7 +83,7 @@ async def test_views_are_made_again(url: str, sql: asyncpg.Connection) -> None:
     await sql.execute("create role guest")
     await sql.execute("grant select on fine_tuning.jobs to guest")
     await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name like 'views%'")
-    assert ["views 2"] == await _migrate(url)
+    assert [VIEWS] == await _migrate(url)
     assert await sql.fetchval("select has_table_privilege('guest', 'fine_tuning.jobs', 'select')")
     await sql.execute("drop owned by guest")
     await sql.execute("drop role guest")
@@ -96,7 +101,7 @@ async def test_upgrade_summarises_what_is_stored(url: str, sql: asyncpg.Connecti
         drop table checkpointd.summaries cascade;
         delete from checkpointd.schema_migrations where name = '0002_summaries.sql' or name like 'views%'"""
     )
-    assert ["0002_summaries.sql", "views 2"] == await _migrate(url)
+    assert ["0002_summaries.sql", VIEWS] == await _migrate(url)
     assert (3, 30) == tuple(await sql.fetchrow("select checkpoint_count, latest_step from fine_tuning.jobs") or ())
 
 
@@ -113,7 +118,7 @@ async def test_a_lock_is_waited_for_briefly(url: str, sql: asyncpg.Connection, m
     await asyncio.wait([migrating], timeout=0.3)
     assert not migrating.done()
     await transaction.rollback()
-    assert ["views 2"] == (await migrating).files
+    assert [VIEWS] == (await migrating).files
     await connection.close()
 
 
@@ -123,7 +128,6 @@ async def test_everything_is_commented(sql: asyncpg.Connection) -> None:
         select c.oid::regclass::text || coalesce('.' || a.attname, '') as name
         from pg_class c left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
         where c.relkind in ('r', 'v') and c.relnamespace in ('checkpointd'::regnamespace, 'fine_tuning'::regnamespace)
-          and c.relname <> 'schema_migrations'
           and (col_description(c.oid, a.attnum) is null or obj_description(c.oid) is null)
         union all
         select oid::regprocedure::text from pg_proc
@@ -148,6 +152,31 @@ async def test_queries_and_files_agree(sql: asyncpg.Connection) -> None:
     for name, text in constants.items():
         assert re.match(r"-- [A-Z].*\.", text), name
         await sql.prepare(text)
+
+
+async def test_queries_describe_their_parameters(sql: asyncpg.Connection) -> None:
+    """Each query lists its parameters at the top, one per line, with their names, types and meanings."""
+    for name, text in vars(queries).items():
+        if not name.isupper():
+            continue
+        comments = re.match(r"(?:--.*\n)+", text)
+        assert comments, name
+        described = re.findall(r"^-- \$(\d+) (\w+): ([\w\[\]]+)", comments[0], flags=re.MULTILINE)
+        parameters = (await sql.prepare(text)).get_parameters()
+        assert [str(n) for n in range(1, len(parameters) + 1)] == [n for n, _, _ in described], name
+        for parameter, (_, of, type_) in zip(parameters, described, strict=True):
+            assert await sql.fetchval(TYPES, parameter.oid, type_), (name, of)
+        names = {n: of for n, of, _ in described}
+        for arrays, columns in re.findall(r"unnest\(([^)]*)\)(?: with ordinality)?\s+as \w+ \(([^)]*)\)", text):
+            columns_of_arrays = columns.split()[: arrays.count("$")]
+            assert [names[n] for n in re.findall(r"\$(\d+)", arrays)] == [c.strip(",") for c in columns_of_arrays], name
+
+
+def test_lines_are_short() -> None:
+    """No line of SQL has 120 characters or more, except in the five migrations that were published with longer ones."""
+    files = [path for path in Path(str(queries.folder())).rglob("*.sql") if not re.match(r"000[1-5]_", path.name)]
+    for path in files:
+        assert [] == [line for line in path.read_text().splitlines() if len(line) >= 120], path.name
 
 
 async def test_claims_match_the_lease(sql: asyncpg.Connection) -> None:

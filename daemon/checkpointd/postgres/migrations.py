@@ -17,7 +17,7 @@ from checkpointd.postgres.connection import Connection
 from checkpointd.postgres.errors import MigrationError
 
 VIEWS: Final = "views"
-VIEWS_VERSION: Final = 2
+VIEWS_VERSION: Final = 3
 """Raised with each release that changes views: an older checkpointd puts none of its own in their place."""
 ATTEMPTS: Final = 240
 PAUSE: Final = 0.5
