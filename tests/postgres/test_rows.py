@@ -75,7 +75,7 @@ def test_rows_continue_with_the_fields_of_the_domain() -> None:
         (queries.FIND_JOBS, tuple(Job.__slots__)),
         (queries.FIND_TRACKED_JOBS, tuple(Job.__slots__)),
     ],
-)  # fmt: skip
+)
 async def test_fields_are_the_columns_of_the_result(
     query: str, fields: tuple[str, ...], sql: asyncpg.Connection
 ) -> None:

@@ -163,7 +163,7 @@ async def _prepare(connection: Connection) -> None:
 async def _apply_next(connection: Connection) -> str | None:
     """Apply the next file, in a transaction that excludes other migrations. Returns its name, or None if none is left.
 
-    The first look needs no lock, so that migrating an up-to-date schema waits for nobody.
+    The first check takes no lock, so that migrating an up-to-date schema waits for no lock.
     """
     if not _pending(await _applied(connection)):
         return None
