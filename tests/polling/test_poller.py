@@ -274,9 +274,9 @@ async def test_slow_claim_takes_nothing_twice(
     (found,) = await store.find_jobs([JOB])
     capacities = {found.source: Capacity(8, 2, None)}
     (lease,) = await store.claim_due_jobs(capacities, 60)
-    began = "clock_timestamp() - interval '9 s' as t"
+    began = "clock_timestamp() - interval '9 s' as now"
     for name in ("CLAIM_DUE_JOBS", "CLAIM_NAMED_JOBS"):
-        monkeypatch.setattr(queries, name, getattr(queries, name).replace("clock_timestamp() as t", began))
+        monkeypatch.setattr(queries, name, getattr(queries, name).replace("clock_timestamp() as now", began))
     assert [] == await (store.claim_named_jobs([found], {}, 60) if named else store.claim_due_jobs(capacities, 60))
     await sql.execute("update checkpointd.polling set lease_expires_at = null, next_poll_at = now() + interval '9 s'")
     assert [] == await store.claim_due_jobs(capacities, 60)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -12,6 +13,7 @@ from checkpointd.postgres.errors import MigrationError
 from checkpointd.postgres.migrations import migrate, require_current
 
 VIEWS = f"views {migrations.VIEWS_VERSION}"
+TYPES = "select format_type($1::oid, null) = format_type(to_regtype($2), null)"
 MAKE_VIEWS_DIFFER = "update checkpointd.schema_migrations set checksum = 'x' where name like 'views%'"
 
 
@@ -136,7 +138,6 @@ async def test_everything_is_commented(sql: asyncpg.Connection) -> None:
         select c.oid::regclass::text || coalesce('.' || a.attname, '') as name
         from pg_class c left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
         where c.relkind in ('r', 'v') and c.relnamespace in ('checkpointd'::regnamespace, 'fine_tuning'::regnamespace)
-          and c.relname <> 'schema_migrations'
           and (col_description(c.oid, a.attnum) is null or obj_description(c.oid) is null)
         union all
         select oid::regprocedure::text from pg_proc
@@ -161,3 +162,28 @@ async def test_queries_and_files_agree(sql: asyncpg.Connection) -> None:
     for name, text in constants.items():
         assert re.match(r"-- [A-Z].*\.", text), name
         await sql.prepare(text)
+
+
+async def test_queries_describe_their_parameters(sql: asyncpg.Connection) -> None:
+    """Each query lists its parameters at the top, one per line, with their names, types and meanings."""
+    for name, text in vars(queries).items():
+        if not name.isupper():
+            continue
+        comments = re.match(r"(?:--.*\n)+", text)
+        assert comments, name
+        described = re.findall(r"^-- \$(\d+) (\w+): ([\w\[\]]+)", comments[0], flags=re.MULTILINE)
+        parameters = (await sql.prepare(text)).get_parameters()
+        assert [str(n) for n in range(1, len(parameters) + 1)] == [n for n, _, _ in described], name
+        for parameter, (_, of, type_) in zip(parameters, described, strict=True):
+            assert await sql.fetchval(TYPES, parameter.oid, type_), (name, of)
+        names = {n: of for n, of, _ in described}
+        for arrays, columns in re.findall(r"unnest\(([^)]*)\)(?: with ordinality)?\s+as \w+ \(([^)]*)\)", text):
+            columns_of_arrays = columns.split()[: arrays.count("$")]
+            assert [names[n] for n in re.findall(r"\$(\d+)", arrays)] == [c.strip(",") for c in columns_of_arrays], name
+
+
+def test_lines_are_short() -> None:
+    """No line of SQL has 120 characters or more, except in the five migrations that were published with longer ones."""
+    files = [path for path in Path(str(queries.folder())).rglob("*.sql") if not re.match(r"000[1-5]_", path.name)]
+    for path in files:
+        assert [] == [line for line in path.read_text().splitlines() if len(line) >= 120], path.name

@@ -23,7 +23,7 @@ async def test_seen_again_is_counted(store: Store, provider: Provider, sql: asyn
         provider.checkpoints[JOB] = page([_bad(9), *(checkpoint(n) for n in range(1, good + 1))])
         await sync(store, provider)
     row = await sql.fetchrow("select reason, count, last_seen_at > first_seen_at as later from fine_tuning.rejects")
-    assert ("step_number: no whole number", 3, True) == tuple(row or ())
+    assert ("step_number: not an integer", 3, True) == tuple(row or ())
 
 
 async def test_rejects_of_a_job_are_capped(

@@ -188,7 +188,7 @@ async def test_owner_of_that_name(bare: str, provider: Provider, tmp_path: Path,
     for _ in range(2):
         ended = await checkpointd("migrate", env=env)
         assert 0 == ended.code
-        assert "no member of checkpointd_owner" in ended.err
+        assert "is not a member of checkpointd_owner" in ended.err
     await _run_roles(binaries, bare.format("app"))
     provider.checkpoints["ftjob-1"] = page([checkpoint(1, "ftjob-1")])
     assert 0 == (await checkpointd("track", "ftjob-1", env=env)).code
@@ -330,28 +330,34 @@ async def test_operations_write_what_the_commands_write(url: str, sql: asyncpg.C
 
 
 async def test_operations_that_cannot_be(url: str, sql: asyncpg.Connection) -> None:
-    """What an operator asks for in vain is told in one line, as by the commands."""
+    """An operation that cannot be carried out fails with a message in PostgreSQL's style and a hint."""
     async with connected(url, "in role checkpointd_operator") as operator:
 
-        async def told(call: str) -> str:
+        async def told(call: str) -> tuple[str, str]:
             with pytest.raises(asyncpg.PostgresError) as caught:
                 await operator.execute(f"select fine_tuning.{call}")
             assert caught.value.sqlstate in {"22023", "P0002"}
-            return str(caught.value.args[0])
+            return str(caught.value.args[0]), caught.value.hint or ""
 
-        assert "there is no source yet" == await told("track('ftjob-1')")
+        sources = "A daemon stores the sources of its settings when it starts."
+        tracked = "The view fine_tuning.freshness lists the tracked jobs."
+        ids = 'The id of a fine-tuning job looks like "ftjob-abc123".'
+        choose = "Name one of these sources: one, two."
+        assert ("no source exists yet", sources) == await told("track('ftjob-1')")
         await sql.execute(
             "insert into checkpointd.sources (name, kind) values ('one', 'openai'), ('two', 'compatible')"
         )
-        assert "there are several sources: name one of one, two" == await told("track('ftjob-1')")
-        assert "there is no source three" == await told("track('ftjob-1', 'three')")
-        assert "null is no id of a fine-tuning job (such as ftjob-abc123)" == await told("track(null, 'one')")
-        assert "ftjob-1 is not tracked" == await told("untrack('ftjob-1')")
-        assert "ftjob-1 of source two is not tracked" == await told("resync('ftjob-1', 'two')")
+        assert ("more than one source exists", choose) == await told("track('ftjob-1')")
+        assert ('source "three" does not exist', sources) == await told("track('ftjob-1', 'three')")
+        assert ("invalid job id: null", ids) == await told("track(null, 'one')")
+        assert ('invalid job id: "hello"', ids) == await told("track('hello', 'one')")
+        assert ('job "ftjob-1" is not tracked', tracked) == await told("untrack('ftjob-1')")
+        assert ("job null is not tracked", tracked) == await told("untrack(null)")
+        assert ('job "ftjob-1" of source "two" is not tracked', tracked) == await told("resync('ftjob-1', 'two')")
         await operator.execute("select fine_tuning.track('ftjob-1', 'one'), fine_tuning.track('ftjob-1', 'two')")
-        assert "ftjob-1 is in several sources: name one of one, two" == await told("untrack('ftjob-1')")
+        assert ('job "ftjob-1" is tracked in more than one source', choose) == await told("untrack('ftjob-1')")
         await operator.execute("select fine_tuning.untrack('ftjob-1', 'one')")
-        assert "ftjob-1 of source one is not tracked" == await told("resync('ftjob-1', 'one')")
+        assert ('job "ftjob-1" of source "one" is not tracked', tracked) == await told("resync('ftjob-1', 'one')")
         await operator.execute("select fine_tuning.resync('ftjob-1')")
 
 

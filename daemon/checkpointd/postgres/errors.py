@@ -12,7 +12,7 @@ from typing import Final
 
 import asyncpg
 
-from checkpointd.redaction import blot_likely
+from checkpointd.redaction import redact_likely
 
 DRIVER_ERRORS: Final = (
     OSError,
@@ -87,7 +87,7 @@ def explain(error: Exception) -> str:
     if replacement := _by_class(error, _REPLACEMENTS):
         return where + replacement
     without_row = re.sub(r"\nDETAIL:.*?(?=\nHINT:|\Z)", "", str(error), flags=re.DOTALL)
-    text = blot_likely(" ".join(without_row.split())) or "no reason given"
+    text = redact_likely(" ".join(without_row.split())) or "no reason given"
     advice = _advice(error, text)
     return f"{where}{type(error).__name__}: {text}" + (f" ({advice})" if advice else "")
 

@@ -19,7 +19,7 @@ from checkpointd.postgres.connection import Connection
 from checkpointd.postgres.errors import MigrationError
 
 VIEWS: Final = "views"
-VIEWS_VERSION: Final = 2
+VIEWS_VERSION: Final = 3
 """Raised by each release that changes views, so that an older checkpointd does not replace them by its own."""
 
 LOCK_TIMEOUT: Final = "250ms"

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from checkpointd.postgres import dsn
-from checkpointd.redaction import is_like_a_key
+from checkpointd.redaction import looks_like_key
 from checkpointd.settings.credentials import SettingsError, credential
 from checkpointd.settings.model import PREFIX, SOURCE_NAME, Settings, Source
 
@@ -110,7 +110,7 @@ def _explain(error: ValidationError, path: Path, sources: object, *, by_default:
 def _called(sources: Any, number: int) -> str:  # noqa: ANN401  # whatever stands in the file
     """Return what a person calls a source, which may have no name, or a secret in its place."""
     name = sources[number].get("name")
-    is_name = isinstance(name, str) and re.fullmatch(SOURCE_NAME, name) and not is_like_a_key(name)
+    is_name = isinstance(name, str) and re.fullmatch(SOURCE_NAME, name) and not looks_like_key(name)
     return f"source {name if is_name else number + 1}"
 
 
