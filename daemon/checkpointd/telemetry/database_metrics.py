@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from prometheus_client import Gauge
 
+from checkpointd.domain.job_state import JobState
 from checkpointd.postgres.connection import database_deadline_in
 from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.store import Store
@@ -26,7 +27,7 @@ RETRY_SECONDS: Final = 1.0
 """The delay before a failed reading is tried again."""
 
 STATES: Final = ("ok", "paused", "refused")
-PHASES: Final = ("active", "settling", "sealed", "missing", "gone", "forbidden")
+PHASES: Final = tuple(state.value for state in JobState if state is not JobState.UNTRACKED)
 
 
 def _gauge(name: str, help_text: str, *further_labels: str) -> Gauge:

@@ -94,7 +94,7 @@ def _redact(secrets: Secrets) -> Processor:
 
     def clean(value: Any) -> Any:  # noqa: ANN401  # any value of a log event
         if isinstance(value, str):
-            return secrets.blot(value)
+            return secrets.redact(value)
         if isinstance(value, dict):
             return {key: clean(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
