@@ -33,7 +33,7 @@ class JobList:
 
     def __init__(
         self, store: Store, source: ActiveSource, health: Health, *, gap: float, lease_seconds: float, discover: bool
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`gap` is in seconds, between two readings; with `discover`, every listed job is tracked."""
         self._store = store
         self._source = source

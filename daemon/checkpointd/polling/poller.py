@@ -95,7 +95,7 @@ class Poller:
             await asyncio.wait(self._workers)
 
     def stuck(self) -> str | None:
-        """Return what is stuck, or None. An unreachable database or provider blocks nothing: each wait has a timeout."""
+        """Return what is stuck, or None. An unreachable database or provider blocks nothing: its waits time out."""
         now = asyncio.get_running_loop().time()
         if self._listing and (late := now - min(self._listing.values())) > LATE_SECONDS:
             return f"a poll has outlived its lease by {late:.0f} s"
@@ -217,7 +217,7 @@ class Poller:
             raise
         except Exception:  # noqa: BLE001  # an error of checkpointd itself must end this poll only, not the daemon
             log.exception("poll.crashed", source=source.name, job=claim.lease.id)
-            failure = Failure(ErrorClass.INTERNAL, "a fault of checkpointd itself: see its log")
+            failure = Failure(ErrorClass.INTERNAL, "an error of checkpointd itself: see its log")
             finished = self._evaluate(claim, source, RawListing([], failure, 1))
         finally:
             self._listing.pop(claim.lease.job, None)
