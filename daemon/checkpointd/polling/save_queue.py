@@ -68,7 +68,7 @@ class SaveQueue:
         self._waiting: list[FinishedPoll] = []
         self._items = 0
         self._arrived = asyncio.Event()
-        self._has_room = asyncio.Event()
+        self._batch_saved = asyncio.Event()
         self._full = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -87,8 +87,8 @@ class SaveQueue:
         """Add a finished poll. Waits while the backlog is long."""
         try:
             while self._items > BACKLOG_ITEMS:
-                self._has_room.clear()
-                await self._has_room.wait()
+                self._batch_saved.clear()
+                await self._batch_saved.wait()
         finally:  # also if cancelled
             self.put_now(finished)
 
@@ -121,7 +121,7 @@ class SaveQueue:
                     async with asyncio.timeout(BATCH_SECONDS):
                         await self._full.wait()
             await self._save(self._take())
-            self._has_room.set()
+            self._batch_saved.set()
             if not self._waiting:
                 self._idle.set()
 
