@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import asyncpg
 import pytest
@@ -14,7 +15,7 @@ from checkpointd.postgres.connection import connect
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.telemetry.health import Health
 from service.faults.proxy import Proxy
-from support.harness import open_source, polling_one, tick, track, until_true
+from support.harness import open_source, polling_one, read_job_list, sync, tick, track, until_true
 from support.provider import JOB, Provider, error, held, job, page, paged
 
 IS_LEASED = "select job_list_lease_expires_at is not null from checkpointd.sources"
@@ -204,3 +205,66 @@ async def test_reading_the_list_does_not_end_a_refusal(
         await poller.queue.saved()
         await _job_list(store, source).tick(due_or_not=True)
     assert "refused" == await sql.fetchval("select state from fine_tuning.sources")
+
+
+async def test_statuses_from_the_job_list(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """The job list fills in tracked jobs only. A changed status is recorded as a change, and makes its job due."""
+    is_due = "select next_poll_at <= now() from checkpointd.polling"
+    await track(store)
+    provider.checkpoints[JOB] = page([])
+    await sync(store, provider)
+    assert not await sql.fetchval(is_due)
+    for status in ("queued", "queued", "succeeded"):
+        extra: dict[str, Any] = (
+            {"fine_tuned_model": "ft:x", "finished_at": 1_721_765_000} if status == "succeeded" else {}
+        )
+        provider.jobs = page([job(status=status, **extra), job("ftjob-other")])
+        await read_job_list(store, provider)
+    changes = await sql.fetch("select old_value, new_value from fine_tuning.changes where kind = 'status' order by seq")
+    assert [(None, "queued"), ("queued", "succeeded")] == [tuple(row) for row in changes]
+    row = await sql.fetchrow(
+        "select id, status, fine_tuned_model, phase, hyperparameters ->> 'n_epochs' as n from fine_tuning.jobs"
+    )
+    assert (JOB, "succeeded", "ft:x", "settling", "3") == tuple(row or ())
+    assert await sql.fetchval(is_due)
+
+
+async def test_sealed_job_gets_its_first_status(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job that was sealed while its status was unknown is polled again when the job list reports a status."""
+    await track(store)
+    await sql.execute("update checkpointd.polling set sealed_at = now(), next_poll_at = 'infinity'")
+    provider.jobs = page([job(status="running")])
+    await read_job_list(store, provider)
+    assert await sql.fetchval("select next_poll_at <= now() from checkpointd.polling")
+
+
+async def test_discovery_tracks_and_never_untracks(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Discovery tracks each listed job; a job that is not listed any more stays tracked."""
+    provider.jobs = page([job(f"ftjob-{n}") for n in range(3)])
+    await read_job_list(store, provider, discover=True)
+    provider.jobs = page([job("ftjob-9")])
+    await read_job_list(store, provider, discover=True)
+    active = await sql.fetch("select id from fine_tuning.jobs where phase = 'active' order by 1")
+    assert ["ftjob-0", "ftjob-1", "ftjob-2", "ftjob-9"] == [row["id"] for row in active]
+
+
+async def test_untracked_job_stays_untracked(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Neither discovery nor a claim, a resync or a new status tracks a job again that a person untracked."""
+    provider.jobs = page([job()])
+    await read_job_list(store, provider, discover=True)
+    jobs = await store.find_jobs([JOB])
+    await store.untrack(jobs)
+    provider.jobs = page([job(status="succeeded")])
+    await read_job_list(store, provider, discover=True)
+    await store.resync(jobs)
+    assert [] == await store.claim_named_jobs(jobs, {}, 60)
+    row = await sql.fetchrow("select next_poll_at = 'infinity', phase from checkpointd.polling, fine_tuning.jobs")
+    assert (True, "untracked") == tuple(row or ())
+
+
+async def test_unreadable_job_list(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """If the job list cannot be read, the view sources has the reason, and no job is requested by itself."""
+    await track(store)
+    await read_job_list(store, provider)
+    assert 1 == len(provider.requests)
+    assert "HTTP 404 unknown_url no" == await sql.fetchval("select job_list_error from fine_tuning.sources")

@@ -11,12 +11,13 @@ import pytest
 
 from checkpointd.domain.job import Job
 from checkpointd.domain.listing import RawListing
-from checkpointd.domain.poll import PollResult, evaluate
+from checkpointd.domain.poll import PollResult, SavedPoll, evaluate
 from checkpointd.polling import save_queue
 from checkpointd.postgres import connection as connection_module
+from checkpointd.postgres import queries
 from checkpointd.postgres.connection import connect
-from checkpointd.postgres.save import save_changed
-from checkpointd.postgres.store import Store, open_store
+from checkpointd.postgres.save import save_changed, save_quiet
+from checkpointd.postgres.store import Capacity, Store, open_store
 from support.harness import CADENCE, polling_one, sync, tick, track, until_true
 from support.provider import JOB, Provider, body, checkpoint, error, held, page
 from support.wire import COMMIT, Wire
@@ -234,3 +235,91 @@ async def test_items_given_twice_are_one_checkpoint(store: Store, provider: Prov
     rows = await sql.fetch("select step_number, train_loss from fine_tuning.checkpoints order by 1")
     assert [(1, 0.5), (2, 0.5)] == [tuple(row) for row in rows]
     assert 2 == await sql.fetchval("select count(*) from fine_tuning.changes")
+
+
+async def test_two_pollers_share_the_jobs(store: Store, provider: Provider) -> None:
+    """Two pollers at the same time poll each due job once."""
+    jobs = [f"ftjob-{n}" for n in range(60)]
+    for name in jobs:
+        provider.checkpoints[name] = page([checkpoint(1, job=name)])
+    await track(store, *jobs)
+
+    async def poll_all() -> int:
+        async with polling_one(store, provider) as (poller, _, outcomes):
+            while await tick(poller):
+                pass
+        return len(outcomes)
+
+    assert 60 == sum(await asyncio.gather(poll_all(), poll_all()))
+    assert [1] * 60 == [provider.asked(name) for name in jobs]
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_slow_claim_takes_nothing_twice(
+    store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    """A claim that was delayed since before another claim takes neither its jobs nor those that it has polled since."""
+    await track(store)
+    (job,) = await store.find_jobs([JOB])
+    capacities = {job.source: Capacity(8, 2, None)}
+    (lease,) = await store.claim_due_jobs(capacities, 60)
+    started_before = "clock_timestamp() - interval '9 s' as t"
+    for name in ("CLAIM_DUE_JOBS", "CLAIM_NAMED_JOBS"):
+        delayed = getattr(queries, name).replace("clock_timestamp() as t", started_before)
+        monkeypatch.setattr(queries, name, delayed)
+    assert [] == await (store.claim_named_jobs([job], {}, 60) if named else store.claim_due_jobs(capacities, 60))
+    await sql.execute("update checkpointd.polling set lease_expires_at = null, next_poll_at = now() + interval '9 s'")
+    assert [] == await store.claim_due_jobs(capacities, 60)
+    assert lease.lease_token == await sql.fetchval("select lease_token from checkpointd.polling")
+
+
+async def test_two_polls_of_one_job_in_one_save(store: Store, sql: asyncpg.Connection) -> None:
+    """A process suspended past its lease may save two polls of a job at once: only that of the current lease counts."""
+    await track(store)
+    (job,) = await store.find_jobs([JOB])
+    capacities = {job.source: Capacity(8, 2, None)}
+
+    async def poll_twice(old_step: int, new_step: int) -> list[PollResult]:
+        polls = []
+        for step in (old_step, new_step):
+            await sql.execute("update checkpointd.polling set next_poll_at = now(), lease_expires_at = null")
+            (lease,) = await store.claim_due_jobs(capacities, 60)
+            listing = RawListing([[json.dumps(checkpoint(step)).encode()]], None, 1)
+            polls.append(evaluate(lease, listing, CADENCE, lambda _: False))
+        return polls
+
+    old, new = await poll_twice(2, 1)
+    assert [new] == [saved.result for saved in await save_changed(store, [new, old])]
+    assert ["ftckpt_0001"] == [row["id"] for row in await sql.fetch("select id from fine_tuning.checkpoints")]
+    old, new = await poll_twice(1, 1)
+    assert (True, True) == (old.quiet, new.quiet)
+    assert [new] == [saved.result for saved in await save_quiet(store, [new, old])]
+
+
+async def test_locked_job_delays_no_other(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """If another session locks the row of a job, that job's poll is not saved; all others are."""
+    jobs = [f"ftjob-{n}" for n in range(8)]
+    for name in jobs:
+        provider.checkpoints[name] = page([checkpoint(1, job=name)])
+    for _ in range(2):  # at first the polls find new checkpoints, then they are quiet
+        await sync(store, provider, *jobs)
+        await sql.execute("update checkpointd.polling set next_poll_at = now()")
+        async with polling_one(store, provider) as (poller, _, outcomes):
+            assert 8 == await poller.tick()
+            async with sql.transaction():
+                await sql.execute("select from checkpointd.polling limit 1 for update")
+                await poller.idle()
+                await poller.queue.saved()
+        assert 7 == sum(isinstance(outcome, SavedPoll) for outcome in outcomes.values())
+        await sql.execute("update checkpointd.polling set lease_expires_at = null")
+
+
+async def test_clock_set_back(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """After the database's clock went back by a month, every job is due at once, leased or not."""
+    await track(store, JOB, "ftjob-2")
+    await sql.execute("""
+        update checkpointd.polling
+        set last_attempt_at = now() + interval '30 d', next_poll_at = now() + interval '30 d',
+          lease_expires_at = now() + interval '30 d 1 min'""")
+    async with polling_one(store, provider) as (poller, _, _):
+        assert 2 == await poller.tick()

@@ -243,3 +243,26 @@ async def test_job_with_rejects_is_not_sealed(store: Store, provider: Provider, 
         assert 1 == await _poll(store, provider)
         await _hours_pass(sql, 24)
     assert "settling" == await _phase(sql)
+
+
+async def test_unknown_job_is_missing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job that the provider does not know is missing after the first poll, and gone after more than an hour."""
+    await sync(store, provider)
+    assert "missing" == await _phase(sql)
+    await sql.execute("update checkpointd.polling set equal_failures = 4, failing_since = now() - interval '2 h'")
+    await sync(store, provider)
+    gap = await sql.fetchval("select next_poll_at - last_attempt_at from fine_tuning.freshness")
+    assert ("gone", 86400) == (await _phase(sql), gap.total_seconds())
+
+
+async def test_untracked_job_is_not_polled(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """An untracked job keeps its rows and is not polled, even after the clock went back; tracked again, it is due."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    await store.untrack(await store.find_jobs([JOB]))
+    await sql.execute("update checkpointd.polling set last_attempt_at = now() + interval '30 d'")
+    assert 0 == await _poll(store, provider)
+    row = await sql.fetchrow("select checkpoint_count, phase from fine_tuning.jobs")
+    assert (1, "untracked") == tuple(row or ())
+    await track(store)
+    assert 1 == await _poll(store, provider)
