@@ -9,7 +9,7 @@ from aiohttp import web
 
 from checkpointd.postgres.store import Store
 from checkpointd.provider.client import PAGES
-from model.reference import OF_SOURCE
+from model.reference import SOURCE_FAILURES
 from support.harness import polling_one, sync, track
 from support.provider import JOB, Provider, body, checkpoint, page, paged
 from support.spoilt import FAULTS
@@ -40,7 +40,7 @@ async def _assert_three_failures(sql: asyncpg.Connection, error_class: str, *, c
     row = await sql.fetchrow("select error_class, consecutive_failures from fine_tuning.freshness")
     assert row is not None
     runs = await sql.fetch("select count from fine_tuning.polls where error_class = $1", error_class)
-    if error_class in OF_SOURCE:
+    if error_class in SOURCE_FAILURES:
         state = "refused" if error_class == "refused" else "paused"
         assert state == await sql.fetchval("select state from fine_tuning.sources")
         assert (None, 0) == tuple(row)
