@@ -1,33 +1,39 @@
--- The roles and what each may do. `checkpointd migrate` runs this where its own role may; elsewhere an administrator does,
--- at any time, and again after each upgrade: psql -d DATABASE -f roles.sql
+-- Creates the roles and grants each its rights. `checkpointd migrate` runs this file if its own role may. If not,
+-- an administrator runs it, at any time and again after each upgrade: psql -d DATABASE -f roles.sql
 --
---   checkpointd_owner     owns both schemas and all in them; who migrates is a member of it
---   checkpointd           the daemon and its commands: reads, inserts, updates; deletes nothing, defines nothing
+--   checkpointd_owner     owns both schemas and everything in them; the role that migrates is a member of it
+--   checkpointd           the daemon and its commands: selects, inserts and updates; deletes and creates nothing
 --   checkpointd_operator  calls fine_tuning.track, untrack and resync
 --   checkpointd_reader    reads the views, and calls the functions that only read
 --
--- None of them can log in: give a login to them (create role grafana login password '…' in role checkpointd_reader), or
--- make one a login (alter role checkpointd login password '…'). PostgreSQL hands privileges on to members, but not the
--- settings below: those hold for who logs in as the role itself.
+-- None of them can log in. Either create a login that is a member (create role grafana login password '…' in role
+-- checkpointd_reader), or let the role itself log in (alter role checkpointd login password '…'). Members inherit
+-- privileges, but not the settings below: these apply only if the role itself logs in.
 --
--- What is so already is left alone, a setting that somebody chose above all, so that a rerun needs no rights on roles.
+-- Whatever exists already is left as it is, in particular settings that an administrator has changed. So running this
+-- file again does not require the right to create roles.
 
 do $$
 declare
   wanted record;
 begin
   for wanted in
-    select * from (values
-      ('checkpointd_owner', ''), ('checkpointd', ''), ('checkpointd_operator', ''),
-      ('checkpointd_reader', 'connection limit 20')) as w (role, options)
-    where to_regrole(w.role) is null
+    select roles.name, roles.options
+    from (
+      values
+        ('checkpointd_owner', ''),
+        ('checkpointd', ''),
+        ('checkpointd_operator', ''),
+        ('checkpointd_reader', 'connection limit 20')
+    ) as roles (name, options)
+    where to_regrole(roles.name) is null
   loop
     begin
-      execute format('create role %I %s', wanted.role, wanted.options);
+      execute format('create role %I %s', wanted.name, wanted.options);
     exception when duplicate_object or unique_violation then
-      null;  -- roles belong to the cluster: another of its databases was migrated at the same time
+      null;  -- Roles belong to the whole server: the migration of another database created it at the same time.
     end;
-    if wanted.role = 'checkpointd_owner' and not pg_has_role('checkpointd_owner', 'usage') then
+    if wanted.name = 'checkpointd_owner' and not pg_has_role('checkpointd_owner', 'usage') then
       execute format('grant checkpointd_owner to %I', current_user);
     end if;
   end loop;
@@ -38,68 +44,90 @@ declare
   setting record;
 begin
   for setting in
-    select * from (values
-      ('checkpointd', 'statement_timeout', '15s'),
-      ('checkpointd', 'lock_timeout', '3s'),
-      -- a client that froze inside a transaction must not hold its locks
-      ('checkpointd', 'idle_in_transaction_session_timeout', '3s'),
-      ('checkpointd', 'search_path', 'pg_catalog'),
-      ('checkpointd', 'client_connection_check_interval', '5s'),
-      ('checkpointd', 'transaction_timeout', '12s'),  -- of PostgreSQL 17 or newer
-      ('checkpointd', 'tcp_keepalives_idle', '15s'),
-      ('checkpointd', 'tcp_keepalives_interval', '5s'),
-      ('checkpointd', 'tcp_keepalives_count', '3'),
-      ('checkpointd_operator', 'statement_timeout', '15s'),
-      ('checkpointd_operator', 'lock_timeout', '3s'),
-      ('checkpointd_operator', 'idle_in_transaction_session_timeout', '3s'),
-      ('checkpointd_reader', 'statement_timeout', '60s'),
-      ('checkpointd_reader', 'idle_in_transaction_session_timeout', '60s'),
-      ('checkpointd_reader', 'tcp_keepalives_idle', '30s')) as s (role, name, value)
+    select settings.role, settings.name, settings.value
+    from (
+      values
+        ('checkpointd', 'statement_timeout', '15s'),
+        ('checkpointd', 'lock_timeout', '3s'),
+        -- A client that freezes inside a transaction must not keep its locks.
+        ('checkpointd', 'idle_in_transaction_session_timeout', '3s'),
+        ('checkpointd', 'search_path', 'pg_catalog'),
+        ('checkpointd', 'client_connection_check_interval', '5s'),
+        ('checkpointd', 'transaction_timeout', '12s'),  -- PostgreSQL 17 or newer
+        ('checkpointd', 'tcp_keepalives_idle', '15s'),
+        ('checkpointd', 'tcp_keepalives_interval', '5s'),
+        ('checkpointd', 'tcp_keepalives_count', '3'),
+        ('checkpointd_operator', 'statement_timeout', '15s'),
+        ('checkpointd_operator', 'lock_timeout', '3s'),
+        ('checkpointd_operator', 'idle_in_transaction_session_timeout', '3s'),
+        ('checkpointd_reader', 'statement_timeout', '60s'),
+        ('checkpointd_reader', 'idle_in_transaction_session_timeout', '60s'),
+        ('checkpointd_reader', 'tcp_keepalives_idle', '30s')
+    ) as settings (role, name, value)
     where not exists (
-      select from pg_db_role_setting d cross join unnest(d.setconfig) as c (entry)
-      where d.setrole = s.role::regrole and split_part(c.entry, '=', 1) = s.name)
+      select from pg_db_role_setting
+      cross join unnest(pg_db_role_setting.setconfig) as configured (entry)
+      where pg_db_role_setting.setrole = settings.role::regrole
+        and split_part(configured.entry, '=', 1) = settings.name
+    )
   loop
     begin
       execute format('alter role %I set %I = %L', setting.role, setting.name, setting.value);
     exception when undefined_object or invalid_parameter_value or insufficient_privilege then
-      null;  -- a server that is too old, or on a system that cannot do it; a role that somebody else made, who gives it what it needs
+      -- The server is too old, or its system does not support the setting. Or an administrator created the role, and
+      -- has to give it the settings that it needs.
+      null;
     end;
   end loop;
 end $$;
 
 do $$
 declare
-  item record;
+  object record;
   holder name;
 begin
-  perform set_config('lock_timeout', '250ms', true);  -- who waits for a table stops everybody behind
+  perform set_config('lock_timeout', '250ms', true);  -- a lock that waits for a table makes all others wait behind it
   if pg_has_role('checkpointd_owner', 'usage') then
-    -- Who owned it so far migrated it, and perhaps runs the daemon: that goes on.
-    select r.rolname into holder from pg_namespace n join pg_roles r on r.oid = n.nspowner
-    where n.nspname = 'checkpointd' and r.rolname <> 'checkpointd' and not pg_has_role(r.oid, 'checkpointd_owner', 'usage');
+    -- The previous owner has migrated the database, and perhaps runs the daemon: it keeps its rights as a member.
+    select pg_roles.rolname
+    into holder
+    from pg_namespace
+    join pg_roles on pg_roles.oid = pg_namespace.nspowner
+    where pg_namespace.nspname = 'checkpointd'
+      and pg_roles.rolname <> 'checkpointd'
+      and not pg_has_role(pg_roles.oid, 'checkpointd_owner', 'usage');
     if found then
       execute format('grant checkpointd_owner to %I', holder);
     end if;
-    for item in
-      select 1 as rank, format('schema %I', n.nspname) as name from pg_namespace n
-      where n.nspname in ('checkpointd', 'fine_tuning') and n.nspowner <> 'checkpointd_owner'::regrole
+    for object in
+      select 1 as rank, format('schema %I', nspname) as name
+      from pg_namespace
+      where nspname in ('checkpointd', 'fine_tuning')
+        and nspowner <> 'checkpointd_owner'::regrole
       union all
-      select 2, format('%s %s', case c.relkind when 'v' then 'view' else 'table' end, c.oid::regclass) from pg_class c
-      where c.relnamespace in (to_regnamespace('checkpointd'), to_regnamespace('fine_tuning')) and c.relkind in ('r', 'v')
-        and c.relowner <> 'checkpointd_owner'::regrole
+      select 2, format('%s %s', case relkind when 'v' then 'view' else 'table' end, oid::regclass)
+      from pg_class
+      where relnamespace in (to_regnamespace('checkpointd'), to_regnamespace('fine_tuning'))
+        and relkind in ('r', 'v')
+        and relowner <> 'checkpointd_owner'::regrole
       union all
-      select 3, format('function %s', p.oid::regprocedure) from pg_proc p
-      where p.pronamespace in (to_regnamespace('checkpointd'), to_regnamespace('fine_tuning'))
-        and p.proowner <> 'checkpointd_owner'::regrole
+      select 3, format('function %s', oid::regprocedure)
+      from pg_proc
+      where pronamespace in (to_regnamespace('checkpointd'), to_regnamespace('fine_tuning'))
+        and proowner <> 'checkpointd_owner'::regrole
       order by rank
     loop
-      execute format('alter %s owner to checkpointd_owner', item.name);
+      execute format('alter %s owner to checkpointd_owner', object.name);
     end loop;
   end if;
-  select n.nspowner::regrole into holder from pg_namespace n
-  where n.nspname = 'checkpointd' and n.nspowner::regrole::text in ('checkpointd', 'checkpointd_operator', 'checkpointd_reader');
-  if found then  -- what follows would take from an owner what it needs
-    raise exception 'the schema belongs to %, who is no member of checkpointd_owner', holder using errcode = 'insufficient_privilege';
+  select nspowner::regrole
+  into holder
+  from pg_namespace
+  where nspname = 'checkpointd'
+    and nspowner::regrole::text in ('checkpointd', 'checkpointd_operator', 'checkpointd_reader');
+  if found then  -- The next block would revoke rights that an owner needs.
+    raise exception 'the owner of schema checkpointd, %, is not a member of checkpointd_owner', holder
+      using errcode = 'insufficient_privilege', hint = 'Run roles.sql as a superuser.';
   end if;
 end $$;
 
@@ -108,27 +136,33 @@ declare
   callable record;
 begin
   if to_regclass('checkpointd.schema_migrations') is null or to_regnamespace('fine_tuning') is null then
-    return;  -- not migrated yet
+    return;  -- The database is not migrated yet.
   end if;
   revoke all on schema checkpointd, fine_tuning from checkpointd, checkpointd_operator, checkpointd_reader;
-  revoke all on all tables in schema checkpointd, fine_tuning from checkpointd, checkpointd_operator, checkpointd_reader;
-  revoke all on all sequences in schema checkpointd, fine_tuning from checkpointd, checkpointd_operator, checkpointd_reader;
-  revoke all on all functions in schema checkpointd, fine_tuning from checkpointd, checkpointd_operator, checkpointd_reader;
+  revoke all on all tables in schema checkpointd, fine_tuning
+    from checkpointd, checkpointd_operator, checkpointd_reader;
+  revoke all on all sequences in schema checkpointd, fine_tuning
+    from checkpointd, checkpointd_operator, checkpointd_reader;
+  revoke all on all functions in schema checkpointd, fine_tuning
+    from checkpointd, checkpointd_operator, checkpointd_reader;
   revoke all on all functions in schema fine_tuning from public;
 
   grant usage on schema checkpointd to checkpointd;
   grant select, insert, update on all tables in schema checkpointd to checkpointd;
-  revoke update on checkpointd.changes from checkpointd;  -- history
-  revoke insert on checkpointd.feed_gate from checkpointd;  -- its one row
+  revoke update on checkpointd.changes from checkpointd;  -- It is append-only.
+  revoke insert on checkpointd.feed_gate from checkpointd;  -- It has exactly one row.
   revoke insert, update on checkpointd.schema_migrations from checkpointd;
 
   grant usage on schema fine_tuning to checkpointd, checkpointd_operator, checkpointd_reader;
   grant select on all tables in schema fine_tuning to checkpointd, checkpointd_reader;
   for callable in
-    select p.oid::regprocedure as name, p.prosecdef, p.pronamespace = 'checkpointd'::regnamespace as is_private, p.provolatile
-    from pg_proc p where p.pronamespace in ('fine_tuning'::regnamespace, 'checkpointd'::regnamespace)
+    select oid::regprocedure as name, prosecdef, provolatile,
+      pronamespace = 'checkpointd'::regnamespace as is_private
+    from pg_proc
+    where pronamespace in ('fine_tuning'::regnamespace, 'checkpointd'::regnamespace)
   loop
-    if callable.is_private and callable.provolatile <> 'v' then  -- they stand in views: their readers call them
+    if callable.is_private and callable.provolatile <> 'v' then
+      -- Views use these functions, and call them with the rights of the role that reads the view.
       execute format('grant execute on function %s to checkpointd, checkpointd_reader', callable.name);
     elsif callable.is_private then
       execute format('revoke all on function %s from public', callable.name);
@@ -141,23 +175,34 @@ begin
   end loop;
 end $$;
 
--- Advisory locks share one table of a fixed size with all other locks: whoever takes some thousand of them stops everybody, and
--- no timeout ends it. Where nobody else lives in the database nobody else needs them; a superuser alone can take them away.
+-- Advisory locks share one table of fixed size with all other locks. A role that takes some thousands of them blocks
+-- everything, and no timeout ends that. If the database holds nothing but checkpointd, nothing needs them, and the
+-- right to take them is revoked. Only a superuser can do that.
 do $$
 declare
   callable regprocedure;
 begin
   if exists (
-    select from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where n.nspname not in ('checkpointd', 'fine_tuning', 'information_schema') and n.nspname !~ '^pg_'
-      and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'))
-  then
+    select from pg_class
+    join pg_namespace on pg_namespace.oid = pg_class.relnamespace
+    where pg_namespace.nspname not in ('checkpointd', 'fine_tuning', 'information_schema')
+      and pg_namespace.nspname !~ '^pg_'
+      and not exists (
+        select from pg_depend
+        where pg_depend.classid = 'pg_class'::regclass
+          and pg_depend.objid = pg_class.oid
+          and pg_depend.deptype = 'e'
+      )
+  ) then
     return;
   end if;
   for callable in
-    select p.oid::regprocedure from pg_proc p
-    where p.pronamespace = 'pg_catalog'::regnamespace and p.proname ~ '^pg_(try_)?advisory_(xact_)?lock'
-      and has_function_privilege('public', p.oid, 'execute') and pg_has_role(p.proowner, 'usage')
+    select oid::regprocedure
+    from pg_proc
+    where pronamespace = 'pg_catalog'::regnamespace
+      and proname ~ '^pg_(try_)?advisory_(xact_)?lock'
+      and has_function_privilege('public', oid, 'execute')
+      and pg_has_role(proowner, 'usage')
   loop
     execute format('revoke execute on function %s from public', callable);
   end loop;

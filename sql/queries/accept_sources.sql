@@ -1,4 +1,8 @@
--- An answer was accepted: a source that was refused, or whose pause is over, is well again. $1 sources.
-update checkpointd.sources s set state = 'ok', state_since = clock_timestamp(), resume_at = null
-where s.key = any ($1::int[]) and s.state <> 'ok' and (s.resume_at is null or s.resume_at <= clock_timestamp())
-returning s.name
+-- Set sources to ok after an accepted request, unless they are paused, and return the names of those that were not.
+-- $1 sources: int[], keys
+update checkpointd.sources
+set state = 'ok', state_since = clock_timestamp(), resume_at = null
+where key = any ($1::int[])
+  and state <> 'ok'
+  and (resume_at is null or resume_at <= clock_timestamp())
+returning name

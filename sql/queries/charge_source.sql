@@ -1,7 +1,10 @@
--- Charge a source's budget for a request that no claim paid for. $1 source, $2 seconds between requests. Returns in how many
--- seconds its turn comes.
-update checkpointd.sources s
-set budget_at = greatest(case when s.budget_at <= clock_timestamp() + interval '1 hour' + 200 * $2::float8 * interval '1 s' then s.budget_at end,
-    clock_timestamp() - greatest(1, $2::float8) * interval '1 s') + $2::float8 * interval '1 s'
-where s.key = $1::int
-returning extract(epoch from s.budget_at - clock_timestamp())::float8 as ahead
+-- Charge one request to the rate limit of a source, and return how many seconds it has to wait.
+-- $1 source: int, key
+-- $2 request_interval: float8, seconds between requests
+--
+-- A claim charges the first request of each poll. Further pages, retries and job lists are charged here.
+update checkpointd.sources
+set budget_at = checkpointd.spent_until(budget_at, $2::float8 * interval '1 s', clock_timestamp())
+  + $2::float8 * interval '1 s'
+where key = $1::int
+returning extract(epoch from budget_at - clock_timestamp())::float8 as ahead

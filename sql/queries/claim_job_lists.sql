@@ -1,15 +1,42 @@
--- Lease the job lists that are due. $1 sources, $2 seconds of the lease, $3 whether even those not due.
-with clock as materialized (select clock_timestamp() as t),
+-- Lease the job lists of sources that are due.
+-- $1 sources: int[], keys
+-- $2 lease_seconds: float8, how long the leases last
+-- $3 due_or_not: bool, whether to lease job lists that are not due, too
+--
+-- Times that lie too far in the future are ignored: the server's clock was set back since (see claim_due_jobs.sql). A
+-- rate limit may be used up for long by a list of many pages, so only more than 30 days are too far.
+with clock as materialized (select clock_timestamp() as now),
+
 due as (
-  select s.key from checkpointd.sources s, clock
-  where s.key = any ($1::int[])
-    and ($3::bool or (s.job_list_due_at <= clock.t or s.job_list_attempt_at > clock_timestamp()) and (s.budget_at <= clock.t or s.budget_at > clock.t + interval '30 days')
-      and (s.resume_at is null or s.resume_at <= clock.t or s.resume_at > clock.t + interval '1 hour'))
-    and (s.job_list_lease_expires_at is null or s.job_list_lease_expires_at <= clock.t or s.job_list_attempt_at > clock_timestamp())
-  order by s.key for no key update of s skip locked)
-update checkpointd.sources s
-set job_list_lease_token = s.job_list_lease_token + 1, job_list_attempt_at = clock.t,
-  job_list_lease_expires_at = clock.t + $2::float8 * interval '1 s'
-from due, clock where s.key = due.key
-returning s.key as source, s.job_list_lease_token as lease_token, s.state <> 'ok' as troubled,
-  coalesce(s.job_list_complete_at < clock.t - interval '1 day', true) as full_pass
+  select sources.key
+  from checkpointd.sources
+  cross join clock
+  where sources.key = any ($1::int[])
+    and (
+      $3::bool
+      or (sources.job_list_due_at <= clock.now or sources.job_list_attempt_at > clock_timestamp())
+        and (sources.budget_at <= clock.now or sources.budget_at > clock.now + interval '30 days')
+        and (
+          sources.resume_at is null
+          or sources.resume_at <= clock.now
+          or sources.resume_at > clock.now + interval '1 hour'
+        )
+    )
+    and (
+      sources.job_list_lease_expires_at is null
+      or sources.job_list_lease_expires_at <= clock.now
+      or sources.job_list_attempt_at > clock_timestamp()
+    )
+  order by sources.key
+  for no key update of sources skip locked
+)
+
+update checkpointd.sources
+set job_list_lease_token = sources.job_list_lease_token + 1,
+  job_list_attempt_at = clock.now,
+  job_list_lease_expires_at = clock.now + $2::float8 * interval '1 s'
+from due
+cross join clock
+where sources.key = due.key
+returning sources.key as source, sources.job_list_lease_token as lease_token, sources.state <> 'ok' as troubled,
+  coalesce(sources.job_list_complete_at < clock.now - interval '1 day', true) as full_pass

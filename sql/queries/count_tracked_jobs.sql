@@ -1,7 +1,13 @@
--- How many jobs are tracked, are due with nobody polling them, and fail; and how long ago the last poll began, in seconds.
-with clock as materialized (select clock_timestamp() as t)
+-- Count the tracked jobs, those that are due and not leased, and those that fail; and return the age of the last poll.
+with clock as materialized (select clock_timestamp() as now)
+
 select count(*) as tracked,
-  count(*) filter (where p.next_poll_at <= clock.t and (p.lease_expires_at is null or p.lease_expires_at <= clock.t)) as due,
-  count(*) filter (where p.failures > 0) as failing,
-  extract(epoch from max(clock.t) - max(p.last_attempt_at))::float8 as last_poll_seconds
-from clock, checkpointd.polling p join checkpointd.jobs j on j.key = p.job and j.untracked_at is null
+  count(*) filter (
+    where polling.next_poll_at <= clock.now
+      and (polling.lease_expires_at is null or polling.lease_expires_at <= clock.now)
+  ) as due,
+  count(*) filter (where polling.failures > 0) as failing,
+  extract(epoch from max(clock.now) - max(polling.last_attempt_at))::float8 as last_poll_seconds
+from checkpointd.polling
+join checkpointd.jobs on jobs.key = polling.job and jobs.untracked_at is null
+cross join clock

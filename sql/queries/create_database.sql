@@ -1,2 +1,2 @@
--- The database of the embedded server.
+-- Create the database of the embedded server.
 create database checkpointd

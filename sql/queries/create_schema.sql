@@ -1,2 +1,2 @@
--- The first thing in an empty database.
+-- Create the private schema, before the first migration.
 create schema if not exists checkpointd

@@ -1,4 +1,4 @@
--- Which files of sql/ this database has: each migration, and the views as one.
+-- Create the table of the files in sql/ that were applied to this database: each migration, and all views as one.
 create table if not exists checkpointd.schema_migrations (
   name text primary key,
   checksum text not null,

@@ -1,9 +1,18 @@
--- Track jobs that the job list shows for the first time; one that was untracked stays so. $1 source, $2 ids.
-with found as (
+-- Track the jobs of a job list that were never tracked before; an untracked job stays untracked.
+-- $1 source: int, key
+-- $2 id: text[], the provider's id of each listed job
+with discovered as (
   insert into checkpointd.jobs (source, id, tracked_by)
-  select $1::int, a.id, 'discovery' from (select distinct id from unnest($2::text[]) as a (id)) a
-  where not exists (select from checkpointd.jobs j where j.source = $1 and j.id = a.id) order by a.id
+  select $1::int, listed.id, 'discovery'
+  from (select distinct id from unnest($2::text[]) as listed (id)) as listed
+  where not exists (select from checkpointd.jobs where jobs.source = $1 and jobs.id = listed.id)
+  order by listed.id
   on conflict do nothing
-  returning key)
-insert into checkpointd.polling (job, source) select key, $1 from found order by key
+  returning key
+)
+
+insert into checkpointd.polling (job, source)
+select key, $1
+from discovered
+order by key
 returning job

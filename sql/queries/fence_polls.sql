@@ -1,7 +1,14 @@
--- Lock the polls that still hold their lease, in the one order everybody uses; a row that is locked is left for later.
--- $1 jobs, $2 lease tokens. Whether all was known that was listed: a listing was complete, and nothing of it unreadable.
-select p.job, p.lease_token, p.absent_ids, p.error_class, p.failure_poll, p.last_complete_at is not null and p.rejected = 0 as knew_all
-from checkpointd.polling p
-join unnest($1::bigint[], $2::bigint[]) as g (job, lease_token) using (job, lease_token)
-where p.lease_expires_at is not null
-order by p.job for no key update of p skip locked
+-- Lock the polling rows that still hold the given leases, and return what a save needs to know of them.
+-- $1 job: bigint[], key
+-- $2 lease_token: bigint[], from the claim
+--
+-- Rows are locked in the order of their keys, as everywhere, so that saves do not deadlock. A row that another
+-- transaction has locked is left out: the save of its poll is repeated a moment later. `knew_all` means that
+-- everything listed before this poll is stored: some listing was complete, and the last compared one had no rejects.
+select polling.job, polling.lease_token, polling.absent_ids, polling.error_class, polling.failure_poll,
+  polling.last_complete_at is not null and polling.rejected = 0 as knew_all
+from checkpointd.polling
+join unnest($1::bigint[], $2::bigint[]) as held (job, lease_token) using (job, lease_token)
+where polling.lease_expires_at is not null
+order by polling.job
+for no key update of polling skip locked

@@ -1,19 +1,41 @@
--- What the daemon needs of its own schemas, if they are there, and this role lacks: names and privileges.
+-- List the privileges that the daemon needs in its own schemas and that the current role lacks.
 with needed as (
-  select 'checkpointd' as schema, t.name, p.privilege
-  from (values ('sources', 'siu'), ('jobs', 'siu'), ('polling', 'siu'), ('checkpoints', 'siu'), ('polls', 'siu'),
-    ('rejects', 'siu'), ('summaries', 'siu'), ('changes', 'si'), ('feed_gate', 'su'), ('schema_migrations', 's')) as t (name, letters)
-  join (values ('s', 'select'), ('i', 'insert'), ('u', 'update')) as p (letter, privilege) on strpos(t.letters, p.letter) > 0
+  select 'checkpointd' as schema, needs.name, letters.privilege
+  from (
+    values
+      ('sources', 'siu'),
+      ('jobs', 'siu'),
+      ('polling', 'siu'),
+      ('checkpoints', 'siu'),
+      ('polls', 'siu'),
+      ('rejects', 'siu'),
+      ('summaries', 'siu'),
+      ('changes', 'si'),
+      ('feed_gate', 'su'),
+      ('schema_migrations', 's')
+  ) as needs (name, letters)
+  join (values ('s', 'select'), ('i', 'insert'), ('u', 'update')) as letters (letter, privilege)
+    on strpos(needs.letters, letters.letter) > 0
   union all
-  select 'fine_tuning', v.name, 'select' from (values ('jobs'), ('freshness'), ('sources'), ('checkpoints'), ('best_checkpoints'),
-    ('changes'), ('rejects')) as v (name))
-select 'schema ' || s.nspname as name, 'usage' as privilege
-from pg_namespace s where s.nspname in ('checkpointd', 'fine_tuning') and not has_schema_privilege(s.oid, 'usage')
+  select 'fine_tuning', views.name, 'select'
+  from (
+    values ('jobs'), ('freshness'), ('sources'), ('checkpoints'), ('best_checkpoints'), ('changes'), ('rejects')
+  ) as views (name)
+)
+
+select 'schema ' || schemas.nspname as name, 'usage' as privilege
+from pg_namespace as schemas
+where schemas.nspname in ('checkpointd', 'fine_tuning')
+  and not has_schema_privilege(schemas.oid, 'usage')
 union all
-select format('%s.%s', n.schema, n.name), n.privilege
-from needed n join pg_class c on c.relname = n.name and c.relnamespace = to_regnamespace(n.schema)
-where not has_table_privilege(c.oid, n.privilege)
+select format('%s.%s', needed.schema, needed.name), needed.privilege
+from needed
+join pg_class as relations
+  on relations.relname = needed.name and relations.relnamespace = to_regnamespace(needed.schema)
+where not has_table_privilege(relations.oid, needed.privilege)
 union all
-select format('function %s.%s', f.pronamespace::regnamespace, f.proname), 'execute'
-from pg_proc f where f.pronamespace = to_regnamespace('checkpointd') and not has_function_privilege(f.oid, 'execute')
+select format('function %s.%s', functions.pronamespace::regnamespace, functions.proname), 'execute'
+from pg_proc as functions
+where functions.pronamespace = to_regnamespace('checkpointd')
+  and not has_function_privilege(functions.oid, 'execute')
 order by 1, 2

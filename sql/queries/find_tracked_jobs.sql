@@ -1,4 +1,7 @@
--- Every tracked job of these sources. $1 sources.
-select j.key, j.id, s.key as source, s.name as source_name, true as tracked
-from checkpointd.jobs j join checkpointd.sources s on s.key = j.source
-where j.source = any ($1::int[]) and j.untracked_at is null
+-- Find every tracked job of the given sources.
+-- $1 sources: int[], keys
+select jobs.key, jobs.id, sources.key as source, sources.name as source_name, true as tracked
+from checkpointd.jobs
+join checkpointd.sources on sources.key = jobs.source
+where jobs.source = any ($1::int[])
+  and jobs.untracked_at is null

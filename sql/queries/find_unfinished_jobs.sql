@@ -1,5 +1,13 @@
--- The tracked jobs whose end the job list has yet to tell. $1 source, $2 statuses, in lower case, that
--- tell an end.
-select j.id from checkpointd.polling p join checkpointd.jobs j on j.key = p.job
-where p.source = $1::int and p.sealed_at is null and (j.status is null or lower(j.status) <> all ($2::text[])) and j.untracked_at is null
-  and p.error_class is distinct from 'missing'
+-- Find the tracked jobs of a source that have not ended as far as the job list has shown.
+-- $1 source: int, key
+-- $2 ended: text[], statuses of ended jobs, in lower case
+--
+-- The provider does not know a missing job, so its job list cannot show that it ended.
+select jobs.id
+from checkpointd.polling
+join checkpointd.jobs on jobs.key = polling.job
+where polling.source = $1::int
+  and polling.sealed_at is null
+  and (jobs.status is null or lower(jobs.status) <> all ($2::text[]))
+  and jobs.untracked_at is null
+  and polling.error_class is distinct from 'missing'

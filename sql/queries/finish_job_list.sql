@@ -1,5 +1,14 @@
--- End the reading of a job list. $1 source, $2 lease token, $3 seconds to the next, $4 whether read to its end, $5 error.
-update checkpointd.sources s
-set job_list_lease_expires_at = null, job_list_due_at = s.job_list_attempt_at + $3::float8 * interval '1 s',
-  job_list_complete_at = case when $4::bool then clock_timestamp() else s.job_list_complete_at end, job_list_error = $5::text
-where s.key = $1::int and s.job_list_lease_token = $2::bigint and s.job_list_lease_expires_at is not null
+-- Finish the reading of a job list, and give its lease back.
+-- $1 source: int, key
+-- $2 lease_token: bigint, from the claim
+-- $3 gap: float8, seconds from the claim to the next reading
+-- $4 complete: bool, whether the list was read to its end
+-- $5 error: text, why it could not be read; null: it could
+update checkpointd.sources
+set job_list_lease_expires_at = null,
+  job_list_due_at = job_list_attempt_at + $3::float8 * interval '1 s',
+  job_list_complete_at = case when $4::bool then clock_timestamp() else job_list_complete_at end,
+  job_list_error = $5::text
+where key = $1::int
+  and job_list_lease_token = $2::bigint
+  and job_list_lease_expires_at is not null

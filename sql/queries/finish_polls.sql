@@ -1,40 +1,98 @@
--- End compared, broken-off and failed polls, and consume their leases; the rows are locked by the fence. $1 jobs,
--- $2 seconds to the next poll, $3 the cadence's gap, $4 whether complete, $5 whether anything changed, $6 whether that says that
--- a job goes on which was thought to have ended, $7 digests (null: compare in full again), $8 absent ids joined by newline,
--- $9 rejected items (null: none was read), $10 error classes, $11 errors, $12 rows of polls, $13 newest steps (null: no newer
--- one), $14 spacings, $15 spreads, $16 whether the failure is the job's, $17 whether it is gone. A sealed job stays so unless a
--- complete listing says otherwise.
-with clock as materialized (select clock_timestamp() as t)
-update checkpointd.polling p
+-- Finish polls that were compared, broken off or failed, and consume their leases.
+-- $1 job: bigint[], key
+-- $2 delay: float8[], seconds from the claim to the next poll
+-- $3 gap: float8[], the poll gap of the cadence in seconds, without back-off
+-- $4 complete: bool[], whether the listing is complete
+-- $5 changed: bool[], whether the poll changed a stored checkpoint or added one
+-- $6 reopens: bool[], whether a change shows that a job which seemed to have ended goes on
+-- $7 digest: bytea[], of the listing; null: compare the next one in full
+-- $8 absent_ids: text[], known checkpoints that the listing lacks, joined by newlines; null: none
+-- $9 rejected: int[], items that could not be read; null: no listing was compared
+-- $10 error_class: text[], null: the poll did not fail
+-- $11 error: text[], the failure in words; null: the poll did not fail
+-- $12 poll: bigint[], row of polls; null: the poll has none
+-- $13 newest_step: bigint[], null: no newer step than before
+-- $14 spacing_s: float8[], arrival history: seconds between new checkpoints; null: not known yet
+-- $15 spread_s: float8[], arrival history: how much the spacing varies, in seconds; null: not known yet
+-- $16 blames_job: bool[], whether the failure counts against the job and not against its source
+-- $17 gone: bool[], whether the provider has not known the job for long
+--
+-- fence_polls.sql has locked the rows. A sealed job is reopened only by a complete listing, or if another poll was
+-- requested during this one (poll_again). A failure of the source does not change what is stored of the job's
+-- failures.
+with clock as materialized (select clock_timestamp() as now)
+
+update checkpointd.polling
 set lease_expires_at = null,
-  next_poll_at = case when p.poll_again then clock.t
-    when p.next_poll_at = 'infinity' or p.sealed_at is not null and not u.complete then 'infinity'
-    else p.last_attempt_at + u.delay * interval '1 s' end,
-  settling_since = case when not (u.goes_on and p.settling_since < p.last_attempt_at) then p.settling_since end,
-  sealed_at = case when p.poll_again or u.complete then null else p.sealed_at end,
-  last_complete_at = case when u.complete then clock.t else p.last_complete_at end,
-  last_success_at = case when u.complete and u.rejected = 0 then clock.t else p.last_success_at end,
-  last_change_at = case when u.changed then clock.t else p.last_change_at end,
-  quiet_polls = p.quiet_polls + (u.complete and not u.changed)::int,
-  equal_listings = case when u.complete then 0 else p.equal_listings end,
-  gap_s = u.gap,
-  digest = case when p.poll_again then null when u.rejected is null then p.digest else u.digest end, poll_again = false,
-  absent_ids = case when u.rejected is null then p.absent_ids else string_to_array(u.absent, E'\n') end,
-  rejected = coalesce(u.rejected, p.rejected),
-  failures = case when u.blames_job then p.failures + 1 when u.error_class is null then 0 else p.failures end,
-  equal_failures = case when u.blames_job then case when u.error_class = p.error_class then p.equal_failures + 1 else 1 end
-    when u.error_class is null then 0 else p.equal_failures end,
-  is_gone = case when u.blames_job or u.error_class is null then u.gone else p.is_gone end,
-  failing_since = case when not u.blames_job and u.error_class is not null or u.error_class = p.error_class then p.failing_since
-    when u.blames_job then p.last_attempt_at end,
-  failure_poll = case when u.blames_job then u.poll when u.error_class is not null then p.failure_poll end,
-  error_class = case when u.blames_job then u.error_class when u.error_class is not null then p.error_class end,
-  last_error = case when u.blames_job then u.error when u.error_class is not null then p.last_error end,
-  newest_step = coalesce(u.newest_step, p.newest_step),
-  newest_seen_at = case when u.newest_step is null then p.newest_seen_at else p.last_attempt_at end,
-  spacing_s = u.spacing, spread_s = u.spread
-from clock, unnest($1::bigint[], $2::float8[], $3::float8[], $4::bool[], $5::bool[], $6::bool[], $7::bytea[], $8::text[],
-  $9::int[], $10::text[], $11::text[], $12::bigint[], $13::bigint[], $14::float8[], $15::float8[], $16::bool[], $17::bool[])
-  as u (job, delay, gap, complete, changed, goes_on, digest, absent, rejected, error_class, error, poll, newest_step, spacing, spread, blames_job, gone)
-where p.job = u.job
-returning p.job
+  next_poll_at = case
+    when polling.poll_again then clock.now
+    when polling.next_poll_at = 'infinity' or polling.sealed_at is not null and not finished.complete then 'infinity'
+    else polling.last_attempt_at + finished.delay * interval '1 s'
+  end,
+  settling_since = case
+    when not (finished.reopens and polling.settling_since < polling.last_attempt_at) then polling.settling_since
+  end,
+  sealed_at = case when not (polling.poll_again or finished.complete) then polling.sealed_at end,
+  last_complete_at = case when finished.complete then clock.now else polling.last_complete_at end,
+  last_success_at = case
+    when finished.complete and finished.rejected = 0 then clock.now
+    else polling.last_success_at
+  end,
+  last_change_at = case when finished.changed then clock.now else polling.last_change_at end,
+  quiet_polls = polling.quiet_polls + (finished.complete and not finished.changed)::int,
+  equal_listings = case when finished.complete then 0 else polling.equal_listings end,
+  gap_s = finished.gap,
+  digest = case
+    when polling.poll_again then null
+    when finished.rejected is null then polling.digest
+    else finished.digest
+  end,
+  poll_again = false,
+  absent_ids = case
+    when finished.rejected is null then polling.absent_ids
+    else string_to_array(finished.absent_ids, E'\n')
+  end,
+  rejected = coalesce(finished.rejected, polling.rejected),
+  failures = case
+    when finished.blames_job then polling.failures + 1
+    when finished.error_class is null then 0
+    else polling.failures
+  end,
+  equal_failures = case
+    when finished.blames_job and finished.error_class = polling.error_class then polling.equal_failures + 1
+    when finished.blames_job then 1
+    when finished.error_class is null then 0
+    else polling.equal_failures
+  end,
+  is_gone = case when finished.blames_job or finished.error_class is null then finished.gone else polling.is_gone end,
+  failing_since = case
+    when not finished.blames_job and finished.error_class is not null then polling.failing_since
+    when finished.error_class = polling.error_class then polling.failing_since
+    when finished.blames_job then polling.last_attempt_at
+  end,
+  failure_poll = case
+    when finished.blames_job then finished.poll
+    when finished.error_class is not null then polling.failure_poll
+  end,
+  error_class = case
+    when finished.blames_job then finished.error_class
+    when finished.error_class is not null then polling.error_class
+  end,
+  last_error = case
+    when finished.blames_job then finished.error
+    when finished.error_class is not null then polling.last_error
+  end,
+  newest_step = coalesce(finished.newest_step, polling.newest_step),
+  newest_seen_at = case when finished.newest_step is null then polling.newest_seen_at else polling.last_attempt_at end,
+  spacing_s = finished.spacing_s,
+  spread_s = finished.spread_s
+from unnest(
+  $1::bigint[], $2::float8[], $3::float8[], $4::bool[], $5::bool[], $6::bool[], $7::bytea[], $8::text[], $9::int[],
+  $10::text[], $11::text[], $12::bigint[], $13::bigint[], $14::float8[], $15::float8[], $16::bool[], $17::bool[]
+) as finished (
+  job, delay, gap, complete, changed, reopens, digest, absent_ids, rejected,
+  error_class, error, poll, newest_step, spacing_s, spread_s, blames_job, gone
+)
+cross join clock
+where polling.job = finished.job
+returning polling.job

@@ -1,2 +1,2 @@
--- Whether the embedded server has its database.
+-- Return whether the embedded server has its database.
 select exists (select from pg_catalog.pg_database where datname = 'checkpointd') as present

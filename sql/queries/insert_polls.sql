@@ -1,6 +1,12 @@
--- Rows for polls that changed something or failed in a new way. $1 jobs, $2 outcomes, $3 error classes, $4 items, $5 new,
--- $6 changed.
+-- Insert rows for polls that changed something or failed in a new way, and return their ids.
+-- $1 job: bigint[], key
+-- $2 outcome: text[], changed, partial or failed
+-- $3 error_class: text[], null: the poll did not fail
+-- $4 items: int[], items that were read
+-- $5 new: int[], checkpoints that were stored
+-- $6 changed: int[], checkpoints that changed, went missing or returned
 insert into checkpointd.polls (job, outcome, error_class, items, new, changed)
-select u.job, u.outcome, u.error_class, u.items, u.new, u.changed
-from unnest($1::bigint[], $2::text[], $3::text[], $4::int[], $5::int[], $6::int[]) as u (job, outcome, error_class, items, new, changed)
+select finished.job, finished.outcome, finished.error_class, finished.items, finished.new, finished.changed
+from unnest($1::bigint[], $2::text[], $3::text[], $4::int[], $5::int[], $6::int[])
+  as finished (job, outcome, error_class, items, new, changed)
 returning id, job

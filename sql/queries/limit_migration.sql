@@ -1,3 +1,9 @@
--- How long this transaction may wait for each lock, and how long each statement may take. $1, $2 as PostgreSQL writes times.
-select set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true),
-  case when current_setting('server_version_num')::int >= 170000 then set_config('transaction_timeout', '0', true) end
+-- Limit how long the current transaction waits for each lock, and how long each of its statements may take.
+-- $1 lock_timeout: text, a time as PostgreSQL writes it
+-- $2 statement_timeout: text, a time as PostgreSQL writes it
+select
+  set_config('lock_timeout', $1, true),
+  set_config('statement_timeout', $2, true),
+  case
+    when current_setting('server_version_num')::int >= 170000 then set_config('transaction_timeout', '0', true)
+  end

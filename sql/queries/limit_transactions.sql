@@ -1,3 +1,6 @@
--- End this session where one of its transactions lasts longer than $1, as PostgreSQL writes times. No other timeout runs while it
--- reads a statement of which its client has sent a part. Servers before version 17 have none for that.
-select set_config('transaction_timeout', $1, false) where current_setting('server_version_num')::int >= 170000
+-- Let the server end this session if one of its transactions takes too long (PostgreSQL 17 or newer).
+-- $1 transaction_timeout: text, a time as PostgreSQL writes it
+--
+-- No other timeout runs while the server waits for the rest of a statement of which it has received a part.
+select set_config('transaction_timeout', $1, false)
+where current_setting('server_version_num')::int >= 170000

@@ -1,6 +1,9 @@
--- How fresh each tracked job is, the worst first.
-select f.source, f.fine_tuning_job_id, j.phase, f.last_attempt_at, f.last_complete_at, f.last_success_at, f.last_change_at,
-  f.next_poll_at, extract(epoch from f.lag)::float8 as lag_seconds, f.is_stale, f.consecutive_failures, f.error_class, f.last_error
-from fine_tuning.freshness f
-join fine_tuning.jobs j on j.source = f.source and j.id = f.fine_tuning_job_id
-order by f.is_stale desc, f.consecutive_failures desc, f.lag desc nulls last, f.source, f.fine_tuning_job_id
+-- List the freshness of each tracked job, the worst first.
+select freshness.source, freshness.fine_tuning_job_id, jobs.phase, freshness.last_attempt_at,
+  freshness.last_complete_at, freshness.last_success_at, freshness.last_change_at, freshness.next_poll_at,
+  extract(epoch from freshness.lag)::float8 as lag_seconds, freshness.is_stale, freshness.consecutive_failures,
+  freshness.error_class, freshness.last_error
+from fine_tuning.freshness
+join fine_tuning.jobs on jobs.source = freshness.source and jobs.id = freshness.fine_tuning_job_id
+order by freshness.is_stale desc, freshness.consecutive_failures desc, freshness.lag desc nulls last,
+  freshness.source, freshness.fine_tuning_job_id

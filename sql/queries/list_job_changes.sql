@@ -1,6 +1,17 @@
--- The latest changes of a job before one of them. $1 source, $2 id, $3 the seq of that one, $4 how many.
-select c.seq, c.at, c.kind, c.checkpoint_id, c.field, c.old_value, c.new_value, k.step_number
-from fine_tuning.changes c
-left join fine_tuning.checkpoints k on k.source = c.source and k.fine_tuning_job_id = c.fine_tuning_job_id and k.id = c.checkpoint_id
-where c.source = $1::text and c.fine_tuning_job_id = $2::text and c.seq < $3
-order by c.seq desc limit $4
+-- List the latest changes of a job that precede a given one.
+-- $1 source: text, name
+-- $2 id: text, the provider's id of the job
+-- $3 before: bigint, seq of the change that all rows precede
+-- $4 count: bigint, how many rows at most
+select changes.seq, changes.at, changes.kind, changes.checkpoint_id, changes.field, changes.old_value,
+  changes.new_value, checkpoints.step_number
+from fine_tuning.changes
+left join fine_tuning.checkpoints
+  on checkpoints.source = changes.source
+  and checkpoints.fine_tuning_job_id = changes.fine_tuning_job_id
+  and checkpoints.id = changes.checkpoint_id
+where changes.source = $1::text
+  and changes.fine_tuning_job_id = $2::text
+  and changes.seq < $3
+order by changes.seq desc
+limit $4

@@ -1,6 +1,14 @@
--- The checkpoints of a job, the last step first. $1 source, $2 id, $3 how many, $4 after how many.
-select c.id, c.step_number, c.epoch, c.fine_tuned_model_checkpoint, c.train_loss, c.valid_loss, c.full_valid_loss,
-  c.train_mean_token_accuracy, c.valid_mean_token_accuracy, c.full_valid_mean_token_accuracy, c.extra_metrics, c.is_final,
-  c.first_seen_at, c.missing_since
-from fine_tuning.checkpoints c where c.source = $1::text and c.fine_tuning_job_id = $2::text
-order by c.step_number desc, c.id limit $3 offset $4
+-- List a part of the checkpoints of a job, the last step first.
+-- $1 source: text, name
+-- $2 id: text, the provider's id of the job
+-- $3 count: bigint, how many rows at most
+-- $4 skipped: bigint, how many rows to leave out first
+select id, step_number, epoch, fine_tuned_model_checkpoint, train_loss, valid_loss, full_valid_loss,
+  train_mean_token_accuracy, valid_mean_token_accuracy, full_valid_mean_token_accuracy, extra_metrics, is_final,
+  first_seen_at, missing_since
+from fine_tuning.checkpoints
+where source = $1::text
+  and fine_tuning_job_id = $2::text
+order by step_number desc, id
+limit $3
+offset $4

@@ -1,10 +1,21 @@
--- The metrics of a job by step, thinned out evenly, the last and the best always there. $1 source, $2 id, $3 how many steps at most.
-select c.id, c.step_number, c.epoch, c.missing_since is not null as is_missing, c.id is not distinct from b.checkpoint_id as is_best,
-  c.train_loss, c.valid_loss, c.full_valid_loss, c.train_mean_token_accuracy, c.valid_mean_token_accuracy,
-  c.full_valid_mean_token_accuracy
+-- List the metrics of a job by step, thinned out evenly; the last and the best checkpoint are always included.
+-- $1 source: text, name
+-- $2 id: text, the provider's id of the job
+-- $3 points: numeric, how many steps at most, not counting the best one
+select points.id, points.step_number, points.epoch, points.missing_since is not null as is_missing,
+  points.id is not distinct from best_checkpoints.checkpoint_id as is_best, points.train_loss, points.valid_loss,
+  points.full_valid_loss, points.train_mean_token_accuracy, points.valid_mean_token_accuracy,
+  points.full_valid_mean_token_accuracy
 from (
-  select c.*, row_number() over (order by c.step_number desc, c.id) - 1 as place, count(*) over () as whole
-  from fine_tuning.checkpoints c where c.source = $1::text and c.fine_tuning_job_id = $2::text) c
-left join fine_tuning.best_checkpoints b on b.source = $1 and b.fine_tuning_job_id = $2
-where c.place % ceil(c.whole / $3::numeric) = 0 or c.id = b.checkpoint_id
-order by c.step_number, c.id
+  select checkpoints.*,
+    row_number() over (order by checkpoints.step_number desc, checkpoints.id) - 1 as place,
+    count(*) over () as whole
+  from fine_tuning.checkpoints
+  where checkpoints.source = $1::text
+    and checkpoints.fine_tuning_job_id = $2::text
+) as points
+left join fine_tuning.best_checkpoints
+  on best_checkpoints.source = $1 and best_checkpoints.fine_tuning_job_id = $2
+where points.place % ceil(points.whole / $3::numeric) = 0
+  or points.id = best_checkpoints.checkpoint_id
+order by points.step_number, points.id

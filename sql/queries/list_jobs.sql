@@ -1,3 +1,5 @@
--- What is tracked, or was, newest first.
-select j.id, j.source, j.status, j.model, j.fine_tuned_model, j.phase, j.tracked_by, j.tracked_at, j.checkpoint_count, j.latest_step, j.suspected_gap
-from fine_tuning.jobs j order by coalesce(j.created_at, j.tracked_at) desc, j.source, j.id
+-- List all jobs that are or were tracked, the newest first.
+select id, source, status, model, fine_tuned_model, phase, tracked_by, tracked_at, checkpoint_count, latest_step,
+  suspected_gap
+from fine_tuning.jobs
+order by coalesce(created_at, tracked_at) desc, source, id

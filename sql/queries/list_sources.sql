@@ -1,3 +1,4 @@
--- The sources and their health.
-select s.name, s.kind, s.state, s.since, s.resume_at, s.last_error, s.jobs, s.job_list_complete_at, s.job_list_error
-from fine_tuning.sources s order by s.name
+-- List the sources and their states.
+select name, kind, state, since, resume_at, last_error, jobs, job_list_complete_at, job_list_error
+from fine_tuning.sources
+order by name

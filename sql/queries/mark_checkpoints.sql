@@ -1,3 +1,9 @@
--- Mark checkpoints missing, or back again. $1 jobs, $2 ids, $3 whether missing.
-update checkpointd.checkpoints c set missing_since = case when u.missing then clock_timestamp() end
-from unnest($1::bigint[], $2::text[], $3::bool[]) as u (job, id, missing) where c.job = u.job and c.id = u.id
+-- Mark checkpoints as missing, or as listed again.
+-- $1 job: bigint[], key
+-- $2 id: text[], the provider's id of the checkpoint
+-- $3 missing: bool[], false: it is listed again
+update checkpointd.checkpoints
+set missing_since = case when marked.missing then clock_timestamp() end
+from unnest($1::bigint[], $2::text[], $3::bool[]) as marked (job, id, missing)
+where checkpoints.job = marked.job
+  and checkpoints.id = marked.id

@@ -1,16 +1,29 @@
--- A job with its freshness, its best checkpoint and, where its last complete listing had some, all that could not be read of it. $1 source, $2 id.
-select now() as at, j.id, j.source, j.status, j.model, j.fine_tuned_model, j.created_at, j.finished_at, j.estimated_finish,
-  j.hyperparameters, j.error, j.trained_tokens, j.phase, j.tracked_by, j.tracked_at, j.checkpoint_count, j.latest_step,
-  j.suspected_gap, f.last_attempt_at, f.last_complete_at, f.last_success_at, f.last_change_at, f.next_poll_at, f.is_stale,
-  f.consecutive_failures, f.last_error, b.checkpoint_id as best_id, b.step_number as best_step,
-  b.fine_tuned_model_checkpoint as best_model, b.rule as best_rule, b.value as best_value, b.covered as best_covered,
-  b.checkpoints as best_candidates, b.missing_since as best_missing_since,
-  case when f.last_success_at >= f.last_complete_at then 0 else r.items end as rejects, r.reason as reject_reason,
-  r.last_seen_at as reject_seen_at
-from fine_tuning.jobs j
-left join fine_tuning.freshness f on f.source = j.source and f.fine_tuning_job_id = j.id
-left join fine_tuning.best_checkpoints b on b.source = j.source and b.fine_tuning_job_id = j.id
+-- Read a job with its freshness, its best checkpoint and its rejects.
+-- $1 source: text, name
+-- $2 id: text, the provider's id
+--
+-- `rejects` is 0 if the last complete listing had none, whatever earlier ones had.
+select now() as at, jobs.id, jobs.source, jobs.status, jobs.model, jobs.fine_tuned_model, jobs.created_at,
+  jobs.finished_at, jobs.estimated_finish, jobs.hyperparameters, jobs.error, jobs.trained_tokens, jobs.phase,
+  jobs.tracked_by, jobs.tracked_at, jobs.checkpoint_count, jobs.latest_step, jobs.suspected_gap,
+  freshness.last_attempt_at, freshness.last_complete_at, freshness.last_success_at, freshness.last_change_at,
+  freshness.next_poll_at, freshness.is_stale, freshness.consecutive_failures, freshness.last_error,
+  best_checkpoints.checkpoint_id as best_id, best_checkpoints.step_number as best_step,
+  best_checkpoints.fine_tuned_model_checkpoint as best_model, best_checkpoints.rule as best_rule,
+  best_checkpoints.value as best_value, best_checkpoints.covered as best_covered,
+  best_checkpoints.checkpoints as best_candidates, best_checkpoints.missing_since as best_missing_since,
+  case when freshness.last_success_at >= freshness.last_complete_at then 0 else rejected.items end as rejects,
+  rejected.reason as reject_reason, rejected.last_seen_at as reject_seen_at
+from fine_tuning.jobs
+left join fine_tuning.freshness on freshness.source = jobs.source and freshness.fine_tuning_job_id = jobs.id
+left join fine_tuning.best_checkpoints
+  on best_checkpoints.source = jobs.source and best_checkpoints.fine_tuning_job_id = jobs.id
 cross join lateral (
-  select count(*) as items, max(r.last_seen_at) as last_seen_at, (array_agg(r.reason order by r.last_seen_at desc))[1] as reason
-  from fine_tuning.rejects r where r.source = j.source and r.fine_tuning_job_id = j.id) r
-where j.source = $1::text and j.id = $2::text
+  select count(*) as items, max(rejects.last_seen_at) as last_seen_at,
+    (array_agg(rejects.reason order by rejects.last_seen_at desc))[1] as reason
+  from fine_tuning.rejects
+  where rejects.source = jobs.source
+    and rejects.fine_tuning_job_id = jobs.id
+) as rejected
+where jobs.source = $1::text
+  and jobs.id = $2::text

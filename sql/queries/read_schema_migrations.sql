@@ -1,2 +1,4 @@
--- The files that this database has.
-select name, checksum from checkpointd.schema_migrations order by name
+-- List the files that were applied to this database.
+select name, checksum
+from checkpointd.schema_migrations
+order by name

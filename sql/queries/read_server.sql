@@ -1,15 +1,31 @@
--- What the server and this session are, and the statements that would give the role its membership and its settings.
+-- Read the server's version and state, the current role, and what that role should still be given.
+--
+-- `membership` is the statement that makes the role a member of checkpointd, or null if it is one. `unset` has a
+-- statement for each setting of sql/roles.sql that this session lacks.
 select current_setting('server_version_num')::int as version, current_setting('server_version') as version_name,
-  current_user as role, coalesce(host(inet_server_addr()) || ':' || inet_server_port(), 'a socket of this machine') as server,
+  current_user as role,
+  coalesce(host(inet_server_addr()) || ':' || inet_server_port(), 'a socket of this machine') as server,
   (select rolsuper from pg_roles where rolname = current_user) as is_superuser,
-  (select format('grant %I to %I', rolname, current_user) from pg_roles
-    where rolname = 'checkpointd' and not pg_has_role(oid, 'usage')) as membership,
+  (
+    select format('grant %I to %I', rolname, current_user)
+    from pg_roles
+    where rolname = 'checkpointd'
+      and not pg_has_role(oid, 'usage')
+  ) as membership,
   pg_is_in_recovery() or current_setting('default_transaction_read_only')::bool as is_read_only,
   extract(epoch from clock_timestamp())::float8 as now,
   array(
-    select format('alter role %I set %I = %L', current_user, w.name, w.value)
-    from (values ('statement_timeout', '15s'), ('lock_timeout', '3s'), ('idle_in_transaction_session_timeout', '3s'),
-      ('transaction_timeout', '12s'), ('search_path', 'pg_catalog')) as w (name, value)
-    join pg_settings s on s.name = w.name
-    where s.setting = '0' or (w.name = 'search_path' and not current_schemas(false) <@ '{pg_catalog}')
-    order by w.name) as unset
+    select format('alter role %I set %I = %L', current_user, wanted.name, wanted.value)
+    from (
+      values
+        ('statement_timeout', '15s'),
+        ('lock_timeout', '3s'),
+        ('idle_in_transaction_session_timeout', '3s'),
+        ('transaction_timeout', '12s'),
+        ('search_path', 'pg_catalog')
+    ) as wanted (name, value)
+    join pg_settings on pg_settings.name = wanted.name
+    where pg_settings.setting = '0'
+      or wanted.name = 'search_path' and not current_schemas(false) <@ '{pg_catalog}'
+    order by wanted.name
+  ) as unset

@@ -1,3 +1,8 @@
--- What is stored of listed jobs. $1 source, $2 ids.
-select j.key, j.id, j.status, sha256(convert_to(j.payload::text, 'UTF8')) as digest
-from checkpointd.jobs j where j.source = $1::int and j.id = any ($2::text[]) and j.untracked_at is null
+-- Read what is stored of the tracked jobs among those of a job list.
+-- $1 source: int, key
+-- $2 ids: text[], the provider's ids of the listed jobs
+select key, id, status, sha256(convert_to(payload::text, 'UTF8')) as digest
+from checkpointd.jobs
+where source = $1::int
+  and id = any ($2::text[])
+  and untracked_at is null

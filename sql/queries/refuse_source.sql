@@ -1,4 +1,9 @@
--- Say that a daemon's key was refused; others may go on. $1 source, $2 why.
-update checkpointd.sources s
+-- Set a source to refused, because it rejected the key of a daemon; other daemons go on.
+-- $1 source: int, key
+-- $2 error: text, why
+--
+-- A pause that is not over stays, because it holds for every daemon.
+update checkpointd.sources
 set state = 'refused', state_since = clock_timestamp(), last_error = $2::text
-where s.key = $1::int and (s.state = 'ok' or s.state = 'paused' and s.resume_at <= clock_timestamp())
+where key = $1::int
+  and (state = 'ok' or state = 'paused' and resume_at <= clock_timestamp())

@@ -1,9 +1,24 @@
--- Make sure that the configured sources exist. $1 names, $2 kinds.
-with given as (select g.name, g.kind from unnest($1::text[], $2::text[]) as g (name, kind)),
+-- Insert the configured sources that are not stored yet, update their kinds, and return the keys of all.
+-- $1 name: text[]
+-- $2 kind: text[], openai, azure or compatible
+with configured as (
+  select source.name, source.kind
+  from unnest($1::text[], $2::text[]) as source (name, kind)
+),
+
 saved as (
-  insert into checkpointd.sources (name, kind) select name, kind from given
-  on conflict (name) do update set kind = excluded.kind where sources.kind <> excluded.kind
-  returning key, name)
-select key, name from saved
+  insert into checkpointd.sources (name, kind)
+  select name, kind
+  from configured
+  on conflict (name) do update
+  set kind = excluded.kind
+  where sources.kind <> excluded.kind
+  returning key, name
+)
+
+select key, name
+from saved
 union
-select s.key, s.name from checkpointd.sources s join given using (name)
+select sources.key, sources.name
+from checkpointd.sources
+join configured on configured.name = sources.name

@@ -1,7 +1,17 @@
--- Give jobs back untouched: due again at once, their failures as they were. $1 jobs, $2 lease tokens.
+-- Release leases without saving: the jobs are due again at once, and their failures stay as they were.
+-- $1 job: bigint[], key
+-- $2 lease_token: bigint[], from the claim
 with held as (
-  select p.job from checkpointd.polling p
-  join unnest($1::bigint[], $2::bigint[]) as g (job, lease_token) using (job, lease_token)
-  where p.lease_expires_at is not null order by p.job for no key update of p skip locked)
-update checkpointd.polling p set lease_expires_at = null, poll_again = false from held where p.job = held.job
-returning p.job
+  select polling.job
+  from checkpointd.polling
+  join unnest($1::bigint[], $2::bigint[]) as lease (job, lease_token) using (job, lease_token)
+  where polling.lease_expires_at is not null
+  order by polling.job
+  for no key update of polling skip locked
+)
+
+update checkpointd.polling
+set lease_expires_at = null, poll_again = false
+from held
+where polling.job = held.job
+returning polling.job

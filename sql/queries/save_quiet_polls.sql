@@ -1,23 +1,53 @@
--- Save polls whose listing was complete and equal to the one before: the whole transaction. A row that is locked is left. $1 jobs, $2 lease tokens,
--- $3 seconds to the next poll, $4 whether the job has ended, $5 for so long that three equal listings seal it: but not while
--- something of it cannot be read, for a newer reader may, and not if a status came during the poll.
+-- Save quiet polls and consume their leases, in one statement that is the whole transaction.
+-- $1 job: bigint[], key
+-- $2 lease_token: bigint[], from the claim
+-- $3 gap: float8[], seconds from the claim to the next poll
+-- $4 ended: bool[], whether the job has ended
+-- $5 settled: bool[], whether it ended so long ago that equal listings may seal it
+--
+-- Three equal listings in a row seal a settled job, unless the listing has rejects, which a newer version may be able
+-- to read, or another poll was requested during this one (poll_again). A row that another transaction has locked is
+-- left out: the save of its poll is repeated a moment later.
 with held as materialized (
-  select p.job, g.gap, g.ended and not p.poll_again as ended, g.settled,
-    g.settled and p.equal_listings >= 2 and p.rejected = 0 and not p.poll_again as seal
-  from checkpointd.polling p
-  join unnest($1::bigint[], $2::bigint[], $3::float8[], $4::bool[], $5::bool[]) as g (job, lease_token, gap, ended, settled)
-    using (job, lease_token)
-  where p.lease_expires_at is not null order by p.job for no key update of p skip locked),
-clock as materialized (select clock_timestamp() as t)
-update checkpointd.polling p
+  select polling.job, quiet.gap, quiet.ended and not polling.poll_again as ended, quiet.settled,
+    quiet.settled and polling.equal_listings >= 2 and polling.rejected = 0 and not polling.poll_again as seal
+  from checkpointd.polling
+  join unnest($1::bigint[], $2::bigint[], $3::float8[], $4::bool[], $5::bool[])
+    as quiet (job, lease_token, gap, ended, settled) using (job, lease_token)
+  where polling.lease_expires_at is not null
+  order by polling.job
+  for no key update of polling skip locked
+),
+
+clock as materialized (select clock_timestamp() as now)
+
+update checkpointd.polling
 set lease_expires_at = null,
-  next_poll_at = case when p.poll_again then clock.t when h.seal or p.next_poll_at = 'infinity' then 'infinity'
-    else p.last_attempt_at + h.gap * interval '1 s' end,
-  settling_since = case when h.ended then coalesce(p.settling_since, p.last_attempt_at) else p.settling_since end,
-  sealed_at = case when h.seal then clock.t end, equal_listings = case when h.settled then p.equal_listings + 1 else 0 end,
-  digest = case when not p.poll_again then p.digest end, poll_again = false,
-  last_complete_at = clock.t, last_success_at = case when p.rejected = 0 then clock.t else p.last_success_at end,
-  quiet_polls = p.quiet_polls + 1, gap_s = h.gap,
-  failures = 0, equal_failures = 0, is_gone = false, failing_since = null, failure_poll = null, error_class = null, last_error = null
-from held h, clock where p.job = h.job
-returning p.job, p.lease_token, p.rejected
+  next_poll_at = case
+    when polling.poll_again then clock.now
+    when held.seal or polling.next_poll_at = 'infinity' then 'infinity'
+    else polling.last_attempt_at + held.gap * interval '1 s'
+  end,
+  settling_since = case
+    when held.ended then coalesce(polling.settling_since, polling.last_attempt_at)
+    else polling.settling_since
+  end,
+  sealed_at = case when held.seal then clock.now end,
+  equal_listings = case when held.settled then polling.equal_listings + 1 else 0 end,
+  digest = case when not polling.poll_again then polling.digest end,
+  poll_again = false,
+  last_complete_at = clock.now,
+  last_success_at = case when polling.rejected = 0 then clock.now else polling.last_success_at end,
+  quiet_polls = polling.quiet_polls + 1,
+  gap_s = held.gap,
+  failures = 0,
+  equal_failures = 0,
+  is_gone = false,
+  failing_since = null,
+  failure_poll = null,
+  error_class = null,
+  last_error = null
+from held
+cross join clock
+where polling.job = held.job
+returning polling.job, polling.lease_token, polling.rejected

@@ -1,18 +1,42 @@
--- Keep what could not be read: so many items a job, and of the rest only their number. $1 jobs, $2 digests, $3 reasons,
--- $4 bytes, $5 how many items a job.
+-- Store rejects: a limited number for each job, and of the others only how many they are.
+-- $1 job: bigint[], key
+-- $2 digest: bytea[], sha256 of the item's bytes
+-- $3 reason: text[], why the item cannot be read
+-- $4 raw: bytea[], the item's bytes; null: they contain a secret
+-- $5 most: bigint, how many rejects to store for each job
+--
+-- The others are counted in one row for each job, whose digest is empty.
 with given as (
-  select g.job, g.digest, g.reason, g.raw, r.digest is not null as is_kept
-  from unnest($1::bigint[], $2::bytea[], $3::text[], $4::bytea[]) as g (job, digest, reason, raw)
-  left join checkpointd.rejects r on r.job = g.job and r.digest = g.digest),
-kept as (select r.job, count(*) as n from checkpointd.rejects r where r.job = any ($1) and r.digest <> '' group by r.job),
+  select reject.job, reject.digest, reject.reason, reject.raw, rejects.digest is not null as is_stored
+  from unnest($1::bigint[], $2::bytea[], $3::text[], $4::bytea[]) as reject (job, digest, reason, raw)
+  left join checkpointd.rejects on rejects.job = reject.job and rejects.digest = reject.digest
+),
+
+stored as (
+  select job, count(*) as count
+  from checkpointd.rejects
+  where job = any ($1)
+    and digest <> ''
+  group by job
+),
+
 placed as (
-  select g.job, g.digest, g.reason, g.raw, g.is_kept
-    or row_number() over (partition by g.job, g.is_kept order by g.digest) + coalesce(k.n, 0) <= $5 as fits
-  from given g left join kept k on k.job = g.job)
+  select given.job, given.digest, given.reason, given.raw,
+    given.is_stored
+      or row_number() over (partition by given.job, given.is_stored order by given.digest) + coalesce(stored.count, 0)
+        <= $5 as fits
+  from given
+  left join stored on stored.job = given.job
+)
+
 insert into checkpointd.rejects (job, digest, reason, raw, count)
-select p.job, p.digest, p.reason, p.raw, 1 from placed p where p.fits
+select job, digest, reason, raw, 1
+from placed
+where fits
 union all
-select p.job, '', 'further items, not kept: the job has too many that cannot be read', null, count(*)
-from placed p where not p.fits group by p.job
+select job, '', 'further items, not kept: the job has too many that cannot be read', null, count(*)
+from placed
+where not fits
+group by job
 on conflict (job, digest) do update
 set count = rejects.count + excluded.count, last_seen_at = clock_timestamp(), reason = excluded.reason

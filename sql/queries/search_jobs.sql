@@ -1,26 +1,58 @@
--- A page of the jobs that have every word in what people know them by, newest first. Each row (without jobs there is one, too)
--- has the totals. $1 words, in lower case, $2 how many a page, $3 the page, from 1, $4 how many statuses.
+-- List one page of the jobs that match every search word, the newest first, with totals over all pages.
+-- $1 word: text[], in lower case; each is part of the job's id, source, status, phase or models, or of stale, failing
+-- $2 page_size: bigint, how many jobs at most
+-- $3 page: int, from 1; after the last page the last one is listed
+-- $4 status_count: bigint, how many statuses to count, the most frequent first
+--
+-- Each row has the totals. If no job matches, there is one row with the totals only.
 with found as materialized (
-  select j.source, j.id, j.status, coalesce(j.created_at, j.tracked_at) as since, f.is_stale, f.consecutive_failures > 0 as is_failing
-  from fine_tuning.jobs j
-  left join fine_tuning.freshness f on f.source = j.source and f.fine_tuning_job_id = j.id
+  select jobs.source, jobs.id, jobs.status, coalesce(jobs.created_at, jobs.tracked_at) as since, freshness.is_stale,
+    freshness.consecutive_failures > 0 as is_failing
+  from fine_tuning.jobs
+  left join fine_tuning.freshness on freshness.source = jobs.source and freshness.fine_tuning_job_id = jobs.id
   where not exists (
-    select from unnest($1::text[]) w (word) where position(w.word in lower(concat_ws(' ', j.id, j.source, j.status, j.phase, j.model,
-      j.fine_tuned_model, case when f.is_stale then 'stale' end, case when f.consecutive_failures > 0 then 'failing' end))) = 0)),
+    select from unnest($1::text[]) as wanted (word)
+    where position(wanted.word in lower(concat_ws(
+      ' ', jobs.id, jobs.source, jobs.status, jobs.phase, jobs.model, jobs.fine_tuned_model,
+      case when freshness.is_stale then 'stale' end,
+      case when freshness.consecutive_failures > 0 then 'failing' end
+    ))) = 0
+  )
+),
+
 totals as (
-  select count(*) as total, count(*) filter (where is_stale) as stale, count(*) filter (where is_failing) as failing from found),
+  select count(*) as total, count(*) filter (where is_stale) as stale, count(*) filter (where is_failing) as failing
+  from found
+),
+
 statuses as (
-  select array_agg(s.status order by s.n desc, s.status) as statuses, array_agg(s.n order by s.n desc, s.status) as status_counts
-  from (select status, count(*) as n from found group by status order by n desc, status limit $4) s),
+  select array_agg(frequent.status order by frequent.count desc, frequent.status) as statuses,
+    array_agg(frequent.count order by frequent.count desc, frequent.status) as status_counts
+  from (
+    select status, count(*) as count
+    from found
+    group by status
+    order by count(*) desc, status
+    limit $4
+  ) as frequent
+),
+
 page as (
-  select p.source, p.id, p.since from found p order by p.since desc, p.source, p.id
-  limit $2::int offset (select least($3::int - 1, greatest(t.total - 1, 0) / $2) * $2 from totals t))
-select now() as at, t.total, t.stale, t.failing, s.statuses, s.status_counts, j.source, j.id, j.status, j.phase, j.model,
-  j.fine_tuned_model, j.estimated_finish, j.finished_at, j.hyperparameters, j.checkpoint_count, j.latest_step, j.suspected_gap,
-  f.last_complete_at, f.last_success_at, f.is_stale, f.consecutive_failures, f.last_error
-from totals t
-cross join statuses s
-left join page p on true
-left join fine_tuning.jobs j on j.source = p.source and j.id = p.id
-left join fine_tuning.freshness f on f.source = p.source and f.fine_tuning_job_id = p.id
-order by p.since desc, p.source, p.id
+  select source, id, since
+  from found
+  order by since desc, source, id
+  limit $2::bigint
+  offset (select least($3::int - 1, greatest(total - 1, 0) / $2) * $2 from totals)
+)
+
+select now() as at, totals.total, totals.stale, totals.failing, statuses.statuses, statuses.status_counts,
+  jobs.source, jobs.id, jobs.status, jobs.phase, jobs.model, jobs.fine_tuned_model, jobs.estimated_finish,
+  jobs.finished_at, jobs.hyperparameters, jobs.checkpoint_count, jobs.latest_step, jobs.suspected_gap,
+  freshness.last_complete_at, freshness.last_success_at, freshness.is_stale, freshness.consecutive_failures,
+  freshness.last_error
+from totals
+cross join statuses
+left join page on true
+left join fine_tuning.jobs on jobs.source = page.source and jobs.id = page.id
+left join fine_tuning.freshness on freshness.source = page.source and freshness.fine_tuning_job_id = page.id
+order by page.since desc, page.source, page.id

@@ -1,2 +1,4 @@
--- Rewrite the summaries of jobs. $1 jobs, $2 whether more than three checkpoints came at once.
+-- Rewrite the summaries of jobs.
+-- $1 jobs: bigint[], keys
+-- $2 bursts: bool[], for each job whether more than three checkpoints came at once
 select checkpointd.summarise($1, $2)

@@ -1,12 +1,34 @@
--- Overwrite job records; null never overwrites. $1 jobs, then the columns.
-update checkpointd.jobs j
-set status = coalesce(u.status, j.status), model = coalesce(u.model, j.model),
-  fine_tuned_model = coalesce(u.fine_tuned_model, j.fine_tuned_model), created_at = coalesce(u.created_at, j.created_at),
-  finished_at = coalesce(u.finished_at, j.finished_at), estimated_finish = coalesce(u.estimated_finish, j.estimated_finish),
-  trained_tokens = coalesce(u.trained_tokens, j.trained_tokens),
-  hyperparameters = coalesce(u.hyperparameters::json, j.hyperparameters), error = coalesce(u.error::json, j.error),
-  metadata = coalesce(u.metadata::json, j.metadata), payload = u.payload::json, received_at = clock_timestamp()
-from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
-  $9::text[], $10::text[], $11::text[], $12::text[])
-  as u (job, status, model, fine_tuned_model, created_at, finished_at, estimated_finish, trained_tokens, hyperparameters, error, metadata, payload)
-where j.key = u.job
+-- Update job records; a null never overwrites a known value.
+-- $1 job: bigint[], key
+-- $2 status: text[], null: not given, as for all columns up to metadata
+-- $3 model: text[]
+-- $4 fine_tuned_model: text[]
+-- $5 created_at: bigint[], Unix seconds
+-- $6 finished_at: bigint[], Unix seconds
+-- $7 estimated_finish: bigint[], Unix seconds
+-- $8 trained_tokens: bigint[]
+-- $9 hyperparameters: text[], JSON
+-- $10 error: text[], JSON
+-- $11 metadata: text[], JSON
+-- $12 payload: text[], JSON as received
+update checkpointd.jobs
+set status = coalesce(listed.status, jobs.status),
+  model = coalesce(listed.model, jobs.model),
+  fine_tuned_model = coalesce(listed.fine_tuned_model, jobs.fine_tuned_model),
+  created_at = coalesce(listed.created_at, jobs.created_at),
+  finished_at = coalesce(listed.finished_at, jobs.finished_at),
+  estimated_finish = coalesce(listed.estimated_finish, jobs.estimated_finish),
+  trained_tokens = coalesce(listed.trained_tokens, jobs.trained_tokens),
+  hyperparameters = coalesce(listed.hyperparameters::json, jobs.hyperparameters),
+  error = coalesce(listed.error::json, jobs.error),
+  metadata = coalesce(listed.metadata::json, jobs.metadata),
+  payload = listed.payload::json,
+  received_at = clock_timestamp()
+from unnest(
+  $1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+  $9::text[], $10::text[], $11::text[], $12::text[]
+) as listed (
+  job, status, model, fine_tuned_model, created_at, finished_at, estimated_finish, trained_tokens, hyperparameters,
+  error, metadata, payload
+)
+where jobs.key = listed.job

@@ -1,14 +1,31 @@
--- Jobs whose status changed: note their end or its revocation, and poll them at once. $1 jobs, $2 whether ended,
--- $3 whether to wake. A row that is locked, or that was untracked meanwhile, is left out: its status is told again.
+-- Record that the statuses of jobs changed: start or end their settling, reopen sealed ones, and make them due.
+-- $1 job: bigint[], key
+-- $2 ended: bool[], whether the new status is that of an ended job
+-- $3 wake: bool[], whether to poll the job at once
+--
+-- Even without `wake`, a sealed job is polled once more, and so is one that is being polled now and had a complete
+-- listing before: the poll may have read its listing before the change. A row that another transaction has locked is
+-- left out, and its status is saved later. A job that was untracked meanwhile is left out, too.
 with locked as materialized (
-  select p.job, u.ended, u.wake from checkpointd.polling p
-  join unnest($1::bigint[], $2::bool[], $3::bool[]) as u (job, ended, wake) using (job)
-  where p.next_poll_at < 'infinity' or p.sealed_at is not null
-  order by p.job for no key update of p skip locked)
-update checkpointd.polling p
-set settling_since = case when l.ended then coalesce(p.settling_since, clock_timestamp()) end,
-  sealed_at = null, equal_listings = 0,
-  next_poll_at = case when l.wake or p.sealed_at is not null then clock_timestamp() else p.next_poll_at end,
-  poll_again = p.poll_again or p.lease_expires_at is not null and (l.wake or p.last_complete_at is not null)
-from locked l where p.job = l.job
-returning p.job
+  select polling.job, listed.ended, listed.wake
+  from checkpointd.polling
+  join unnest($1::bigint[], $2::bool[], $3::bool[]) as listed (job, ended, wake) using (job)
+  where polling.next_poll_at < 'infinity'
+    or polling.sealed_at is not null
+  order by polling.job
+  for no key update of polling skip locked
+)
+
+update checkpointd.polling
+set settling_since = case when locked.ended then coalesce(polling.settling_since, clock_timestamp()) end,
+  sealed_at = null,
+  equal_listings = 0,
+  next_poll_at = case
+    when locked.wake or polling.sealed_at is not null then clock_timestamp()
+    else polling.next_poll_at
+  end,
+  poll_again = polling.poll_again
+    or polling.lease_expires_at is not null and (locked.wake or polling.last_complete_at is not null)
+from locked
+where polling.job = locked.job
+returning polling.job

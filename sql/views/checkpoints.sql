@@ -1,34 +1,57 @@
--- Every checkpoint ever listed.
+-- Every checkpoint that was ever listed.
 create or replace view fine_tuning.checkpoints as
-select c.id, s.name as source, j.id as fine_tuning_job_id, c.step_number,
-  checkpointd.unix_time(c.created_at, interval '1 day') as created_at,
-  c.fine_tuned_model_checkpoint, c.step, c.train_loss, c.train_mean_token_accuracy, c.valid_loss,
-  c.valid_mean_token_accuracy, c.full_valid_loss, c.full_valid_mean_token_accuracy, c.extra_metrics,
-  case when j.fine_tuned_model is not null then c.fine_tuned_model_checkpoint = j.fine_tuned_model
-    else c.fine_tuned_model_checkpoint !~ ':ckpt-step-[0-9]+$' end as is_final,
-  checkpointd.epoch(c.step_number, w.step_distance, w.latest_step, j.hyperparameters ->> 'n_epochs', j.status) as epoch,
-  c.first_seen_at, c.last_changed_at, c.missing_since
-from checkpointd.checkpoints c
-join checkpointd.jobs j on j.key = c.job
-join checkpointd.sources s on s.key = j.source
-left join checkpointd.summaries w on w.job = c.job;
-comment on view fine_tuning.checkpoints is 'One row a checkpoint, for every one that was ever listed, with the last known value of each metric.';
-comment on column fine_tuning.checkpoints.id is 'The provider''s id; unique within a job.';
-comment on column fine_tuning.checkpoints.source is 'The source of the job.';
-comment on column fine_tuning.checkpoints.fine_tuning_job_id is 'The job.';
-comment on column fine_tuning.checkpoints.step_number is 'The training step at which it was made.';
-comment on column fine_tuning.checkpoints.created_at is 'When the provider says that it was made; null where that cannot be (before 2015 or in the future). Providers list late: see first_seen_at.';
-comment on column fine_tuning.checkpoints.fine_tuned_model_checkpoint is 'The model name under which it can be used.';
-comment on column fine_tuning.checkpoints.step is 'Metric: the step, as the provider repeats it.';
-comment on column fine_tuning.checkpoints.train_loss is 'Metric; null: never received.';
-comment on column fine_tuning.checkpoints.train_mean_token_accuracy is 'Metric; null: never received.';
-comment on column fine_tuning.checkpoints.valid_loss is 'Metric, on a sample of the validation file; null: never received.';
-comment on column fine_tuning.checkpoints.valid_mean_token_accuracy is 'Metric, on a sample of the validation file; null: never received.';
-comment on column fine_tuning.checkpoints.full_valid_loss is 'Metric, on the whole validation file; null: never received.';
-comment on column fine_tuning.checkpoints.full_valid_mean_token_accuracy is 'Metric, on the whole validation file; null: never received.';
-comment on column fine_tuning.checkpoints.extra_metrics is 'Any other numeric metric, as an object of numbers by name; null: none.';
-comment on column fine_tuning.checkpoints.is_final is 'It is the job''s result: its model is the job''s fine-tuned model, or, before that is known, carries no :ckpt-step-N.';
-comment on column fine_tuning.checkpoints.epoch is 'The epoch that it ended, by the job''s n_epochs and the usual distance of its steps (providers make a checkpoint an epoch); null where either is unknown or they do not fit.';
-comment on column fine_tuning.checkpoints.first_seen_at is 'When checkpointd stored it.';
-comment on column fine_tuning.checkpoints.last_changed_at is 'When one of its values last changed.';
-comment on column fine_tuning.checkpoints.missing_since is 'Since when the provider no longer lists it (two complete listings in a row lacked it); null: it does.';
+select checkpoints.id, sources.name as source, jobs.id as fine_tuning_job_id, checkpoints.step_number,
+  checkpointd.unix_time(checkpoints.created_at, interval '1 day') as created_at,
+  checkpoints.fine_tuned_model_checkpoint, checkpoints.step, checkpoints.train_loss,
+  checkpoints.train_mean_token_accuracy, checkpoints.valid_loss, checkpoints.valid_mean_token_accuracy,
+  checkpoints.full_valid_loss, checkpoints.full_valid_mean_token_accuracy, checkpoints.extra_metrics,
+  case
+    when jobs.fine_tuned_model is not null then checkpoints.fine_tuned_model_checkpoint = jobs.fine_tuned_model
+    else checkpoints.fine_tuned_model_checkpoint !~ ':ckpt-step-[0-9]+$'
+  end as is_final,
+  checkpointd.epoch(
+    checkpoints.step_number, summaries.step_distance, summaries.latest_step, jobs.hyperparameters ->> 'n_epochs',
+    jobs.status
+  ) as epoch,
+  checkpoints.first_seen_at, checkpoints.last_changed_at, checkpoints.missing_since
+from checkpointd.checkpoints
+join checkpointd.jobs on jobs.key = checkpoints.job
+join checkpointd.sources on sources.key = jobs.source
+left join checkpointd.summaries on summaries.job = checkpoints.job;
+
+comment on view fine_tuning.checkpoints is
+  'One row for each checkpoint that was ever listed, with the last known value of each metric.';
+comment on column fine_tuning.checkpoints.id is 'The provider''s id, unique within a job.';
+comment on column fine_tuning.checkpoints.source is 'Source of the job.';
+comment on column fine_tuning.checkpoints.fine_tuning_job_id is 'The provider''s id of the job.';
+comment on column fine_tuning.checkpoints.step_number is 'Training step at which the checkpoint was made.';
+comment on column fine_tuning.checkpoints.created_at is
+  'Time when the checkpoint was made, according to the provider; null if that is implausible (before 2015 or in the '
+  'future). Providers list checkpoints late: see first_seen_at.';
+comment on column fine_tuning.checkpoints.fine_tuned_model_checkpoint is
+  'Name of the model under which the checkpoint can be used.';
+comment on column fine_tuning.checkpoints.step is
+  'Metric: the training step, as the provider repeats it among the metrics.';
+comment on column fine_tuning.checkpoints.train_loss is 'Metric; null if never received.';
+comment on column fine_tuning.checkpoints.train_mean_token_accuracy is 'Metric; null if never received.';
+comment on column fine_tuning.checkpoints.valid_loss is
+  'Metric, measured on a sample of the validation file; null if never received.';
+comment on column fine_tuning.checkpoints.valid_mean_token_accuracy is
+  'Metric, measured on a sample of the validation file; null if never received.';
+comment on column fine_tuning.checkpoints.full_valid_loss is
+  'Metric, measured on the whole validation file; null if never received.';
+comment on column fine_tuning.checkpoints.full_valid_mean_token_accuracy is
+  'Metric, measured on the whole validation file; null if never received.';
+comment on column fine_tuning.checkpoints.extra_metrics is
+  'All other numeric metrics, as an object of numbers by name; null if there are none.';
+comment on column fine_tuning.checkpoints.is_final is
+  'True if the checkpoint is the result of the job: its model is the fine-tuned model of the job or, as long as that '
+  'is unknown, its name does not end with :ckpt-step-N.';
+comment on column fine_tuning.checkpoints.epoch is
+  'Epoch that ended at this checkpoint, calculated from the n_epochs of the job and the usual distance of its steps '
+  '(providers make one checkpoint per epoch); null if either is unknown or they do not fit together.';
+comment on column fine_tuning.checkpoints.first_seen_at is 'Time when checkpointd stored the checkpoint.';
+comment on column fine_tuning.checkpoints.last_changed_at is 'Time when a value of the checkpoint last changed.';
+comment on column fine_tuning.checkpoints.missing_since is
+  'Time since when the provider no longer lists the checkpoint (two complete listings in a row lacked it); null if it '
+  'lists it.';

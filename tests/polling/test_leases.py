@@ -263,9 +263,9 @@ async def test_slow_claim_takes_nothing_twice(
     (job,) = await store.find_jobs([JOB])
     capacities = {job.source: Capacity(8, 2, None)}
     (lease,) = await store.claim_due_jobs(capacities, 60)
-    started_before = "clock_timestamp() - interval '9 s' as t"
+    started_before = "clock_timestamp() - interval '9 s' as now"
     for name in ("CLAIM_DUE_JOBS", "CLAIM_NAMED_JOBS"):
-        delayed = getattr(queries, name).replace("clock_timestamp() as t", started_before)
+        delayed = getattr(queries, name).replace("clock_timestamp() as now", started_before)
         monkeypatch.setattr(queries, name, delayed)
     assert [] == await (store.claim_named_jobs([job], {}, 60) if named else store.claim_due_jobs(capacities, 60))
     await sql.execute("update checkpointd.polling set lease_expires_at = null, next_poll_at = now() + interval '9 s'")

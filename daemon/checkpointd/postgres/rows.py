@@ -25,16 +25,16 @@ class FinishedRow(NamedTuple):
     gap: float
     complete: bool
     changed: bool
-    goes_on: bool
+    reopens: bool
     digest: bytes | None
-    absent: str | None
+    absent_ids: str | None
     rejected: int | None
     error_class: str | None
     error: str | None
     poll: int | None
     newest_step: int | None
-    spacing: float | None
-    spread: float | None
+    spacing_s: float | None
+    spread_s: float | None
     blames_job: bool
     gone: bool
 
