@@ -14,13 +14,13 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from checkpointd.postgres import dsn
-from checkpointd.redaction import is_like_a_key
+from checkpointd.redaction import looks_like_key
 from checkpointd.settings.credentials import SettingsError, credential, reason
 from checkpointd.settings.model import PREFIX, SOURCE_NAME, Settings, Source
 
 CONFIG: Final = Path("/etc/checkpointd/checkpointd.toml")
 
-_OPENAI: Final = {"base_url": "OPENAI_BASE_URL", "organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"}
+_OPENAI_ENV: Final = {"base_url": "OPENAI_BASE_URL", "organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"}
 """The variables that OpenAI's own clients read, besides the key."""
 
 _MESSAGES: Final = {
@@ -104,7 +104,7 @@ def _is_in_environment(name: str) -> bool:
 
 def _default_source() -> dict[str, str]:
     """Return the source that the variables of OpenAI's own clients describe."""
-    given = {field: os.environ.get(variable, "") for field, variable in _OPENAI.items()}
+    given = {field: os.environ.get(variable, "") for field, variable in _OPENAI_ENV.items()}
     return {"name": "openai", "api_key": "OPENAI_API_KEY", **{field: value for field, value in given.items() if value}}
 
 
@@ -117,8 +117,8 @@ def _explain(error: ValidationError, path: Path, sources: object, *, is_default:
     message = _MESSAGES.get(kind, re.sub("^Input should be ", "must be ", first["msg"].removeprefix("Value error, ")))
     if len(loc) == 1 and _is_in_environment(name):
         return f"{PREFIX}{name.upper()}: {message}"
-    if is_default and name in _OPENAI:
-        return f"{_OPENAI[name]}: {message}"
+    if is_default and name in _OPENAI_ENV:
+        return f"{_OPENAI_ENV[name]}: {message}"
     if kind == "extra_forbidden":
         message = _no_such_setting(name, list(Source.model_fields))
     elif kind in {"tuple_type", "model_type"}:
@@ -132,7 +132,7 @@ def _explain(error: ValidationError, path: Path, sources: object, *, is_default:
 def _source_label(sources: Any, index: int) -> str:  # noqa: ANN401  # the content of the file
     """Return what a message calls a source: its name, or its number if the name is missing, wrong or like a secret."""
     name = sources[index].get("name")
-    is_name = isinstance(name, str) and re.fullmatch(SOURCE_NAME, name) and not is_like_a_key(name)
+    is_name = isinstance(name, str) and re.fullmatch(SOURCE_NAME, name) and not looks_like_key(name)
     return f"source {name if is_name else index + 1}"
 
 

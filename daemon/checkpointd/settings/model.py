@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from yarl import URL
 
-from checkpointd.redaction import is_like_a_key
+from checkpointd.redaction import looks_like_key
 from checkpointd.settings.credentials import read_secret
 
 PREFIX: Final = "CHECKPOINTD_"
@@ -37,7 +37,7 @@ def _key_reference(value: str) -> str:
     if value == "database_url":
         raise ValueError("must not be the credential of the database, which would be sent to the provider")
     is_path = re.fullmatch(r"\.{0,2}/[^\0]*", value)
-    is_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not is_like_a_key(value)
+    is_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not looks_like_key(value)
     if not is_path and not is_name:
         raise ValueError("must be the name of a credential, a variable or a file (/… or ./…), never the key itself")
     return value
@@ -133,7 +133,7 @@ class Source(BaseModel):
 def _distinct(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     names = [source.name for source in sources]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        shared = "the same name" if is_like_a_key(twice) else f"the name {twice}"
+        shared = "the same name" if looks_like_key(twice) else f"the name {twice}"
         raise ValueError(f"two sources have {shared}: rename one of them")
     return sources
 
