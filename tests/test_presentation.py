@@ -62,13 +62,13 @@ def test_visible() -> None:
     ("row", "age", "label"),
     [
         ({"phase": "active"}, 5, ("good", "read 5 s ago")),
-        ({"phase": "active"}, None, ("quiet", "not read yet")),
+        ({"phase": "active"}, None, ("neutral", "not read yet")),
         ({"phase": "active", "is_stale": True}, 7200, ("bad", "stale, read 2 h ago")),
         ({"phase": "active", "is_stale": True}, None, ("bad", "stale, never read")),
         ({"phase": "settling", "consecutive_failures": 1}, 5, ("warn", "read 5 s ago")),
         ({"phase": "missing", "consecutive_failures": 1}, 5, ("bad", "missing, read 5 s ago")),
-        ({"phase": "sealed"}, 5, ("quiet", "complete")),
-        ({"phase": "untracked", "is_stale": None}, 5, ("quiet", "no longer tracked")),
+        ({"phase": "sealed"}, 5, ("neutral", "complete")),
+        ({"phase": "untracked", "is_stale": None}, 5, ("neutral", "no longer tracked")),
     ],
 )
 def test_freshness(row: dict[str, object], age: float | None, label: tuple[str, str]) -> None:
@@ -97,7 +97,7 @@ UNREADABLE = "unreadable items in the last complete listing: see fine_tuning.rej
 )
 def test_problems_of_a_job(row: dict[str, object], text: str) -> None:
     """The problems of a job are failed polls, and a complete listing with items that cannot be read."""
-    assert text == presentation.trouble(
+    assert text == presentation.problems(
         {"consecutive_failures": 0, "last_complete_at": None, "last_success_at": None, **row}
     )
 

@@ -11,7 +11,7 @@ DECIMALS: Final = 4
 OVERDUE: Final = timedelta(days=7)
 """An expected end that passed longer ago than this is not shown: the estimate was wrong."""
 
-_TONES: Final = {
+_JOB_TONES: Final = {
     "running": "live",
     "active": "live",
     "succeeded": "good",
@@ -29,8 +29,8 @@ class Row(Protocol):
     def __getitem__(self, column: str, /) -> Any: ...  # noqa: ANN401  # any type of a column
 
 
-class Said(NamedTuple):
-    """A short text, and the tone that sets its colour: live, good, warn, bad or quiet."""
+class Label(NamedTuple):
+    """A short text, and the tone that sets its colour: live, good, warn, bad or neutral."""
 
     tone: str
     text: str
@@ -88,49 +88,49 @@ def ago(then: datetime, now: datetime) -> str:
     return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(seconds)}"
 
 
-def clock(then: datetime) -> str:
+def timestamp(then: datetime) -> str:
     """Return a time, which must be in UTC, to the second."""
     return f"{then:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def tone(status: str | None) -> str:
-    """Return the tone of a job's status or phase. Unknown words are quiet."""
-    return _TONES.get((status or "").casefold(), "quiet")
+def job_tone(status: str | None) -> str:
+    """Return the tone of a job's status or phase. Unknown words are neutral."""
+    return _JOB_TONES.get((status or "").casefold(), "neutral")
 
 
 def source_tone(state: str) -> str:
     """Return the tone of a source's state."""
-    return _SOURCE_TONES.get(state, "quiet")
+    return _SOURCE_TONES.get(state, "neutral")
 
 
-def freshness(job: Row, age: float | None) -> Said:
+def freshness(job: Row, age: float | None) -> Label:
     """Return how current the stored data of a job is. `age` is the seconds since its last complete listing, or None."""
     phase, read = job["phase"], "never read" if age is None else f"read {duration(age)} ago"
     if phase == "untracked":
-        return Said("quiet", "no longer tracked")
+        return Label("neutral", "no longer tracked")
     if phase == "sealed":
-        return Said("quiet", "complete")
+        return Label("neutral", "complete")
     if phase in {"missing", "gone", "forbidden"}:
-        return Said("bad", f"{phase}, {read}")
+        return Label("bad", f"{phase}, {read}")
     if job["is_stale"]:
-        return Said("bad", f"stale, {read}")
+        return Label("bad", f"stale, {read}")
     if job["consecutive_failures"]:
-        return Said("warn", read)
-    return Said("quiet", "not read yet") if age is None else Said("good", read)
+        return Label("warn", read)
+    return Label("neutral", "not read yet") if age is None else Label("good", read)
 
 
-def failing(job: Row) -> str:
+def failures(job: Row) -> str:
     """Return how many polls of a job failed in a row, and why the last one did, or "" if none did."""
-    failures = job["consecutive_failures"] or 0
-    return f"{failures:,} failed {plural('poll', failures)}: {job['last_error']}" if failures else ""
+    count = job["consecutive_failures"] or 0
+    return f"{count:,} failed {plural('poll', count)}: {job['last_error']}" if count else ""
 
 
-def trouble(job: Row) -> str:
+def problems(job: Row) -> str:
     """Return the problems of a job: failed polls, and items that cannot be read; or "" without any."""
     complete, success = job["last_complete_at"], job["last_success_at"]
     has_rejects = complete is not None and (success is None or success < complete)
     rejects = "unreadable items in the last complete listing: see fine_tuning.rejects" if has_rejects else ""
-    return "; ".join(filter(None, (failing(job), rejects)))
+    return "; ".join(filter(None, (failures(job), rejects)))
 
 
 def progress(job: Row, epoch: int | None, now: datetime) -> Progress:

@@ -387,7 +387,7 @@ SCOPE = error(403, None, "Missing scopes: api.fine_tuning.jobs.read")
             None,
             1,
             "warn",
-            "could not be tested, because the provider has no job list: track a job",
+            "no job list was found, so the key could not be tested: track a job",
         ),
         ("compatible", OK, OK, 1, "ok", "checkpoints can be listed"),
         ("compatible", OK, error(401), 1, "fail", "wrong or revoked"),

@@ -61,10 +61,10 @@ async def test_nothing_tracked(url: str, provider: Provider, tmp_path: Path) -> 
     """Without jobs the output has the command that tracks one, on a terminal and in a pipe; the JSON is empty."""
     env = environment(tmp_path, url, provider.url)
     advice = "No jobs are tracked: run `checkpointd track ftjob-…`"
-    for verb, empty in (("status", {"sources": [], "jobs": []}), ("jobs", [])):
-        assert [advice] == _lines(await on_terminal(verb, env=env, columns=80))
-        assert (0, f"{advice}\n", "") == await checkpointd(verb, env=env)
-        assert empty == json.loads((await checkpointd(verb, "--json", env=env)).out)
+    for command, empty in (("status", {"sources": [], "jobs": []}), ("jobs", [])):
+        assert [advice] == _lines(await on_terminal(command, env=env, columns=80))
+        assert (0, f"{advice}\n", "") == await checkpointd(command, env=env)
+        assert empty == json.loads((await checkpointd(command, "--json", env=env)).out)
 
 
 async def test_many_jobs(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
@@ -85,23 +85,23 @@ async def test_colours(url: str, store: Store, provider: Provider, tmp_path: Pat
     assert not COLOURS.search(await on_terminal("status", env={**env, "NO_COLOR": "1"}, columns=80))
     assert "\x1b" not in await on_terminal("status", env={**env, "TERM": "dumb"}, columns=80)
     assert "\x1b" not in (await checkpointd("status", env={**env, "FORCE_COLOR": "1"})).out
-    for verb in ("status", "jobs"):
-        json.loads(await on_terminal(verb, "--json", env=env, columns=80))
+    for command in ("status", "jobs"):
+        json.loads(await on_terminal(command, "--json", env=env, columns=80))
 
 
 async def test_hostile_names(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
     """No name or error controls the terminal, is interpreted as markup, or fills the screen; nor in a pipe."""
     await hostile.store_hostile(sql)
     env = environment(tmp_path, url, provider.url)
-    for verb in ("status", "jobs"):
+    for command in ("status", "jobs"):
         for columns in (80, 120):
-            written = await on_terminal(verb, env=env, columns=columns)
+            written = await on_terminal(command, env=env, columns=columns)
             assert not re.search("[\x00-\x09\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202e\u2066]", written)
             assert set() == {code[-1] for code in CODES.findall(written)} - {"m"}
             assert "\x1b" not in CODES.sub("", written)
             assert len(_lines(written)) < 150
         assert "[red]x[/red]" in CODES.sub("", written)
-        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2066]", (await checkpointd(verb, env=env)).out)
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2066]", (await checkpointd(command, env=env)).out)
 
 
 async def test_progress(url: str, provider: Provider, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The commands."""
+"""The commands and what they print."""

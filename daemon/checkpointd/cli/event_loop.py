@@ -1,4 +1,4 @@
-"""Run the work of a command on an event loop that waits, at its end, for nothing that may hang."""
+"""Run the work of a command on an event loop that does not wait at its end for name lookups, which may hang."""
 
 import asyncio
 import signal
@@ -10,15 +10,15 @@ T = TypeVar("T")
 
 
 class _Threads(ThreadPoolExecutor):
-    """Threads for name lookups. They end when the resolver returns, and the event loop does not wait for that."""
+    """Threads for name lookups. A thread ends when the resolver returns; the event loop does not wait for it."""
 
     def shutdown(self, *_: object, **__: object) -> None:
-        """Wait for no thread."""
+        """Cancel lookups that have not started, and do not wait for the others."""
         super().shutdown(wait=False, cancel_futures=True)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run the work of a command."""
+    """Run the work of a command, and return its result."""
 
     async def with_threads() -> T:
         asyncio.get_running_loop().set_default_executor(_Threads())
@@ -28,7 +28,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def run_interruptible(work: Coroutine[Any, Any, T]) -> T:
-    """Run the work of a command. SIGTERM cancels it, as Ctrl-C does."""
+    """Run the work of a command, and return its result. SIGTERM cancels it, as Ctrl-C does."""
 
     async def interruptible() -> T:
         task = asyncio.ensure_future(work)

@@ -85,11 +85,10 @@ def assess_role(server: Mapping[str, Any], missing: Sequence[tuple[str, ...]], *
 def assess_pooler(server: Mapping[str, Any]) -> Finding:
     """Return whether the role has the settings that the daemon cannot make itself behind a pooler."""
     if unset := server["unset"]:
-        statements = "; ".join(unset)
-        message = (
-            "behind a pooler the role needs settings of its own: run these statements, then reconnect the pooler: "
+        advice = "run these statements, then reconnect the pooler"
+        return Finding(
+            "warn", "pooler", f"the role lacks settings that a pooler requires: {advice}: {'; '.join(unset)}"
         )
-        return Finding("warn", "pooler", message + statements)
     return Finding("ok", "pooler", "the role has its timeouts and its search_path")
 
 
@@ -138,9 +137,7 @@ def assess_source(source: Source, tries: Sequence[Try]) -> Finding:
     first, last = tries[0], tries[-1]
     if last.failure is None:
         if first.job is None and first.failure is not None:
-            meaning = (
-                "polling works, but statuses are not updated, because jobs cannot be listed: give the key that right"
-            )
+            meaning = "polling works, but jobs cannot be listed, so statuses are not updated: give the key that right"
             return Finding("warn", subject, f"{first.failure.message} ({meaning})")
         return Finding("ok", subject, f"the key is accepted, and {'checkpoints' if last.job else 'jobs'} can be listed")
     chosen = min(tries, key=_informative_first) if last.is_inconclusive else last
@@ -162,9 +159,7 @@ def _meaning(source: Source, job: str | None, failure: Failure, tracked_job: str
         return "fail", f"the key may not list the checkpoints of {job}: give it that right"
     if failure.error_class is ErrorClass.MISSING and source.kind == "compatible":
         if tracked_job:
-            return (
-                "warn",
-                f"the key could not be tested, because neither {tracked_job} nor a job list was found: check base_url",
-            )
-        return "warn", "the key could not be tested, because the provider has no job list: track a job and check again"
+            found = f"neither {tracked_job} nor a job list was found"
+            return "warn", f"{found}, so the key could not be tested: check base_url"
+        return "warn", "no job list was found, so the key could not be tested: track a job and check again"
     return _MEANINGS.get(failure.error_class, ("fail", _NO_API))

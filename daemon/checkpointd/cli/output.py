@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from checkpointd import presentation
-from checkpointd.presentation import Row, Said, clock, cut, plural, visible
+from checkpointd.presentation import Label, Row, cut, plural, timestamp, visible
 from checkpointd.telemetry.logs import is_journal
 
 WIDE: Final = 110
@@ -30,9 +30,9 @@ UNBROKEN_CHARACTERS: Final = 30
 ROWS_SHOWN: Final = 200
 """Rows of a table on a terminal. Colouring more takes long."""
 
-_STYLES: Final = {"live": "cyan", "good": "green", "warn": "yellow", "bad": "red", "quiet": "dim"}
+_STYLES: Final = {"live": "cyan", "good": "green", "warn": "yellow", "bad": "red", "neutral": "dim"}
 _STATE_TONES: Final = {"ok": "good", "warn": "warn", "fail": "bad"}
-Cell = str | int | Said | None
+Cell = str | int | Label | None
 
 
 class Column(NamedTuple):
@@ -88,8 +88,8 @@ def _job_cells(row: Row) -> list[Cell]:
     return [
         row["id"],
         row["source"],
-        Said(presentation.tone(row["status"]), row["status"] or "unknown"),
-        Said(presentation.tone(row["phase"]), row["phase"]),
+        Label(presentation.job_tone(row["status"]), row["status"] or "unknown"),
+        Label(presentation.job_tone(row["phase"]), row["phase"]),
         row["checkpoint_count"],
         row["latest_step"],
         row["fine_tuned_model"] or row["model"],
@@ -130,9 +130,9 @@ def _source_cells(row: Row) -> list[Cell]:
     ]
     return [
         row["name"],
-        Said(presentation.source_tone(row["state"]), row["state"]),
+        Label(presentation.source_tone(row["state"]), row["state"]),
         row["jobs"],
-        clock(row["resume_at"]) if row["resume_at"] and not is_ok else "",
+        timestamp(row["resume_at"]) if row["resume_at"] and not is_ok else "",
         "; ".join(reasons),
     ]
 
@@ -143,7 +143,7 @@ def _freshness_cells(row: Row) -> list[Cell]:
         row["source"],
         row["phase"],
         presentation.freshness(row, None if row["last_complete_at"] is None else row["lag_seconds"]),
-        presentation.trouble(row),
+        presentation.problems(row),
     ]
 
 
@@ -207,7 +207,7 @@ def _show_on_terminal(columns: Sequence[Column], rows: Sequence[Sequence[Cell]],
 
 
 def _styled(cell: Cell) -> Text:
-    style = _STYLES[cell.tone] if isinstance(cell, Said) else ""
+    style = _STYLES[cell.tone] if isinstance(cell, Label) else ""
     return Text(cut(cell_text(cell), CELL_CHARACTERS), style=style)
 
 
@@ -215,7 +215,7 @@ def cell_text(cell: Cell) -> str:
     """Return the text of a cell, with visible characters only: what a provider sent cannot control the terminal."""
     if isinstance(cell, int):
         return f"{cell:,}"
-    return visible("" if cell is None else cell.text if isinstance(cell, Said) else cell)
+    return visible("" if cell is None else cell.text if isinstance(cell, Label) else cell)
 
 
 def say(text: str, *, is_error: bool = False) -> None:

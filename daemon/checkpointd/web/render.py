@@ -35,7 +35,7 @@ def _is_copyable(name: str) -> bool:
     return len(name) <= MAX_COPYABLE and name.isprintable()
 
 
-def _freshness(job: Row, now: datetime) -> presentation.Said:
+def _freshness(job: Row, now: datetime) -> presentation.Label:
     read_at = job["last_complete_at"]
     return presentation.freshness(job, None if read_at is None else (now - read_at).total_seconds())
 
@@ -52,16 +52,16 @@ _templates: Final = Environment(
 _templates.globals.update(version=__version__, job_path=_job_path, is_copyable=_is_copyable)
 _templates.filters.update(
     ago=presentation.ago,
-    clock=presentation.clock,
     count=lambda n: f"{n:,}",
     cut=presentation.cut,
-    failing=presentation.failing,
+    failures=presentation.failures,
     freshness=_freshness,
+    job_tone=presentation.job_tone,
     number=presentation.number,
+    problems=presentation.problems,
     progress=presentation.progress,
     source_tone=presentation.source_tone,
-    tone=presentation.tone,
-    trouble=presentation.trouble,
+    timestamp=presentation.timestamp,
 )
 
 
