@@ -343,7 +343,7 @@ async def test_unreachable_and_slow_providers(provider: Provider, monkeypatch: p
                 ("http://127.0.0.1:1/v1", 20, 20, "fail", "no connection: "),
                 (provider.url, 20, 20, "fail", "the connection was lost: "),
                 (full_url, 0.5, 20, "fail", "no connection within 0.5 s"),
-                (slow_url, 20, 0.5, "warn", "no complete answer within 0.5 s"),
+                (slow_url, 20, 0.5, "warn", "no complete response within 0.5 s"),
             ):
                 monkeypatch.setattr(http, "CONNECT_SECONDS", connecting)
                 found = await _check(None, base_url, monkeypatch, request_timeout_seconds=request)
