@@ -1,4 +1,4 @@
--- Lock the polling rows that still hold the given leases, and return what a save needs to know of them.
+-- Lock the polling rows that still hold the given leases, and return the columns that a save needs.
 -- $1 job: bigint[], key
 -- $2 lease_token: bigint[], from the claim
 --

@@ -3,9 +3,10 @@
 -- $2 ended: bool[], whether the new status is that of an ended job
 -- $3 wake: bool[], whether to poll the job at once
 --
--- Even without `wake`, a sealed job is polled once more, and so is one that is being polled now and had a complete
--- listing before: the poll may have read its listing before the change. A row that another transaction has locked is
--- left out, and its status is saved later. A job that was untracked meanwhile is left out, too.
+-- Two kinds of jobs are polled again even without `wake`: sealed jobs, and jobs that are being polled now and had a
+-- complete listing before, because this poll may have read its listing before the change. A row that another
+-- transaction has locked is left out, and its status is saved later. A job that was untracked meanwhile is also left
+-- out.
 with locked as materialized (
   select polling.job, listed.ended, listed.wake
   from checkpointd.polling

@@ -45,7 +45,7 @@ class Scale:
 
 
 class PlottedStep(NamedTuple):
-    """One step: its position, the part of the width that is nearest to it, and the position of each curve or None."""
+    """One step: its x position, the part of the width nearest to it, and the y position of each curve or None."""
 
     x: float
     left: float
