@@ -1,4 +1,4 @@
-"""The units under a real systemd: installed as the README says, started, killed, hung, stopped and read."""
+"""The units under a real systemd: installed by the documented lines, started, killed, hung, stopped and read."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from support.documents import Document
 from support.machine import Machine, booted
 from support.paths import TOP
 from support.provider import JOB, Provider, checkpoint, error, held, page
@@ -23,6 +24,7 @@ from support.verbs import KEY, checkpointd, environment
 
 UNITS = sorted((TOP / "systemd").glob("*.service"))
 SERVICE = "checkpointd.service"
+SERVICE_DOCUMENT = Document("systemd/README.md")
 CREDENTIALS = "/etc/checkpointd/credentials"
 
 pytestmark = pytest.mark.timeout(900)  # the first one installs a wheel with pip
@@ -67,11 +69,11 @@ def test_units_are_hardened(unit: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Yield the server that the service uses, with the database and the logins of the README: the owner is plain."""
+    """Yield the server that the service uses, with the documented database and logins: the owner is plain."""
 
     async def administer() -> None:
         sql = await asyncpg.connect(running.url)
-        for statement in _blocks("sql")[0].splitlines():
+        for statement in SERVICE_DOCUMENT.blocks("sql", "Install")[0].splitlines():
             await sql.execute(statement)
         await sql.close()
 
@@ -95,7 +97,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 @pytest.fixture
 async def service(machine: Machine, server: Server, provider: Provider) -> AsyncIterator[Machine]:
-    """Yield the machine with the service installed by the README's lines and running, asking this test's provider."""
+    """Yield the machine with the service installed by the documented lines and running, asking this test's provider."""
     machine.write(f"/etc/systemd/system/{SERVICE}.d/test.conf", f"""[Service]
 Environment=OPENAI_BASE_URL={provider.url} CHECKPOINTD_HTTP_PORT=0 CHECKPOINTD_LEASE_SECONDS=4
 Environment=CHECKPOINTD_MIN_POLL_SECONDS=0.1 CHECKPOINTD_MAX_POLL_SECONDS=0.1
@@ -117,20 +119,14 @@ TimeoutStopSec=60
     await sql.close()
 
 
-def _blocks(language: str) -> list[str]:
-    """Return what the README says to type."""
-    section = (TOP / "README.md").read_text().split("\n## As a service\n")[1].split("\n## ")[0]
-    return re.findall(rf"```{language}\n(.*?)```", section, flags=re.DOTALL)
-
-
 def _address(server: Server, role: str = "checkpointd") -> str:
-    """Return the address of the README's database for a role, the daemon's unless told otherwise."""
+    """Return the address of the documented database for a role, the daemon's unless told otherwise."""
     return f"postgresql://{role}@127.0.0.1:{server.port}/finetuning"
 
 
 def _install(machine: Machine, server: Server) -> None:
-    """Follow the README's five lines, with this test's addresses and key, and the versions of the lock."""
-    lines = _blocks("sh")[0]
+    """Run the five documented lines, with this test's addresses and key, and the versions of the lock."""
+    (lines,) = SERVICE_DOCUMENT.blocks("sh", "Install")
     assert 5 == len(lines.splitlines())
     script = lines.replace("'sk-…'", f"'{KEY}'")
     script, owners = re.subn("'postgresql://owner:[^']*'", f"'{_address(server, 'owner')}'", script)
@@ -174,7 +170,7 @@ async def _track(server: Server, provider: Provider, tmp_path: Path) -> None:
 async def test_from_a_wheel_to_a_running_unit(
     service: Machine, server: Server, provider: Provider, tmp_path: Path
 ) -> None:
-    """The README's lines lead to a running service; systemd says how it fares, and finds nothing to say of it."""
+    """The documented lines lead to a running service; systemd says how it fares, and finds nothing to say of it."""
     assert ["active", "running"] == service.properties(SERVICE, "ActiveState", "SubState")
     assert ["exited", "success"] == service.properties("checkpointd-migrate.service", "SubState", "Result")
     provider.checkpoints[JOB] = page([checkpoint(1)])
@@ -183,7 +179,7 @@ async def test_from_a_wheel_to_a_running_unit(
     for unit in UNITS:
         assert "" == await _run(service, "systemd-analyze", "verify", f"/etc/systemd/system/{unit.name}")
     provider.jobs = page([])
-    typed = f"export OPENAI_BASE_URL={provider.url}\n{_blocks('sh')[1]}"
+    typed = f"export OPENAI_BASE_URL={provider.url}\n{SERVICE_DOCUMENT.blocks('sh', 'Operate')[0]}"
     printed = (await _run(service, "sh", "-ec", typed)).splitlines()
     assert "ok    role: checkpointd lacks no right on what is there" in printed
     assert {"ok"} == {line.split()[0] for line in printed}
@@ -343,7 +339,8 @@ api_key = "azure_key"
         await _run(service, "timeout", "60", "systemctl", "restart", "checkpointd-migrate", SERVICE)
         assert ["active", "success"] == service.properties("checkpointd-migrate.service", "ActiveState", "Result")
         await _until(service, "ActiveState", "^active$")
-        await _run(service, "sh", "-ec", _blocks("sh")[1].replace("checkpointd check", f"checkpointd track {JOB}"))
+        typed = SERVICE_DOCUMENT.blocks("sh", "Operate")[0]
+        await _run(service, "sh", "-ec", typed.replace("checkpointd check", f"checkpointd track {JOB}"))
         asked = f"/fine_tuning/jobs/{JOB}/checkpoints"
         async with asyncio.timeout(60):
             while not any(request.path.endswith(asked) for request in provider.requests):  # noqa: ASYNC110
