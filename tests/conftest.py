@@ -40,7 +40,7 @@ def update(pytestconfig: pytest.Config) -> bool:
 @pytest.fixture(scope="session")
 def binaries() -> Path:
     """Return the folder of PostgreSQL's programs: those of the server that the tests run on."""
-    return Path(os.environ.get("TEST_POSTGRES_BIN") or embedded._binary("psql").parent)
+    return Path(os.environ.get("TEST_POSTGRES_BIN") or embedded.binary("psql").parent)
 
 
 @pytest.fixture(scope="session")

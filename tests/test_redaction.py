@@ -1,4 +1,4 @@
-"""Secrets are found in whatever encoding they stand, and nothing else is taken for one."""
+"""Secrets are found in every supported encoding, and nothing else is taken for a secret."""
 
 import json
 import time
@@ -9,7 +9,7 @@ from hashlib import sha256
 import pytest
 
 from checkpointd.domain.checkpoint import read_checkpoint
-from checkpointd.redaction import Secrets, blot_likely, is_like_a_key, secrets_of
+from checkpointd.redaction import Secrets, looks_like_key, redact_likely, secrets_of
 from support.echoes import echoes
 from support.provider import JOB, checkpoint
 
@@ -17,30 +17,30 @@ KEYS = ["canary.0123456789+/key==", "sk-proj-abcDEF0123456789_-xyz", "??>>~~cana
 
 
 @pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("writing", echoes(""))
-def test_every_writing_is_found(key: str, writing: str) -> None:
-    """A secret is found in an item's bytes, in a text and in a log line, however it is written."""
-    written = echoes(key)[writing]
+@pytest.mark.parametrize("encoding", echoes(""))
+def test_every_encoding_is_found(key: str, encoding: str) -> None:
+    """A secret is found in the bytes of an item, and removed from texts, in every encoding."""
+    encoded = echoes(key)[encoding]
     secrets = Secrets(["something-else", key])
-    assert secrets.stand_in(b'{"model": "ft:' + written.encode() + b'"}')
-    for text in (f"it said {written}", json.loads(f'"it said {written}"')):
-        for left in (secrets.blot(text), secrets.blot_beginnings(text)):
+    assert secrets.occur_in(b'{"model": "ft:' + encoded.encode() + b'"}')
+    for text in (f"it said {encoded}", json.loads(f'"it said {encoded}"')):
+        for left in (secrets.redact(text), secrets.redact_truncated(text)):
             assert "[secret]" in left
-            assert not {text_ for text_ in echoes(key).values() if text_ in left}
+            assert not [echo for echo in echoes(key).values() if echo in left]
 
 
 @pytest.mark.parametrize("key", KEYS[:2])
-@pytest.mark.parametrize("writing", echoes(""))
-def test_a_writing_that_is_cut_off_is_found(key: str, writing: str) -> None:
-    """Of an error's words that were cut within the secret nothing is left that tells more than a beginning of it."""
-    written = json.loads(f'"{echoes(key)[writing]}"')
-    for end in range(len(written) * 3 // 4, len(written), len(written) // 64 + 1):
-        left = Secrets([key]).blot_beginnings(f"it said {written[:end]}")
+@pytest.mark.parametrize("encoding", echoes(""))
+def test_an_encoded_secret_that_is_cut_off_is_found(key: str, encoding: str) -> None:
+    """A secret in any encoding is removed from a text that was cut off in its last quarter."""
+    encoded = json.loads(f'"{echoes(key)[encoding]}"')
+    for end in range(len(encoded) * 3 // 4, len(encoded), len(encoded) // 64 + 1):
+        left = Secrets([key]).redact_truncated(f"it said {encoded[:end]}")
         assert "[secret]" in left
 
 
 def test_nothing_else_is_found() -> None:
-    """Pages of checkpoints, whatever they escape, hold no secret; nor is a word of one or five letters a secret."""
+    """No secret is found in pages of checkpoints with escapes and hashes; values of one to five letters are ignored."""
     page = json.dumps(
         [
             {
@@ -51,14 +51,14 @@ def test_nothing_else_is_found() -> None:
         ]
     )  # fmt: skip
     secrets = Secrets([*KEYS, "on", "1", "", "gpt-4"])
-    assert not secrets.stand_in(page.encode())
-    assert "50 % of gpt-4o on 1" == secrets.blot("50 % of gpt-4o on 1")
-    assert "no key here" == Secrets([]).blot_beginnings("no key here")
-    assert not Secrets([]).stand_in(b"no key here")
+    assert not secrets.occur_in(page.encode())
+    assert "50 % of gpt-4o on 1" == secrets.redact("50 % of gpt-4o on 1")
+    assert "no key here" == Secrets([]).redact_truncated("no key here")
+    assert not Secrets([]).occur_in(b"no key here")
 
 
-def test_which_headers_are_secret() -> None:
-    """Keys and cookies are; organization and project are not, for they stand in every job record; nor are numbers."""
+def test_secret_headers() -> None:
+    """Keys and cookies are secret. Organization and project are not, as every job record has them; nor are numbers."""
     headers = {
         "Authorization": "Bearer key-1", "api-key": "key-2", "X-Gateway-Token": "key-3", "x-p": "abcdef0123456789abcd",
         "OpenAI-Organization": "org-AbCdEf0123456789AbCdEf", "OpenAI-Project": "proj_AbCdEf0123456789AbCdEf",
@@ -69,8 +69,8 @@ def test_which_headers_are_secret() -> None:
     assert expected == secrets_of(headers)
 
 
-def test_which_parameters_are_secret() -> None:
-    """Of what a query adds, too, keys are secret, and what is named so; one of a name that a header has, beside it."""
+def test_secret_parameters() -> None:
+    """Parameters with the name of a secret are secret, also beside a header of the same name."""
     query = {
         "code": "key-1", "Sig": "key-2", "signature": "key-3", "Subscription-Key": "key-4", "access_token": "key-5",
         "client-secret": "key-6", "PASSWORD": "key-7", "pwd": "key-8", "api-key": "key-9",
@@ -79,12 +79,12 @@ def test_which_parameters_are_secret() -> None:
     assert [f"key-{number}" for number in range(1, 11)] == secrets_of(query, {"api-key": "key-10"})
 
 
-def test_a_secret_with_escapes_of_its_own() -> None:
-    """A password that reads like something escaped is found escaped once more."""
+def test_secret_that_contains_escapes() -> None:
+    """A password that contains escapes is found as it is, and escaped once more."""
     secrets = Secrets(["p%41ss&amp;word"])
-    assert secrets.stand_in(b"p%41ss&amp;word")
-    assert secrets.stand_in(b"p%2541ss%26amp;word")
-    assert secrets.stand_in(b"\\u0070%41ss&amp;word")
+    assert secrets.occur_in(b"p%41ss&amp;word")
+    assert secrets.occur_in(b"p%2541ss%26amp;word")
+    assert secrets.occur_in(b"\\u0070%41ss&amp;word")
 
 
 @pytest.mark.parametrize(
@@ -97,26 +97,26 @@ def test_a_secret_with_escapes_of_its_own() -> None:
         ("ftjob-AbCdEf0123456789AbCdEf is no key, nor are ** and https://host/path@1", None),
     ],
 )
-def test_what_looks_like_a_secret(text: str, left: str | None) -> None:
-    """What is said of keys that nobody told us is blotted; ids and addresses stay."""
-    assert (left or text) == blot_likely(text)
-    assert (left or text) == Secrets([]).blot(text)
+def test_likely_secrets_are_removed(text: str, left: str | None) -> None:
+    """Keys that are not known are removed by how they look; ids and addresses stay."""
+    assert (left or text) == redact_likely(text)
+    assert (left or text) == Secrets([]).redact(text)
 
 
-def test_which_values_are_keys() -> None:
-    """Where a name is wanted, keys are recognized, and names are not taken for any."""
-    assert is_like_a_key("sk-short")
-    assert is_like_a_key("0123456789abcdef0123456789abcdef")
-    assert not is_like_a_key("OPENAI_API_KEY_OF_RESEARCH_2")
+def test_values_that_look_like_keys() -> None:
+    """Keys are recognized where a name is expected, and names are not taken for keys."""
+    assert looks_like_key("sk-short")
+    assert looks_like_key("0123456789abcdef0123456789abcdef")
+    assert not looks_like_key("OPENAI_API_KEY_OF_RESEARCH_2")
 
 
 def _seconds(work: Callable[[], object], tries: int = 1) -> float:
-    """Return the processor time of the fastest try."""
+    """Return the processor time of the fastest try, in seconds."""
     times = []
     for _ in range(tries):
-        since = time.process_time()
+        start = time.process_time()
         work()
-        times.append(time.process_time() - since)
+        times.append(time.process_time() - start)
     return min(times)
 
 
@@ -128,16 +128,16 @@ def _seconds(work: Callable[[], object], tries: int = 1) -> float:
     ],
 )  # fmt: skip
 def test_time_is_bounded(unit: bytes) -> None:
-    """A mebibyte, whatever stands in it, takes seconds at most, and the words of an error not even one."""
+    """The search takes under 3 s for a mebibyte of hostile bytes, and under 1 s for the text of an error."""
     secrets = Secrets([KEYS[1]])
     hostile = unit * (1024 * 1024 // len(unit))
-    assert 3 > _seconds(lambda: secrets.stand_in(hostile))
-    assert 1 > _seconds(lambda: secrets.blot_beginnings(hostile[:1000].decode()))
+    assert 3 > _seconds(lambda: secrets.occur_in(hostile))
+    assert 1 > _seconds(lambda: secrets.redact_truncated(hostile[:1000].decode()))
 
 
 def test_ordinary_pages_are_cheap() -> None:
-    """To look for a key in a page of checkpoints takes less than half as long as to read them."""
+    """The search for a key in a page of checkpoints takes less than half as long as reading them."""
     items = [json.dumps(checkpoint(n, valid_loss=n / 7)).encode() for n in range(1, 101)]
     page, secrets = b"\n".join(items), Secrets(["sk-proj-" + "aB3-" * 39])
     reading = _seconds(lambda: [read_checkpoint(item, JOB) for item in items], tries=50)
-    assert reading / 2 > _seconds(lambda: secrets.stand_in(page), tries=50)
+    assert reading / 2 > _seconds(lambda: secrets.occur_in(page), tries=50)

@@ -1,3 +1,3 @@
-"""A daemon that keeps a true PostgreSQL copy of the checkpoints of fine-tuning jobs."""
+"""A daemon that keeps a PostgreSQL copy of the checkpoints of fine-tuning jobs."""
 
 __version__ = "0.1.0"

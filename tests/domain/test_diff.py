@@ -1,4 +1,4 @@
-"""A diff says what a save has to write, and tells the whole history: nothing erased, nothing told twice."""
+"""A diff is what a save has to write. It erases nothing, and the feed gets each change exactly once."""
 
 import json
 from collections import Counter
@@ -19,41 +19,41 @@ examples = settings(max_examples=70, deadline=None, suppress_health_check=[Healt
 ID = checkpoint(1)["id"]
 
 
-class Copy:
-    """What is stored of one job: takes listings as the daemon's save does, and keeps the feed."""
+class StoredJob:
+    """The stored checkpoints of one job and its feed, which listings update as a save does."""
 
     def __init__(self) -> None:
-        self.known: dict[str, StoredCheckpoint] = {}
+        self.stored: dict[str, StoredCheckpoint] = {}
         self.absent: Sequence[str] = ()
         self.feed: list[Change] = []
 
-    def compare(self, reading: Listing, *, complete: bool = True) -> Diff:
-        """Compare a listing with what is stored."""
-        return compare(self.known, reading, complete=complete, absent_before=self.absent)
+    def compare(self, listing: Listing, *, complete: bool = True) -> Diff:
+        """Compare a listing with the stored checkpoints."""
+        return compare(self.stored, listing, complete=complete, absent_before=self.absent)
 
-    def take(self, reading: Listing, *, complete: bool = True) -> Diff:
-        """Compare a listing and store what differs: null never overwrites."""
-        diff = self.compare(reading, complete=complete)
+    def save(self, listing: Listing, *, complete: bool = True) -> Diff:
+        """Compare a listing, and store the differences. A null overwrites nothing."""
+        diff = self.compare(listing, complete=complete)
         for item in diff.new:
-            self.known[item.id] = StoredCheckpoint(known_of(values(item)), values(item), item.payload, missing=False)
+            self.stored[item.id] = StoredCheckpoint(non_null(values(item)), values(item), item.payload, missing=False)
         for item, _ in diff.updated:
-            before = self.known[item.id]
-            merged = {**before.values, **known_of(values(item))}
-            self.known[item.id] = StoredCheckpoint(merged, values(item), item.payload, before.missing)
+            before = self.stored[item.id]
+            merged = {**before.values, **non_null(values(item))}
+            self.stored[item.id] = StoredCheckpoint(merged, values(item), item.payload, before.missing)
         for checkpoint_id, missing in diff.marked.items():
-            self.known[checkpoint_id] = self.known[checkpoint_id]._replace(missing=missing)
+            self.stored[checkpoint_id] = self.stored[checkpoint_id]._replace(missing=missing)
         self.absent = diff.absent
         self.feed += diff.changes
         return diff
 
 
-def known_of(said: dict[str, Value]) -> dict[str, Value]:
-    """Return the values that are none of null."""
-    return {name: value for name, value in said.items() if value is not None}
+def non_null(values: dict[str, Value]) -> dict[str, Value]:
+    """Return the values that are not null."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def item(number: int = 1, **fields: Any) -> dict[str, Any]:
-    """Return the checkpoint of step `number` with other fields; without `metrics` it has none."""
+    """Return the checkpoint of step `number` with these fields, and without metrics unless they are given."""
     return {**checkpoint(number), "metrics": {}, **fields}
 
 
@@ -62,8 +62,8 @@ def read(items: Iterable[dict[str, Any]]) -> Listing:
     return read_listing(JOB, [[json.dumps(sent).encode() for sent in items]])
 
 
-def told(diff: Diff) -> list[tuple[str, str | None, str | None, str | None]]:
-    """Return the changes of a diff without the checkpoint."""
+def changes(diff: Diff) -> list[tuple[str, str | None, str | None, str | None]]:
+    """Return the changes of a diff without the checkpoint's id."""
     return [(c.kind, c.field, c.old_value, c.new_value) for c in diff.changes]
 
 
@@ -87,88 +87,88 @@ histories = st.lists(listings, max_size=8)
 
 
 def text(value: Value) -> str | None:
-    """Return a value as the feed has it."""
+    """Return a value as the feed shows it."""
     return None if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @examples
 @given(histories)
-def test_applied_once_nothing_is_left(history: list[tuple[list[dict[str, Any]], bool]]) -> None:
-    """A listing compared again after it was stored has nothing to write, and nothing to tell."""
-    copy = Copy()
+def test_a_saved_listing_has_no_differences(history: list[tuple[list[dict[str, Any]], bool]]) -> None:
+    """A listing that is compared again after it was saved has no differences, and no changes but `missing`."""
+    job = StoredJob()
     for items, complete in history:
-        copy.take(read(items), complete=complete)
-        assert Diff(absent=list(copy.absent)) == copy.compare(read(items), complete=False)
-        again = copy.compare(read(items))
+        job.save(read(items), complete=complete)
+        assert Diff(absent=list(job.absent)) == job.compare(read(items), complete=False)
+        again = job.compare(read(items))
         assert ([], []) == (again.new, again.updated)
         assert {"missing"} >= {change.kind for change in again.changes}
     items = history[-1][0] if history else []
     for _ in range(2):
-        copy.take(read(items))
-    assert Diff() == copy.compare(read(items))
+        job.save(read(items))
+    assert Diff() == job.compare(read(items))
 
 
 @examples
 @given(histories)
 def test_null_never_overwrites(history: list[tuple[list[dict[str, Any]], bool]]) -> None:
-    """What is stored is, value by value, the last that was not null, and no row is ever gone."""
-    copy = Copy()
+    """Each stored value is the last one that was not null, and no checkpoint is deleted."""
+    job = StoredJob()
     expected: dict[str, dict[str, Value]] = {}
     for items, complete in history:
-        reading = read(items)
-        copy.take(reading, complete=complete)
-        for listed in reading.checkpoints:
-            expected.setdefault(listed.id, {}).update(known_of(values(listed)))
-        assert expected == {checkpoint_id: known.values for checkpoint_id, known in copy.known.items()}
+        listing = read(items)
+        job.save(listing, complete=complete)
+        for listed in listing.checkpoints:
+            expected.setdefault(listed.id, {}).update(non_null(values(listed)))
+        assert expected == {checkpoint_id: known.values for checkpoint_id, known in job.stored.items()}
 
 
 @examples
 @given(histories)
-def test_the_feed_is_the_whole_history(history: list[tuple[list[dict[str, Any]], bool]]) -> None:
-    """From the first item and the changes alone follows every item as received; no step is told twice or left out."""
-    copy = Copy()
-    told_so_far: dict[str, dict[str, str | None]] = {}
+def test_the_feed_is_complete(history: list[tuple[list[dict[str, Any]], bool]]) -> None:
+    """Every item as received follows from its first version and the changes, without a repeated or omitted one."""
+    job = StoredJob()
+    replayed: dict[str, dict[str, str | None]] = {}
     for items, complete in history:
-        reading = read(items)
-        diff = copy.take(reading, complete=complete)
+        listing = read(items)
+        diff = job.save(listing, complete=complete)
         for new in diff.new:
-            told_so_far[new.id] = {name: text(value) for name, value in values(new).items()}
+            replayed[new.id] = {name: text(value) for name, value in values(new).items()}
         for change in diff.changes:
             if change.field:
-                state = told_so_far[change.checkpoint_id]
+                state = replayed[change.checkpoint_id]
                 assert state.get(change.field) == change.old_value != change.new_value
                 assert ("regressed" if change.new_value is None else "changed") == change.kind
                 state[change.field] = change.new_value
-        for listed in reading.checkpoints:
-            assert {k: text(v) for k, v in known_of(values(listed)).items()} == {
-                k: v for k, v in told_so_far[listed.id].items() if v is not None
+        for listed in listing.checkpoints:
+            assert {k: text(v) for k, v in non_null(values(listed)).items()} == {
+                k: v for k, v in replayed[listed.id].items() if v is not None
             }
-    assert Counter(list(copy.known)) == Counter(c.checkpoint_id for c in copy.feed if c.kind == "new")
+    assert Counter(list(job.stored)) == Counter(c.checkpoint_id for c in job.feed if c.kind == "new")
 
 
 @examples
 @given(histories)
-def test_missing_is_lacking_twice(history: list[tuple[list[dict[str, Any]], bool]]) -> None:
-    """Missing is what two complete listings in a row lacked; one that cannot be told apart might be any checkpoint."""
-    copy = Copy()
-    lacked: Counter[str] = Counter()
+def test_missing_after_two_complete_listings(history: list[tuple[list[dict[str, Any]], bool]]) -> None:
+    """A checkpoint is missing if two complete listings in a row lack it, and have no item without an id."""
+    job = StoredJob()
+    absences: Counter[str] = Counter()
     missing: set[str] = set()
     for items, complete in history:
         ids = {sent["id"] for sent in items}
         readable = {listed.id for listed in read(items).checkpoints}
-        before = set(copy.known)
-        copy.take(read(items), complete=complete)
-        lacked -= Counter({checkpoint_id: lacked[checkpoint_id] for checkpoint_id in missing & readable})
+        before = set(job.stored)
+        job.save(read(items), complete=complete)
+        absences -= Counter({checkpoint_id: absences[checkpoint_id] for checkpoint_id in missing & readable})
         missing -= readable
         if complete:
             for checkpoint_id in before:
-                lacked[checkpoint_id] = 0 if checkpoint_id in ids or None in ids else lacked[checkpoint_id] + 1
-            missing |= {checkpoint_id for checkpoint_id in before if lacked[checkpoint_id] == 2}
-        else:  # what a listing that broke off showed was not absent
-            lacked.update({checkpoint_id: -lacked[checkpoint_id] for checkpoint_id in (before & ids) - missing})
-        assert missing == {checkpoint_id for checkpoint_id, known in copy.known.items() if known.missing}
-    for checkpoint_id in copy.known:
-        kinds = [c.kind for c in copy.feed if c.checkpoint_id == checkpoint_id and c.kind in {"missing", "returned"}]
+                absences[checkpoint_id] = 0 if checkpoint_id in ids or None in ids else absences[checkpoint_id] + 1
+            missing |= {checkpoint_id for checkpoint_id in before if absences[checkpoint_id] == 2}
+        else:  # a checkpoint in an incomplete listing was not absent
+            absences.update({checkpoint_id: -absences[checkpoint_id] for checkpoint_id in (before & ids) - missing})
+        assert missing == {checkpoint_id for checkpoint_id, known in job.stored.items() if known.missing}
+    for checkpoint_id in job.stored:
+        kinds = [c.kind for c in job.feed if c.checkpoint_id == checkpoint_id and c.kind in {"missing", "returned"}]
         assert ["missing", "returned"] * (len(kinds) // 2) == kinds[: len(kinds) // 2 * 2]
 
 
@@ -177,13 +177,13 @@ def test_missing_is_lacking_twice(history: list[tuple[list[dict[str, Any]], bool
 def test_order_does_not_matter(
     history: list[tuple[list[dict[str, Any]], bool]], items: list[dict[str, Any]], random: Any
 ) -> None:
-    """The same items in another order differ in the same way."""
-    copy = Copy()
+    """The same items in another order have the same differences."""
+    job = StoredJob()
     for earlier, complete in history:
-        copy.take(read(earlier), complete=complete)
-    expected = copy.compare(read(items))
+        job.save(read(earlier), complete=complete)
+    expected = job.compare(read(items))
     shuffled = random.sample(items, len(items))
-    actual = copy.compare(read(shuffled))
+    actual = job.compare(read(shuffled))
     assert sorted(map(repr, expected.changes)) == sorted(map(repr, actual.changes))
     assert sorted(map(repr, expected.new)) == sorted(map(repr, actual.new))
     assert sorted(map(repr, expected.updated)) == sorted(map(repr, actual.updated))
@@ -191,63 +191,65 @@ def test_order_does_not_matter(
 
 
 def test_new_once() -> None:
-    """A checkpoint listed for the first time is one `new` change, and no change of its values."""
-    copy = Copy()
-    assert [("new", None, None, None)] == told(copy.take(read([item(metrics={"train_loss": 0.5})])))
-    assert [] == told(copy.take(read([item(metrics={"train_loss": 0.5})])))
+    """A checkpoint that is listed for the first time is one change `new`, without changes of its values."""
+    job = StoredJob()
+    assert [("new", None, None, None)] == changes(job.save(read([item(metrics={"train_loss": 0.5})])))
+    assert [] == changes(job.save(read([item(metrics={"train_loss": 0.5})])))
 
 
 def test_there_and_back_is_two_changes() -> None:
     """A value that goes from A to B and back to A is two changes."""
-    copy = Copy()
-    copy.take(read([item(metrics={"train_loss": 1})]))
-    there = copy.take(read([item(metrics={"train_loss": 2})]))
-    back = copy.take(read([item(metrics={"train_loss": 1})]))
-    assert [("changed", "train_loss", "1", "2")] == told(there)
-    assert [("changed", "train_loss", "2", "1")] == told(back)
+    job = StoredJob()
+    job.save(read([item(metrics={"train_loss": 1})]))
+    there = job.save(read([item(metrics={"train_loss": 2})]))
+    back = job.save(read([item(metrics={"train_loss": 1})]))
+    assert [("changed", "train_loss", "1", "2")] == changes(there)
+    assert [("changed", "train_loss", "2", "1")] == changes(back)
 
 
 @pytest.mark.parametrize("gone", [{"train_loss": None}, {}, None])
-def test_null_after_a_value_is_told_once(gone: dict[str, None] | None) -> None:
-    """A value that becomes null or absent is one `regressed`; staying so is none, and the value stays stored."""
-    copy = Copy()
-    copy.take(read([item(metrics={"train_loss": 0.5})]))
-    assert [("regressed", "train_loss", "0.5", None)] == told(copy.take(read([item(metrics=gone)])))
-    for other in ({}, {"train_loss": None}, {"step": 1, "train_loss": None}):
-        assert "train_loss" not in {change.field for change in copy.take(read([item(metrics=other)])).changes}
-    assert 0.5 == copy.known[ID].values["train_loss"]
+def test_null_after_a_value_is_one_change(gone: dict[str, None] | None) -> None:
+    """A value that becomes null or absent is one change `regressed`. It stays stored; later nulls change nothing."""
+    job = StoredJob()
+    job.save(read([item(metrics={"train_loss": 0.5})]))
+    assert [("regressed", "train_loss", "0.5", None)] == changes(job.save(read([item(metrics=gone)])))
+    for later in ({}, {"train_loss": None}, {"step": 1, "train_loss": None}):
+        assert "train_loss" not in {change.field for change in job.save(read([item(metrics=later)])).changes}
+    assert 0.5 == job.stored[ID].values["train_loss"]
     assert [("changed", "train_loss", None, "0.5")] == [
-        change for change in told(copy.take(read([item(metrics={"train_loss": 0.5})]))) if change[1] == "train_loss"
+        change for change in changes(job.save(read([item(metrics={"train_loss": 0.5})]))) if change[1] == "train_loss"
     ]
 
 
 def test_first_value_later() -> None:
-    """A metric that comes after its checkpoint, with a column or without, is a change from nothing."""
-    copy = Copy()
-    copy.take(read([item()]))
-    diff = copy.take(read([item(metrics={"full_valid_loss": 0.25, "reward": 3})]))
-    assert [("changed", "full_valid_loss", None, "0.25"), ("changed", "extra_metrics.reward", None, "3")] == told(diff)
+    """A metric that is sent later than its checkpoint, with a column or without, is a change from null."""
+    job = StoredJob()
+    job.save(read([item()]))
+    diff = job.save(read([item(metrics={"full_valid_loss": 0.25, "reward": 3})]))
+    assert [("changed", "full_valid_loss", None, "0.25"), ("changed", "extra_metrics.reward", None, "3")] == changes(
+        diff
+    )
     assert 1 == diff.changed
 
 
-def test_bytes_are_not_values() -> None:
-    """An item written otherwise, with equal values, is stored anew and no change."""
-    copy = Copy()
-    copy.take(read([item(metrics={"step": 100, "train_loss": 1})]))
+def test_other_bytes_with_equal_values() -> None:
+    """An item with other bytes but equal values is stored, and is not a change."""
+    job = StoredJob()
+    job.save(read([item(metrics={"step": 100, "train_loss": 1})]))
     other = {**item(metrics={"train_loss": 1.0, "step": 100.0}), "note": "x"}
-    diff = copy.take(read([dict(reversed(other.items()))]))
+    diff = job.save(read([dict(reversed(other.items()))]))
     assert [] == diff.changes
     assert [(ID, False)] == [(updated.id, changed) for updated, changed in diff.updated]
-    assert Diff() == copy.take(read([dict(reversed(other.items()))]))
+    assert Diff() == job.save(read([dict(reversed(other.items()))]))
 
 
 def test_nan_regresses_once() -> None:
-    """NaN in place of a value is one `regressed`, though NaN differs from itself."""
-    copy = Copy()
-    copy.take(read([item(metrics={"train_loss": 0.5})]))
+    """NaN in place of a value is one change `regressed`, although NaN is not equal to itself."""
+    job = StoredJob()
+    job.save(read([item(metrics={"train_loss": 0.5})]))
     nan = read([item(metrics={"train_loss": float("nan")})])
-    assert [("regressed", "train_loss", "0.5", None)] == told(copy.take(nan))
-    assert Diff() == copy.take(nan)
+    assert [("regressed", "train_loss", "0.5", None)] == changes(job.save(nan))
+    assert Diff() == job.save(nan)
 
 
 @pytest.mark.parametrize(
@@ -258,115 +260,115 @@ def test_nan_regresses_once() -> None:
         ("9223372036854775807", "step_number", 2**63 - 1),
     ],
 )
-def test_words_of_a_field(expected: str, field: str, value: Any) -> None:
-    """The feed shows a text as it is, to its last `.0`, and a whole number with all its digits."""
-    copy = Copy()
-    copy.take(read([item()]))
-    diff = copy.take(read([item(**{field: value})]))
-    assert [("changed", field, str(checkpoint(1)[field]), expected)] == told(diff)
+def test_fields_in_the_feed(expected: str, field: str, value: Any) -> None:
+    """The feed shows a string as it is, even if it ends with `.0`, and an integer with all its digits."""
+    job = StoredJob()
+    job.save(read([item()]))
+    diff = job.save(read([item(**{field: value})]))
+    assert [("changed", field, str(checkpoint(1)[field]), expected)] == changes(diff)
 
 
 @pytest.mark.parametrize(
     ("expected", "value"),
     [("100", 100.0), ("0", 0), ("-1.5", -1.5), ("0.1", 0.1), ("1e-07", 1e-7), ("3.4570693969726562e-06",) * 2],
 )
-def test_words_of_a_metric(expected: str, value: float | str) -> None:
-    """The feed shows a metric as PostgreSQL does, and so that it can be read back exactly."""
-    copy = Copy()
-    copy.take(read([item()]))
-    diff = copy.take(read([item(metrics={"train_loss": float(value)})]))
-    assert [("changed", "train_loss", None, expected)] == told(diff)
+def test_metrics_in_the_feed(expected: str, value: float | str) -> None:
+    """The feed shows a metric as PostgreSQL does, with all digits that reading it back needs."""
+    job = StoredJob()
+    job.save(read([item()]))
+    diff = job.save(read([item(metrics={"train_loss": float(value)})]))
+    assert [("changed", "train_loss", None, expected)] == changes(diff)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_every_column_is_compared(name: str) -> None:
-    """Each of the seven metrics is compared under its column's name."""
-    copy = Copy()
-    copy.take(read([item(metrics=dict.fromkeys(METRICS, 1))]))
-    diff = copy.take(read([item(metrics={**dict.fromkeys(METRICS, 1), name: 2})]))
-    assert [("changed", name, "1", "2")] == told(diff)
+    """Each of the seven metrics is compared, and named after its column."""
+    job = StoredJob()
+    job.save(read([item(metrics=dict.fromkeys(METRICS, 1))]))
+    diff = job.save(read([item(metrics={**dict.fromkeys(METRICS, 1), name: 2})]))
+    assert [("changed", name, "1", "2")] == changes(diff)
 
 
-def test_stored_value_that_is_wrong_is_mended() -> None:
-    """A stored value that differs from an item that did not change is overwritten and told, once."""
-    copy = Copy()
+def test_wrong_stored_value_is_corrected() -> None:
+    """A stored value that differs from an unchanged item is overwritten, with one change."""
+    job = StoredJob()
     listed = read([item(metrics={"train_loss": 0.5})])
-    copy.take(listed)
-    copy.known[ID] = copy.known[ID]._replace(values={**copy.known[ID].values, "train_loss": 0.75})
-    assert [("changed", "train_loss", "0.75", "0.5")] == told(copy.take(listed))
-    assert Diff() == copy.take(listed)
+    job.save(listed)
+    job.stored[ID] = job.stored[ID]._replace(values={**job.stored[ID].values, "train_loss": 0.75})
+    assert [("changed", "train_loss", "0.75", "0.5")] == changes(job.save(listed))
+    assert Diff() == job.save(listed)
 
 
-def test_only_the_second_complete_listing_in_a_row_tells() -> None:
-    """The first complete listing without a checkpoint awaits the second; broken-off ones do not count."""
-    copy = Copy()
+def test_missing_after_the_second_complete_listing() -> None:
+    """A checkpoint is missing only after the second complete listing without it. Incomplete ones do not count."""
+    job = StoredJob()
     both, one = read([item(1), item(2)]), read([item(2)])
-    copy.take(both)
-    first = copy.take(one)
+    job.save(both)
+    first = job.save(one)
     assert ([ID], {}, []) == (first.absent, first.marked, first.changes)
-    assert Diff(absent=[ID]) == copy.take(one, complete=False)
-    second = copy.take(one)
-    assert ([], {ID: True}, [("missing", None, None, None)]) == (second.absent, second.marked, told(second))
-    assert Diff() == copy.take(one)
+    assert Diff(absent=[ID]) == job.save(one, complete=False)
+    second = job.save(one)
+    assert ([], {ID: True}, [("missing", None, None, None)]) == (second.absent, second.marked, changes(second))
+    assert Diff() == job.save(one)
 
 
-def test_listed_again_in_between_starts_over() -> None:
-    """A checkpoint that is listed between two listings that lack it is not missing."""
-    copy = Copy()
+def test_listed_in_between_is_not_missing() -> None:
+    """A checkpoint that is listed between two listings without it is not missing."""
+    job = StoredJob()
     both, one = read([item(1), item(2)]), read([item(2)])
-    for reading in (both, one, both, one):
-        copy.take(reading)
-    copy.take(both, complete=False)
-    copy.take(one)
-    assert {"new"} == {change.kind for change in copy.feed}
+    for listing in (both, one, both, one):
+        job.save(listing)
+    job.save(both, complete=False)
+    job.save(one)
+    assert {"new"} == {change.kind for change in job.feed}
 
 
 def test_returned_with_another_value() -> None:
-    """A missing checkpoint that is listed again has returned, and its changed values are changes as well."""
-    copy = Copy()
+    """A missing checkpoint that is listed again is `returned`, and its changed values are changes, too."""
+    job = StoredJob()
     for items in ([item()], [], []):
-        copy.take(read(items))
-    diff = copy.take(read([item(metrics={"train_loss": 1})]))
-    assert [("returned", None, None, None), ("changed", "train_loss", None, "1")] == told(diff)
+        job.save(read(items))
+    diff = job.save(read([item(metrics={"train_loss": 1})]))
+    assert [("returned", None, None, None), ("changed", "train_loss", None, "1")] == changes(diff)
     assert ({ID: False}, 1) == (diff.marked, diff.changed)
 
 
 def test_reject_protects_its_checkpoint() -> None:
-    """A checkpoint whose item cannot be read is listed: it is never missing, others are."""
-    copy = Copy()
-    copy.take(read([item(1), item(2)]))
+    """A checkpoint whose item cannot be read counts as listed, and is not missing; other absent ones are."""
+    job = StoredJob()
+    job.save(read([item(1), item(2)]))
     unreadable = read([item(1, step_number="1")])
     for _ in range(3):
-        copy.take(unreadable)
-    assert {ID: False, checkpoint(2)["id"]: True} == {name: known.missing for name, known in copy.known.items()}
+        job.save(unreadable)
+    assert {ID: False, checkpoint(2)["id"]: True} == {name: known.missing for name, known in job.stored.items()}
 
 
 @pytest.mark.parametrize(
     "odd", [item(9, id=None), item(9, object="fine_tuning.job.event")], ids=["without an id", "of another type"]
 )
-def test_what_cannot_be_told_apart_protects_all(odd: dict[str, Any]) -> None:
-    """While a listing has an item that might be any checkpoint, or is no list of checkpoints, none goes missing."""
-    copy = Copy()
-    copy.take(read([item(1), item(2)]))
+def test_an_item_without_an_id_protects_all(odd: dict[str, Any]) -> None:
+    """If a listing has an item without an id or of another type, no checkpoint goes missing."""
+    job = StoredJob()
+    job.save(read([item(1), item(2)]))
     for _ in range(3):
-        copy.take(read([odd]))
-    assert not any(known.missing for known in copy.known.values())
+        job.save(read([odd]))
+    assert not any(known.missing for known in job.stored.values())
 
 
-def test_last_of_doubled_items_counts() -> None:
-    """Of two items with one id in a listing the last is compared, and told once."""
-    copy = Copy()
-    diff = copy.take(read([item(metrics={"train_loss": 1}), item(metrics={"train_loss": 2})]))
-    assert [("new", None, None, None)] == told(diff)
-    assert 2.0 == copy.known[ID].values["train_loss"]
+def test_last_of_repeated_items_counts() -> None:
+    """Of two items with the same id in a listing, the last one is compared, with one change."""
+    job = StoredJob()
+    diff = job.save(read([item(metrics={"train_loss": 1}), item(metrics={"train_loss": 2})]))
+    assert [("new", None, None, None)] == changes(diff)
+    assert 2.0 == job.stored[ID].values["train_loss"]
 
 
 def test_read_back_as_received() -> None:
-    """An item read again from its stored payload compares as equal, with a flaw too."""
-    copy = Copy()
+    """An item that is read again from its stored payload has no differences, even with a flaw."""
+    job = StoredJob()
     flawed = read([item(metrics={"train_loss": float("inf"), "reward": 1})])
-    copy.take(flawed)
-    stored = read_stored(copy.known[ID].payload, JOB)
+    job.save(flawed)
+    stored = read_stored(job.stored[ID].payload, JOB)
     assert stored is not None
-    copy.known[ID] = copy.known[ID]._replace(received=values(stored))
-    assert Diff() == copy.compare(flawed)
+    job.stored[ID] = job.stored[ID]._replace(received=values(stored))
+    assert Diff() == job.compare(flawed)

@@ -100,7 +100,7 @@ async def test_replay(url: str, sql: asyncpg.Connection, tmp_path: Path) -> None
         assert (0, said, "") == ended
         provider.terminate()
         _, said_first = await provider.communicate()
-    expected = "checkpointd: left out: openai_documented_example.json: it claims more pages than there are\n"
+    expected = "checkpointd: left out: openai_documented_example.json: it has only the first of several pages\n"
     assert expected == said_first.decode()
     by_id = {row["id"]: row for row in await _rows(sql)}
     assert [_row(item) for item in items] == [{k: by_id[item["id"]][k] for k in _row(item)} for item in items]
@@ -125,13 +125,16 @@ async def test_replay_of_nothing(arguments: list[str], says: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ('{"object": "list", "data": [], "has_more": false}', "or an empty one, which tells no job"),
+        ('{"object": "list", "data": [], "has_more": false}', "or an empty one, which names no job"),
         ('{"error": {}}', "not a list of checkpoints"),
         ("[]", "not a list of checkpoints"),
         ("<html>", "not a list of checkpoints"),
         ("[" * 100_000, "not a list of checkpoints"),
-        ('{"data": [{"fine_tuning_job_id": "$(reboot)"}], "has_more": false}', "no id of a job"),
-        ('{"data": [{"fine_tuning_job_id": "ftjob-1"}], "has_more": false}', "ftjob-1 is in an earlier file, too"),
+        (
+            '{"data": [{"fine_tuning_job_id": "$(reboot)"}], "has_more": false}',
+            "its fine_tuning_job_id is not a valid id",
+        ),
+        ('{"data": [{"fine_tuning_job_id": "ftjob-1"}], "has_more": false}', "an earlier file already lists ftjob-1"),
     ],
 )
 def test_what_a_replay_leaves_out(body: str, reason: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Backup and restore by the documented commands: the database may be the only copy."""
+"""Backup and restore by the documented commands. The database may be the only copy of what providers list no more."""
 
 import asyncio
 import os
@@ -19,16 +19,16 @@ VIEWS = "select viewname from pg_views where schemaname = 'fine_tuning' and view
 
 
 async def _contents(sql: asyncpg.Connection) -> dict[str, list[Any]]:
-    """Return all rows of the views whose rows do not age."""
-    return {row["viewname"]: sorted(map(repr, await sql.fetch(f"table fine_tuning.{row['viewname']}")))
-            for row in await sql.fetch(VIEWS)}  # fmt: skip
+    """Return all rows of each view, except freshness, whose rows change with time."""
+    views = [row["viewname"] for row in await sql.fetch(VIEWS)]
+    return {view: sorted(map(repr, await sql.fetch(f"table fine_tuning.{view}"))) for view in views}
 
 
 @pytest.mark.slow
 async def test_backup_and_restore(
     url: str, bare: str, provider: Provider, sql: asyncpg.Connection, binaries: Path, tmp_path: Path
 ) -> None:
-    """A restored database, on a server that has never seen the roles, has every row, its rights, and goes on."""
+    """A database restored on a server without the roles has all rows and rights, and polls store further rows in it."""
     env = environment(tmp_path, url, provider.url)
     provider.checkpoints[JOB] = [
         page([checkpoint(1)]),
@@ -49,8 +49,9 @@ async def test_backup_and_restore(
     async with login(url, "in role checkpointd_owner") as owner:
         path = os.pathsep.join([str(binaries), str(Path(sys.executable).parent), os.environ["PATH"]])
         env = environment(tmp_path, owner, PATH=path, NEW_DATABASE_URL=bare.format("restored"))
-        shell = await asyncio.create_subprocess_exec("sh", "-eu", "-c", commands, cwd=tmp_path, env=env,
-                                                     stdout=PIPE, stderr=PIPE)  # fmt: skip
+        shell = await asyncio.create_subprocess_exec(
+            *("sh", "-eu", "-c", commands), cwd=tmp_path, env=env, stdout=PIPE, stderr=PIPE
+        )
         assert (b"the schema is up to date\n", b"") == await shell.communicate()
         assert 0 == shell.returncode
 

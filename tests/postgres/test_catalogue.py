@@ -1,6 +1,6 @@
-"""What others build on is kept in the repository, and compared: views, functions, privileges, migrations.
+"""The contract: views, functions, privileges and migrations are compared with their copies in tests/data.
 
-`make catalogue` writes the files of tests/data anew; what was taken away it refuses.
+`make catalogue` updates the copies, but refuses if the contract lost something.
 """
 
 from hashlib import sha256
@@ -18,7 +18,7 @@ ROLES = ("public", "checkpointd_reader", "checkpointd_operator", "checkpointd", 
 
 
 def _blocks(text: str) -> dict[str, list[str]]:
-    """Split a catalogue into its views and functions: heading → lines below."""
+    """Split a catalogue into its views and functions. Returns the lines below each heading."""
     blocks: dict[str, list[str]] = {}
     for line in text.splitlines():
         if line.startswith(" "):
@@ -29,7 +29,7 @@ def _blocks(text: str) -> dict[str, list[str]]:
 
 
 def _lost(kept: str, found: str) -> list[str]:
-    """Return what of a kept catalogue is not found in its place: columns may only be appended."""
+    """Return what a catalogue lost since the kept one. Columns may only be appended, so a moved one is lost, too."""
     now = _blocks(found)
     lost = [heading for heading in _blocks(kept) if heading not in now]
     for heading, columns in _blocks(kept).items():
@@ -60,14 +60,17 @@ async def _catalogue(sql: asyncpg.Connection) -> str:
 
 
 async def test_the_contract_only_grows(sql: asyncpg.Connection, update: bool) -> None:
-    """No view, column or function of schema fine_tuning was removed, renamed, retyped or moved; new ones are noted."""
+    """No view, column or function of schema fine_tuning was removed, renamed, moved, or given another type.
+
+    New ones must be in the copy.
+    """
     found = await _catalogue(sql)
     assert [] == _lost(CATALOGUE.read_text(), found)
     _compare(CATALOGUE, found, update=update)
 
 
-async def test_what_was_taken_away_is_seen(sql: asyncpg.Connection) -> None:
-    """A view, column or function that is removed, renamed, retyped or moved is named; an added one is no loss."""
+async def test_losses_are_found(sql: asyncpg.Connection) -> None:
+    """A view, column or function that is removed, renamed, moved or of another type is a loss. A new one is not."""
     kept = await _catalogue(sql)
 
     async def lost_by(change: str) -> list[str]:
@@ -99,9 +102,9 @@ async def test_what_was_taken_away_is_seen(sql: asyncpg.Connection) -> None:
 
 
 async def test_privileges(sql: asyncpg.Connection, update: bool) -> None:
-    """Each role may do to each object just what the kept matrix says."""
+    """The attributes of the roles, and their privileges on each object, are those of the kept table."""
     found = await _roles(sql) + await _matrix(sql)
-    if sql.get_server_version().major < 17:  # which brought this one
+    if sql.get_server_version().major < 17:  # 17 was the first with this setting
         assert PRIVILEGES.read_text().replace(", transaction_timeout=12s", "") == found
     else:
         _compare(PRIVILEGES, found, update=update)
@@ -122,7 +125,7 @@ async def _roles(sql: asyncpg.Connection) -> str:
 
 
 async def _matrix(sql: asyncpg.Connection) -> str:
-    """Return the privileges of each role on each object of ours, and on the database and schema around them."""
+    """Return the privileges of each role on each object of checkpointd, and on the database and the schema public."""
     maintain = "MAINTAIN" if sql.get_server_version().major >= 17 else "SELECT"
     rows = await sql.fetch("""
         with ours as (select to_regnamespace(n) as oid from unnest(array['checkpointd', 'fine_tuning']) n),
@@ -171,7 +174,7 @@ async def _matrix(sql: asyncpg.Connection) -> str:
 
 
 def test_migrations_are_only_added(update: bool) -> None:
-    """No file of sql/migrations differs from what was published: databases have it; new ones are noted."""
+    """No published file of sql/migrations was changed, because databases have it. New ones must be in the copy."""
     files = sorted((queries.folder() / "migrations").iterdir(), key=lambda file: file.name)
     found = {file.name: sha256(file.read_bytes()).hexdigest() for file in files}
     kept = dict(line.split("  ")[::-1] for line in MIGRATIONS.read_text().splitlines())
@@ -179,8 +182,11 @@ def test_migrations_are_only_added(update: bool) -> None:
     _compare(MIGRATIONS, "".join(f"{digest}  {name}\n" for name, digest in found.items()), update=update)
 
 
-def test_versions_stand_for_what_they_name(update: bool) -> None:
-    """Views, and what reads items, do not change without a look at their versions: old ones would stay, or count."""
+def test_versions_are_raised(update: bool) -> None:
+    """The views, and the code that reads items, do not change without a decision about their versions.
+
+    Without a new version, the old views would stay, and an old reading of an equal listing would count.
+    """
     views = b"".join(path.read_bytes() for path in sorted(Path(str(queries.folder()), "views").iterdir()))
     package = Path(str(listing.__file__)).parents[1]
     reader = b"".join(
@@ -190,6 +196,6 @@ def test_versions_stand_for_what_they_name(update: bool) -> None:
         f"migrations.VIEWS_VERSION {migrations.VIEWS_VERSION}": views,
         f"listing.READER {listing.READER.decode()}": reader,
     }
-    told = "".join(f"{sha256(content).hexdigest()}  {name}\n" for name, content in found.items())
-    assert update or VERSIONS.read_text() == told, "raise the version if a release has it, then: make catalogue"
-    _compare(VERSIONS, told, update=update)
+    versions = "".join(f"{sha256(content).hexdigest()}  {name}\n" for name, content in found.items())
+    assert update or VERSIONS.read_text() == versions, "raise the version if a release has it, then: make catalogue"
+    _compare(VERSIONS, versions, update=update)

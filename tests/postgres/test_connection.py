@@ -1,4 +1,4 @@
-"""PostgreSQL as it is met outside: failover, poolers, TLS, and the ways in which it refuses to do its part."""
+"""Connections to real servers: several hosts and failover, a pooler, TLS, and the errors of a database."""
 
 import asyncio
 import json
@@ -28,14 +28,14 @@ from support.verbs import checkpointd, environment, running, wait_for_line
 
 @pytest.mark.slow
 async def test_promotion_is_followed(provider: Provider, tmp_path: Path) -> None:
-    """With both hosts in the address, the daemon follows a failover to the promoted standby, without a restart."""
+    """With both hosts in the URL, the daemon goes on with the promoted standby after a failover, without a restart."""
     with serving(tmp_path / "first") as first:
         second = first.standby(tmp_path / "second")
         second.start()
         try:
             url = f"postgresql://postgres@127.0.0.1:{second.port},127.0.0.1:{first.port}/postgres"
-            env = environment(tmp_path, url, provider.url, CHECKPOINTD_MIN_POLL_SECONDS="0.1",
-                              CHECKPOINTD_MAX_POLL_SECONDS="0.1", CHECKPOINTD_LEASE_SECONDS="2")  # fmt: skip
+            often = {"CHECKPOINTD_MIN_POLL_SECONDS": "0.1", "CHECKPOINTD_MAX_POLL_SECONDS": "0.1"}
+            env = environment(tmp_path, url, provider.url, CHECKPOINTD_LEASE_SECONDS="2", **often)
             assert 0 == (await checkpointd("migrate", env=env)).code
             provider.checkpoints[JOB] = page([checkpoint(1)])
             await checkpointd("track", JOB, env=env)
@@ -54,17 +54,17 @@ async def test_promotion_is_followed(provider: Provider, tmp_path: Path) -> None
             second.stop()
 
 
-async def test_of_several_hosts_the_primary(tmp_path: Path) -> None:
-    """Dead and silent hosts hold up nobody: the one that is a primary is found at once; with none, each is told of."""
+async def test_the_primary_of_several_hosts(tmp_path: Path) -> None:
+    """The primary is found at once, although other hosts are dead or silent. Without one, the error names each host."""
     with serving(tmp_path / "server") as server, socket.create_server(("127.0.0.1", 0)) as silent:
-        mute, closed = silent.getsockname()[1], free_port()
-        others = f"127.0.0.1:{closed},localhost:{mute}"
-        for left in (2, 1, 0):  # once at least of three times
+        silent_port, closed_port = silent.getsockname()[1], free_port()
+        others = f"127.0.0.1:{closed_port},localhost:{silent_port}"
+        for attempts_left in (2, 1, 0):  # another program may slow down one attempt, but not three
             began = time.monotonic()
             connection = await connect(f"postgresql://postgres@{others},127.0.0.1:{server.port}/postgres")
             if time.monotonic() - began < 2:
                 break
-            assert left, "who is silent held up the connection"
+            assert attempts_left, "the silent host delayed the connection"
             await connection.close()
         assert server.port == await connection.fetchval("select inet_server_port()")
         await connection.close()
@@ -73,7 +73,7 @@ async def test_of_several_hosts_the_primary(tmp_path: Path) -> None:
         server.configure(hot_standby="on", primary_conninfo="")
         server.start()
         with pytest.raises(ConnectionError) as caught:
-            await connect(f"postgresql://postgres@127.0.0.1:{closed},127.0.0.1:{server.port}/postgres")
+            await connect(f"postgresql://postgres@127.0.0.1:{closed_port},127.0.0.1:{server.port}/postgres")
         assert "no host is primary" in str(caught.value)
         assert "nothing listens there" in str(caught.value)
         assert "a standby" in str(caught.value)
@@ -84,7 +84,7 @@ async def test_of_several_hosts_the_primary(tmp_path: Path) -> None:
 
 @contextmanager
 def _pgbouncer(folder: Path, server: Server) -> Iterator[str]:
-    """Run a pgbouncer in transaction mode with two connections before a server; yields the URL through it."""
+    """Run a pgbouncer in transaction mode, with two connections to the server. Yields the URL of the pgbouncer."""
     pgbouncer = program("pgbouncer", "pgbouncer")
     folder.mkdir()
     (folder / "users").write_text('"postgres" ""\n"checkpointd" ""\n"other" ""\n')
@@ -115,17 +115,16 @@ auth_file = {folder}/users
 
 @pytest.mark.slow
 async def test_pgbouncer_in_transaction_mode(provider: Provider, tmp_path: Path) -> None:
-    """Through a pooler that lends a server's connection for one transaction, everything works, at three times at once.
+    """Two daemons and a sync work through a pooler that lends a connection for one transaction only.
 
-    And without the setting, what fails says which setting it is.
+    Without the setting for poolers, the error names that setting.
     """
     with serving(tmp_path / "server") as server, _pgbouncer(tmp_path / "pgbouncer", server) as url:
         jobs = [f"ftjob-{n}" for n in range(60)]
         for job in jobs:
             provider.checkpoints[job] = paged([checkpoint(n, job) for n in range(1, 30)])
         env = environment(tmp_path, url, provider.url, CHECKPOINTD_MIN_POLL_SECONDS="0.1")
-        told = (await checkpointd("migrate", env=env)).err
-        assert "CHECKPOINTD_DATABASE_POOLER=true" in told
+        assert "CHECKPOINTD_DATABASE_POOLER=true" in (await checkpointd("migrate", env=env)).err
         env["CHECKPOINTD_DATABASE_POOLER"] = "true"
         assert (0, "") == (await checkpointd("migrate", env=env))[::2]
         assert (0, "") == (await checkpointd("track", "-", env=env, stdin="\n".join(jobs)))[::2]
@@ -148,15 +147,15 @@ async def test_pgbouncer_in_transaction_mode(provider: Provider, tmp_path: Path)
 
 
 @pytest.mark.slow
-async def test_what_check_says_of_a_pooler(provider: Provider, tmp_path: Path) -> None:
-    """Through a pooler `check` finds what a role does not bring; once its statements ran, all is well."""
+async def test_check_of_a_pooler(provider: Provider, tmp_path: Path) -> None:
+    """Through a pooler, `check` reports the settings that the role lacks. After its statements it reports none."""
     provider.jobs = page([])
     with serving(tmp_path / "server") as server:
         await checkpointd("migrate", env=environment(tmp_path, server.url))
         sql = await asyncpg.connect(server.url)
         await sql.execute("alter role checkpointd login; create role other login in role checkpointd")
-        settings = 4 + (sql.get_server_version().major >= 17)  # which brought transaction_timeout
-        for role, state, left in (("checkpointd", "ok", 0), ("other", "warn", settings), ("other", "ok", 0)):
+        settings = 4 + (sql.get_server_version().major >= 17)  # 17 has transaction_timeout, too
+        for role, state, missing in (("checkpointd", "ok", 0), ("other", "warn", settings), ("other", "ok", 0)):
             with _pgbouncer(tmp_path / f"pgbouncer-{role}-{state}", server) as url:
                 env = environment(tmp_path, as_role(url, role), provider.url, CHECKPOINTD_DATABASE_POOLER="true")
                 ended = await checkpointd("check", "--json", env=env)
@@ -164,8 +163,8 @@ async def test_what_check_says_of_a_pooler(provider: Provider, tmp_path: Path) -
             findings = {finding["subject"]: finding for finding in json.loads(ended.out)["findings"]}
             assert {state} == {f["state"] for subject, f in findings.items() if subject == "pooler"}
             assert {"ok"} == {f["state"] for subject, f in findings.items() if subject != "pooler"}
-            assert left == findings["pooler"]["message"].count("alter role ")
-            if left:
+            assert missing == findings["pooler"]["message"].count("alter role ")
+            if missing:
                 await sql.execute(findings["pooler"]["message"].partition("anew: ")[2])
         await sql.close()
 
@@ -173,7 +172,7 @@ async def test_what_check_says_of_a_pooler(provider: Provider, tmp_path: Path) -
 # TLS
 
 REMOTE = "127.1"
-"""This machine, in a spelling that nobody takes for it."""
+"""This machine, written in a way that does not count as local."""
 
 
 def _openssl(folder: Path, *arguments: str) -> None:
@@ -184,11 +183,11 @@ def _openssl(folder: Path, *arguments: str) -> None:
 def certified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
     """Yield a server with TLS, whose certificate names REMOTE, and the certificate of the authority that signed it."""
     bin_, folder = binaries_with_tls(), tmp_path_factory.mktemp("tls")
-    ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    # With all that Python 3.13 wants of an authority of the system's.
-    may = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
-    _openssl(folder, "req", "-x509", *ec, *may, "-subj", "/CN=tests", "-keyout", "ca.key", "-out", "ca.crt")
-    _openssl(folder, "req", *ec[:-2], "-subj", "/CN=server", "-keyout", "server.key", "-out", "server.csr")
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    usage = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]  # Python 3.13 requires it of the system's authorities
+    authority = ["-subj", "/CN=tests", "-days", "2", "-keyout", "ca.key", "-out", "ca.crt"]
+    _openssl(folder, "req", "-x509", *new_key, *usage, *authority)
+    _openssl(folder, "req", *new_key, "-subj", "/CN=server", "-keyout", "server.key", "-out", "server.csr")
     (folder / "names").write_text(f"subjectAltName=DNS:{REMOTE}\nauthorityKeyIdentifier=keyid\n")
     signing = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names"]
     _openssl(folder, "x509", "-req", "-in", "server.csr", *signing, "-out", "server.crt")
@@ -208,53 +207,53 @@ async def _is_encrypted(url: str) -> bool:
 
 
 async def test_certificates_are_verified(certified: tuple[Server, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless somebody chose less, a server elsewhere must show a certificate for its name, of an authority we trust."""
+    """A remote server must have a certificate for its name, of a trusted authority, unless sslmode demands less."""
     server, authority = certified
     for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR", "PGSSLROOTCERT", "PGSSLMODE"):
         monkeypatch.delenv(variable, raising=False)
     remote = server.url.replace("127.0.0.1", REMOTE)
     other = server.url.replace("127.0.0.1", "127.0.1")
-    for url, mend in (
+    for url, advice in (
         (remote, "sslrootcert=FILE in the URL"),
         (remote + "?sslmode=verify-full", "sslrootcert=FILE in the URL"),
-        (f"{other}?sslrootcert={authority}", "the URL has to name the host as its certificate does"),
+        (f"{other}?sslrootcert={authority}", "the URL must name the host as its certificate does"),
     ):
         with pytest.raises(OSError, match="verify failed") as caught:
             await connect(url)
-        assert mend in explain(caught.value)
+        assert advice in explain(caught.value)
     assert await _is_encrypted(f"{remote}?sslrootcert={authority}")
     assert await _is_encrypted(f"{remote}?sslrootcert={authority}&sslmode=verify-full")
     assert await _is_encrypted(f"{remote}?sslmode=require")
     assert not await _is_encrypted(f"{remote}?sslmode=disable")
-    assert await _is_encrypted(server.url), "to this machine itself TLS is taken where it is offered"
+    assert await _is_encrypted(server.url), "on this machine, TLS is used if the server offers it"
     monkeypatch.setenv("SSL_CERT_FILE", str(authority))
     assert await _is_encrypted(remote), "the system's authorities are trusted"
     assert await _is_encrypted(f"{remote}?sslrootcert=system")
 
 
 async def test_no_password_without_tls() -> None:
-    """A server elsewhere that says it has no TLS learns neither the role nor the password."""
-    heard = []
-    gone = asyncio.Event()
+    """A remote server without TLS receives neither the role nor the password."""
+    received = []
+    closed = asyncio.Event()
 
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.read(1000))
+    async def refuse_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.read(1000))
         writer.write(b"N")
-        heard.append(await reader.read(1000))
+        received.append(await reader.read(1000))
         writer.close()
-        gone.set()
+        closed.set()
 
-    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as listening:
+    async with await asyncio.start_server(refuse_tls, "127.0.0.1", 0) as listening:
         port = listening.sockets[0].getsockname()[1]
         with pytest.raises(ConnectionError) as caught:
             await connect(f"postgresql://canary:canary@{REMOTE}:{port}/db")
-        await asyncio.wait_for(gone.wait(), 10)
+        await asyncio.wait_for(closed.wait(), 10)
     assert "sslmode=disable" in explain(caught.value)
-    assert [8, 0] == [len(words) for words in heard]
+    assert [8, 0] == [len(data) for data in received]  # the request for TLS, and the end
 
 
-async def test_less_than_verified_is_said(provider: Provider, certified: tuple[Server, Path], tmp_path: Path) -> None:
-    """A weaker sslmode that somebody chose is obeyed, with one line that warns of it."""
+async def test_unverified_is_reported(provider: Provider, certified: tuple[Server, Path], tmp_path: Path) -> None:
+    """A weaker sslmode in the URL is used, and the daemon logs one warning."""
     server, _ = certified
     url = server.url.replace("127.0.0.1", REMOTE) + "?sslmode=require"
     async with running("run", env=environment(tmp_path, url, provider.url)) as daemon:
@@ -263,62 +262,79 @@ async def test_less_than_verified_is_said(provider: Provider, certified: tuple[S
         await wait_for_line(daemon, "daemon.waiting")
 
 
-# What it refuses
+# Errors
 
 REFUSALS: dict[str, tuple[str, str, str]] = {
-    "a right is missing": ("revoke all on checkpointd.polling from checkpointd", "permission denied for table polling",
-                           "checkpointd migrate"),
-    "read-only": ("alter role {role} set default_transaction_read_only = on", "read-only transaction", "the primary"),
-    "the disk is full": ("create trigger full_disk before insert on checkpointd.jobs execute function full_disk()",
-                         "No space left on device", "make room"),
-    "too many connections": ("alter role {role} connection limit 0", "too many connections", "raise max_connections"),
+    "a right is missing": (
+        "revoke all on checkpointd.polling from checkpointd",
+        "permission denied for table polling",
+        "checkpointd migrate",
+    ),
+    "read-only": (
+        "alter role {role} set default_transaction_read_only = on",
+        "read-only transaction",
+        "the primary",
+    ),
+    "the disk is full": (
+        "create trigger full_disk before insert on checkpointd.jobs execute function full_disk()",
+        "No space left on device",
+        "free space on the server's disk",
+    ),
+    "too many connections": (
+        "alter role {role} connection limit 0",
+        "too many connections",
+        "raise max_connections",
+    ),
     "no such role": ("alter role {role} nologin", "not permitted to log in", "pg_hba.conf"),
-    "no such table": ("alter table checkpointd.polling rename to other", "does not exist", "checkpointd migrate"),
-}  # fmt: skip
-
+    "no such table": (
+        "alter table checkpointd.polling rename to other",
+        "does not exist",
+        "checkpointd migrate",
+    ),
+}
+"""What causes an error, PostgreSQL's words for it, and the advice."""
 
 FULL_DISK = """create function full_disk() returns trigger language plpgsql as $$ begin
   raise 'could not extend file "base/1": No space left on device' using errcode = '53100'; end $$"""
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-async def test_what_the_database_refuses(url: str, sql: asyncpg.Connection, case: str) -> None:
-    """What PostgreSQL refuses is told in one line: its own words, and how to mend it."""
-    statement, words, mend = REFUSALS[case]
+async def test_errors_have_advice(url: str, sql: asyncpg.Connection, case: str) -> None:
+    """An error of PostgreSQL becomes one line, with PostgreSQL's own words and with advice."""
+    statement, words, advice = REFUSALS[case]
     await sql.execute(FULL_DISK)
-    async with login(url, "in role checkpointd") as theirs:
-        await sql.execute(statement.format(role=urlsplit(theirs).username))
-        async with open_store(lambda: connect(theirs)) as store:
+    async with login(url, "in role checkpointd") as daemon_url:
+        await sql.execute(statement.format(role=urlsplit(daemon_url).username))
+        async with open_store(lambda: connect(daemon_url)) as store:
             with pytest.raises(DatabaseUnavailableError) as caught:
                 await track(store)
-    told = str(caught.value)
-    assert words in told
-    assert mend in told
-    assert 1 == len(told.splitlines())
+    message = str(caught.value)
+    assert words in message
+    assert advice in message
+    assert 1 == len(message.splitlines())
 
 
 async def test_no_row_is_quoted(sql: asyncpg.Connection) -> None:
-    """What PostgreSQL says of a row, which may hold anything, is not repeated; its hint is."""
+    """The DETAIL of an error, which may contain values of a row, is left out; the HINT is kept."""
     with pytest.raises(asyncpg.PostgresError) as caught:
         await sql.execute("do $$ begin raise 'no' using detail = 'a' || chr(10) || 'canary', hint = 'do this'; end $$")
     assert "canary" in str(caught.value)
     assert "RaiseError: no HINT: do this" == explain(caught.value)
 
 
-async def test_read_only_for_a_while(store: Store, sql: asyncpg.Connection) -> None:
-    """After a server was read-only, as a demoted primary is, the next use gets connections that can write again."""
-    await track(store)
+async def test_read_only_for_a_while(url: str, sql: asyncpg.Connection) -> None:
+    """After a server was read-only, as a demoted primary is, the store connects anew and can write again."""
     database = await sql.fetchval("select current_database()")
     await sql.execute(f"alter database {database} set default_transaction_read_only = on")
-    await store._pool.expire_connections()
-    with pytest.raises(DatabaseUnavailableError, match="read-only"):
-        await track(store, "ftjob-2")
-    await sql.execute(f"alter database {database} reset default_transaction_read_only")
-    await track(store, "ftjob-2")
+    async with open_store(lambda: connect(url)) as store:
+        with pytest.raises(DatabaseUnavailableError, match="read-only"):
+            await track(store)
+        await sql.execute(f"alter database {database} reset default_transaction_read_only")
+        await track(store)
 
 
-async def test_a_full_disk_passes(store: Store, provider: Provider, sql: asyncpg.Connection, health: Health) -> None:
-    """A save for which the disk has no room leaves nothing half-written, and the next poll stores it all."""
+async def test_full_disk_for_a_while(store: Store, provider: Provider, sql: asyncpg.Connection, health: Health) -> None:
+    """A save that fails because the disk is full writes nothing, and the next poll saves everything."""
     await sql.execute(
         f"{FULL_DISK}; create trigger full_disk before insert on checkpointd.changes execute function full_disk()"
     )

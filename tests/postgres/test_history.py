@@ -1,4 +1,4 @@
-"""The history of each value: what changed when, and what was known at any time."""
+"""The history of each value: the changes, and metrics_as_of()."""
 
 from datetime import datetime
 from typing import Any
@@ -9,16 +9,16 @@ from checkpointd.postgres.store import Store
 from support.harness import read_job_list, sync
 from support.provider import JOB, Provider, checkpoint, job, page
 
-StoredCheckpoint = dict[tuple[str, str], float]
+Metrics = dict[tuple[str, str], float]
 
 
-async def _as_of(sql: asyncpg.Connection, at: datetime) -> StoredCheckpoint:
+async def _as_of(sql: asyncpg.Connection, at: datetime) -> Metrics:
     rows = await sql.fetch("select checkpoint_id, metric, value from fine_tuning.metrics_as_of($1, $2)", JOB, at)
     return {(row["checkpoint_id"], row["metric"]): row["value"] for row in rows}
 
 
-async def test_metrics_as_of_any_time(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """What metrics_as_of says of a time is what the views said then: values came, went, changed and came back."""
+async def test_metrics_as_of_each_time(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """metrics_as_of() a time returns what the views showed then, after values came, went, changed and came back."""
     listings: list[list[dict[str, Any]]] = [
         [checkpoint(1, valid_loss=0.5)],
         [checkpoint(1, valid_loss=None), checkpoint(2)],
@@ -29,7 +29,7 @@ async def test_metrics_as_of_any_time(store: Store, provider: Provider, sql: asy
         [checkpoint(1, valid_loss=0.1, train_mean_reward=7), checkpoint(3, train_loss=2.0**60)],
     ]
     before = await sql.fetchval("select clock_timestamp()")
-    then: dict[datetime, StoredCheckpoint] = {}
+    then: dict[datetime, Metrics] = {}
     for listing in listings:
         provider.checkpoints[JOB] = page(listing)
         await sync(store, provider)
@@ -41,19 +41,19 @@ async def test_metrics_as_of_any_time(store: Store, provider: Provider, sql: asy
 
 
 async def test_metrics_as_of_a_step_that_moved(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """A metric is told with the step that its checkpoint had then, and a metric named as a column is not mixed up."""
+    """metrics_as_of() returns the step of that time, and a metric that is named like a column is kept apart from it."""
     provider.checkpoints[JOB] = page([checkpoint(1, created_at=5.5)])
     await sync(store, provider)
     then = await sql.fetchval("select clock_timestamp()")
     provider.checkpoints[JOB] = page([{**checkpoint(1, created_at=6.5), "step_number": 8, "created_at": 1_721_764_900}])
     await sync(store, provider)
-    asked = "select step_number, value from fine_tuning.metrics_as_of($1, $2) where metric = 'created_at'"
-    assert (1, 5.5) == tuple(await sql.fetchrow(asked, JOB, then) or ())
-    assert (8, 6.5) == tuple(await sql.fetchrow(asked, JOB, await sql.fetchval("select now()")) or ())
+    query = "select step_number, value from fine_tuning.metrics_as_of($1, $2) where metric = 'created_at'"
+    assert (1, 5.5) == tuple(await sql.fetchrow(query, JOB, then) or ())
+    assert (8, 6.5) == tuple(await sql.fetchrow(query, JOB, await sql.fetchval("select now()")) or ())
 
 
 async def test_metrics_as_of_names_that_look_alike(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """A provider's metric that is named as the feed names another one is not mixed up with it."""
+    """A metric whose name is the feed's name of another metric is kept apart from it."""
     alike = {"foo": 1, "extra_metrics.foo": 2, "extra_metrics.valid_loss": 3}
     provider.checkpoints[JOB] = page([checkpoint(1, valid_loss=0.5, **alike)])
     await sync(store, provider)
@@ -67,7 +67,7 @@ async def test_metrics_as_of_names_that_look_alike(store: Store, provider: Provi
 
 
 async def test_a_commit_is_one_moment(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """All changes of one poll bear the same time, and times follow seq: no time shows half a poll."""
+    """All changes of one poll have the same time, and times ascend with seq, so that no time shows half a poll."""
     jobs = [JOB, "ftjob-2"]
     for loss in (0.5, 0.6, 0.7):
         for name in jobs:
@@ -84,7 +84,7 @@ async def test_a_commit_is_one_moment(store: Store, provider: Provider, sql: asy
 
 
 async def test_each_change_names_its_poll(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """Old value, new value, time and poll of a change are those of the poll that brought it."""
+    """A change has the old value, the new value, and the poll that found it."""
     for loss in (0.5, 0.6):
         provider.checkpoints[JOB] = page([checkpoint(1, train_loss=loss)])
         await sync(store, provider)

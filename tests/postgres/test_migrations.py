@@ -1,4 +1,4 @@
-"""The schema is created, upgraded and guarded."""
+"""Creating the schema, upgrading it, and refusing one that does not fit."""
 
 import asyncio
 import re
@@ -7,7 +7,6 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from checkpointd.domain.poll import Lease
 from checkpointd.postgres import migrations, queries
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.errors import MigrationError
@@ -15,6 +14,7 @@ from checkpointd.postgres.migrations import migrate, require_current
 
 VIEWS = f"views {migrations.VIEWS_VERSION}"
 TYPES = "select format_type($1::oid, null) = format_type(to_regtype($2), null)"
+MAKE_VIEWS_DIFFER = "update checkpointd.schema_migrations set checksum = 'x' where name like 'views%'"
 
 
 async def _migrate(url: str) -> list[str]:
@@ -26,28 +26,29 @@ async def _migrate(url: str) -> list[str]:
 
 
 async def test_six_at_once(empty_url: str) -> None:
-    """Six migrators started at once on an empty database all succeed, and each file is applied once."""
+    """Six migrations that start at the same time on an empty database all succeed, and each file is applied once."""
     applied = await asyncio.gather(*(_migrate(empty_url) for _ in range(6)))
-    assert [file.name for file in migrations._files()] == sorted(name for names in applied for name in names)
+    files = {file.name for file in (queries.folder() / "migrations").iterdir()}
+    assert sorted({*files, VIEWS}) == sorted(name for names in applied for name in names)
 
 
-async def test_a_schema_of_somebody_else(empty_url: str) -> None:
-    """Where a schema of our name is there already, the error says what to do."""
+async def test_foreign_schema(empty_url: str) -> None:
+    """If a schema of the same name exists that checkpointd did not create, the error says what to do."""
     admin = await asyncpg.connect(empty_url)
     await admin.execute("create schema fine_tuning")
-    with pytest.raises(MigrationError, match=r'"fine_tuning" already exists, and is not ours: rename it'):
+    with pytest.raises(MigrationError, match='"fine_tuning" already exists, and checkpointd did not create it: r'):
         await _migrate(empty_url)
     await admin.close()
 
 
 async def test_again_does_nothing(empty_url: str) -> None:
-    """A second migrate applies nothing."""
+    """A second migration applies nothing."""
     await _migrate(empty_url)
     assert [] == await _migrate(empty_url)
 
 
 async def test_empty_database_is_not_current(empty_url: str) -> None:
-    """A database without the schema is refused, with what to do."""
+    """A database without the schema is refused, and the error says what to do."""
     connection = await connect(empty_url)
     with pytest.raises(MigrationError, match="checkpointd migrate"):
         await require_current(connection)
@@ -55,14 +56,14 @@ async def test_empty_database_is_not_current(empty_url: str) -> None:
 
 
 async def test_newer_database_is_refused(url: str, sql: asyncpg.Connection) -> None:
-    """A database that a newer version migrated is refused."""
+    """A database that was migrated by a newer version is refused."""
     await sql.execute("insert into checkpointd.schema_migrations values ('9999_future.sql', 'x')")
     with pytest.raises(MigrationError, match="newer"):
         await _migrate(url)
 
 
 async def test_newer_views_are_refused(url: str, sql: asyncpg.Connection) -> None:
-    """A database whose views a newer checkpointd made is not given the older ones, while replicas are upgraded."""
+    """Views of a newer version are not replaced by older ones, for example while replicas are upgraded."""
     newer = f"views {migrations.VIEWS_VERSION + 1}"
     await sql.execute(
         "update checkpointd.schema_migrations set name = $1, checksum = 'x' where name = $2", newer, VIEWS
@@ -72,17 +73,17 @@ async def test_newer_views_are_refused(url: str, sql: asyncpg.Connection) -> Non
 
 
 async def test_edited_file_is_refused(url: str, sql: asyncpg.Connection) -> None:
-    """A migration that is not the file that was applied is refused."""
+    """A migration that differs from the file that was applied is refused."""
     await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name = '0001_initial.sql'")
     with pytest.raises(MigrationError, match=r"0001_initial\.sql"):
         await _migrate(url)
 
 
-async def test_views_are_made_again(url: str, sql: asyncpg.Connection) -> None:
-    """Views are re-created where their files differ from those that were applied, and keep their grants."""
+async def test_views_are_replaced(url: str, sql: asyncpg.Connection) -> None:
+    """Views are replaced if their files differ from those that were applied, and keep their grants."""
     await sql.execute("create role guest")
     await sql.execute("grant select on fine_tuning.jobs to guest")
-    await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name like 'views%'")
+    await sql.execute(MAKE_VIEWS_DIFFER)
     assert [VIEWS] == await _migrate(url)
     assert await sql.fetchval("select has_table_privilege('guest', 'fine_tuning.jobs', 'select')")
     await sql.execute("drop owned by guest")
@@ -90,7 +91,7 @@ async def test_views_are_made_again(url: str, sql: asyncpg.Connection) -> None:
 
 
 async def test_upgrade_summarises_what_is_stored(url: str, sql: asyncpg.Connection) -> None:
-    """A database that has checkpoints from before there were summaries gets them with the upgrade."""
+    """An upgrade from a version without summaries writes those of the stored checkpoints."""
     await sql.execute(
         """insert into checkpointd.sources (name, kind) values ('test', 'openai');
         insert into checkpointd.jobs (source, id, tracked_by)
@@ -105,17 +106,26 @@ async def test_upgrade_summarises_what_is_stored(url: str, sql: asyncpg.Connecti
     assert (3, 30) == tuple(await sql.fetchrow("select checkpoint_count, latest_step from fine_tuning.jobs") or ())
 
 
-async def test_a_lock_is_waited_for_briefly(url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dashboard's lock on a view makes migrate give up its turn and try again, until the lock is gone."""
-    monkeypatch.setattr(migrations, "PAUSE", 0.01)
+async def test_a_locked_view_is_waited_for(url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a dashboard has locked a view, the migration tries again and again, and succeeds when the lock is released."""
+    monkeypatch.setattr(migrations, "LOCK_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT", "50ms")
-    await sql.execute("update checkpointd.schema_migrations set checksum = 'x' where name like 'views%'")
+    await sql.execute(MAKE_VIEWS_DIFFER)
     transaction = sql.transaction()
     await transaction.start()
     await sql.execute("lock table fine_tuning.jobs in access share mode")
     connection = await connect(url)
-    migrating = asyncio.create_task(migrate(connection))
-    await asyncio.wait([migrating], timeout=0.3)
+    locking = 0
+
+    def count_locks(query: asyncpg.connection.LoggedQuery) -> None:
+        nonlocal locking
+        locking += query.query == queries.LOCK_SCHEMA_MIGRATIONS
+
+    with connection.query_logger(count_locks):
+        migrating = asyncio.create_task(migrate(connection))
+        async with asyncio.timeout(60):
+            while locking < 3:  # noqa: ASYNC110  # the driver gives no event
+                await asyncio.sleep(0.01)  # until the third attempt
     assert not migrating.done()
     await transaction.rollback()
     assert [VIEWS] == (await migrating).files
@@ -137,7 +147,7 @@ async def test_everything_is_commented(sql: asyncpg.Connection) -> None:
 
 
 async def test_constraints_are_named(sql: asyncpg.Connection) -> None:
-    """No check has a name that PostgreSQL made up."""
+    """No check constraint has a name that PostgreSQL generated."""
     rows = await sql.fetch("""
         select conname from pg_constraint
         where contype = 'c' and connamespace = 'checkpointd'::regnamespace and conname ~ '_check[0-9]*$'""")
@@ -145,7 +155,7 @@ async def test_constraints_are_named(sql: asyncpg.Connection) -> None:
 
 
 async def test_queries_and_files_agree(sql: asyncpg.Connection) -> None:
-    """Each file of sql/queries has its constant, a purpose line, and is accepted by a migrated database."""
+    """Each file of sql/queries has a constant, begins with its purpose, and is accepted by a migrated database."""
     files = {f.name.removesuffix(".sql") for f in (queries.folder() / "queries").iterdir()}
     constants = {name.lower(): text for name, text in vars(queries).items() if name.isupper()}
     assert files == constants.keys()
@@ -177,10 +187,3 @@ def test_lines_are_short() -> None:
     files = [path for path in Path(str(queries.folder())).rglob("*.sql") if not re.match(r"000[1-5]_", path.name)]
     for path in files:
         assert [] == [line for line in path.read_text().splitlines() if len(line) >= 120], path.name
-
-
-async def test_claims_match_the_lease(sql: asyncpg.Connection) -> None:
-    """Both claims return the fields of a Lease, in its order."""
-    for query in (queries.CLAIM_DUE_JOBS, queries.CLAIM_NAMED_JOBS):
-        prepared = await sql.prepare(query)
-        assert list(Lease.__struct_fields__) == [a.name for a in prepared.get_attributes()]

@@ -1,4 +1,4 @@
-"""With a million checkpoints the views answer as dashboards ask: at once, and by an index where there is one to use."""
+"""The queries of dashboards are fast with a million checkpoints, and use the indexes."""
 
 import asyncio
 import json
@@ -10,9 +10,8 @@ import pytest
 
 from support.logins import connected
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first one fills the database
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first test fills the database
 
-# 10,000 jobs of two sources with 100 checkpoints each, which came over a hundred days: one a day for every job.
 FILL = """
     insert into checkpointd.sources (name, kind) values ('one', 'openai'), ('two', 'azure');
     select count(*) from checkpointd.sources s cross join lateral checkpointd.track_jobs(
@@ -36,6 +35,7 @@ FILL = """
     select j.key, convert_to(n::text, 'UTF8'), 'no object', '[]'
     from generate_series(1, 10) n cross join checkpointd.jobs j where j.id like '%7';
     select checkpointd.summarise(array_agg(key), array_agg(false)) from checkpointd.jobs"""
+"""10,000 jobs of two sources with 100 checkpoints each, which came one a day over a hundred days."""
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +72,11 @@ LATEST = """
     select j.id, c.train_loss from fine_tuning.jobs j join fine_tuning.checkpoints c on c.source = j.source
     and c.fine_tuning_job_id = j.id and c.step_number = j.latest_step where j.id in ('ftjob-1', 'ftjob-2', 'ftjob-3')"""
 JOB = {"jobs_id", "jobs_source_id_unique"}
-"""Either leads from a job's name to its key."""
+"""Indexes from a job's id to its key. Either is good."""
 
 
 async def _explained(reader: asyncpg.Connection, query: str) -> tuple[dict[str, Any], float]:
-    """Return how a query is answered, and in how many seconds: the fewest of some, others use this machine too."""
+    """Return the plan of a query, and its seconds: the fewest of five runs, because other programs use the machine."""
     explained = [json.loads(await reader.fetchval(f"explain (analyze, format json) {query}"))[0] for _ in range(5)]
     return explained[-1]["Plan"], min(one["Execution Time"] for one in explained) / 1000
 
@@ -95,12 +95,12 @@ async def _explained(reader: asyncpg.Connection, query: str) -> tuple[dict[str, 
         (f"select * from fine_tuning.changes where {ONE} order by seq desc limit 50", 50, {"changes_job"}, 0.3),
         (f"select * from fine_tuning.polls where {ONE} order by id desc limit 50", 20, {"polls_job"}, 0.3),
         (f"select * from fine_tuning.rejects where {ONE}", 10, {"rejects_pkey"}, 0.3),
-        # the feed, and times
+        # the feed, and ranges of time
         ("select * from fine_tuning.changes where seq > 900000 order by seq limit 1000", 1000, {"changes_pkey"}, 0.3),
         ("select * from fine_tuning.changes order by seq desc limit 50", 50, {"changes_pkey"}, 0.3),
         ("select * from fine_tuning.changes where at >= now() - interval '1 hour'", 10000, {"changes_at"}, 1),
         ("select * from fine_tuning.polls order by id desc limit 50", 50, {"polls_pkey"}, 0.3),
-        # the fleet: a row for each job is what is asked for
+        # all jobs: one row for each of them
         ("select * from fine_tuning.freshness", 10000, set(), 2),
         ("select * from fine_tuning.freshness where is_stale", 0, set(), 2),
         ("select * from fine_tuning.jobs", 10000, set(), 2),
@@ -110,25 +110,25 @@ async def _explained(reader: asyncpg.Connection, query: str) -> tuple[dict[str, 
     ],
 )  # fmt: skip
 async def test_dashboards(million: str, query: str, rows: int, indexes: set[str], seconds: float) -> None:
-    """A question about one job, or the newest, is answered by its index; one about all jobs in a second or two."""
+    """A query of one job, or of the newest rows, is fast and uses an index. One of all jobs takes a second or two."""
     async with connected(million, "in role checkpointd_reader") as reader:
         assert rows == len(await reader.fetch(query))
         plan, took = await _explained(reader, query)
     nodes = list(_nodes(plan))
     used = {node["Index Name"] for node in nodes if "Index Name" in node}
-    read_through = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
+    scanned = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
     assert indexes <= used
     if "ftjob-" in query:
         assert JOB & used
     if indexes:
-        assert not {"checkpoints", "changes", "polls"} & read_through
+        assert not {"checkpoints", "changes", "polls"} & scanned
     assert took < seconds
 
 
-async def test_what_was_known(million: str) -> None:
-    """What was known of one job at a time is told at once."""
+async def test_metrics_as_of(million: str) -> None:
+    """metrics_as_of() of one job takes less than half a second."""
     async with connected(million, "in role checkpointd_reader") as reader:
-        asked = "select * from fine_tuning.metrics_as_of('ftjob-778', now() - interval '50 days')"
-        assert 3 * 50 == len(await reader.fetch(asked))
-        _, took = await _explained(reader, asked)
+        query = "select * from fine_tuning.metrics_as_of('ftjob-778', now() - interval '50 days')"
+        assert 3 * 50 == len(await reader.fetch(query))
+        _, took = await _explained(reader, query)
     assert took < 0.5

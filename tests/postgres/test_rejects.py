@@ -1,4 +1,4 @@
-"""What cannot be read is kept, counted and capped, and read again by a better reader."""
+"""Rejects: items that cannot be read are stored and counted, up to a limit, and read again by a newer version."""
 
 from typing import Any
 
@@ -7,8 +7,7 @@ import pytest
 
 from checkpointd.domain import listing
 from checkpointd.domain.checkpoint import BadItemError
-from checkpointd.postgres import queries
-from checkpointd.postgres import save_rows as write
+from checkpointd.postgres import queries, save_rows
 from checkpointd.postgres.store import Store
 from support.harness import sync
 from support.provider import JOB, Provider, checkpoint, page
@@ -19,19 +18,19 @@ def _bad(number: int) -> dict[str, Any]:
 
 
 async def test_seen_again_is_counted(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """A reject tells its reason, when it was first and last read, and in how many compared listings it stood."""
+    """A reject has its reason, the times of its first and last reading, and the number of compared listings with it."""
     for good in (1, 2, 3):
         provider.checkpoints[JOB] = page([_bad(9), *(checkpoint(n) for n in range(1, good + 1))])
         await sync(store, provider)
     row = await sql.fetchrow("select reason, count, last_seen_at > first_seen_at as later from fine_tuning.rejects")
-    assert ("step_number: no whole number", 3, True) == tuple(row or ())
+    assert ("step_number: not an integer", 3, True) == tuple(row or ())
 
 
 async def test_rejects_of_a_job_are_capped(
     store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a job's rejects so many are kept, those beyond are counted in one row; other jobs have their own."""
-    monkeypatch.setattr(write, "REJECTS_PER_JOB", 5)
+    """Rejects are stored up to a limit for each job, and further ones of that job are counted in one row."""
+    monkeypatch.setattr(save_rows, "REJECTS_PER_JOB", 5)
     kept = "select count from fine_tuning.rejects where fine_tuning_job_id = $1 and raw is not null"
     rest = "select count, reason from fine_tuning.rejects where fine_tuning_job_id = $1 and raw is null"
     for numbers in (range(1, 4), range(2, 10), range(3, 10)):
@@ -48,10 +47,10 @@ async def test_rejects_of_a_job_are_capped(
     assert [] == await sql.fetch(rest, "ftjob-2")
 
 
-async def test_read_again_by_a_new_reader(
+async def test_read_again_by_a_newer_version(
     store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an upgrade of the reader an equal listing is read again, and what can be read now comes in."""
+    """After an upgrade of the code that reads items, an equal listing is read again, and its items are stored."""
 
     def refuse(*_: object) -> None:
         raise BadItemError("not understood yet")
@@ -72,8 +71,8 @@ async def test_read_again_by_a_new_reader(
     assert await sql.fetchval("select last_success_at is not null from fine_tuning.freshness")
 
 
-async def test_what_can_be_read_at_last_is_no_burst(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """Checkpoints that were listed before, but could not be read, are no sign of others that were never seen."""
+async def test_rejects_that_can_be_read_are_no_burst(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Checkpoints that were listed before, as rejects, are no burst when they can be read."""
     provider.checkpoints[JOB] = page([*(_bad(n) for n in range(6, 1, -1)), checkpoint(1)])
     await sync(store, provider)
     provider.checkpoints[JOB] = page([checkpoint(n) for n in range(6, 0, -1)])
@@ -81,14 +80,12 @@ async def test_what_can_be_read_at_last_is_no_burst(store: Store, provider: Prov
     assert (6, False) == tuple(await sql.fetchrow("select checkpoint_count, suspected_gap from fine_tuning.jobs") or ())
 
 
-async def test_a_job_says_what_of_it_cannot_be_read_now(
-    store: Store, provider: Provider, sql: asyncpg.Connection
-) -> None:
-    """Its page, and each poll, count its rejects as long as there are some in its listing; the view keeps them."""
-    counted, polled = [], []
+async def test_current_rejects_are_counted(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """The page of a job, and each poll, count the rejects of the last listing. The view keeps all rejects."""
+    on_page, by_poll = [], []
     for listed in ([_bad(2), checkpoint(1)], [_bad(2), checkpoint(1)], [checkpoint(2), checkpoint(1)]):
         provider.checkpoints[JOB] = page(listed)
-        polled += [getattr((await sync(store, provider))[JOB], "rejected", None)]
-        counted += [(await sql.fetchrow(queries.READ_JOB, "test", JOB) or {})["rejects"]]
-    assert [1, 1, 0] == counted == polled
+        by_poll += [getattr((await sync(store, provider))[JOB], "rejected", None)]
+        on_page += [(await sql.fetchrow(queries.READ_JOB, "test", JOB) or {})["rejects"]]
+    assert [1, 1, 0] == on_page == by_poll
     assert 1 == await sql.fetchval("select count(*) from fine_tuning.rejects")

@@ -1,4 +1,4 @@
-"""Who may do what: the roles are made where that is possible, and each suffices for its work and for no more."""
+"""The roles: how they are created, and that each may do its work and nothing else."""
 
 import asyncio
 import re
@@ -16,6 +16,7 @@ from support.documents import Document
 from support.logins import as_role, connected, login
 from support.provider import JOB, Provider, checkpoint, job, page
 from support.verbs import checkpointd, environment, running, wait_for_line
+from support.waiting import eventually
 
 OPERATING = Document("sql/OPERATING.md")
 OBJECTS = """
@@ -31,7 +32,7 @@ async def _owners(sql: asyncpg.Connection) -> set[str]:
 
 
 async def _database_of(bare: str, owner: str) -> str:
-    """Make a login with these options and a database that it owns; returns the login's URL."""
+    """Create the login `app` with these options, and a database that it owns. Returns the login's URL."""
     admin = await asyncpg.connect(bare.format("postgres"))
     await admin.execute(f"create role app login {owner}")
     await admin.execute("create database app owner app")
@@ -40,16 +41,15 @@ async def _database_of(bare: str, owner: str) -> str:
 
 
 async def _run_roles(binaries: Path, url: str) -> None:
-    """Do as an administrator does with the file."""
-    file = str(migrations.roles_file())
-    psql = await asyncio.create_subprocess_exec(binaries / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", file, url,
-                                                stdout=PIPE, stderr=PIPE)  # fmt: skip
+    """Run the file of the roles with psql, as an administrator does."""
+    command = [binaries / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(migrations.roles_file()), url]
+    psql = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
     assert (b"", b"") == await psql.communicate()
     assert 0 == psql.returncode
 
 
 async def _reads_and_works(url: str, provider: Provider, tmp_path: Path) -> None:
-    """Let a reader read, and a daemon's login poll, in this database."""
+    """Check that a login of the daemon can poll in this database, and that a reader can read."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
     async with login(url, "in role checkpointd") as daemon:
         env = environment(tmp_path, daemon, provider.url)
@@ -61,7 +61,7 @@ async def _reads_and_works(url: str, provider: Provider, tmp_path: Path) -> None
 
 @pytest.mark.slow
 async def test_superuser(bare: str, provider: Provider, tmp_path: Path) -> None:
-    """A superuser's migrate makes the roles, to whom all belongs; a setting that somebody chose outlives the next."""
+    """A migration by a superuser creates the roles, which own everything. The next one keeps changed settings."""
     url = bare.format("postgres")
     env = environment(tmp_path, url)
     first = await checkpointd("migrate", env=env)
@@ -78,7 +78,7 @@ async def test_superuser(bare: str, provider: Provider, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_owner_who_makes_roles(bare: str, provider: Provider, tmp_path: Path) -> None:
-    """An owner of the database who may make roles, but is no superuser, makes them, and can migrate again."""
+    """An owner of the database with CREATEROLE, who is no superuser, creates the roles, and can migrate again."""
     url = await _database_of(bare, "createrole")
     ended = await checkpointd("migrate", env=environment(tmp_path, url))
     assert (0, "") == (ended.code, ended.err)
@@ -93,7 +93,7 @@ async def test_owner_who_makes_roles(bare: str, provider: Provider, tmp_path: Pa
 
 
 async def test_hardened_defaults(empty_url: str) -> None:
-    """Where functions are nobody's by default, the views can be read all the same."""
+    """The views can be read even if nobody may execute new functions by default."""
     admin = await asyncpg.connect(empty_url)
     await admin.execute("alter default privileges revoke execute on functions from public")
     await migrations.migrate(admin)
@@ -108,7 +108,7 @@ async def test_hardened_defaults(empty_url: str) -> None:
 
 @pytest.mark.parametrize("alone", [True, False])
 async def test_advisory_locks(empty_url: str, alone: bool) -> None:
-    """Nobody fills the table of locks in a database of ours; where others live there, their locks are left to them."""
+    """Advisory locks are forbidden if the database has nothing else; otherwise other programs may need them."""
     admin = await asyncpg.connect(empty_url)
     if not alone:
         await admin.execute("create schema other; create table other.things ()")
@@ -124,7 +124,7 @@ async def test_advisory_locks(empty_url: str, alone: bool) -> None:
 
 @pytest.mark.slow
 async def test_login_that_was_there_before(bare: str, tmp_path: Path) -> None:
-    """A role that an administrator created before, as for the service, gets its rights from the owner."""
+    """A role checkpointd that an administrator created before gets its rights from the owner's migration."""
     url = await _database_of(bare, "createrole")
     admin = await asyncpg.connect(bare.format("postgres"))
     await admin.execute("create role checkpointd login")
@@ -138,14 +138,14 @@ async def test_login_that_was_there_before(bare: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_owner_without_rights(bare: str, provider: Provider, tmp_path: Path, binaries: Path) -> None:
-    """Who may not make roles is told in one line what to run, works without them, and goes on once they are made."""
+    """Without the right to create roles, one line says what to run. The commands work before that and after it."""
     url = await _database_of(bare, "")
     env = environment(tmp_path, url, provider.url)
     ended = await checkpointd("migrate", env=env)
     assert 0 == ended.code
     assert ended.out.startswith("applied 0001_initial.sql, ")
     assert re.fullmatch(
-        r"checkpointd: the roles .*permission denied.*: .* administrator run .*roles\.sql with psql\n", ended.err
+        r"checkpointd: the roles .*permission denied.*: .* administrator can run .*roles\.sql with psql\n", ended.err
     )
     sql = await asyncpg.connect(bare.format("app"))
     assert {"app"} == await _owners(sql)
@@ -164,7 +164,7 @@ async def test_owner_without_rights(bare: str, provider: Provider, tmp_path: Pat
 
 @pytest.mark.slow
 async def test_administrator_first(bare: str, provider: Provider, tmp_path: Path, binaries: Path) -> None:
-    """With the roles made beforehand, a member of checkpointd_owner who may make none migrates an empty database."""
+    """If the roles exist, a member of checkpointd_owner without the right to create roles can migrate the database."""
     url = await _database_of(bare, "")
     await _run_roles(binaries, bare.format("app"))
     sql = await asyncpg.connect(bare.format("app"))
@@ -178,7 +178,7 @@ async def test_administrator_first(bare: str, provider: Provider, tmp_path: Path
 
 @pytest.mark.slow
 async def test_owner_of_that_name(bare: str, provider: Provider, tmp_path: Path, binaries: Path) -> None:
-    """A role checkpointd that owned its database keeps what it needs, before and after the roles are made."""
+    """A role checkpointd that owns its database keeps what it needs, before and after the roles are created."""
     admin = await asyncpg.connect(bare.format("postgres"))
     await admin.execute("create role checkpointd login")
     await admin.execute("create database app owner checkpointd")
@@ -200,24 +200,34 @@ async def test_owner_of_that_name(bare: str, provider: Provider, tmp_path: Path,
 
 @pytest.mark.slow
 async def test_the_daemons_role_suffices(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
-    """A login with nothing but the role checkpointd can do all that the daemon and its commands do."""
+    """A login with only the role checkpointd can do everything that the daemon and its commands do."""
     unreadable = {**checkpoint(1), "step_number": "one"}
-    provider.checkpoints[JOB] = [page([checkpoint(1)]), page([checkpoint(2), checkpoint(1, valid_loss=1.0)]),
-                                 page([checkpoint(2), unreadable]), page([checkpoint(2)])]  # fmt: skip
+    provider.checkpoints[JOB] = [
+        page([checkpoint(1)]),
+        page([checkpoint(2), checkpoint(1, valid_loss=1.0)]),
+        page([checkpoint(2), unreadable]),
+        page([checkpoint(2)]),
+    ]
     provider.jobs = [page([job(status="running")]), page([job(status="succeeded"), job("ftjob-found")])]
     provider.checkpoints["ftjob-found"] = page([])
-    often = {"CHECKPOINTD_MIN_POLL_SECONDS": "0.1", "CHECKPOINTD_MAX_POLL_SECONDS": "0.2",
-             "CHECKPOINTD_JOB_LIST_SECONDS": "0.2", "CHECKPOINTD_DISCOVER": "true"}  # fmt: skip
+    often = {
+        "CHECKPOINTD_MIN_POLL_SECONDS": "0.1",
+        "CHECKPOINTD_MAX_POLL_SECONDS": "0.2",
+        "CHECKPOINTD_JOB_LIST_SECONDS": "0.2",
+        "CHECKPOINTD_DISCOVER": "true",
+    }
+
+    async def every_kind_is_stored() -> None:
+        assert await sql.fetchval("""
+            select count(distinct kind) = 4 from fine_tuning.changes
+            where kind in ('new', 'changed', 'status', 'missing')""")
+
     async with login(url, "in role checkpointd") as daemon:
         env = environment(tmp_path, daemon, provider.url, **often)
         assert (0, "1 job tracked (1 new)\n", "") == await checkpointd("track", JOB, env=env)
         async with running("run", env=env) as process:
             await wait_for_line(process, "daemon.ready")
-            async with asyncio.timeout(60):
-                wanted = """select count(distinct kind) = 4 from fine_tuning.changes
-                    where kind in ('new', 'changed', 'status', 'missing')"""
-                while not await sql.fetchval(wanted):  # noqa: ASYNC110  # another process writes, and gives no event
-                    await asyncio.sleep(0.05)
+            await eventually(every_kind_is_stored)
             process.terminate()
             assert 0 == await asyncio.wait_for(process.wait(), 60)
         assert await sql.fetchval("select count(*) > 0 from fine_tuning.rejects")
@@ -228,8 +238,8 @@ async def test_the_daemons_role_suffices(url: str, provider: Provider, sql: asyn
         assert (0, "the schema is up to date\n") == (ended.code, ended.out)
 
 
-async def test_what_the_daemons_role_may_not(url: str) -> None:
-    """The daemon's role deletes nothing, rewrites no history and defines nothing."""
+async def test_what_the_daemons_role_may_not_do(url: str) -> None:
+    """The daemon's role cannot delete rows, change the history, or create, alter and drop objects."""
     async with connected(url, "in role checkpointd") as daemon:
         for statement in (
             "delete from checkpointd.checkpoints",
@@ -250,12 +260,14 @@ async def test_what_the_daemons_role_may_not(url: str) -> None:
                 await daemon.execute(statement)
 
 
-async def test_what_a_reader_sees(url: str, sql: asyncpg.Connection) -> None:
-    """A reader reads every view and what was known at a time, no table, and calls no operation."""
-    views = await sql.fetch("select oid::regclass::text as name from pg_class where relkind = 'v'"
-                            " and relnamespace = 'fine_tuning'::regnamespace")  # fmt: skip
-    tables = await sql.fetch("select oid::regclass::text as name from pg_class where relkind = 'r'"
-                             " and relnamespace = 'checkpointd'::regnamespace")  # fmt: skip
+async def test_what_a_reader_may_do(url: str, sql: asyncpg.Connection) -> None:
+    """A reader can read every view and call metrics_as_of, but cannot read tables, lock them or call operations."""
+    views = await sql.fetch("""
+        select oid::regclass::text as name from pg_class
+        where relkind = 'v' and relnamespace = 'fine_tuning'::regnamespace""")
+    tables = await sql.fetch("""
+        select oid::regclass::text as name from pg_class
+        where relkind = 'r' and relnamespace = 'checkpointd'::regnamespace""")
     async with connected(url, "in role checkpointd_reader") as reader:
         for view in views:
             await reader.execute(f"table {view['name']}")
@@ -276,8 +288,8 @@ async def test_what_a_reader_sees(url: str, sql: asyncpg.Connection) -> None:
             await reader.execute("rollback")
 
 
-async def test_an_operator_who_sits_on_a_job_is_cut_off(url: str, sql: asyncpg.Connection, store: Store) -> None:
-    """A transaction in which an operator's function was called, and which is left open, ends after three seconds."""
+async def test_an_operators_idle_transaction_is_ended(url: str, sql: asyncpg.Connection, store: Store) -> None:
+    """A transaction that called an operator's function and is left open is ended after three seconds."""
     source = (await store.register_sources({"openai": "openai"}))["openai"]
     await store.track(source, ["ftjob-1"])
     async with connected(url, "in role checkpointd_operator") as operator:
@@ -289,12 +301,12 @@ async def test_an_operator_who_sits_on_a_job_is_cut_off(url: str, sql: asyncpg.C
         assert 1 == await sql.fetchval("select count(*) from fine_tuning.jobs")
 
 
-async def test_operations_do_as_the_commands(url: str, sql: asyncpg.Connection, store: Store) -> None:
-    """An operator's functions leave the same rows as what the commands call, and give the role nothing else."""
+async def test_operations_write_what_the_commands_write(url: str, sql: asyncpg.Connection, store: Store) -> None:
+    """An operator's functions write the same rows as the commands, and give the role no other right."""
     rows = """select j.tracked_by, j.untracked_at is not null as untracked, p.next_poll_at = 'infinity' as never,
         p.digest, p.poll_again, p.equal_listings, p.sealed_at
         from checkpointd.jobs j join checkpointd.polling p on p.job = j.key where j.id = $1"""
-    held = """update checkpointd.polling set digest = 'x', equal_listings = 3, sealed_at = now(),
+    claim = """update checkpointd.polling set digest = 'x', equal_listings = 3, sealed_at = now(),
         lease_expires_at = now() + interval '1 minute'"""
     source = (await store.register_sources({"openai": "openai"}))["openai"]
     assert 1 == await store.track(source, ["ftjob-command"])
@@ -307,7 +319,7 @@ async def test_operations_do_as_the_commands(url: str, sql: asyncpg.Connection, 
             ("untrack", store.untrack(jobs)),
             ("track", store.track(source, ["ftjob-command"])),
         ):
-            await sql.execute(held)
+            await sql.execute(claim)
             assert 1 == await command
             await operator.execute(f"select fine_tuning.{operation}('ftjob-function')")
             assert await sql.fetch(rows, "ftjob-command") == await sql.fetch(rows, "ftjob-function"), operation
@@ -350,9 +362,11 @@ async def test_operations_that_cannot_be(url: str, sql: asyncpg.Connection) -> N
 
 
 async def test_ids_have_one_rule(url: str, sql: asyncpg.Connection) -> None:
-    """An operator's function takes just the ids that the command takes, for each kind of source."""
-    ids = ["ftjob-abc", "ftjob-", "ftjob-a/../b", "ftjob-a b", "ftjob-a\n", "hello", "..", "-x", "x" * 128, "x" * 129,
-           "ftjob-" + "x" * 122, "ftjob-" + "x" * 123, "", "ftjob-ä", "ftjob-a%2f", "FTJOB-a", "9-a_b"]  # fmt: skip
+    """An operator's function accepts the same ids as the command, for each kind of source."""
+    ids = [
+        *("ftjob-abc", "ftjob-", "ftjob-a/../b", "ftjob-a b", "ftjob-a\n", "hello", "..", "-x", "x" * 128, "x" * 129),
+        *("ftjob-" + "x" * 122, "ftjob-" + "x" * 123, "", "ftjob-ä", "ftjob-a%2f", "FTJOB-a", "9-a_b"),
+    ]
     kinds = ("openai", "azure", "compatible")
     for kind in kinds:
         await sql.execute("insert into checkpointd.sources (name, kind) values ($1, $1)", kind)
@@ -363,14 +377,14 @@ async def test_ids_have_one_rule(url: str, sql: asyncpg.Connection) -> None:
                 try:
                     await operator.execute("select fine_tuning.track($1, $2)", given, kind)
                 except asyncpg.InvalidParameterValueError:
-                    taken = False
+                    accepted = False
                 else:
-                    taken = True
-                assert source.is_job_id(given) == taken, (kind, given)
+                    accepted = True
+                assert source.is_job_id(given) == accepted, (kind, given)
 
 
-async def test_definers_functions_are_closed(sql: asyncpg.Connection, url: str) -> None:
-    """Functions with their owner's rights have a fixed search_path, temporary tables last, and are not the public's."""
+async def test_security_definer_functions_are_safe(sql: asyncpg.Connection, url: str) -> None:
+    """Security definer functions have a fixed search_path, with temporary tables last, and are not granted to all."""
     rows = await sql.fetch("""
         select oid::regprocedure::text as name, proconfig, has_function_privilege('public', oid, 'execute') as open
         from pg_proc where prosecdef and pronamespace in ('checkpointd'::regnamespace, 'fine_tuning'::regnamespace)""")
@@ -390,21 +404,25 @@ async def test_definers_functions_are_closed(sql: asyncpg.Connection, url: str) 
 
 
 async def test_timeouts_hold_for_the_role_itself(url: str, sql: asyncpg.Connection) -> None:
-    """Who logs in as one of the roles has its timeouts."""
+    """A login as one of the roles itself has the timeouts of the role."""
     connection = await connect(url)
     await migrations.migrate(connection)
     await connection.close()
-    for role, timeouts in {"checkpointd": ("15s", "3s", "3s"), "checkpointd_operator": ("15s", "3s", "3s"),
-                           "checkpointd_reader": ("1min", "0", "1min")}.items():  # fmt: skip
+    names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+    expected = {
+        "checkpointd": ("15s", "3s", "3s"),
+        "checkpointd_operator": ("15s", "3s", "3s"),
+        "checkpointd_reader": ("1min", "0", "1min"),
+    }
+    for role, timeouts in expected.items():
         await sql.execute(f"alter role {role} login")
         try:
-            theirs = await asyncpg.connect(as_role(url, role))
-            shown = [await theirs.fetchval(f"show {name}") for name in
-                     ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")]  # fmt: skip
-            await theirs.close()
+            session = await asyncpg.connect(as_role(url, role))
+            found = [await session.fetchval(f"show {name}") for name in names]
+            await session.close()
         finally:
             await sql.execute(f"alter role {role} nologin")
-        assert timeouts == tuple(shown), role
+        assert timeouts == tuple(found), role
 
 
 async def test_documented_logins(url: str, sql: asyncpg.Connection) -> None:

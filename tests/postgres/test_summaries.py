@@ -1,4 +1,4 @@
-"""What a job's checkpoints are as a whole: gaps, epochs, the final one, the best one. Expectations made by hand."""
+"""Summaries of a job's checkpoints: gaps, epochs, the final one, the best one. Expected values were found by hand."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ async def _listed(store: Store, provider: Provider, *listings: Items) -> None:
         (False, []),
         (False, [100]),
         (False, [100, 200, 300]),
-        (False, [80, 90, 100]),  # what stood before the first is not known
+        (False, [80, 90, 100]),  # it is unknown what came before the first
         (False, [100, 250, 350]),  # 150 is not more than 1.5 times 100
         (False, [33, 66, 100]),
         (True, [100, 200, 400]),
@@ -36,7 +36,7 @@ async def _listed(store: Store, provider: Provider, *listings: Items) -> None:
 async def test_gap_between_steps(
     store: Store, provider: Provider, sql: asyncpg.Connection, expected: bool, steps: list[int]
 ) -> None:
-    """A gap is suspected where neighbouring steps lie more than 1.5 times the job's median distance apart."""
+    """A gap is suspected if the distance of two neighbouring steps is more than 1.5 times the job's median distance."""
     items = [{**checkpoint(n), "step_number": step} for n, step in enumerate(steps, 1)]
     await _listed(store, provider, items)
     assert (expected, len(steps)) == tuple(
@@ -45,7 +45,7 @@ async def test_gap_between_steps(
 
 
 async def test_gap_that_is_filled(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """A checkpoint that is published late fills its gap."""
+    """A checkpoint that is listed late fills its gap."""
     await _listed(store, provider, [checkpoint(n) for n in (1, 2, 4)])
     assert await sql.fetchval("select suspected_gap from fine_tuning.jobs")
     await _listed(store, provider, [checkpoint(n) for n in (1, 2, 3, 4)])
@@ -58,7 +58,7 @@ async def test_gap_that_is_filled(store: Store, provider: Provider, sql: asyncpg
 async def test_burst(
     store: Store, provider: Provider, sql: asyncpg.Connection, expected: bool, counts: list[int]
 ) -> None:
-    """More than three new checkpoints between two polls: others may have come and gone. Not so in the first."""
+    """After more than three new checkpoints at once, except in the first listing, a gap is suspected."""
     await _listed(store, provider, *[[checkpoint(n) for n in range(1, count + 1)] for count in counts])
     assert expected == await sql.fetchval("select suspected_gap from fine_tuning.jobs")
 
@@ -66,7 +66,7 @@ async def test_burst(
 async def test_first_listing_in_two_parts_is_no_burst(
     store: Store, provider: Provider, sql: asyncpg.Connection
 ) -> None:
-    """What a listing that broke off had left out is no burst when it comes."""
+    """The checkpoints that an incomplete first listing lacked are no burst when they are listed."""
     items = [checkpoint(n) for n in range(9, 0, -1)]
     provider.checkpoints[JOB] = [page(items[:2], has_more=True), error(500)]
     await sync(store, provider)
@@ -81,10 +81,10 @@ async def test_first_listing_in_two_parts_is_no_burst(
         (10, [80, 90, 100], [8, 9, 10]),  # the provider lists the last three only
         (3, [33, 67, 100], [1, 2, 3]),  # epochs that do not divide evenly into steps
         (30, [33, 67, 100], [1, 2, 3]),
-        (3, [100, 200, 400], [None, None, None]),  # steps beyond the last epoch: a checkpoint is no epoch here
+        (3, [100, 200, 400], [None, None, None]),  # a step after the last epoch: checkpoints are no epochs here
         (2, [100, 200, 300], [None, None, None]),
         (4, [100, 200, 260, 400], [1, 2, None, 4]),
-        (3, [100], [None]),  # no distance is known
+        (3, [100], [None]),  # the distance is unknown
         ("auto", [100, 200], [None, None]),
         (None, [100, 200], [None, None]),
         (3, [0, 100, 200], [None, 1, 2]),
@@ -98,7 +98,7 @@ async def test_epoch(
     steps: list[int],
     expected: list[int | None],
 ) -> None:
-    """The epoch follows from the job's n_epochs and the distance of its steps, where both are known and fit."""
+    """The epoch results from the job's n_epochs and the distance of its steps, if both are known and consistent."""
     await track(store)
     provider.jobs = page([job(hyperparameters={"n_epochs": n_epochs})])
     await read_job_list(store, provider)
@@ -117,7 +117,7 @@ async def test_epoch(
 async def test_epoch_by_the_method(
     store: Store, provider: Provider, sql: asyncpg.Connection, method: dict[str, Any]
 ) -> None:
-    """Jobs that are not supervised have their n_epochs with their method."""
+    """The n_epochs of jobs that are not supervised are read from their method."""
     await track(store)
     provider.jobs = page([job(hyperparameters=None, method=method)])
     await read_job_list(store, provider)
@@ -130,15 +130,15 @@ async def test_epoch_by_the_method(
     ("expected", "steps"),
     [
         ([8, 9, 10], [80, 90, 100]),
-        ([None, None], [80, 100]),  # of ten epochs these would be the fourth and the fifth, if 90 had not been dropped
-        ([None, None, None], [70, 80, 90]),  # the last one was never seen
-        ([None] * 20, [*range(5, 101, 5)]),  # two an epoch
+        ([None, None], [80, 100]),  # 90 is missing, so the distance of 20 would make these the fourth and the fifth
+        ([None, None, None], [70, 80, 90]),  # the last one is missing
+        ([None] * 20, [*range(5, 101, 5)]),  # two per epoch
     ],
 )
 async def test_epoch_of_a_job_that_succeeded(
     store: Store, provider: Provider, sql: asyncpg.Connection, expected: list[int | None], steps: list[int]
 ) -> None:
-    """Where the steps of a job that succeeded do not end with its last epoch, no epoch is claimed."""
+    """If the steps of a job that succeeded do not end with its last epoch, no checkpoint has an epoch."""
     await track(store)
     provider.jobs = page([job(status="succeeded", hyperparameters={"n_epochs": 10})])
     await read_job_list(store, provider)
@@ -147,8 +147,8 @@ async def test_epoch_of_a_job_that_succeeded(
     assert expected == [row["epoch"] for row in rows]
 
 
-async def test_final_one(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """The final one bears the job's fine-tuned model; before that is known, a model without :ckpt-step-N."""
+async def test_final_checkpoint(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """The final checkpoint has the job's fine-tuned model, or, while that is unknown, a model without :ckpt-step-N."""
     final = "select step_number from fine_tuning.checkpoints where is_final order by 1"
     plain = {**checkpoint(3), "fine_tuned_model_checkpoint": "ft:base:org::xyz"}
     await _listed(store, provider, [plain, checkpoint(2), checkpoint(1)])
@@ -162,29 +162,32 @@ async def test_final_one(store: Store, provider: Provider, sql: asyncpg.Connecti
 @pytest.mark.parametrize(
     ("expected", "losses"),
     [
-        # step, rule, covered, of; losses: (valid, full_valid) of the steps 1, 2, …
+        # (step, rule, checkpoints with that metric, checkpoints), (valid_loss, full_valid_loss) of the steps 1, 2, …
         ((None, None, 0, 2), [(None, None), (None, None)]),
         ((2, "full_valid_loss", 3, 3), [(0.1, 0.5), (0.2, 0.3), (0.3, 0.4)]),
-        ((2, "full_valid_loss", 2, 3), [(0.1, 0.5), (0.2, 0.3), (0.3, None)]),  # to the newest it comes late
+        ((2, "full_valid_loss", 2, 3), [(0.1, 0.5), (0.2, 0.3), (0.3, None)]),  # the newest has it late
         ((1, "valid_loss", 3, 3), [(0.1, 0.5), (0.2, None), (0.3, None)]),
         ((1, "valid_loss", 1, 1), [(0.1, None)]),
         ((3, "full_valid_loss", 1, 3), [(None, None), (None, None), (None, 9.0)]),
-        ((3, "valid_loss", 3, 3), [(0.5, None), (0.7, None), (0.5, None)]),  # of equals the later one
+        ((3, "valid_loss", 3, 3), [(0.5, None), (0.7, None), (0.5, None)]),  # of equal ones, the later
     ],
 )
 async def test_best(
-    store: Store, provider: Provider, sql: asyncpg.Connection, expected: tuple[Any, ...],
+    store: Store,
+    provider: Provider,
+    sql: asyncpg.Connection,
+    expected: tuple[Any, ...],
     losses: list[tuple[float | None, float | None]],
-) -> None:  # fmt: skip
-    """The best checkpoint has the smallest validation loss by the rule's metric; of equals the later wins."""
+) -> None:
+    """The best checkpoint has the smallest validation loss by the rule's metric. Of equal ones it is the later."""
     items = [checkpoint(n, valid_loss=v, full_valid_loss=f) for n, (v, f) in enumerate(losses, 1)]
     await _listed(store, provider, items)
     row = await sql.fetchrow("select step_number, rule, covered, checkpoints from fine_tuning.best_checkpoints")
     assert expected == tuple(row or ())
 
 
-async def test_best_can_be_deployed(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """The best one is one of those that are still listed; where none is, it is the best there was."""
+async def test_best_is_listed(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """The best checkpoint is one that is still listed, if there is one."""
     best = "select step_number, value, checkpoints, missing_since is null from fine_tuning.best_checkpoints"
     items = [checkpoint(n, valid_loss=n / 10) for n in (1, 2, 3)]
     await _listed(store, provider, items, items[1:], items[1:])
@@ -196,7 +199,7 @@ async def test_best_can_be_deployed(store: Store, provider: Provider, sql: async
 
 
 async def test_not_a_number_never_wins(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """A NaN, however it came into the table, is no loss that could be the best or count as covered."""
+    """A NaN in the table is not the best loss, and does not count as covered."""
     await _listed(store, provider, [checkpoint(n, valid_loss=n / 10) for n in (1, 2)])
     await sql.execute("update checkpointd.checkpoints set valid_loss = 'NaN' where step_number = 1")
     await sql.execute("select checkpointd.summarise(array_agg(key), array_agg(false)) from checkpointd.jobs")
@@ -204,8 +207,8 @@ async def test_not_a_number_never_wins(store: Store, provider: Provider, sql: as
     assert (2, 0.2, 1, 2) == tuple(row or ())
 
 
-async def test_better_loss_that_comes_late(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """A loss that is filled in or changes moves the best at once."""
+async def test_better_late_loss(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """The best checkpoint follows a loss that is filled in late, or changes, at once."""
     best = "select step_number from fine_tuning.best_checkpoints"
     items = [checkpoint(1, valid_loss=0.5), checkpoint(2, valid_loss=0.4)]
     await _listed(store, provider, items)

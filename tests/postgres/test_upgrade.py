@@ -1,8 +1,9 @@
-"""An upgrade under fire: interrupted anywhere, and while readers hold on to all that it wants to change."""
+"""Upgrades that are interrupted anywhere, and upgrades while readers hold locks on everything that is changed."""
 
 import asyncio
+import shutil
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import count, pairwise
 from pathlib import Path
@@ -11,12 +12,13 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from checkpointd.postgres import migrations
+from checkpointd.postgres import migrations, queries
 from checkpointd.postgres.connection import connect
 from service.faults.daemons import watching_the_machine
 from support.logins import login
 from support.provider import JOB, Provider, checkpoint, page
 from support.verbs import checkpointd, environment, running, wait_for_line
+from support.waiting import eventually
 
 SHAPE = """
     select c.oid::regclass::text, a.attname, format_type(a.atttypid, a.atttypmod), col_description(c.oid, a.attnum)
@@ -31,7 +33,7 @@ SHAPE = """
     union all
     select conname, pg_get_constraintdef(oid), null, null from pg_constraint
     where connamespace = 'checkpointd'::regnamespace order by 1, 2"""
-CUT_OFF = (asyncpg.AdminShutdownError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
+CONNECTION_LOST = (asyncpg.AdminShutdownError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
 INTERRUPT = """
     create schema test;
     create sequence test.commands;
@@ -47,29 +49,28 @@ INTERRUPT = """
 
 
 @pytest.fixture
-def plans() -> Iterator[None]:
-    """Plan a further migration, of tables that every poll uses; views and functions are pending, too."""
-    patched = pytest.MonkeyPatch()
+def _next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add a migration of tables that every poll uses, and change the views, as a next version would."""
+    sql = tmp_path / "sql"
+    shutil.copytree(str(queries.folder()), sql)
     further = "alter table checkpointd.polling add test int; alter table checkpointd.checkpoints add test int"
-    files = migrations._files()
-    views = files[-1]._replace(sql=files[-1].sql + "comment on schema fine_tuning is 'test';")
-    planned = [*files[:-1], migrations._File("9000_test.sql", further), views]
-    patched.setattr(migrations, "_files", lambda: planned)
-    yield
-    patched.undo()
+    (sql / "migrations" / "9000_test.sql").write_text(further)
+    (sql / "views" / "test.sql").write_text("comment on schema fine_tuning is 'test';")
+    monkeypatch.setattr(queries, "folder", lambda: sql)
 
 
 async def _connect(url: str) -> asyncpg.Connection:
-    """Connect, again where a machine that stands still makes it take too long."""
+    """Connect, and try again if a busy machine makes it take too long."""
     while True:
         with suppress(TimeoutError):
             return await connect(url)
 
 
 async def _rerun_until_finished(url: str, arm: Callable[[asyncpg.Connection, int], Awaitable[object]]) -> int:
-    """Migrate again and again, armed to be interrupted one place later each time; returns how often it was.
+    """Migrate until it succeeds. Before each run, `arm` prepares an interruption, each time one place later.
 
-    After each step that was committed the places are counted from the start of the next.
+    After each step that was committed, the places are counted from the start of the next step. Returns the number of
+    interruptions.
     """
     admin = await asyncpg.connect(url)
     times, place, stage = 0, 0, ""
@@ -78,7 +79,7 @@ async def _rerun_until_finished(url: str, arm: Callable[[asyncpg.Connection, int
         await arm(connection, place)
         try:
             await migrations.migrate(connection)
-        except CUT_OFF:
+        except CONNECTION_LOST:
             times += 1
         else:
             connection.terminate()
@@ -93,7 +94,7 @@ async def _rerun_until_finished(url: str, arm: Callable[[asyncpg.Connection, int
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 async def test_killed_after_each_statement(empty_url: str, sql: asyncpg.Connection) -> None:
-    """A migration killed after its first statement, its second, and so on to the last is finished by the next."""
+    """A migration that is killed after its first statement, its second, and so on, is completed by the next one."""
     admin = await asyncpg.connect(empty_url)
     await admin.execute(INTERRUPT)
 
@@ -108,7 +109,7 @@ async def test_killed_after_each_statement(empty_url: str, sql: asyncpg.Connecti
 
 @pytest.mark.slow
 async def test_cut_off_after_each_call(empty_url: str, sql: asyncpg.Connection) -> None:
-    """A migration that loses its connection after its first call, its second, and so on is finished by the next."""
+    """A migration that loses its connection after its first call, its second, and so on, is completed by the next."""
 
     async def arm(connection: asyncpg.Connection, allowed: int) -> None:
         calls = count()
@@ -121,18 +122,16 @@ async def test_cut_off_after_each_call(empty_url: str, sql: asyncpg.Connection) 
 
 
 async def _hold(url: str) -> list[asyncpg.Connection]:
-    """Do as readers what could hurt: locks of all kinds, snapshots, notifications, names like ours."""
-    held = []
+    """Do what readers can do to the daemon: locks of all kinds, snapshots, notifications, temporary tables."""
+    readers = []
     for _ in range(4):
         reader = await asyncpg.connect(url)
         await reader.execute("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0")
-        held.append(reader)
-    locker, watcher, keeper, shouter = held
-    views = ", ".join(
-        row["name"] for row in await locker.fetch("select 'fine_tuning.' || viewname as name from pg_views"
-                                                  " where schemaname = 'fine_tuning'")
-    )  # fmt: skip
-    await locker.execute(f"begin; lock table {views} in access share mode")
+        readers.append(reader)
+    locker, watcher, keeper, notifier = readers
+    views = await locker.fetch("select viewname from pg_views where schemaname = 'fine_tuning'")
+    names = ", ".join(f"fine_tuning.{view['viewname']}" for view in views)
+    await locker.execute(f"begin; lock table {names} in access share mode")
     await watcher.execute(
         "begin isolation level repeatable read; table fine_tuning.checkpoints; table fine_tuning.jobs"
     )
@@ -140,36 +139,39 @@ async def _hold(url: str) -> list[asyncpg.Connection]:
     await keeper.execute("""
         create temporary table polling (job bigint); create temporary table schema_migrations (name text)""")
     for lock in ("pg_advisory_lock(n)", "pg_try_advisory_lock_shared(n, n)", "pg_advisory_xact_lock(n)"):
-        # The table of locks has room for some thousand: without it, nobody gets one any more.
+        # The lock table has room for some thousand locks. When it is full, nobody can lock anything.
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await keeper.execute(f"select count({lock}) from generate_series(1, 100000) n")
     for channel in ("checkpointd", "fine_tuning", "polling", "changes"):
-        await shouter.execute(f"listen {channel}; notify {channel}, 'forged'")
-    return held
+        await notifier.execute(f"listen {channel}; notify {channel}, 'forged'")
+    return readers
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("plans")
+@pytest.mark.usefixtures("_next_version")
 async def test_readers_delay_no_poll(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
-    """While readers hold all that they can, and a migration waits for them, polls go on, and nobody waits for 3 s."""
-    asked: list[float] = []
+    """While readers hold every lock that they can get, and a migration waits for them, nothing waits for 3 s."""
+    requests: list[float] = []
     items = [checkpoint(1)]
 
     async def answer(_: web.Request) -> web.Response:
-        asked.append(time.monotonic())
-        items.insert(0, checkpoint(len(items) + 1))  # so that each poll writes
+        requests.append(time.monotonic())
+        items.insert(0, checkpoint(len(items) + 1))  # so that each poll writes a row
         return page(items[:3])
 
     provider.checkpoints[JOB] = answer
     often = {"CHECKPOINTD_MIN_POLL_SECONDS": "0.1", "CHECKPOINTD_MAX_POLL_SECONDS": "0.1"}
     waits: list[float] = []
-    async with login(url, "in role checkpointd") as daemon, login(url, "in role checkpointd_reader") as theirs:
-        env = environment(tmp_path, daemon, provider.url, **often)
+    async with (
+        login(url, "in role checkpointd") as daemon_url,
+        login(url, "in role checkpointd_reader") as reader_url,
+    ):
+        env = environment(tmp_path, daemon_url, provider.url, **often)
         await checkpointd("track", JOB, env=env)
         async with running("run", env=env) as process:
             await wait_for_line(process, "poll.changed")
-            readers = await _hold(theirs)
-            dashboard = await asyncpg.connect(theirs)
+            readers = await _hold(reader_url)
+            dashboard = await asyncpg.connect(reader_url)
             connection = await connect(url)
             migrating = asyncio.create_task(migrations.migrate(connection))
             begun = time.monotonic()
@@ -181,7 +183,7 @@ async def test_readers_delay_no_poll(url: str, provider: Provider, sql: asyncpg.
                         "select * from fine_tuning.checkpoints, fine_tuning.freshness, fine_tuning.jobs"
                     )
                     waits.append(time.monotonic() - before)
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.01)  # the measured statements take most of the time
                 assert not migrating.done()
                 stored = await sql.fetchval("select max(step_number) from fine_tuning.checkpoints")
                 ended, late = time.monotonic(), stood_still()
@@ -191,14 +193,16 @@ async def test_readers_delay_no_poll(url: str, provider: Provider, sql: asyncpg.
                 await asyncio.wait_for(migrating, 60)
             ).files
             await connection.close()
-            polls = [begun, *(t for t in asked if begun < t < ended), ended]
+            polls = [begun, *(t for t in requests if begun < t < ended), ended]
             assert max(b - a for a, b in pairwise(polls)) < 3 + late
             assert max(waits) < 3 + late
             assert len(polls) > 10
             assert stored > 10
-            later = len(asked)
-            async with asyncio.timeout(60):
-                while len(asked) < later + 3:  # noqa: ASYNC110  # another process polls
-                    await asyncio.sleep(0.02)
+            after_migration = len(requests)
+
+            async def polls_go_on() -> None:
+                assert len(requests) >= after_migration + 3
+
+            await eventually(polls_go_on)
             process.terminate()
             assert 0 == await asyncio.wait_for(process.wait(), 60)

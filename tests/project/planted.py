@@ -106,7 +106,7 @@ def _name(error'''),
         "tests/polling/test_leases.py::test_the_databases_clock_decides",
         [
             Edit("sql/queries/claim_due_jobs.sql", "(select clock_timestamp() as now)", "(select to_timestamp($6::float8) as now)"),
-            Edit(f"{PACKAGE}/postgres/store.py", "            [room.request_interval for room in capacities.values()],\n            lease_seconds,\n", "            [room.request_interval for room in capacities.values()],\n            lease_seconds,\n            time.time(),\n"),
+            Edit(f"{PACKAGE}/postgres/store.py", "            [capacity.request_interval for capacity in capacities.values()],\n            lease_seconds,\n", "            [capacity.request_interval for capacity in capacities.values()],\n            lease_seconds,\n            time.time(),\n"),
             Edit(f"{PACKAGE}/postgres/store.py", "import asyncio\n", "import asyncio\nimport time\n"),
         ],
     ),

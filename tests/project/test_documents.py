@@ -43,7 +43,7 @@ LEFT_OUT = {
     "make test-unit": "it runs a part of the same tests",
     "make test ARGS='-k gone'": "it runs a part of the same tests",
     "make test-unit ARGS='-x -k cadence'": "it runs a part of the same tests",
-    "make test-unit ARGS='-k test_a_status'": "test_a_first_change runs this test after the change",
+    "make test-unit ARGS='-k test_each_status'": "test_a_first_change runs this test after the change",
     "make test ARGS='-k test_error_classes'": "it runs a part of the same tests",
     "make check": "it runs the same tests",
     "python3 -m pip install 'checkpointd[embedded]'": "tests/project/check_wheel.sh installs the wheel",

@@ -2,6 +2,8 @@
 
 import ast
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,33 @@ def test_imports_inside_a_package_have_no_circle(package: str) -> None:
         ready = {name for name, imported in rest.items() if not imported & rest.keys()}
         assert ready, f"a circle among {sorted(rest)}"
         rest = {name: imported for name, imported in rest.items() if name not in ready}
+
+
+def _constants(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the UPPER_CASE names that a module assigns at its top level, each with its value as source text."""
+    for statement in ast.parse(path.read_text()).body:
+        if isinstance(statement, ast.Assign):
+            targets, value = statement.targets, statement.value
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            targets, value = [statement.target], statement.value
+        else:
+            continue
+        for target in targets:
+            names = target.elts if isinstance(target, ast.Tuple) else [target]
+            values = value.elts if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) else [value]
+            for name, assigned in zip(names, values, strict=True):
+                if isinstance(name, ast.Name) and name.id.isupper():
+                    yield name.id, ast.unparse(assigned)
+
+
+def test_a_constant_has_one_value() -> None:
+    """Constants of different modules have different names, or the same value. A leading underscore does not count."""
+    values: dict[str, dict[str, str]] = defaultdict(dict)
+    for module, path in MODULES.items():
+        for name, value in _constants(path):
+            values[name.lstrip("_")][f"{module}.{name}"] = value
+    assert len(values) > 200, "the constants are not found"
+    assert [] == [found for found in values.values() if len(set(found.values())) > 1]
 
 
 def test_sql_stands_in_sql() -> None:

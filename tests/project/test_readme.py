@@ -22,6 +22,7 @@ from typer.main import get_command
 from checkpointd import __main__
 from checkpointd.cli.app import app
 from checkpointd.domain.failure import ErrorClass
+from checkpointd.domain.job_state import TRANSITIONS, JobState
 from checkpointd.settings.credentials import LOADED
 from checkpointd.settings.load import load
 from checkpointd.settings.model import PREFIX, Settings, Source
@@ -123,7 +124,7 @@ async def test_views(sql: asyncpg.Connection) -> None:
 
 def test_status_port() -> None:
     """Each path of the status port is documented."""
-    paths = re.findall(r'add_get\("(/\w+)"', Path(web.__file__).read_text())
+    paths = re.findall(r'\bget\("(/\w+)"', Path(web.__file__).read_text())
     assert paths == METRICS.first_words("Metrics and alerts", "path")
     assert set(paths) == {word for word in SETTINGS.words if word.startswith("/") and word[1:].isalpha()} - {
         "/fine_tuning"
@@ -136,12 +137,18 @@ def test_error_classes() -> None:
 
 
 def test_job_states() -> None:
-    """Each state of a job is documented, and the statements that change it exist."""
-    assert {*database_metrics.PHASES, "untracked"} == set(DAEMON.first_words("Job states", "state"))
-    statements = {path.stem for path in (TOP / "sql" / "queries").iterdir()}
-    named = {word for row in DAEMON.rows("Job states", "from") for word in re.findall(r"`(\w+)`", row[3])}
-    assert named
-    assert set() == named - statements
+    """Each state of a job is documented, and each transition with its events, and no other."""
+    assert {state.value for state in JobState} == set(DAEMON.first_words("Job states", "state"))
+    documented = {
+        (start, event, end)
+        for starts, ends, _, events in DAEMON.rows("Job states", "from") if starts
+        for start in starts.split(", ") for end in ends.split(", ") for event in re.findall(r"`(\w+)`", events)
+    }  # fmt: skip
+    made = {
+        (start.value, event.value, end.value)
+        for start, events in TRANSITIONS.items() for event, ends in events.items() for end in ends - {start}
+    }  # fmt: skip
+    assert made == documented
 
 
 def test_packages() -> None:

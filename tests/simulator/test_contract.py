@@ -1,6 +1,6 @@
-"""What judges that nobody here wrote say of the simulated provider: Prism on OpenAI's specification, and OpenAI's SDK.
+"""The simulated provider keeps to OpenAI's published specification, checked by Prism, and works with OpenAI's SDK.
 
-Prism comes with `make contract`. Where it is there, it also stands between the SDK and the provider.
+`make contract` installs Prism. If it is installed, the SDK's requests go through it, too.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from openai.types.shared import ErrorObject
 
-from checkpointd.simulator.server import accelerated, listening, serve, simulator
+from checkpointd.simulator.server import accelerated, serve, serve_application, world_application
 from checkpointd.simulator.shapes import Shape
 from checkpointd.simulator.world import World
 from support.prism import PROGRAM, prism
@@ -27,24 +27,24 @@ from support.verbs import checkpointd, environment, running
 EPOCH = 1_767_225_600.0
 AFTER_ALL = EPOCH + 86_400
 KEY = {"Authorization": "Bearer simulated"}
-with_prism = pytest.mark.skipif(PROGRAM is None, reason="needs Prism, which `make contract` brings where npm is")
+with_prism = pytest.mark.skipif(PROGRAM is None, reason="needs Prism, which `make contract` installs if npm is there")
 
 
 @asynccontextmanager
-async def judged(world: World, t: float, folder: Path) -> AsyncIterator[str]:
-    """Serve a world as it is at `t`, behind Prism where that is there; it must not object to anything."""
+async def serve_checked(world: World, t: float, folder: Path) -> AsyncIterator[str]:
+    """Serve a world as of time `t`, through Prism if it is installed. Prism must find no violation."""
     async with serve(world, lambda: t) as url:
         if PROGRAM is None:
             yield url
             return
-        async with prism(url, folder) as judge:
-            yield judge.url
-            assert [] == await judge.objections()
+        async with prism(url, folder) as proxy:
+            yield proxy.url
+            assert [] == await proxy.violations()
 
 
 @asynccontextmanager
 async def client(url: str, **headers: str) -> AsyncIterator[openai.AsyncOpenAI]:
-    """Open the official client: it refuses what its models do not allow, and repeats nothing."""
+    """Open the official client, which raises for answers that its models do not allow, and does not retry."""
     http = openai.DefaultAsyncHttpxClient(trust_env=False)
     async with openai.AsyncOpenAI(
         base_url=url, api_key="simulated", default_headers=headers, max_retries=0, http_client=http,
@@ -55,36 +55,36 @@ async def client(url: str, **headers: str) -> AsyncIterator[openai.AsyncOpenAI]:
 
 @with_prism
 async def test_a_full_run_keeps_to_the_specification(url: str, sql: asyncpg.Connection, tmp_path: Path) -> None:
-    """Prism finds no violation in a daemon's whole run: jobs found, followed and ended, pages, and a job unknown."""
+    """Prism finds no violation in a whole run of the daemon: the job list, jobs until their end, an unknown job."""
     world = World(5, 12, EPOCH, Shape(retention="all"))
     every = {item["id"] for job in world.jobs(AFTER_ALL) for item in world.checkpoints(job["id"], AFTER_ALL)}
-    async with serve(world, accelerated(900, EPOCH)) as api, prism(api, tmp_path) as judge:
+    async with serve(world, accelerated(900, EPOCH)) as api, prism(api, tmp_path) as proxy:
         often = {f"CHECKPOINTD_{name}_SECONDS": "0.1" for name in ("MIN_POLL", "MAX_POLL", "JOB_LIST")}
-        env = environment(tmp_path, url, judge.url, **often, CHECKPOINTD_DISCOVER="true", CHECKPOINTD_PAGE_SIZE="4")
+        env = environment(tmp_path, url, proxy.url, **often, CHECKPOINTD_DISCOVER="true", CHECKPOINTD_PAGE_SIZE="4")
         assert 0 == (await checkpointd("track", "ftjob-unknown", env=env)).code
         async with running("run", env=env) as daemon, asyncio.timeout(300):
             ended = "select count(*) from fine_tuning.jobs where status in ('succeeded', 'failed', 'cancelled')"
             stored = "select count(*) from fine_tuning.checkpoints"
             while (12, len(every)) != (await sql.fetchval(ended), await sql.fetchval(stored)):  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # the database is written by another process, without an event
             daemon.terminate()
             assert 0 == await asyncio.wait_for(daemon.wait(), 60)
-        assert [] == await judge.objections()
-        asked = judge.forwarded()
+        assert [] == await proxy.violations()
+        forwarded = proxy.forwarded()
     assert every == {row["id"] for row in await sql.fetch("select id from fine_tuning.checkpoints")}
     failures = await sql.fetch("select fine_tuning_job_id, error_class from fine_tuning.polls where outcome = 'failed'")
     assert {("ftjob-unknown", "missing")} == {tuple(row) for row in failures}
     for part in ("/jobs?limit=4...", "/jobs?limit=4&after=ftjob-", "/checkpoints?limit=4...", "limit=4&after=ftckpt_"):
-        assert any(part in query for query in asked), part
+        assert any(part in query for query in forwarded), part
 
 
 @with_prism
 async def test_errors_keep_to_the_specification(tmp_path: Path) -> None:
-    """Each refusal that a request within the specification can meet has the error body that OpenAI documents."""
+    """Every error that a specified request can get has the body that OpenAI documents."""
     world = World(5, 3, EPOCH)
     job = f"/fine_tuning/jobs/{world.jobs(AFTER_ALL)[0]['id']}"
-    no_key = {"Authorization": "Bearer no key"}  # without any Prism would answer itself
-    async with judged(world, AFTER_ALL, tmp_path) as url, aiohttp.ClientSession() as http:
+    no_key = {"Authorization": "Bearer no key"}  # without the header Prism would answer itself
+    async with serve_checked(world, AFTER_ALL, tmp_path) as url, aiohttp.ClientSession() as http:
         for path, headers, status in (
             ("/fine_tuning/jobs", no_key, 401),
             (f"{job}/checkpoints", no_key, 401),
@@ -100,7 +100,7 @@ async def test_errors_keep_to_the_specification(tmp_path: Path) -> None:
 
 
 def _departing(world: World) -> web.Application:
-    """Return a provider that departs from the specification as the header `departure` says."""
+    """Return a provider that departs from the specification as the header `departure` of a request names."""
 
     @web.middleware
     async def depart(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -110,7 +110,7 @@ def _departing(world: World) -> web.Application:
         DEPARTURES[request.headers["departure"]][1](body)
         return web.json_response(body, status=answer.status)
 
-    application = simulator(world, lambda: AFTER_ALL)
+    application = world_application(world, lambda: AFTER_ALL)
     application.middlewares.insert(0, depart)
     return application
 
@@ -124,7 +124,7 @@ DEPARTURES: dict[str, tuple[str, Callable[[Any], object], str]] = {
     "a metric as text": (
         CHECKPOINTS, lambda body: body["data"][0]["metrics"].update(train_loss="n/a"), "train_loss must be number",
     ),
-    "a status that is none": (JOBS, lambda body: body["data"][0].update(status="pending"), "status must be equal to"),
+    "an unknown status": (JOBS, lambda body: body["data"][0].update(status="pending"), "status must be equal to"),
     "an error without param": (UNKNOWN, lambda body: body["error"].pop("param"), "'param'"),
     "an error whose message is null": (UNKNOWN, lambda body: body["error"].update(message=None), "message must be"),
     "an error of another provider": (
@@ -135,29 +135,29 @@ DEPARTURES: dict[str, tuple[str, Callable[[Any], object], str]] = {
 
 @with_prism
 async def test_prism_catches_departures(tmp_path: Path) -> None:
-    """Each planted departure is caught, and named: so Prism's silence means something."""
+    """Prism finds and names each planted departure, so that finding none is a proof."""
     world = World(5, 3, EPOCH)
     job = world.jobs(AFTER_ALL)[0]["id"]
     async with (
-        listening("openai", _departing(world), "127.0.0.1", 0) as api,
-        prism(api, tmp_path) as judge,
+        serve_application("openai", _departing(world), "127.0.0.1", 0) as api,
+        prism(api, tmp_path) as proxy,
         aiohttp.ClientSession() as http,
     ):
-        for number, (departure, (path, _, says)) in enumerate(DEPARTURES.items(), 1):
-            async with http.get(judge.url + path.format(job), headers={**KEY, "departure": departure}) as response:
+        for number, (departure, (path, _, message)) in enumerate(DEPARTURES.items(), 1):
+            async with http.get(proxy.url + path.format(job), headers={**KEY, "departure": departure}) as response:
                 assert 500 == response.status, departure
-                assert says in await response.text()
-            assert number == len(await judge.objections()), departure
+                assert message in await response.text()
+            assert number == len(await proxy.violations()), departure
 
 
 @pytest.mark.parametrize("departure", [name for name in DEPARTURES if name != "a list without has_more"])
-async def test_the_sdk_catches(departure: str) -> None:
-    """The SDK's models catch the same departures, but for the one that its pager can do without."""
+async def test_the_sdk_catches_departures(departure: str) -> None:
+    """The SDK's models reject the same departures, except a missing has_more, which its pager does not need."""
     path = DEPARTURES[departure][0]
     world = World(5, 3, EPOCH)
     job = world.jobs(AFTER_ALL)[0]["id"]
     async with (
-        listening("openai", _departing(world), "127.0.0.1", 0) as api,
+        serve_application("openai", _departing(world), "127.0.0.1", 0) as api,
         client(api, departure=departure) as sdk,
     ):
         if path == UNKNOWN:
@@ -172,19 +172,19 @@ async def test_the_sdk_catches(departure: str) -> None:
 
 
 def _check(error: openai.APIStatusError) -> None:
-    """Let the SDK's model judge an error's body: all four fields, of their types."""
+    """Assert that the SDK's model accepts the body of an error: it has all four members, with their types."""
     read = ErrorObject.model_validate(error.body, strict=True)
     assert {"message", "type", "param", "code"} <= read.model_fields_set
     assert (read.type, read.param, read.code) == (error.type, error.param, error.code)
 
 
 async def test_the_sdk_pages_through_a_hundred_checkpoints(tmp_path: Path) -> None:
-    """The SDK's pager gets every one of a hundred checkpoints and more, in order, by pages of any size."""
+    """The SDK's pager reads more than a hundred checkpoints in order, by pages of ten and of a hundred."""
     world = World(5, 3, EPOCH, Shape(retention="all", per_epoch=40))
     job = world.jobs(AFTER_ALL)[0]["id"]
     expected = world.checkpoints(job, AFTER_ALL)
     assert len(expected) > 100
-    async with judged(world, AFTER_ALL, tmp_path) as url, client(url) as sdk:
+    async with serve_checked(world, AFTER_ALL, tmp_path) as url, client(url) as sdk:
         by_default = [item async for item in sdk.fine_tuning.jobs.checkpoints.list(job)]
         assert expected == [item.to_dict() for item in by_default]
         by_hundreds = [item async for item in sdk.fine_tuning.jobs.checkpoints.list(job, limit=100)]
@@ -192,13 +192,13 @@ async def test_the_sdk_pages_through_a_hundred_checkpoints(tmp_path: Path) -> No
 
 
 async def test_the_sdk_reads_jobs(tmp_path: Path) -> None:
-    """The SDK's models take every job in whatever status, all pages of them, one alone, and those of some metadata."""
+    """The SDK's models accept jobs in every status: all pages, one job alone, and those with given metadata."""
     world = World(5, 60, EPOCH)
     now = world.jobs(EPOCH + 1800)[0]["created_at"] + 15
     expected = world.jobs(now)
     statuses = {"validating_files", "queued", "running", "succeeded", "failed", "cancelled"}
     assert statuses == {job["status"] for job in expected}
-    async with judged(world, now, tmp_path) as url, client(url) as sdk:
+    async with serve_checked(world, now, tmp_path) as url, client(url) as sdk:
         assert expected == [job.to_dict() async for job in sdk.fine_tuning.jobs.list()]
         assert expected[0] == (await sdk.fine_tuning.jobs.retrieve(expected[0]["id"])).to_dict()
         about_sql = [job.id async for job in sdk.fine_tuning.jobs.list(metadata={"purpose": "sql"})]
@@ -206,12 +206,12 @@ async def test_the_sdk_reads_jobs(tmp_path: Path) -> None:
     assert 0 < len(about_sql) < len(expected)
 
 
-async def test_the_sdk_raises_what_it_raises_for_openai(tmp_path: Path) -> None:
-    """Each refusal is the SDK's own exception, with the code and the param by which programs tell them apart."""
+async def test_the_sdk_raises_as_for_openai(tmp_path: Path) -> None:
+    """Each error is raised as the SDK's own exception, with the code and param that programs rely on."""
     world = World(5, 3, EPOCH)
     job = world.jobs(AFTER_ALL)[0]["id"]
     async with (
-        judged(world, AFTER_ALL, tmp_path) as url,
+        serve_checked(world, AFTER_ALL, tmp_path) as url,
         client(url) as sdk,
         client(url, Authorization="Bearer no key") as keyless,
     ):
@@ -238,7 +238,7 @@ async def test_the_sdk_raises_what_it_raises_for_openai(tmp_path: Path) -> None:
 
 
 async def test_the_sdk_for_azure_reads_azure() -> None:
-    """The SDK's client for Azure, which has addresses and a key header of its own, reads that shape and its errors."""
+    """The SDK's client for Azure, with its own paths and key header, reads that shape and its errors."""
     world = World(5, 3, EPOCH, Shape("azure"))
     job = world.jobs(AFTER_ALL)[0]["id"]
     http = openai.DefaultAsyncHttpxClient(trust_env=False)

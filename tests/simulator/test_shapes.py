@@ -1,4 +1,4 @@
-"""Every shape of the simulated provider, as a client meets it, and as the daemon's own code syncs it."""
+"""Every shape of the simulated provider, as a client reads it and as the daemon's own code syncs it."""
 
 import asyncio
 from itertools import pairwise
@@ -32,7 +32,7 @@ SHAPES = {
 
 
 def _settings(name: str, url: str, shape: Shape, folder: Path) -> FixedSettings:
-    """Return the settings of somebody who syncs from this provider."""
+    """Return settings with this provider as the only source."""
     (folder / "key").write_text("simulated")
     legacy = name == "azure, legacy"
     source = Source(
@@ -44,20 +44,20 @@ def _settings(name: str, url: str, shape: Shape, folder: Path) -> FixedSettings:
 
 @pytest.mark.parametrize("name", SHAPES)
 async def test_sync(name: str, store: Store, sql: asyncpg.Connection, tmp_path: Path) -> None:
-    """Synced every half hour, PostgreSQL has all that was ever listed, as it was listed last, and each status."""
+    """After a sync every half hour, PostgreSQL has everything that was ever listed, as last listed, and each status."""
     shape = SHAPES[name]
     world = World(1, 6, START, shape)
     now, listed, statuses = START, dict[str, dict[str, Any]](), dict[str, list[str]]()
     recent: list[set[str]] = []
     async with serve(world, lambda: now) as url:
         settings = _settings(name, url, shape, tmp_path)
-        keyed = {source.name: source.request_headers() for source in settings.sources}
+        headers_by_source = {source.name: source.request_headers() for source in settings.sources}
         keys = await store.register_sources({"test": shape.kind})
         for now in [*range(int(START), int(START) + 5 * 3600, 1800), AFTER_ALL, AFTER_ALL + 1]:
             jobs = world.jobs(now)
             if shape.kind == "compatible":
                 await store.track(keys["test"], [job["id"] for job in jobs])
-            done = await sync_jobs(settings, store, keyed, None, None, lambda *_: None)
+            done = await sync_jobs(settings, store, headers_by_source, None, None, lambda *_: None)
             assert (len(jobs), []) == (done.jobs, done.failures)
             items = [item for job in jobs for item in world.checkpoints(job["id"], now)[: shape.listed]]
             listed |= {item["id"]: item for item in items}
@@ -80,7 +80,7 @@ async def test_sync(name: str, store: Store, sql: asyncpg.Connection, tmp_path: 
 
 
 def test_one_world_in_every_shape() -> None:
-    """When, in which order and how many are listed changes no job and no checkpoint: only what is seen when."""
+    """Publication, order and retention change no job and no checkpoint, but only when they are visible."""
     worlds = [
         World(3, 20, START, shape) for shape in SHAPES.values() if shape.kind == "openai" and shape.per_epoch == 1
     ]
@@ -90,7 +90,7 @@ def test_one_world_in_every_shape() -> None:
 
 
 def test_publication() -> None:
-    """At once: complete as it is made. At the end: nothing while the job goes on, then all."""
+    """At once: each checkpoint is listed, complete, when it is made. At the end: all are listed after the job."""
     at_once, at_end = (World(3, 20, START, Shape(publication=when)) for when in ("at-once", "at-end"))
     for job in at_once.jobs(AFTER_ALL):
         every = at_once.checkpoints(job["id"], AFTER_ALL)
@@ -106,7 +106,7 @@ async def _get(base: str, path: str, **headers: str) -> tuple[int, Any]:
 
 
 async def test_order_and_retention() -> None:
-    """Oldest first, the last three epochs are the three newest still, and a cursor that left the list leads to them."""
+    """In ascending order the last three epochs are listed, too, and a cursor that left the list leads to them."""
     world = World(3, 3, START, Shape(order="ascending", per_epoch=2))
     job = world.jobs(AFTER_ALL)[0]["id"]
     newest = [item["id"] for item in world.checkpoints(job, AFTER_ALL)]
@@ -120,7 +120,7 @@ async def test_order_and_retention() -> None:
 
 
 async def test_azure() -> None:
-    """Azure's ids, envelope, key and errors; at its older address a version is wanted."""
+    """Azure has its own ids, list objects, key and errors, and its older path requires a version."""
     world = World(3, 6, START, Shape("azure"))
     job = next(job for job in world.jobs(AFTER_ALL) if job["status"] == "succeeded")
     assert job["organization_id"] is None
@@ -139,14 +139,14 @@ async def test_azure() -> None:
 
         older = url.removesuffix("/v1")
         assert (200, page) == await _get(older, f"{path}?api-version=2024-10-21", **key)
-        refusals = {
+        refused = {
             "no key": await _get(url, path, Authorization="Bearer any"),
             "no version": await _get(older, path, **key),
             "no such job": await _get(url, "/fine_tuning/jobs/ftjob-unknown", **key),
             "no such cursor": await _get(url, f"{path}?after=ftchkpt-unknown", **key),
         }
-    told = {name: (status, body["error"].pop("message") != "", body) for name, (status, body) in refusals.items()}
-    assert told == {
+    errors = {name: (status, body["error"].pop("message") != "", body) for name, (status, body) in refused.items()}
+    assert errors == {
         "no key": (401, True, {"error": {"code": "401"}}),
         "no version": (404, True, {"error": {"code": "404"}}),
         "no such job": (404, True, {"error": {"code": "notFound"}}),
@@ -155,7 +155,7 @@ async def test_azure() -> None:
 
 
 def test_azure_statuses() -> None:
-    """Azure's jobs go through its statuses; during a pause nothing is made, and afterwards the training goes on."""
+    """Azure's jobs go through its statuses. No checkpoint is made during a pause, and some are made after it."""
     world = World(3, 20, START, Shape("azure", "at-once"))
     seen: dict[str, list[tuple[float, str]]] = {}
     for t in range(int(START) - 3600, int(START) + 5 * 3600, 10):
@@ -164,19 +164,18 @@ def test_azure_statuses() -> None:
             if not history or history[-1][1] != job["status"]:
                 history.append((t, job["status"]))
                 assert (job["status"] == "running") == (job["estimated_finish"] is not None)
-    ways = {job: tuple(status for _, status in history) for job, history in seen.items()}
-    paused = ("created", "pending", "running", "pausing", "paused", "resuming", "running", "succeeded")
-    assert {paused, ("created", "pending", "running", "succeeded")} <= set(ways.values())
-    for job, way in ways.items():
-        if way == paused:
-            begins, ends = (next(t for t, status in seen[job] if status == name) for name in ("paused", "resuming"))
-            made = [item["created_at"] for item in world.checkpoints(job, AFTER_ALL)]
-            assert not [t for t in made if begins <= t < ends]
-            assert any(t > ends for t in made)
+    statuses = {job_id: tuple(status for _, status in history) for job_id, history in seen.items()}
+    with_pause = ("created", "pending", "running", "pausing", "paused", "resuming", "running", "succeeded")
+    assert {with_pause, ("created", "pending", "running", "succeeded")} <= set(statuses.values())
+    for job_id in (job_id for job_id, sequence in statuses.items() if sequence == with_pause):
+        start, end = (next(t for t, status in seen[job_id] if status == name) for name in ("paused", "resuming"))
+        made = [item["created_at"] for item in world.checkpoints(job_id, AFTER_ALL)]
+        assert not [t for t in made if start <= t < end]
+        assert any(t > end for t in made)
 
 
 async def test_compatible() -> None:
-    """A compatible provider answers the list of jobs as an address that it does not have, and the rest as OpenAI."""
+    """A compatible provider answers 404 for the job list, and everything else as OpenAI."""
     world = World(3, 3, START, Shape("compatible"))
     job = world.jobs(AFTER_ALL)[0]
     key = {"Authorization": "Bearer any"}
@@ -190,7 +189,7 @@ async def test_compatible() -> None:
 
 @pytest.mark.parametrize("kind", ["azure", "compatible"])
 async def test_command(kind: str, url: str, tmp_path: Path) -> None:
-    """What `simulate` prints for a kind of provider is a settings file, with which the other verbs reach it."""
+    """`simulate` prints a settings file for the kind of provider, with which the other commands reach it."""
     config = tmp_path / "simulated.toml"
     env = environment(tmp_path, url, SIMULATED_KEY="any", CHECKPOINTD_CONFIG=str(config), CHECKPOINTD_DISCOVER="true")
     options = ["--kind", kind, "--publish", "at-once", "--order", "ascending", "--retain", "all", "--per-epoch", "2"]
@@ -212,7 +211,7 @@ async def test_command(kind: str, url: str, tmp_path: Path) -> None:
         assert 0 == await asyncio.wait_for(provider.wait(), 60)
 
 
-def _counts(said: str) -> tuple[int, int]:
-    """Return the jobs and the new checkpoints that a sync tells."""
-    words = said.split()
+def _counts(output: str) -> tuple[int, int]:
+    """Return the numbers of jobs and new checkpoints that a sync prints."""
+    words = output.split()
     return int(words[0]), int(words[2])

@@ -1,9 +1,10 @@
-"""The simulated provider, over real HTTP on the loopback, with a clock that the tests move by hand."""
+"""The simulated provider over real HTTP on loopback, with a clock that the tests set."""
 
 import itertools
 import math
 from collections.abc import AsyncIterator
-from typing import Any, Self
+from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import pytest
@@ -17,51 +18,51 @@ KEY = {"Authorization": "Bearer sk-simulated-0123456789"}
 UNKNOWN = "/fine_tuning/jobs/ftjob-unknown"
 
 
-class Provider:
+class Simulated:
     """A served world, its clock and a client."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, client: aiohttp.ClientSession) -> None:
         self.world = world
+        self.client = client
         self.now = START
         self.base = ""
 
     async def get(self, path: str, **query: Any) -> Any:
-        """Return the JSON of an answer that must be 200."""
-        status, body = await self.ask("GET", path, params=query)
+        """Return the JSON of an answer, which must have status 200."""
+        status, body = await self.request("GET", path, params=query)
         assert status == 200, body
         return body
 
-    async def ask(self, method: str, path: str, headers: dict[str, str] = KEY, **options: Any) -> tuple[int, Any]:
-        """Return the status and the JSON of any answer."""
+    async def request(self, method: str, path: str, headers: dict[str, str] = KEY, **options: Any) -> tuple[int, Any]:
+        """Return the status and the JSON of an answer."""
         async with self.client.request(method, self.base + path, headers=headers, **options) as response:
             assert response.headers["x-request-id"].startswith("req_")
             return response.status, await response.json()
 
-    async def __aenter__(self) -> Self:
-        self.client = aiohttp.ClientSession()
-        self.serving = serve(self.world, lambda: self.now)
-        self.base = await self.serving.__aenter__()
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.client.close()
-        await self.serving.__aexit__(None, None, None)
+@asynccontextmanager
+async def simulated(world: World) -> AsyncIterator[Simulated]:
+    """Serve a world, its clock at the start."""
+    async with aiohttp.ClientSession() as client:
+        provider = Simulated(world, client)
+        async with serve(world, lambda: provider.now) as provider.base:
+            yield provider
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[Provider]:
-    """Fifty jobs, the clock at their start."""
-    async with Provider(World(seed=1, jobs=50, started_at=START)) as provider:
+async def provider() -> AsyncIterator[Simulated]:
+    """Yield a provider with fifty jobs, its clock at the start."""
+    async with simulated(World(seed=1, jobs=50, started_at=START)) as provider:
         yield provider
 
 
 def checkpoints(world: World, t: float, count: int | None = 3) -> dict[str, dict[str, Any]]:
-    """Return the newest `count` checkpoints of each job at time `t`, by id: three are what the API lists."""
+    """Return the newest `count` checkpoints of each job at time `t`, by id. The API lists three."""
     return {item["id"]: item for job in world.jobs(t) for item in world.checkpoints(job["id"], t)[:count]}
 
 
-def a_long_job(world: World) -> dict[str, Any]:
-    """Return the last record of a job that is created after START and succeeds after many epochs."""
+def long_job(world: World) -> dict[str, Any]:
+    """Return the final record of a job that is created after START and succeeds after at least eight epochs."""
     return next(
         job
         for job in world.jobs(AFTER_ALL)
@@ -70,9 +71,9 @@ def a_long_job(world: World) -> dict[str, Any]:
 
 
 async def bodies(seed: int) -> list[bytes]:
-    """Return every answer of a small world at some moments, as bytes."""
+    """Return every answer of a small world at three times, as bytes."""
     answers = []
-    async with Provider(World(seed, jobs=4, started_at=START)) as provider:
+    async with simulated(World(seed, jobs=4, started_at=START)) as provider:
         for provider.now in (START, START + 1800, AFTER_ALL):
             paths = ["/fine_tuning/jobs"]
             for job in (await provider.get("/fine_tuning/jobs"))["data"]:
@@ -84,15 +85,15 @@ async def bodies(seed: int) -> list[bytes]:
 
 
 async def test_seed() -> None:
-    """The same seed gives the same bytes, another seed others."""
+    """The same seed gives the same bytes, and another seed gives other bytes."""
     first = await bodies(7)
     assert first == await bodies(7)
     assert not set(first) & set(await bodies(8))
 
 
-async def test_life_of_a_job(provider: Provider) -> None:
-    """A job goes through its statuses; at most three checkpoints are listed, newest first; each step is seen."""
-    final = a_long_job(provider.world)
+async def test_life_of_a_job(provider: Simulated) -> None:
+    """A job goes through its statuses. Each step is listed at some time, at most three at once, newest first."""
+    final = long_job(provider.world)
     path = f"/fine_tuning/jobs/{final['id']}"
     statuses: list[str] = []
     seen: set[int] = set()
@@ -118,31 +119,31 @@ async def test_life_of_a_job(provider: Provider) -> None:
     assert {max(seen) // epochs * epoch for epoch in range(1, epochs + 1)} == seen
 
 
-async def test_pages(provider: Provider) -> None:
-    """Pages of one, followed by `after`, give the items of one large page, of jobs as of checkpoints."""
+async def test_pages(provider: Simulated) -> None:
+    """Pages of one item, followed by `after`, have the items of one large page, for jobs and for checkpoints."""
     provider.now = AFTER_ALL
-    for path, count in (("/jobs", 50), (f"/jobs/{a_long_job(provider.world)['id']}/checkpoints", 3)):
-        whole = await provider.get(f"/fine_tuning{path}", limit=100)
-        assert count == len(whole["data"])
-        assert whole["has_more"] is False
+    for path, count in (("/jobs", 50), (f"/jobs/{long_job(provider.world)['id']}/checkpoints", 3)):
+        whole_list = await provider.get(f"/fine_tuning{path}", limit=100)
+        assert count == len(whole_list["data"])
+        assert whole_list["has_more"] is False
         page = await provider.get(f"/fine_tuning{path}", limit=1)
         items = page["data"]
         while page["has_more"] and len(items) < count:
             page = await provider.get(f"/fine_tuning{path}", limit=1, after=items[-1]["id"])
             items += page["data"]
         assert page["has_more"] is False
-        assert whole["data"] == items
+        assert whole_list["data"] == items
 
 
-async def test_envelopes(provider: Provider) -> None:
-    """A page holds 20 jobs unless told otherwise, newest first; an empty list of checkpoints has null for its ids."""
+async def test_envelopes(provider: Simulated) -> None:
+    """A page has 20 jobs by default, newest first. An empty list of checkpoints has null for first_id and last_id."""
     provider.now = AFTER_ALL
     page = await provider.get("/fine_tuning/jobs")
     assert (20, True, "list") == (len(page["data"]), page["has_more"], page["object"])
     created = [job["created_at"] for job in page["data"]]
     assert sorted(created, reverse=True) == created
 
-    job = a_long_job(provider.world)
+    job = long_job(provider.world)
     path = f"/fine_tuning/jobs/{job['id']}/checkpoints"
     full = await provider.get(path)
     assert (full["data"][0]["id"], full["data"][-1]["id"]) == (full["first_id"], full["last_id"])
@@ -151,9 +152,9 @@ async def test_envelopes(provider: Provider) -> None:
     assert empty == await provider.get(path)
 
 
-async def test_cursor_that_left_the_list(provider: Provider) -> None:
-    """A checkpoint displaced between two pages still serves as cursor: the next page is empty, not refused."""
-    job_id = a_long_job(provider.world)["id"]
+async def test_cursor_that_left_the_list(provider: Simulated) -> None:
+    """A checkpoint that left the list between two pages is still a cursor: the next page is empty, and not an error."""
+    job_id = long_job(provider.world)["id"]
     displaced = provider.world.checkpoints(job_id, AFTER_ALL)[3]["id"]
     provider.now = AFTER_ALL
     page = await provider.get(f"/fine_tuning/jobs/{job_id}/checkpoints", after=displaced)
@@ -161,7 +162,7 @@ async def test_cursor_that_left_the_list(provider: Provider) -> None:
 
 
 def test_late_checkpoints_and_metrics() -> None:
-    """Some checkpoints appear minutes after created_at, some full_valid_* later still, but all while listed."""
+    """Some checkpoints are listed minutes after created_at. Some get full_valid_* later, while they are listed."""
     world = World(seed=1, jobs=50, started_at=START)
     first: dict[str, dict[str, Any]] = {}
     last: dict[str, dict[str, Any]] = {}
@@ -184,7 +185,7 @@ def test_late_checkpoints_and_metrics() -> None:
 
 
 def test_final_checkpoint() -> None:
-    """Exactly the last checkpoint of a job that succeeded is the job's model; the others have suffix and step."""
+    """Only the last checkpoint of a successful job has the job's model; others have their own suffix and the step."""
     world = World(seed=1, jobs=50, started_at=START)
     suffixes = []
     for job in world.jobs(AFTER_ALL):
@@ -203,7 +204,7 @@ def test_final_checkpoint() -> None:
 
 
 def test_metrics() -> None:
-    """Metrics are finite, losses positive, accuracies in [0, 1]; curves fall; without a validation file, none of it."""
+    """Metrics are finite, accuracies are in [0, 1], losses fall, and validation metrics need a validation file."""
     world = World(seed=1, jobs=200, started_at=START)
     train = {"step", "train_loss", "train_mean_token_accuracy"}
     valid = {f"{kind}_{name}" for kind in ("valid", "full_valid") for name in ("loss", "mean_token_accuracy")}
@@ -225,7 +226,7 @@ def test_metrics() -> None:
 
 
 def test_population() -> None:
-    """Most jobs succeed; a failed one has an error, neither it nor a cancelled one a model or later checkpoints."""
+    """Most jobs succeed. Failed jobs have an error. Failed and cancelled jobs have no model and no later checkpoint."""
     world = World(seed=1, jobs=200, started_at=START)
     jobs = world.jobs(AFTER_ALL)
     assert {"succeeded", "failed", "cancelled"} == {job["status"] for job in jobs}
@@ -238,8 +239,8 @@ def test_population() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_lively_start(seed: int) -> None:
-    """Twenty jobs show checkpoints at once, a new one within 3 minutes, and a new success within 20."""
+def test_something_happens_soon(seed: int) -> None:
+    """Twenty jobs have checkpoints at the start, a new one within 3 minutes, and a new success within 20 minutes."""
     world = World(seed, jobs=20, started_at=START)
 
     def succeeded(t: float) -> set[str]:
@@ -272,11 +273,11 @@ def test_lively_start(seed: int) -> None:
     ],
 )
 async def test_errors(
-    provider: Provider, call: str, headers: dict[str, str], status: int, param_and_code: tuple[str | None, str | None]
+    provider: Simulated, call: str, headers: dict[str, str], status: int, param_and_code: tuple[str | None, str | None]
 ) -> None:
-    """A refusal has its status and OpenAI's body of four keys, and repeats no secret."""
+    """An error has its status and OpenAI's body with four members, and repeats no secret."""
     method, path = call.split()
-    actual, body = await provider.ask(method, path, headers)
+    actual, body = await provider.request(method, path, headers)
     message = body["error"].pop("message")
     param, code = param_and_code
     assert (status, {"error": {"type": "invalid_request_error", "param": param, "code": code}}) == (actual, body)
@@ -284,17 +285,17 @@ async def test_errors(
     assert "c2VjcmV0" not in message
 
 
-async def test_not_yet_created(provider: Provider) -> None:
-    """A job of the future is neither listed nor found."""
+async def test_not_yet_created(provider: Simulated) -> None:
+    """A job that is not yet created is neither listed nor found."""
     job = provider.world.jobs(AFTER_ALL)[0]
     provider.now = job["created_at"] - 1
     assert job["id"] not in [item["id"] for item in (await provider.get("/fine_tuning/jobs", limit=100))["data"]]
-    assert 404 == (await provider.ask("GET", f"/fine_tuning/jobs/{job['id']}"))[0]
+    assert 404 == (await provider.request("GET", f"/fine_tuning/jobs/{job['id']}"))[0]
 
 
-async def test_cleaned_up() -> None:
-    """Once its context is left, nothing listens any more."""
-    async with Provider(World(seed=1, jobs=1, started_at=START)) as provider:
+async def test_closed_on_exit() -> None:
+    """After the context ends, the port is closed."""
+    async with simulated(World(seed=1, jobs=1, started_at=START)) as provider:
         await provider.get("/fine_tuning/jobs")
     async with aiohttp.ClientSession() as client:
         with pytest.raises(aiohttp.ClientConnectorError):
@@ -302,7 +303,7 @@ async def test_cleaned_up() -> None:
 
 
 def test_accelerated() -> None:
-    """The clock shows its start at first, and then runs as fast as asked."""
+    """The clock shows its start first, and then runs at its speed."""
     now = 50.0
     clock = accelerated(speed=60, start=START, monotonic=lambda: now)
     assert START == clock()

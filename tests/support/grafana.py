@@ -1,7 +1,7 @@
-"""Stands in for Grafana, as far as SQL goes: reads dashboards, and turns their queries into those that PostgreSQL gets.
+"""Reads the Grafana dashboards, and expands their queries as Grafana does before it sends them to PostgreSQL.
 
-What a macro or a variable becomes is what Grafana's PostgreSQL data source and its list of variable formats say.
-Whatever it does not know is an error: a query that reaches the database holds no `$` any more.
+The expansion follows the documentation of Grafana's PostgreSQL data source and of its variable formats. A macro that
+is not implemented here is an error: no `$` may remain in an expanded query.
 """
 
 import json
@@ -17,25 +17,25 @@ FOLDER = TOP / "config" / "grafana"
 DASHBOARDS = {path.name: json.loads(path.read_text()) for path in sorted((FOLDER / "dashboards").glob("*.json"))}
 
 Values = Mapping[str, Sequence[str]]
-"""The chosen values of each variable."""
+"""The selected values of each variable."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """The time range of a dashboard, and the width in which a panel groups it."""
+    """The time range of a dashboard."""
 
     start: datetime
     end: datetime
 
     @classmethod
     def of(cls, dashboard: Mapping[str, Any], now: datetime) -> "Range":
-        """Return a dashboard's own range: it ends now."""
+        """Return the default range of a dashboard, which ends at `now`."""
         (number, unit) = re.fullmatch(r"now-(\d+)([hd])", dashboard["time"]["from"]).groups()  # type: ignore[union-attr]
         return cls(now - timedelta(hours=int(number) * {"h": 1, "d": 24}[unit]), now)
 
     @property
     def interval_ms(self) -> int:
-        """About what Grafana chooses for a panel of some hundred points."""
+        """The width of one point, about as Grafana chooses it for a panel of 300 points."""
         return max(int((self.end - self.start).total_seconds() * 1000 / 300), 1000)
 
 
@@ -45,12 +45,12 @@ def panels(dashboard: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def variables(dashboard: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the variables that are queries, in the order in which they depend on one another."""
+    """Return the variables that are queries. Each depends only on earlier ones."""
     return [variable for variable in dashboard["templating"]["list"] if variable["type"] == "query"]
 
 
 def queries() -> Iterator[tuple[str, str, str]]:
-    """Yield each query as it is written: dashboard, panel or variable, SQL."""
+    """Yield each query: the dashboard, the title of the panel or the variable with its `$`, and the unexpanded SQL."""
     for name, dashboard in DASHBOARDS.items():
         for variable in variables(dashboard):
             yield name, f"${variable['name']}", variable["query"]
@@ -59,21 +59,20 @@ def queries() -> Iterator[tuple[str, str, str]]:
                 yield name, panel["title"], target["rawSql"]
 
 
-def expand(sql: str, values: Values, over: Range, searched: str = "") -> str:
-    """Return the SQL that PostgreSQL gets."""
+def expand(sql: str, values: Values, time_range: Range, search: str = "") -> str:
+    """Return the SQL that PostgreSQL receives. `search` is what was typed into the field of a variable."""
 
     def variable(match: re.Match[str]) -> str:
         return ",".join("'" + value.replace("'", "''") + "'" for value in values[match[1]])
 
-    def moment(at: datetime) -> str:
+    def literal(at: datetime) -> str:
         return f"'{at.isoformat().replace('+00:00', 'Z')}'"
 
+    start, end = literal(time_range.start), literal(time_range.end)
     sql = re.sub(r"\$\{(\w+):sqlstring\}", variable, sql)
-    sql = sql.replace("$__searchFilter", f"{searched}%").replace("$__interval_ms", str(over.interval_ms))
-    # As in Grafana, an argument ends at the first bracket.
-    sql = re.sub(
-        r"\$__timeFilter\(([^)]*)\)", lambda m: f"{m[1]} BETWEEN {moment(over.start)} AND {moment(over.end)}", sql
-    )
-    sql = sql.replace("$__timeFrom()", moment(over.start)).replace("$__timeTo()", moment(over.end))
-    assert "$" not in sql, f"unknown to this test: {sql}"
+    sql = sql.replace("$__searchFilter", f"{search}%").replace("$__interval_ms", str(time_range.interval_ms))
+    # As in Grafana, the argument of a macro ends at the first bracket.
+    sql = re.sub(r"\$__timeFilter\(([^)]*)\)", lambda match: f"{match[1]} BETWEEN {start} AND {end}", sql)
+    sql = sql.replace("$__timeFrom()", start).replace("$__timeTo()", end)
+    assert "$" not in sql, f"not implemented here: {sql}"
     return sql

@@ -1,6 +1,7 @@
-"""Fills a database by SQL with what daemons store in half a year: so many jobs, each with so many checkpoints.
+"""Fills a database by SQL with what daemons store in half a year.
 
-Rows stand in the order of their times, as saves write them. The last jobs still run; some jobs fail, some are late.
+Rows are inserted in the order of their times, as saves write them. The last jobs are still running, some jobs failed,
+and some are polled late.
 """
 
 import asyncpg
@@ -78,7 +79,7 @@ select checkpointd.summarise(array_agg(j.key), array_agg(j.key % 200 = 0)) from 
 
 
 async def fill(sql: asyncpg.Connection, jobs: int, checkpoints: int) -> None:
-    """Store jobs of three sources, each with so many checkpoints."""
+    """Store so many jobs of three sources, each with so many checkpoints."""
     await sql.execute(_FILL.format(jobs=jobs, checkpoints=checkpoints))
     await sql.execute(_SUMMARISE)
     await sql.execute("vacuum analyze")

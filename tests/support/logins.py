@@ -1,4 +1,4 @@
-"""Logins of the database, as an administrator makes them."""
+"""Logins of the database, as an administrator creates them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,13 +9,13 @@ _names = (f"login_{n}" for n in range(1_000_000))
 
 
 def as_role(url: str, role: str) -> str:
-    """Return the URL for another role; the tests' servers trust everybody."""
+    """Return the URL with another role. The tests' servers ask for no password."""
     return url.replace("//postgres@", f"//{role}@")
 
 
 @asynccontextmanager
 async def login(url: str, options: str) -> AsyncIterator[str]:
-    """Make a login with these options, such as `in role checkpointd_reader`, and yield its URL."""
+    """Create a login with these options, such as `in role checkpointd_reader`. Yields its URL; drops it at the end."""
     name = next(_names)
     admin = await asyncpg.connect(url)
     await admin.execute(f"create role {name} login {options}")
@@ -29,9 +29,9 @@ async def login(url: str, options: str) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def connected(url: str, options: str) -> AsyncIterator[asyncpg.Connection]:
-    """Make a login and yield a connection of it."""
-    async with login(url, options) as theirs:
-        connection = await asyncpg.connect(theirs)
+    """Create a login and yield a connection of it."""
+    async with login(url, options) as login_url:
+        connection = await asyncpg.connect(login_url)
         try:
             yield connection
         finally:

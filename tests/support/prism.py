@@ -1,4 +1,4 @@
-"""Prism, a proxy that nobody here wrote, between a client and a provider: it objects to what OpenAI did not publish."""
+"""Prism, a proxy between a client and a provider, which reports violations of OpenAI's published specification."""
 
 import asyncio
 import itertools
@@ -26,8 +26,8 @@ class Prism:
         self._log = log
         self._marks = itertools.count(1)
 
-    async def objections(self) -> list[str]:
-        """Return what it objected to in all that it has answered up to now."""
+    async def violations(self) -> list[str]:
+        """Return the violations in all requests and answers up to now."""
         mark = f"/mark-{next(self._marks)}"
         async with aiohttp.ClientSession() as client, client.get(self.url + mark) as response:
             await response.read()
@@ -35,14 +35,14 @@ class Prism:
         return [line for line in self._lines() if ("Violation" in line or "✖" in line) and "/mark-" not in line]
 
     def forwarded(self) -> list[str]:
-        """Return what was asked of the provider behind: path and query."""
+        """Return path and query of each request that was forwarded to the provider."""
         return [line.partition("request to ")[2] for line in self._lines() if "Forwarding" in line]
 
-    async def line_with(self, words: str) -> str:
-        """Wait for a line of the log: another process writes it, and gives no event."""
+    async def line_with(self, text: str) -> str:
+        """Wait for a line of the log with this text, and return it."""
         async with asyncio.timeout(60):
-            while not (found := [line for line in self._lines() if words in line]):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+            while not (found := [line for line in self._lines() if text in line]):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)  # the log is a file of another process, without an event
         return found[0]
 
     def _lines(self) -> list[str]:
@@ -51,26 +51,26 @@ class Prism:
 
 @asynccontextmanager
 async def prism(provider: str, folder: Path) -> AsyncIterator[Prism]:
-    """Run Prism in front of the provider at this base URL; the specification that it judges by and its log go there."""
+    """Run Prism in front of the provider at this base URL. `folder` gets its specification and its log."""
     assert PROGRAM is not None
     specification, log = folder / "specification.yaml", folder / "prism.log"
     specification.write_text(_with_errors(PUBLISHED.read_text()))
     arguments = ("proxy", "--host", "127.0.0.1", "--port", "0", "--errors", specification, provider)
     with log.open("w") as out:
         process = await asyncio.create_subprocess_exec(PROGRAM, *arguments, stdout=out, stderr=STDOUT)
-    evaluate = Prism(log)
+    proxy = Prism(log)
     try:
-        evaluate.url = (await evaluate.line_with("is listening on ")).split()[-1]
-        yield evaluate
+        proxy.url = (await proxy.line_with("is listening on ")).split()[-1]
+        yield proxy
     finally:
         process.kill()
         await process.wait()
 
 
 def _with_errors(published: str) -> str:
-    """Add what the published file, which is cut to the answers with status 200, leaves out: how an error looks.
+    """Add the body of errors, which the published file lacks: it is reduced to the answers with status 200.
 
-    The types are those of the official client; OpenAI's documentation has all four there always, two of them nullable.
+    The types are those of the official client. In OpenAI's documentation all four members are required, two nullable.
     """
     types = ErrorObject.model_json_schema()["properties"]
     names = ["message", "type", "param", "code"]

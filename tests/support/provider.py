@@ -1,4 +1,4 @@
-"""A provider whose every answer a test scripts: a real HTTP server on loopback."""
+"""A provider whose answers are scripted by a test: a real HTTP server on loopback."""
 
 import asyncio
 import socket
@@ -13,7 +13,7 @@ Answer = web.StreamResponse | Callable[[web.Request], Awaitable[web.StreamRespon
 
 
 def checkpoint(number: int, job: str = JOB, **metrics: float | None) -> dict[str, Any]:
-    """Return the checkpoint of step `number`, as OpenAI's API gives it."""
+    """Return the checkpoint of step `number`, as OpenAI's API sends it."""
     return {
         "object": "fine_tuning.job.checkpoint",
         "id": f"ftckpt_{number:04d}",
@@ -26,7 +26,7 @@ def checkpoint(number: int, job: str = JOB, **metrics: float | None) -> dict[str
 
 
 def job(job_id: str = JOB, status: str = "running", **fields: Any) -> dict[str, Any]:
-    """Return a job record, as OpenAI's API gives it."""
+    """Return a job record, as OpenAI's API sends it."""
     return {
         "object": "fine_tuning.job",
         "id": job_id,
@@ -47,19 +47,19 @@ def page(items: Sequence[Any], *, has_more: bool = False) -> web.Response:
 
 
 def body(text: str | bytes, content_type: str = "application/json", status: int = 200) -> web.Response:
-    """Return an answer with just this body."""
+    """Return an answer with this body."""
     raw = text if isinstance(text, bytes) else text.encode()
     return web.Response(body=raw, headers={"Content-Type": content_type}, status=status)
 
 
 def error(status: int, code: str | None = None, message: str = "no", **headers: str) -> web.Response:
-    """Return an error as OpenAI's API gives it; headers with _ for -."""
+    """Return an error as OpenAI's API sends it. In the names of headers, _ stands for -."""
     content = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
     return web.json_response(content, status=status, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
 
 def paged(items: Sequence[dict[str, Any]], default_limit: int = 10) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Return an answer that serves `items`, which the test may change meanwhile, by `limit` and `after`."""
+    """Return an answer that serves pages of `items` by `limit` and `after`. The test may change `items` at any time."""
 
     async def answer(request: web.Request) -> web.Response:
         limit = int(request.query.get("limit", default_limit))
@@ -71,7 +71,7 @@ def paged(items: Sequence[dict[str, Any]], default_limit: int = 10) -> Callable[
 
 
 def raw(answer: bytes, *, reset: bool = False) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Return an answer that is these bytes, status line and all; then the connection is closed, or reset."""
+    """Return an answer that sends these bytes, including the status line, and then closes or resets the connection."""
 
     async def send(request: web.Request) -> web.Response:
         assert request.transport
@@ -87,7 +87,7 @@ def raw(answer: bytes, *, reset: bool = False) -> Callable[[web.Request], Awaita
 
 
 def held(answer: Answer) -> tuple[Answer, asyncio.Event, asyncio.Event]:
-    """Return an answer that waits, the event that it was asked for, and the event that lets it go on."""
+    """Return an answer that waits, the event that it was requested, and the event that lets it go on."""
     reached, go_on = asyncio.Event(), asyncio.Event()
 
     async def wait(request: web.Request) -> web.StreamResponse:
@@ -99,9 +99,10 @@ def held(answer: Answer) -> tuple[Answer, asyncio.Event, asyncio.Event]:
 
 
 class Provider:
-    """Serves what it is told. `checkpoints[job]` and `jobs` are answers, or lists of answers used one after another.
+    """Serves scripted answers. `checkpoints[job]` and `jobs` are an answer, or a list of answers to use in turn.
 
-    The last answer of a list stays. A job without an answer is unknown (404); so is the job list until it is set.
+    The last answer of a list is used again and again. A job without an answer is unknown (404), as is the job list
+    until `jobs` is set.
     """
 
     def __init__(self) -> None:
@@ -130,12 +131,11 @@ class Provider:
 
     async def _checkpoints(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request)
-        return await _answer(
-            self.checkpoints.get(request.match_info["job"], error(404, "fine_tune_not_found")), request
-        )
+        answer = self.checkpoints.get(request.match_info["job"], error(404, "fine_tune_not_found"))
+        return await _answer(answer, request)
 
     def asked(self, job: str = JOB) -> int:
-        """Return how many requests were made for a job's checkpoints."""
+        """Return the number of requests for the checkpoints of a job."""
         return sum(request.match_info.get("job") == job for request in self.requests)
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL servers of a test's own, over TCP: stopped, copied as standbys and promoted as it pleases."""
+"""PostgreSQL servers that a test starts, stops and copies as standbys. They listen on TCP."""
 
 import os
 import random
@@ -13,57 +13,59 @@ from socket import socket
 
 import pytest
 
-from checkpointd.postgres.embedded import _binary
+from checkpointd.postgres.embedded import binary
 
 NOBODY = 65534
-DEBIANS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: path.parent.name)
+_DEBIAN_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: path.parent.name)
 
 
 def free_port() -> int:
-    """Return a port of loopback on which nobody listens, and which the kernel gives to nobody by itself.
+    """Return a free port of loopback.
 
-    From those that it gives to outgoing connections another process, of which there are many, might have it next.
+    It is below the range from which the kernel takes ports for outgoing connections: one of that range could be taken
+    by another process before the test uses it.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
     while True:
-        number = random.SystemRandom().randrange(20_000, 22_000)  # not one that a seed repeats
-        number += 2_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 5)  # nor another worker's
+        number = random.SystemRandom().randrange(20_000, 22_000)  # independent of the seed of the tests
+        number += 2_000 * (worker % 5)  # another range for each worker
         with closing(socket()) as free, suppress(OSError):
             free.bind(("127.0.0.1", number))
             return number
 
 
 def binaries() -> Path:
-    """Return the folder of PostgreSQL's programs: that of TEST_POSTGRES_BIN, else the embedded one's."""
-    return Path(os.environ.get("TEST_POSTGRES_BIN") or _binary("postgres").parent)
+    """Return the folder of PostgreSQL's programs: TEST_POSTGRES_BIN, or that of the embedded PostgreSQL."""
+    return Path(os.environ.get("TEST_POSTGRES_BIN") or binary("postgres").parent)
 
 
 def binaries_with_tls() -> Path:
-    """Return those of a PostgreSQL with TLS, which the embedded one has not; without one the test is skipped."""
-    found = os.environ.get("TEST_POSTGRES_BIN") or (DEBIANS[-1] if DEBIANS else None)
+    """Return the folder of a PostgreSQL with TLS, which the embedded one lacks. Skips the test if there is none."""
+    found = os.environ.get("TEST_POSTGRES_BIN") or (_DEBIAN_BINARIES[-1] if _DEBIAN_BINARIES else None)
     if not found:
-        pytest.skip("no PostgreSQL with TLS here: install Debian's postgresql")
+        pytest.skip("needs a PostgreSQL with TLS: apt-get install postgresql")
     return Path(found)
 
 
 def program(name: str, package: str) -> str:
-    """Return the path of a program; without it the test is skipped."""
+    """Return the path of a program. Skips the test if the program is not installed."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if not found:
-        pytest.skip(f"no {name} here: apt-get install {package}")
+        pytest.skip(f"needs {name}: apt-get install {package}")
     return found
 
 
 def self_signed(folder: Path, name: str, *options: str) -> tuple[Path, Path]:
-    """Make a certificate and its key, unencrypted unless the options say otherwise; returns their paths."""
+    """Create a certificate and its key, which is not encrypted unless other options are given. Returns their paths."""
     certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
-    command = [program("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-               "-subj", "/CN=localhost", "-keyout", key, "-out", certificate, *(options or ("-nodes",))]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True)
+    command = [program("openssl", "openssl"), "req", "-x509", "-subj", "/CN=localhost"]
+    command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", *(options or ("-nodes",))]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     return certificate, key
 
 
 def revocations(certificate: Path, key: Path, *revoked: Path) -> Path:
-    """Make an authority's list of the certificates that it revoked; returns its path."""
+    """Create an authority's list of the certificates that it revoked. Returns its path."""
     folder = certificate.with_suffix(".authority")
     folder.mkdir()
     (folder / "index").touch()
@@ -81,7 +83,10 @@ default_crl_days = 30
 
 
 def unprivileged() -> list[str]:
-    """Return what makes a program, where we are root, run as nobody, who reaches every folder, and end with us."""
+    """Return the prefix of a command that makes it end with the tests and, for root, run as the user nobody.
+
+    PostgreSQL refuses to run as root. The user nobody keeps the right to open every folder.
+    """
     if shutil.which("setpriv") is None:
         return []
     launcher = ["setpriv", "--pdeathsig", "INT"]
@@ -92,14 +97,14 @@ def unprivileged() -> list[str]:
 
 
 def give_away(*paths: Path) -> None:
-    """Let files and folders belong to whoever unprivileged() makes of us."""
+    """Make the user of unprivileged() the owner of files and folders."""
     if os.geteuid() == 0:
         for path in paths:
             os.chown(path, NOBODY, NOBODY)
 
 
 class Server:
-    """A server with its data and log under `folder`. Made by serving() or copied by standby()."""
+    """A server with its data and log in `folder`. Created by serving(), or copied by standby()."""
 
     def __init__(self, folder: Path, bin_: Path) -> None:
         self.folder, self._bin, self.port = folder, bin_, free_port()
@@ -110,28 +115,29 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The address of its database `postgres`."""
+        """The URL of its database `postgres`."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def _command(self, name: str, *arguments: str | Path) -> list[str | Path]:
         return [*unprivileged(), self._bin / name, *arguments]
 
-    def _run(self, name: str, *arguments: str | Path) -> None:
+    def run(self, name: str, *arguments: str | Path) -> None:
+        """Run a program of PostgreSQL in the folder. Its output is added to the log."""
         with self.log.open("ab") as log:
             subprocess.run(self._command(name, *arguments), stdout=log, stderr=log, cwd=self.folder, check=True)
 
     def initdb(self, **settings: str) -> None:
-        """Make its data, and settle what it does not forget."""
-        self._run("initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N")
+        """Create the data, with these settings."""
+        self.run("initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N")
         self.configure(fsync="off", unix_socket_directories="", listen_addresses="127.0.0.1", **settings)
 
     def configure(self, **settings: str) -> None:
-        """Add settings, which hold from its next start."""
+        """Add settings, which apply from the next start on."""
         with (self.folder / "data" / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         with self.log.open("ab") as log:
             command = self._command("postgres", "-D", "data", "-p", str(self.port))
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
@@ -140,25 +146,25 @@ class Server:
         while subprocess.run(ready, check=False).returncode != 0:
             assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
+            time.sleep(0.02)  # a server that starts gives no event
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
-        """Stop it, at once (as a crash would) unless told otherwise."""
+        """Stop the server by a signal; the default is an immediate shutdown, which is like a crash."""
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait(30)
             self._process = None
 
     def standby(self, folder: Path) -> "Server":
-        """Return a copy that streams what this server commits; it is not started yet."""
+        """Return a copy that replicates this server. It is not started."""
         copy = Server(folder, self._bin)
-        copy._run("pg_basebackup", "-D", "data", "-R", "-X", "stream", "-c", "fast", "-N", "-d", self.url)
+        copy.run("pg_basebackup", "-D", "data", "-R", "-X", "stream", "-c", "fast", "-N", "-d", self.url)
         return copy
 
 
 @contextmanager
 def serving(folder: Path, bin_: Path | None = None, **settings: str) -> Iterator[Server]:
-    """Run a server with these settings."""
+    """Run a server with these settings, and stop it at the end."""
     server = Server(folder, bin_ or binaries())
     server.initdb(**settings)
     try:

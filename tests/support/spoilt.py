@@ -1,4 +1,4 @@
-"""Every way in which an answer is no page of a checkpoint list, with the class that it must get."""
+"""Every way in which an answer is not a page of a checkpoint list, with the class of its failure."""
 
 import json
 from collections.abc import Callable
@@ -8,23 +8,23 @@ from support.provider import Answer, body, checkpoint, error, page, raw
 
 
 class Fault(NamedTuple):
-    """The class that an answer must get, and what makes it of the page's good body."""
+    """The class of the failure, and a function that makes the answer from the body of a good page."""
 
     error_class: str
     spoil: Callable[[bytes], Answer]
 
     @property
     def on_a_later_page(self) -> str:
-        """The class on a page after the first: a job that was there a moment ago is not missing, its cursor is lost."""
+        """The class on a later page. A 404 there means a lost cursor, as the job was listed a moment ago."""
         return "cursor_lost" if self.error_class == "missing" else self.error_class
 
 
 def _with(**members: object) -> Callable[[bytes], Answer]:
-    """Return what replaces members of the page; None of a name that ends in _ takes the member away."""
+    """Return a function that replaces members of the page. It removes `name` if `name_` is given."""
 
     def spoil(good: bytes) -> Answer:
-        said = {**json.loads(good), **members}
-        return body(json.dumps({name: value for name, value in said.items() if f"{name}_" not in members}))
+        page_members = {**json.loads(good), **members}
+        return body(json.dumps({name: value for name, value in page_members.items() if f"{name}_" not in members}))
 
     return spoil
 
@@ -42,7 +42,7 @@ FAULTS = {
     "data null": Fault("not_a_list", _with(data=None)),
     "data an object": Fault("not_a_list", _with(data={})),
     "no data": Fault("not_a_list", _with(data_=None)),
-    "no list": Fault("not_a_list", _with(object="fine_tuning.job")),
+    "not a list": Fault("not_a_list", _with(object="fine_tuning.job")),
     "has_more as text": Fault("bad_has_more", _with(has_more="false")),
     "no has_more": Fault("bad_has_more", _with(has_more_=None)),
     "HTML": Fault("content_type", lambda _: body("<html>", "text/html")),

@@ -1,9 +1,10 @@
-"""Fills a database by SQL with what daemons would have stored in months: many jobs, long jobs."""
+"""Fills a database by SQL with what daemons would have stored in months: many jobs, or long jobs."""
 
 import asyncpg
 
 _SOURCE = "insert into checkpointd.sources (name, kind) values ('large', 'openai')"
 
+# Job n is running if n is divisible by 50, else failed if by 33, else cancelled if by 21, else succeeded.
 _JOBS = """
 insert into checkpointd.jobs (source, id, tracked_by, status, model, created_at, finished_at, hyperparameters,
   fine_tuned_model, trained_tokens)
@@ -15,6 +16,7 @@ select s.key, 'ftjob-' || substr(md5(n::text), 1, 24), 'discovery',
   case when n % 50 > 0 then 'ft:gpt-4o-mini-2024-07-18:acme:tone:' || substr(md5('m' || n), 1, 8) end, n * 1000
 from generate_series(1, $1::int) n, checkpointd.sources s where s.name = 'large'"""
 
+# Every 97th job fails and is stale. The other jobs are sealed, except the running ones.
 _POLLING = """
 insert into checkpointd.polling (job, source, last_attempt_at, last_complete_at, last_success_at, gap_s, sealed_at,
   next_poll_at, failures, error_class, last_error)
@@ -27,6 +29,7 @@ join checkpointd.sources s on s.key = j.source and s.name = 'large'
 cross join lateral (
   select j.key % 97 = 0 as is_failing, j.key % 97 > 0 and j.status <> 'running' as is_sealed) k"""
 
+# Losses fall with the step; the validation loss of some jobs rises again. The last three checkpoints are not missing.
 _CHECKPOINTS = """
 insert into checkpointd.checkpoints (job, id, step_number, created_at, fine_tuned_model_checkpoint, train_loss,
   train_mean_token_accuracy, valid_loss, valid_mean_token_accuracy, full_valid_loss, full_valid_mean_token_accuracy,
@@ -43,16 +46,16 @@ cross join lateral (
     0.3 + 1.9 * exp(-4.0 * n / $1) * (1 + 0.05 * sin(n * 5 + j.key))
       + (j.key % 5) * 0.1 * (n::float / $1) ^ 2 as valid) l"""
 
-_SUMMARIES = """
+_CHANGES_AND_SUMMARIES = """
 insert into checkpointd.changes (job, kind, checkpoint_id) select c.job, 'new', c.id from checkpointd.checkpoints c;
 select checkpointd.summarise(array_agg(key), array_agg(false)) from checkpointd.jobs;
 analyze"""
 
 
 async def fill(sql: asyncpg.Connection, jobs: int, checkpoints: int) -> None:
-    """Store jobs of a source `large`, each with so many checkpoints: some running, stale, failing, cancelled."""
+    """Store so many jobs of the source `large`, with so many checkpoints each."""
     await sql.execute(_SOURCE)
     await sql.execute(_JOBS, jobs, checkpoints)
     await sql.execute(_POLLING)
     await sql.execute(_CHECKPOINTS, checkpoints)
-    await sql.execute(_SUMMARIES)
+    await sql.execute(_CHANGES_AND_SUMMARIES)

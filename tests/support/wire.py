@@ -1,4 +1,4 @@
-"""A wire to PostgreSQL that loses answers, so that the client never hears of what the server did, or falls silent."""
+"""A proxy to PostgreSQL that loses an answer after the server has done its work, or stops passing anything."""
 
 import asyncio
 from pathlib import Path
@@ -7,10 +7,14 @@ from typing import Self
 from urllib.parse import parse_qs, quote, urlsplit
 
 COMMIT = 0
+"""In cut(): the next commit."""
 
 
 class Wire:
-    """A proxy on a Unix socket, which leads to the database of `url` until it is told to cut."""
+    """A proxy on a Unix socket to the database of a URL. Use the attribute `url` to connect through it.
+
+    A message here is what one read from the client returns, usually the messages of one call of the driver.
+    """
 
     def __init__(self, url: str) -> None:
         self._folder = TemporaryDirectory(prefix="wire-")
@@ -18,9 +22,11 @@ class Wire:
         self._host = parse_qs(parts.query).get("host", [parts.hostname])[0]
         self._port = parts.port or 5432
         self._socket = Path(self._folder.name) / ".s.PGSQL.5432"
-        self._left: int | None = None
-        self._freezes: int | None = None
+        self._until_cut: int | None = None
+        """Messages until the answer is lost; negative until the next commit."""
+        self._until_freeze: int | None = None
         self.frozen = asyncio.Event()
+        """Set when nothing passes any more."""
         self.url = f"postgresql://postgres@{parts.path}?host={quote(self._folder.name)}&port=5432"
 
     async def __aenter__(self) -> Self:
@@ -32,58 +38,59 @@ class Wire:
         self._folder.cleanup()
 
     def cut(self, message: int) -> None:
-        """Lose the answer to the message with this number, counted from now, or (COMMIT) to the next commit."""
-        self._left = message or -1
+        """Lose the answer to the message with this number, counted from now, or to the next COMMIT; then hang up."""
+        self._until_cut = message or -1
 
     def freeze(self, message: int) -> None:
-        """From the message with this number on, counted from now, nothing passes any more; the connection stays."""
-        self._freezes = message
+        """Pass nothing from the message with this number on, counted from now. The connection stays open."""
+        self._until_freeze = message
 
     def mend(self) -> None:
-        """Cut no more."""
-        self._left = None
+        """Cancel cut(), if it had no effect yet."""
+        self._until_cut = None
 
-    def _loses(self, message: bytes) -> bool:
-        if self._left is None:
+    def _is_cut_at(self, message: bytes) -> bool:
+        if self._until_cut is None:
             return False
-        self._left -= self._left > 0
-        if self._left == 0 or (self._left < 0 and b"COMMIT" in message):
-            self._left = None
+        if self._until_cut > 0:
+            self._until_cut -= 1
+        if self._until_cut == 0 or (self._until_cut < 0 and b"COMMIT" in message):
+            self._until_cut = None
             return True
         return False
 
-    def _swallows(self) -> bool:
-        if self._freezes is not None:
-            self._freezes -= 1
-            if self._freezes <= 0:
+    def _count_down_to_freeze(self) -> None:
+        if self._until_freeze is not None:
+            self._until_freeze -= 1
+            if self._until_freeze <= 0:
                 self.frozen.set()
-        return self.frozen.is_set()
 
     async def _connected(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         if self._host and self._host.startswith("/"):
             server, to_server = await asyncio.open_unix_connection(f"{self._host}/.s.PGSQL.{self._port}")
         else:
             server, to_server = await asyncio.open_connection(self._host, self._port)
-        lost = False
+        is_cut = False
 
-        async def ask() -> None:
-            nonlocal lost
+        async def pass_requests() -> None:
+            nonlocal is_cut
             while message := await client.read(65536):
-                lost = self._loses(message)
-                if not self._swallows():
+                is_cut = self._is_cut_at(message)
+                self._count_down_to_freeze()
+                if not self.frozen.is_set():
                     to_server.write(message)
 
-        async def answer() -> None:
-            while (message := await server.read(65536)) and not lost:
+        async def pass_answers() -> None:
+            while (message := await server.read(65536)) and not is_cut:
                 if not self.frozen.is_set():
                     to_client.write(message)
-            if self.frozen.is_set():  # the client does not hear either that its server has hung up
+            if self.frozen.is_set():  # the client must not notice that the server has hung up
                 await asyncio.Event().wait()
 
-        ways = [asyncio.create_task(ask()), asyncio.create_task(answer())]
-        await asyncio.wait(ways, return_when="FIRST_COMPLETED")
+        directions = [asyncio.create_task(pass_requests()), asyncio.create_task(pass_answers())]
+        await asyncio.wait(directions, return_when="FIRST_COMPLETED")
         to_client.transport.abort()
         to_server.transport.abort()
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
+        for direction in directions:
+            direction.cancel()
+        await asyncio.gather(*directions, return_exceptions=True)

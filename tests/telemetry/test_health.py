@@ -1,4 +1,4 @@
-"""The health of a process: its problems are logged once each and named once each."""
+"""The health of a process: each problem is logged once and reported once."""
 
 import asyncio
 import json
@@ -13,20 +13,22 @@ from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.metrics import REGISTRY
 
+TakeEvents = Callable[[], list[dict[str, object]]]
+
 
 def unavailable(reason: str, kind: str = "OSError") -> DatabaseUnavailableError:
-    """Return the error of a database that is away."""
+    """Return the error of a database that cannot be reached."""
     return DatabaseUnavailableError(f"{kind}: {reason}", kind)
 
 
 def fail(health: Health, work: str, error: DatabaseUnavailableError) -> None:
-    """Let a unit of work fail."""
+    """Run a unit of work that fails."""
     with suppress(DatabaseUnavailableError), health.unit(work):
         raise error
 
 
 @pytest.fixture
-def events() -> Callable[[], list[dict[str, object]]]:
+def take_events() -> TakeEvents:
     """Return a function that returns the log events since its last call."""
     captured = structlog.testing.LogCapture()
     structlog.configure(processors=[captured])
@@ -39,21 +41,21 @@ def events() -> Callable[[], list[dict[str, object]]]:
     return take
 
 
-def test_a_source_that_turns_the_daemon_away_is_logged_once(events: Callable[[], list[dict[str, object]]]) -> None:
-    """A refused key and a pause are one line each, however often they are met, and so is the recovery."""
+def test_a_refused_or_paused_source_is_logged_once(take_events: TakeEvents) -> None:
+    """A refused key, a pause and the recovery are logged once each, however often they are recorded."""
     health = Health()
     refused, paused = (Failure(kind, f"HTTP {kind}") for kind in (ErrorClass.REFUSED, ErrorClass.THROTTLED))
-    for answer in (None, refused, refused, paused, paused, None, None):
-        health.record_source("azure", answer)
-    logged = events()
+    for failure in (None, refused, refused, paused, paused, None, None):
+        health.record_source("azure", failure)
+    logged = take_events()
     assert ["source.refused", "source.paused", "source.recovered"] == [event["event"] for event in logged]
     assert [("warning", "azure", "HTTP refused"), ("warning", "azure", "HTTP throttled"), ("info", "azure", None)] == [
         (event["log_level"], event["source"], event.get("error")) for event in logged
     ]
 
 
-async def test_one_reason_of_several_units_is_one_problem() -> None:
-    """What keeps several units of work from the database is named once, with all of them."""
+async def test_one_reason_for_several_units_is_one_problem() -> None:
+    """If several units of work fail for the same reason, one problem names all of them."""
     health = Health()
     for work in ("claim", "save", "job list"):
         fail(health, work, unavailable("away" if work != "save" else "full"))
@@ -64,28 +66,28 @@ async def test_one_reason_of_several_units_is_one_problem() -> None:
     assert 0 == REGISTRY.get_sample_value("checkpointd_database_up")
 
 
-async def test_a_failing_unit_is_logged_once(events: Callable[[], list[dict[str, object]]]) -> None:
-    """The first failure of each kind and the recovery are one line each."""
+async def test_a_failing_unit_is_logged_once(take_events: TakeEvents) -> None:
+    """The first failure of each kind and the recovery are logged once each."""
     health = Health()
     for kind in ("OSError", "OSError", "DiskFullError"):
         fail(health, "save", unavailable("no", kind))
     with health.unit("save") as unit:
         unit.is_conclusive = False
-    assert ["database.unavailable", "database.unavailable"] == [event["event"] for event in events()]
+    assert ["database.unavailable", "database.unavailable"] == [event["event"] for event in take_events()]
     for _ in range(2):
         with health.unit("save"):
             assert 0 <= health.running_seconds("save")
-    assert ["database.recovered"] == [event["event"] for event in events()]
+    assert ["database.recovered"] == [event["event"] for event in take_events()]
     assert [] == health.problems()
     assert 1 == REGISTRY.get_sample_value("checkpointd_database_up")
 
 
-async def test_two_runs_of_a_unit_at_once_are_told_apart() -> None:
-    """A unit of work that runs twice at once is running until both have ended."""
+async def test_two_concurrent_runs_of_a_unit_are_distinguished() -> None:
+    """A unit of work that runs twice at the same time is running until both runs have ended."""
     health = Health()
     with health.unit("job list"):
         with health.unit("job list"):
             pass
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the clock of the loop moves on
         assert 0 < health.running_seconds("job list")
     assert 0 == health.running_seconds("job list")

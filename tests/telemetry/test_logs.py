@@ -1,4 +1,4 @@
-"""Log lines: whatever is logged, and by whom, no secret stands in it."""
+"""Log lines: no line contains a secret, whatever is logged and whichever library logs it."""
 
 import json
 import logging
@@ -25,13 +25,19 @@ SECRETS = {
     "postgresql:///d?password=hunter2&x=y": "hunter2",
     "host=h Password='hunter2' user=u": "hunter2",
 }
+"""Texts with a secret, and the part of each that must not be logged."""
+
+FORMATS = pytest.mark.parametrize("log_format", ["json", "console"])
 
 Configure = Callable[..., Callable[[], list[str]]]
 
 
 @pytest.fixture
 def configure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
-    """Yield what sets up logging, and returns what reads the lines logged since; everything is undone."""
+    """Yield a function that sets up logging. It returns a function that returns the lines logged since its last call.
+
+    At the end, logging is set up as before.
+    """
     root = logging.getLogger()
     loggers = [root, *(logging.getLogger(name) for name in ("apscheduler", "asyncio", "aiohttp"))]
     levels, handlers = [logger.level for logger in loggers], list(root.handlers)
@@ -54,7 +60,7 @@ def configure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
 
 def fail(secret: str) -> None:
-    """Raise with a secret in the text, in the cause's text and in a note."""
+    """Raise an error with a secret in its text, in the text of its cause, and in a note."""
     words = f"failed: {secret}"
     cause = ValueError(f"cause {secret}")
     cause.add_note(f"note {secret}")
@@ -62,47 +68,47 @@ def fail(secret: str) -> None:
 
 
 def log_everywhere(secret: str) -> int:
-    """Log a secret in every way there is; returns how many events that makes."""
-    foreign = logging.getLogger("somebody.else")
+    """Log a secret in each part of an event and by each kind of logger. Returns the number of events."""
+    library = logging.getLogger("some.library")
     log.debug(f"event {secret}")
     log.info("field", error=secret, nested={"a": [secret, (secret,)]}, other=ValueError(secret), raw=secret.encode())
     with structlog.contextvars.bound_contextvars(context=secret):
         log.warning("context")
-    foreign.debug("argument %s", secret)
-    foreign.warning("argument %(a)s", {"a": secret})
+    library.debug("argument %s", secret)
+    library.warning("argument %(a)s", {"a": secret})
     try:
         fail(secret)
     except RuntimeError as e:
         log.exception("crashed")
-        log.error("crashed", exc_info=e)  # another way to say it
-        foreign.exception("crashed %s", secret)
+        log.error("crashed", exc_info=e)  # the other way to log an exception
+        library.exception("crashed %s", secret)
     return 8
 
 
-@pytest.mark.parametrize("log_format", ["json", "console"])
+@FORMATS
 @pytest.mark.parametrize(("text", "secret"), SECRETS.items())
-def test_no_line_tells_a_secret(configure: Configure, log_format: str, text: str, secret: str) -> None:
-    """A secret is blotted out of events, fields, contexts, arguments and exceptions, ours and other libraries'."""
+def test_no_line_contains_a_secret(configure: Configure, log_format: str, text: str, secret: str) -> None:
+    """Secrets are removed from events, fields, contexts, arguments and exceptions, also from those of libraries."""
     lines = configure(log_format)
     count = log_everywhere(text)
     shown = "\n".join(lines())
     assert secret not in shown
     assert count <= shown.count("[secret]")
-    assert 3 == shown.count("failed: "), "each exception is told"
+    assert 3 == shown.count("failed: "), "each exception is logged"
     assert "Logging error" not in shown
 
 
 @pytest.mark.parametrize(("text", "secret"), [pair for pair in SECRETS.items() if CANARY not in pair])
-def test_no_reason_tells_a_secret(text: str, secret: str) -> None:
-    """What is said of the database's errors, to whomever, tells no address's password and no key."""
-    told = explain(ValueError(f"of {text}"))
-    assert secret not in told
-    assert "[secret]" in told
+def test_no_database_error_contains_a_secret(text: str, secret: str) -> None:
+    """The explanation of a database error contains no password of a URL and no key."""
+    explanation = explain(ValueError(f"of {text}"))
+    assert secret not in explanation
+    assert "[secret]" in explanation
 
 
-@pytest.mark.parametrize("log_format", ["json", "console"])
-def test_no_values_of_frames(configure: Configure, log_format: str) -> None:
-    """A traceback tells where, not with what values."""
+@FORMATS
+def test_tracebacks_show_no_local_variables(configure: Configure, log_format: str) -> None:
+    """A traceback shows the places in the code, and no values of variables."""
     lines = configure(log_format)
     in_this_frame = "hunter" + "2"
     try:
@@ -114,16 +120,16 @@ def test_no_values_of_frames(configure: Configure, log_format: str) -> None:
     assert "failed: 7 characters" in shown
 
 
-@pytest.mark.parametrize("log_format", ["json", "console"])
-def test_a_record_that_cannot_be_formatted_is_silent(configure: Configure, log_format: str) -> None:
-    """A library's wrong format string does not print its arguments as they are."""
+@FORMATS
+def test_a_record_that_cannot_be_formatted_is_not_shown(configure: Configure, log_format: str) -> None:
+    """If the format string of a library does not fit its arguments, the arguments are not printed."""
     lines = configure(log_format)
-    logging.getLogger("somebody.else").warning("%d", CANARY)
+    logging.getLogger("some.library").warning("%d", CANARY)
     assert [] == lines()
 
 
-def test_json_is_one_event_a_line(configure: Configure) -> None:
-    """Whatever is logged, exceptions too, each line is one object that says what, when and how bad."""
+def test_json_has_one_event_per_line(configure: Configure) -> None:
+    """Each line, also of an exception, is one JSON object with the event, its level, its time and its logger."""
     lines = configure("json")
     count = log_everywhere(f"two\nlines {CANARY}")
     events = [json.loads(line) for line in lines()]
@@ -131,24 +137,26 @@ def test_json_is_one_event_a_line(configure: Configure) -> None:
     assert all({"event", "level", "timestamp", "logger"} <= event.keys() for event in events)
 
 
-def test_short_headers_are_no_secrets(configure: Configure) -> None:
-    """A gateway's header `on` does not blot every word it stands in."""
+def test_a_short_header_is_not_a_secret(configure: Configure) -> None:
+    """The value `on` of a header is not removed from other words, such as `connection`."""
     lines = configure("json")
     log.info("connection.done", reason="gone")
     assert {"event": "connection.done", "reason": "gone"}.items() <= json.loads(lines()[0]).items()
 
 
-def test_what_is_no_secret_stays(configure: Configure) -> None:
-    """Ids, addresses and numbers are logged as they are."""
+def test_other_values_are_unchanged(configure: Configure) -> None:
+    """Ids, addresses and numbers are logged unchanged."""
     lines = configure("json")
     fields = {"job": "ftjob-abc", "url": "http://127.0.0.1:8787/metrics", "new": 3, "ok": True, "none": None, "x": 1.5}
     log.info("poll.changed", **fields)
     assert fields.items() <= json.loads(lines()[0]).items()
 
 
-@pytest.mark.parametrize("log_format", ["json", "console"])
-def test_priorities_are_the_journals(configure: Configure, monkeypatch: pytest.MonkeyPatch, log_format: str) -> None:
-    """Where the journal reads, and only there, a line begins with its priority: not where something redirected it."""
+@FORMATS
+def test_lines_for_the_journal_have_a_priority(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, log_format: str
+) -> None:
+    """A line starts with its priority if standard error is the journal, and not if it was redirected."""
     ours = os.fstat(1)
     monkeypatch.setattr(sys.stderr, "fileno", lambda: 1)
     for redirected in ("", "8:1"):
@@ -161,25 +169,25 @@ def test_priorities_are_the_journals(configure: Configure, monkeypatch: pytest.M
     log.debug("a")
     log.info("b")
     log.warning("c")
-    logging.getLogger("somebody.else").error("d")
+    logging.getLogger("some.library").error("d")
     log.critical("e")
     assert ["<7>", "<6>", "<4>", "<3>", "<2>"] == [line[:3] for line in lines()]
 
 
-def test_the_level_holds_for_all(configure: Configure) -> None:
-    """Below the level nobody is heard; libraries that chat are heard from warning on, even at debug."""
+def test_the_level_applies_to_all_loggers(configure: Configure) -> None:
+    """Events below the level are not logged. Verbose libraries log only warnings and errors, even at level debug."""
     lines = configure("json", "warning")
-    log.info("quiet")
-    logging.getLogger("somebody.else").info("quiet")
+    log.info("below")
+    logging.getLogger("some.library").info("below")
     assert [] == lines()
     lines = configure("json", "debug")
-    logging.getLogger("asyncio").debug("quiet")
-    logging.getLogger("somebody.else").debug("heard")
-    assert ["heard"] == [json.loads(line)["event"] for line in lines()]
+    logging.getLogger("asyncio").debug("below")
+    logging.getLogger("some.library").debug("logged")
+    assert ["logged"] == [json.loads(line)["event"] for line in lines()]
 
 
-def test_lines_are_json_where_nobody_watches(configure: Configure) -> None:
-    """Without a terminal and a choice, lines are for machines."""
+def test_the_default_without_a_terminal_is_json(configure: Configure) -> None:
+    """Without a terminal and without a configured format, lines are JSON."""
     lines = configure(None)
     log.info("event")
     assert "event" == json.loads(lines()[0])["event"]

@@ -1,4 +1,4 @@
-"""Curves become geometry: round marks, places inside the drawing, whatever the values are."""
+"""The geometry of charts: ticks at round values, and positions inside the drawing for all values."""
 
 import math
 import re
@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpointd.web.chart import draw, scale, spans, ticks
+from checkpointd.web.chart import draw, fit_scale, spans, ticks
 
-LARGEST = 1.7976931348623157e308
-Value = st.none() | st.floats() | st.sampled_from([0.0, -0.0, 5e-324, -LARGEST, LARGEST])
+MAX_FLOAT = 1.7976931348623157e308
+METRICS = st.none() | st.floats() | st.sampled_from([0.0, -0.0, 5e-324, -MAX_FLOAT, MAX_FLOAT])
 
 
 @pytest.mark.parametrize(
@@ -35,59 +35,59 @@ Value = st.none() | st.floats() | st.sampled_from([0.0, -0.0, 5e-324, -LARGEST, 
         ([], ["0", "0.25", "0.5", "0.75", "1"]),
     ],
 )
-def test_round_marks(values: list[float], labels: list[str]) -> None:
-    """The marks of an axis stand at round values inside it, whatever its size, and are short."""
-    assert labels == [tick.label for tick in ticks(scale(values), 5)]
+def test_ticks_are_round(values: list[float], labels: list[str]) -> None:
+    """The ticks of an axis are at round values inside it, whatever its size, and their labels are short."""
+    assert labels == [tick.label for tick in ticks(fit_scale(values))]
 
 
-def test_steps_are_whole() -> None:
-    """A step is never marked between two whole numbers."""
-    assert ["1", "2", "3"] == [tick.label for tick in draw([1, 2, 3], [[1.0, 2.0, 3.0]]).across]
-    assert ["7"] == [tick.label for tick in draw([7], [[1.0]]).across]
+def test_steps_are_integers() -> None:
+    """The ticks of the steps are at integers."""
+    assert ["1", "2", "3"] == [tick.label for tick in draw([1, 2, 3], [[1.0, 2.0, 3.0]]).x_ticks]
+    assert ["7"] == [tick.label for tick in draw([7], [[1.0]]).x_ticks]
 
 
-def test_places() -> None:
-    """Points stand in proportion to step and value, the largest at the top; each has half the way to its sides."""
+def test_positions() -> None:
+    """Positions are proportional to step and value, and each step has the part of the width that is nearest to it."""
     drawn = draw([0, 10, 40], [[1.0, 2.0, 3.0], [None, 1.0, None]])
-    assert [0.0, 25.0, 100.0] == [mark.at for mark in drawn.marks]
-    assert [(0.0, 12.5), (12.5, 50.0), (62.5, 37.5)] == [(mark.left, mark.width) for mark in drawn.marks]
-    first, middle, last = (mark.heights for mark in drawn.marks)
+    assert [0.0, 25.0, 100.0] == [step.x for step in drawn.steps]
+    assert [(0.0, 12.5), (12.5, 50.0), (62.5, 37.5)] == [(step.left, step.width) for step in drawn.steps]
+    first, middle, last = (step.heights for step in drawn.steps)
     assert last[0] == pytest.approx(100 - first[0])  # type: ignore[operator]
     assert [50.0, first[0]] == middle
     assert [None, None] == [first[1], last[1]]
 
 
-def test_a_curve_joins_what_it_has() -> None:
-    """Where a value is not known, or none that can be drawn, a curve goes on to the next; a single point is a dot."""
+def test_a_curve_skips_absent_values() -> None:
+    """A curve skips values that are absent or cannot be drawn, and a curve of one point is a dot."""
     drawn = draw([0, 1, 2], [[1.0, None, 2.0], [1.0, math.nan, math.inf], [None, None, None]])
     assert re.fullmatch(r"M0 \S+L1000 \S+", drawn.paths[0])
     assert re.fullmatch(r"M0 (\S+)L0 \1", drawn.paths[1])
     assert "" == drawn.paths[2]
 
 
-def test_nothing_to_draw() -> None:
-    """Without steps there are no marks and no lines."""
-    assert ([], [""]) == (draw([], [[]]).marks, draw([], [[]]).paths)
+def test_no_steps() -> None:
+    """Without steps a chart has no plotted steps, and its paths are empty."""
+    assert ([], [""]) == (draw([], [[]]).steps, draw([], [[]]).paths)
 
 
-def test_neighbours_are_one_span() -> None:
-    """Chosen points that stand beside each other are one part of the drawing."""
-    marks = draw([0, 1, 2, 3, 4], [[1.0] * 5]).marks
-    assert [(0.0, 37.5), (87.5, 12.5)] == spans(marks, [True, True, False, False, True])
+def test_adjacent_spans_are_merged() -> None:
+    """The parts of chosen steps that are adjacent become one span."""
+    steps = draw([0, 1, 2, 3, 4], [[1.0] * 5]).steps
+    assert [(0.0, 37.5), (87.5, 12.5)] == spans(steps, [True, True, False, False, True])
 
 
-@given(st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), Value, Value), max_size=20))
-def test_everything_stays_inside(rows: list[tuple[int, float | None, float | None]]) -> None:
-    """Whatever numbers a provider sends, all places are finite and inside, and marks are few and differ."""
+@given(st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), METRICS, METRICS), max_size=20))
+def test_everything_is_inside(rows: list[tuple[int, float | None, float | None]]) -> None:
+    """For all numbers, all positions are finite and inside the drawing, and the ticks are few and distinct."""
     rows.sort(key=lambda row: row[0])
     drawn = draw([row[0] for row in rows], [[row[1] for row in rows], [row[2] for row in rows]])
-    places = [tick.at for tick in (*drawn.across, *drawn.down)]
-    for mark in drawn.marks:
-        places += [mark.at, mark.left, mark.left + mark.width, *(y for y in mark.heights if y is not None)]
-    assert all(-0.01 <= place <= 100.01 for place in places)
-    assert len(drawn.across) <= 6
-    assert len(drawn.down) <= 6
-    for axis in (drawn.across, drawn.down):
+    positions = [tick.position for tick in (*drawn.x_ticks, *drawn.y_ticks)]
+    for step in drawn.steps:
+        positions += [step.x, step.left, step.left + step.width, *(y for y in step.heights if y is not None)]
+    assert all(-0.01 <= position <= 100.01 for position in positions)
+    assert len(drawn.x_ticks) <= 6
+    assert len(drawn.y_ticks) <= 6
+    for axis in (drawn.x_ticks, drawn.y_ticks):
         assert all(re.fullmatch(r"[-+\d.,ekM]{1,18}", tick.label) for tick in axis)
         assert len(axis) == len({tick.label for tick in axis})
     assert all(re.fullmatch(r"(M[\d. ]+(L[\d. ]+)+)?", path) for path in drawn.paths)

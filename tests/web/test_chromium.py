@@ -1,4 +1,4 @@
-"""The status page in a real browser: nothing overflows, errs, leaks or runs that should not; keys are enough."""
+"""The status page in a real browser: layout, contrast, scripts, requests, keyboard and mouse."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,57 +22,62 @@ from support.verbs import environment, running, until_ok
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium"),
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"),
 ]
 
 WINDOWS = {"phone": (360, 740), "desktop": (1280, 900)}
-LEAST_CONTRAST = 4.5  # WCAG 2 AA, for text of any size
+MIN_CONTRAST = 4.5
+"""The minimum of WCAG 2 AA for text of any size."""
 
-FAINT = """
+LOW_CONTRAST = """
 (() => {
   const context = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
   const parts = (colour) => {
     context.clearRect(0, 0, 1, 1); context.fillStyle = colour; context.fillRect(0, 0, 1, 1);
     return [...context.getImageData(0, 0, 1, 1).data];
   };
-  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+  const luminance = ([r, g, b]) => [r, g, b].map((c) => c / 255)
     .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
     .reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0);
   const found = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
-    const of = walker.currentNode.parentElement, style = getComputedStyle(of);
-    if (!walker.currentNode.data.trim() || style.visibility === "hidden" || !of.getClientRects().length) continue;
-    let behind = of;
+    const element = walker.currentNode.parentElement, style = getComputedStyle(element);
+    if (!walker.currentNode.data.trim() || style.visibility === "hidden") continue;
+    if (!element.getClientRects().length) continue;
+    let behind = element;
     while (behind && parts(getComputedStyle(behind).backgroundColor)[3] < 255) behind = behind.parentElement;
-    const colours = [of instanceof SVGElement ? style.fill : style.color, getComputedStyle(behind).backgroundColor];
-    const [low, high] = colours.map((c) => light(parts(c))).sort((a, b) => a - b);
-    if ((high + 0.05) / (low + 0.05) < LEAST) found.push([walker.currentNode.data.trim().slice(0, 40), ...colours]);
+    const text = element instanceof SVGElement ? style.fill : style.color;
+    const colours = [text, getComputedStyle(behind).backgroundColor];
+    const [low, high] = colours.map((c) => luminance(parts(c))).sort((a, b) => a - b);
+    const contrast = (high + 0.05) / (low + 0.05);
+    if (contrast < MIN_CONTRAST) found.push([walker.currentNode.data.trim().slice(0, 40), ...colours]);
   }
   return found;
-})()""".replace("LEAST", str(LEAST_CONTRAST))
-"""Texts whose colour is too near that of what is behind them."""
+})()""".replace("MIN_CONTRAST", str(MIN_CONTRAST))
+"""The texts whose contrast to their background is below the minimum, with both colours."""
 
-CUT = """
+OUTSIDE_CHARTS = """
 [...document.querySelectorAll(".chart")].flatMap((figure) => {
-  const room = figure.getBoundingClientRect();
-  return [...figure.querySelectorAll("text, .says *")].map((text) => [text.textContent, text.getBoundingClientRect()])
-    .filter(([, box]) => box.left < room.left - 0.5 || box.right > room.right + 0.5).map(([text]) => text);
+  const chart = figure.getBoundingClientRect();
+  return [...figure.querySelectorAll("text, .readout *")]
+    .map((text) => [text.textContent, text.getBoundingClientRect()])
+    .filter(([, box]) => box.left < chart.left - 0.5 || box.right > chart.right + 0.5).map(([text]) => text);
 })"""
-"""Texts of charts, shown or not yet, that end beyond the room that a chart has."""
+"""The texts of charts, visible or not, that extend beyond the left or right edge of the chart."""
 
-CROWDED = """
+OVERLAPPING_TICKS = """
 [...document.querySelectorAll(".plot")].flatMap((plot) => {
-  const marks = [...plot.querySelectorAll(".grid text")].filter((text) => text.getAttribute("y") === "100%")
+  const ticks = [...plot.querySelectorAll(".grid text")].filter((text) => text.getAttribute("y") === "100%")
     .map((text) => [text.textContent, text.getBoundingClientRect()]).sort(([, a], [, b]) => a.left - b.left);
-  return marks.filter(([, box], n) => n && box.left < marks[n - 1][1].right + 2).map(([text]) => text);
+  return ticks.filter(([, box], n) => n && box.left < ticks[n - 1][1].right + 2).map(([text]) => text);
 })"""
-"""Marks of steps that stand upon the ones before."""
+"""The labels of steps that overlap the label before them."""
 
-SIDEWAYS = """
-[...document.querySelectorAll("main *")].filter((of) => getComputedStyle(of).overflowX === "auto")
-  .filter((of) => of.scrollWidth > of.clientWidth).map((of) => of.className)"""
-"""What must be scrolled sideways to be read."""
+SCROLLED_SIDEWAYS = """
+[...document.querySelectorAll("main *")].filter((element) => getComputedStyle(element).overflowX === "auto")
+  .filter((element) => element.scrollWidth > element.clientWidth).map((element) => element.className)"""
+"""The elements that must be scrolled sideways to be read."""
 
 
 @pytest.fixture
@@ -89,53 +94,53 @@ async def site(port: int, store: Store) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-async def _look_everywhere(tab: Tab, site: str, paths: dict[str, str], folder: Path) -> None:
-    """Look at pages on a phone and on a desk, by day and by night; each must be sound, and its picture is kept."""
+async def _check_layout(tab: Tab, site: str, paths: dict[str, str], folder: Path) -> None:
+    """Check the layout of pages on a phone and on a desktop, in the light and the dark theme, and save a picture."""
     for name, path in paths.items():
         for window, size in WINDOWS.items():
             for theme in ("light", "dark"):
-                await tab.look(*size, dark=theme == "dark")
+                await tab.resize(*size, dark=theme == "dark")
                 await tab.open(site + path)
                 where = f"{name}-{window}-{theme}"
                 await tab.screenshot(folder / f"{where}.png")
-                assert size[0] >= await tab.ask("document.documentElement.scrollWidth"), where
-                assert [] == await tab.ask(FAINT), where
-                assert [] == await tab.ask(CUT), where
-                assert [] == await tab.ask(CROWDED), where
-                assert "phone" != window or [] == await tab.ask(SIDEWAYS), where
-                assert 1 == await tab.ask("document.querySelectorAll('h1').length"), where
+                assert size[0] >= await tab.evaluate("document.documentElement.scrollWidth"), where
+                assert [] == await tab.evaluate(LOW_CONTRAST), where
+                assert [] == await tab.evaluate(OUTSIDE_CHARTS), where
+                assert [] == await tab.evaluate(OVERLAPPING_TICKS), where
+                assert "phone" != window or [] == await tab.evaluate(SCROLLED_SIDEWAYS), where
+                assert 1 == await tab.evaluate("document.querySelectorAll('h1').length"), where
                 assert (folder / f"{where}.png").stat().st_size > 5_000, where
     assert [] == tab.errors
     assert {site.removeprefix("http://")} == {url.split("/")[2] for url in tab.requests}
 
 
 async def test_empty(tab: Tab, site: str, tmp_path: Path) -> None:
-    """Without jobs the page is sound; so is the one that says that there is no such job."""
-    await _look_everywhere(tab, site, {"empty": "/", "unfound": "/?q=nothing"}, tmp_path)
+    """The layout is correct without jobs, and a job that does not exist has a page that reports it."""
+    await _check_layout(tab, site, {"empty": "/", "no-match": "/?q=nothing"}, tmp_path)
     await tab.open(f"{site}/jobs/a/b")
-    assert "Not found" == await tab.ask("document.querySelector('h1').textContent")
+    assert "Not found" == await tab.evaluate("document.querySelector('h1').textContent")
 
 
 async def test_large(tab: Tab, site: str, sql: asyncpg.Connection, tmp_path: Path) -> None:
-    """With ten thousand jobs the pages are sound, and each is there in less than a fifth of a second."""
+    """With ten thousand jobs the layout is correct, and each page is served in less than 0.2 s."""
     await fill(sql, jobs=10_000, checkpoints=10)
     job = await sql.fetchval("select id from fine_tuning.jobs where status = 'running' limit 1")
     paths = {"jobs": "/", "last": "/?page=200", "found": "/?q=running+gpt-4.1", "job": f"/jobs/large/{job}"}
-    await _look_everywhere(tab, site, paths, tmp_path)
-    await tab.look(*WINDOWS["phone"], dark=False)
+    await _check_layout(tab, site, paths, tmp_path)
+    await tab.resize(*WINDOWS["phone"])
     await tab.open(site)
-    legend = await tab.ask("""(() => {
+    legend = await tab.evaluate("""(() => {
       const {left, top, width, height} = document.querySelector(".jobs .legend").getBoundingClientRect();
       return document.elementFromPoint(left + width / 2, top + height / 2).closest(".legend")?.textContent;
     })()""")
     assert "train valid" == legend
     async with aiohttp.ClientSession() as http:
         for path in paths.values():
-            assert 0.2 > await _quickest(http, site + path), path
+            assert 0.2 > await _fastest(http, site + path), path
 
 
 async def test_large_numbers(tab: Tab, site: str, store: Store, provider: Provider, tmp_path: Path) -> None:
-    """Steps and losses of a hundred thousand and more, and changes of metrics with long names, can be read."""
+    """The layout is correct for steps and losses above 100,000, and for changes of metrics with long names."""
     for late in ({}, {"full_valid_mean_token_accuracy": 0.87654321}):
         listed = [
             checkpoint(n, train_loss=2e10 / n, valid_loss=-3.5e10 / n, full_valid_loss=-3.6e10 / n, **late)
@@ -143,61 +148,61 @@ async def test_large_numbers(tab: Tab, site: str, store: Store, provider: Provid
         ]
         provider.checkpoints[JOB] = page(listed)
         await sync(store, provider)
-    await _look_everywhere(tab, site, {"job": f"/jobs/test/{JOB}"}, tmp_path)
+    await _check_layout(tab, site, {"job": f"/jobs/test/{JOB}"}, tmp_path)
 
 
-async def _quickest(http: aiohttp.ClientSession, url: str) -> float:
-    """Return the seconds of the quickest answer of some: what the page itself takes, whatever else the machine does."""
+async def _fastest(http: aiohttp.ClientSession, url: str) -> float:
+    """Return the seconds of the fastest of several requests: other programs on this machine delay some of them."""
     times: list[float] = []
     until = perf_counter() + 60
     while not times or (min(times) >= 0.2 and perf_counter() < until):
         started = perf_counter()
-        async with http.get(url) as answer:
-            await answer.read()
+        async with http.get(url) as response:
+            await response.read()
         times.append(perf_counter() - started)
     return min(times)
 
 
 async def test_hostile(tab: Tab, site: str, sql: asyncpg.Connection, tmp_path: Path) -> None:
-    """Names that try to script the page, to leave it or to burst it do nothing of that."""
+    """Names that contain scripts, links or very long words run no script, load nothing, and keep the layout correct."""
     await hostile.store_hostile(sql)
     jobs = [row["id"] for row in await sql.fetch("select id from fine_tuning.jobs order by created_at desc")]
     paths = {f"job-{n}": f"/jobs/hostile/{quote(job, safe='')}" for n, job in enumerate(jobs)}
-    await _look_everywhere(tab, site, {"jobs": "/", "search": f"/?q={quote(hostile.EVERYTHING)}", **paths}, tmp_path)
+    await _check_layout(tab, site, {"jobs": "/", "search": f"/?q={quote(hostile.EVERYTHING)}", **paths}, tmp_path)
     for path in ("/", *paths.values()):
         await tab.open(site + path)
-        assert (await tab.ask("document.title")).endswith(" · checkpointd")
-        links = await tab.ask("[...document.links].map((link) => link.host)")
+        assert (await tab.evaluate("document.title")).endswith(" · checkpointd")
+        links = await tab.evaluate("[...document.links].map((link) => link.host)")
         assert {site.removeprefix("http://")} == set(links)
-    # The way that a person takes: by the links, which must lead to the job that they name.
+    # The link of each job leads to the page of this job.
     await tab.open(site)
     for n, job in enumerate(jobs):
-        await tab.open(await tab.ask(f"document.querySelectorAll('.jobs a')[{n}].href"))
-        assert job == await tab.ask("document.querySelector('h1').textContent")
+        await tab.open(await tab.evaluate(f"document.querySelectorAll('.jobs a')[{n}].href"))
+        assert job == await tab.evaluate("document.querySelector('h1').textContent")
         await tab.open(site)
 
 
 async def test_values_by_mouse_and_by_key(tab: Tab, site: str, store: Store, provider: Provider) -> None:
-    """A point tells its values when it is pointed at and when it has the focus; a chart is one stop of the tab key."""
+    """A point shows its values under the mouse and with the focus. The tab key stops once at a chart."""
     losses = {10: 2.0, 20: 1.5, 30: 1.75}
     provider.checkpoints[JOB] = page([checkpoint(n, full_valid_loss=loss) for n, loss in losses.items()])
     await sync(store, provider)
-    await tab.look(1280, 900, dark=False)
+    await tab.resize(1280, 900)
     await tab.open(f"{site}/jobs/test/{JOB}")
-    shown = """[...document.querySelectorAll("#chart-1-plot .says")]
-      .filter((says) => getComputedStyle(says).visibility === "visible")
-      .map((says) => says.textContent.trim().split(/\\s+/).join(" "))"""
-    await tab.shows(["step 30 · latest train 0.0333 full valid 1.7500"], shown)
-    x, y = await tab.ask("""(() => {
-      const at = document.querySelector("#chart-1-plot .at rect").getBoundingClientRect();
-      return [at.x + at.width / 2, at.y + at.height / 2];
+    shown = """[...document.querySelectorAll("#chart-1-plot .readout")]
+      .filter((readout) => getComputedStyle(readout).visibility === "visible")
+      .map((readout) => readout.textContent.trim().split(/\\s+/).join(" "))"""
+    await tab.wait_for(["step 30 · latest train 0.0333 full valid 1.7500"], shown)
+    x, y = await tab.evaluate("""(() => {
+      const first = document.querySelector("#chart-1-plot .point rect").getBoundingClientRect();
+      return [first.x + first.width / 2, first.y + first.height / 2];
     })()""")
-    await tab.point(x, y)
-    await tab.shows(["step 10 train 0.1000 full valid 2.0000"], shown)
-    await tab.point(1, 1)
-    await tab.ask("document.querySelector('.deploy button').focus()")
+    await tab.move_mouse(x, y)
+    await tab.wait_for(["step 10 train 0.1000 full valid 2.0000"], shown)
+    await tab.move_mouse(1, 1)
+    await tab.evaluate("document.querySelector('.deploy button').focus()")
     await tab.press("Tab")
-    await tab.shows(["step 20 · best train 0.0500 full valid 1.5000"], shown)
+    await tab.wait_for(["step 20 · best train 0.0500 full valid 1.5000"], shown)
     for key, step in (
         ("ArrowRight", 30),
         ("ArrowRight", 30),
@@ -207,61 +212,61 @@ async def test_values_by_mouse_and_by_key(tab: Tab, site: str, store: Store, pro
         ("End", 30),
     ):
         await tab.press(key)
-        await tab.shows([str(step)], f"{shown}.map((text) => text.match(/^step (\\d+)/)[1])")
+        await tab.wait_for([str(step)], f"{shown}.map((text) => text.match(/^step (\\d+)/)[1])")
     await tab.press("Tab")
-    await tab.shows(True, "!document.activeElement.closest('#chart-1-plot')")
+    await tab.wait_for(True, "!document.activeElement.closest('#chart-1-plot')")
     assert [] == tab.errors
 
 
-async def test_keys_are_enough(tab: Tab, site: str, sql: asyncpg.Connection) -> None:
-    """Search, paging, the way past the header and to a job need no mouse, and the focus is always seen."""
+async def test_keyboard_navigation(tab: Tab, site: str, sql: asyncpg.Connection) -> None:
+    """Search, paging and the link to the content work without a mouse, and the focused element has an outline."""
     await fill(sql, jobs=120, checkpoints=2)
-    await tab.look(1280, 900, dark=False)
+    await tab.resize(1280, 900)
     await tab.open(site)
     focus = "document.activeElement.textContent.trim() || document.activeElement.id"
     await tab.press("Tab")
-    await tab.shows("Skip to the content", focus)
-    assert 0 <= await tab.ask("document.activeElement.getBoundingClientRect().top")
+    await tab.wait_for("Skip to content", focus)
+    assert 0 <= await tab.evaluate("document.activeElement.getBoundingClientRect().top")
     await tab.press("Enter")
-    await tab.shows("main", "document.activeElement.id")
+    await tab.wait_for("main", "document.activeElement.id")
     await tab.open(site)
     await tab.press("Tab", "Tab", "Tab")
-    await tab.shows("q", focus)
+    await tab.wait_for("q", focus)
     await tab.press(*"gpt-4.1", "Enter")
     await tab.loaded()
-    assert "?q=gpt-4.1" == await tab.ask("location.search")
-    assert "80 jobs" in await tab.ask("document.querySelector('.summary').textContent")
+    assert "?q=gpt-4.1" == await tab.evaluate("location.search")
+    assert "80 jobs" in await tab.evaluate("document.querySelector('.summary').textContent")
     for _ in range(100):
         await tab.press("Tab")
-        assert "none" != await tab.ask("getComputedStyle(document.activeElement).outlineStyle")
-        if "next" in await tab.ask(focus):
+        assert "none" != await tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        if "next" in await tab.evaluate(focus):
             break
     await tab.press("Enter")
     await tab.loaded()
-    assert "?q=gpt-4.1&page=2" == await tab.ask("location.search")
-    assert 30 == await tab.ask("document.querySelectorAll('.jobs tbody tr').length")
+    assert "?q=gpt-4.1&page=2" == await tab.evaluate("location.search")
+    assert 30 == await tab.evaluate("document.querySelectorAll('.jobs tbody tr').length")
 
 
 async def test_copy(tab: Tab, site: str, store: Store, provider: Provider) -> None:
-    """A model's name is copied by its button; without scripts one click selects it."""
+    """The copy button copies the name of a model. Without scripts it is hidden, and one click selects the name."""
     provider.checkpoints[JOB] = page([checkpoint(20, valid_loss=1)])
     await sync(store, provider)
-    await tab.look(1280, 900, dark=False)
+    await tab.resize(1280, 900)
     await tab.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
     await tab.open(f"{site}/jobs/test/{JOB}")
-    await tab.ask("document.querySelector('.deploy button').focus()")
+    await tab.evaluate("document.querySelector('.deploy button').focus()")
     await tab.press("Enter")
     model = checkpoint(20)["fine_tuned_model_checkpoint"]
-    await tab.shows("copied", "document.querySelector('.deploy button').textContent")
-    assert model == await tab.ask("navigator.clipboard.readText()")
+    await tab.wait_for("copied", "document.querySelector('.deploy button').textContent")
+    assert model == await tab.evaluate("navigator.clipboard.readText()")
     await tab.call("Emulation.setScriptExecutionDisabled", value=True)
     await tab.open(f"{site}/jobs/test/{JOB}")
-    assert "none" == await tab.ask("getComputedStyle(document.querySelector('.deploy button')).display")
-    assert "all" == await tab.ask("getComputedStyle(document.querySelector('.deploy code')).userSelect")
+    assert "none" == await tab.evaluate("getComputedStyle(document.querySelector('.deploy button')).display")
+    assert "all" == await tab.evaluate("getComputedStyle(document.querySelector('.deploy code')).userSelect")
 
 
 async def test_the_demo(tab: Tab, tmp_path: Path) -> None:
-    """Who starts the demo sees curves in the browser within a minute, at the address that it prints."""
+    """The demo shows curves in the browser within a minute, at the address that it prints."""
     started = perf_counter()
     async with running("demo", env=environment(tmp_path, TMPDIR=str(tmp_path))) as demo:
         assert demo.stdout is not None
@@ -271,18 +276,18 @@ async def test_the_demo(tab: Tab, tmp_path: Path) -> None:
         site = line.split()[-1].rstrip("/")
         await until_ok(int(site.rpartition(":")[2]), "/readyz")
         row = "[...document.querySelectorAll('.jobs tr')].find((row) => /epoch [3-9]/.test(row.textContent))"
-        await _wait_for(tab, site, f"document.querySelectorAll('.spark').length > 5 && Boolean({row})")
-        job = await tab.ask(f"{row}.querySelector('a').pathname")
-        await _wait_for(tab, site + job, "document.querySelectorAll('.plot path').length > 1")
+        await _reload_until(tab, site, f"document.querySelectorAll('.sparkline').length > 5 && Boolean({row})")
+        job = await tab.evaluate(f"{row}.querySelector('a').pathname")
+        await _reload_until(tab, site + job, "document.querySelectorAll('.plot path').length > 1")
         assert perf_counter() - started < 60
-        await _look_everywhere(tab, site, {"jobs": "/", "job": job}, tmp_path)
+        await _check_layout(tab, site, {"jobs": "/", "job": job}, tmp_path)
         demo.terminate()
         assert 0 == await asyncio.wait_for(demo.wait(), 60)
 
 
-async def _wait_for(tab: Tab, url: str, condition: str) -> None:
-    """Load a page now and then, as a person does: a browser that does nothing else takes a small machine for itself."""
+async def _reload_until(tab: Tab, url: str, condition: str) -> None:
+    """Load a page until a condition is true in it."""
     await tab.open(url)
-    while not await tab.ask(condition):
-        await asyncio.sleep(0.5)
+    while not await tab.evaluate(condition):
+        await asyncio.sleep(0.5)  # a browser that reloads without a pause would slow the demo on a small machine
         await tab.open(url)

@@ -1,4 +1,4 @@
-"""The status port, and what systemd is told."""
+"""The health checks of the status port, and the notifications to systemd."""
 
 import asyncio
 import socket
@@ -14,8 +14,8 @@ from support.provider import JOB, Provider, checkpoint, page
 from support.verbs import checkpointd, environment, get, running, wait_for_line
 
 
-async def test_ready_and_not(port: int, store: Store) -> None:
-    """/livez answers while the process lives; /readyz says in words what keeps it from its work."""
+async def test_livez_and_readyz(port: int, store: Store) -> None:
+    """/livez answers while the process lives. /readyz reports the problems that keep the daemon from working."""
     problems = ["database: away"]
     async with web.serve("127.0.0.1", port, lambda: problems, store):
         assert (200, "ok\n") == await get(port, "/livez")
@@ -25,33 +25,39 @@ async def test_ready_and_not(port: int, store: Store) -> None:
 
 
 async def test_port_in_use(port: int, store: Store) -> None:
-    """A port in use is no reason to stop."""
+    """A port that is in use does not stop the daemon."""
     async with web.serve("127.0.0.1", port, list, store), web.serve("127.0.0.1", port, list, store):
         assert (200, "ok\n") == await get(port, "/livez")
 
 
-async def _heard(channel: socket.socket, word: str) -> str:
-    """Wait for a notification with `word`."""
+async def _receive(channel: socket.socket, word: str) -> str:
+    """Receive notifications until one contains `word`, and return it."""
     async with asyncio.timeout(60):
-        while word not in (heard := (await asyncio.get_running_loop().sock_recv(channel, 1000)).decode()):
+        while word not in (received := (await asyncio.get_running_loop().sock_recv(channel, 1000)).decode()):
             pass
-    return heard
+    return received
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-async def test_the_daemon_tells(url: str, provider: Provider, tmp_path: Path, port: int, abstract: bool) -> None:
-    """The daemon tells systemd that it is ready, that it stops and how long that may take, and has metrics to show."""
-    # Not in tmp_path, which may be too long for a socket.
+async def test_notifications(url: str, provider: Provider, tmp_path: Path, port: int, abstract: bool) -> None:
+    """The daemon notifies systemd when it is ready, and when it stops and how long that may take. It serves metrics."""
+    # The path of a socket must be short, and tmp_path may be too long for it.
     with TemporaryDirectory() as short, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         address = f"@checkpointd-test-{port}" if abstract else f"{short}/notify"
         channel.setblocking(False)
         channel.bind(address.replace("@", "\0"))
-        env = environment(tmp_path, url, provider.url, NOTIFY_SOCKET=address, CHECKPOINTD_HTTP_PORT=str(port),
-                          CHECKPOINTD_DRAIN_SECONDS="600")  # fmt: skip
+        env = environment(
+            tmp_path,
+            url,
+            provider.url,
+            NOTIFY_SOCKET=address,
+            CHECKPOINTD_HTTP_PORT=str(port),
+            CHECKPOINTD_DRAIN_SECONDS="600",
+        )
         provider.checkpoints[JOB] = page([checkpoint(1)])
         await checkpointd("track", JOB, env=env)
         async with running("run", env=env) as daemon:
-            await _heard(channel, "READY=1")
+            await _receive(channel, "READY=1")
             await wait_for_line(daemon, "poll.changed")
             metrics = (await get(port, "/metrics"))[1]
             assert 'checkpointd_polls_total{outcome="changed",source="openai"} 1.0' in metrics
@@ -59,11 +65,11 @@ async def test_the_daemon_tells(url: str, provider: Provider, tmp_path: Path, po
             assert "checkpointd_database_up 1.0" in metrics
             assert JOB not in metrics
             daemon.terminate()
-            assert "EXTEND_TIMEOUT_USEC=610000000" in (await _heard(channel, "STOPPING=1")).splitlines()
+            assert "EXTEND_TIMEOUT_USEC=610000000" in (await _receive(channel, "STOPPING=1")).splitlines()
 
 
-def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without a systemd, or with one that is gone, telling it is no error."""
+def test_notifications_without_systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A notification without systemd, or after its socket was removed, is not an error."""
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     systemd.notify(READY=1)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))

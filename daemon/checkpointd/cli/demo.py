@@ -26,7 +26,7 @@ from checkpointd.simulator.server import accelerated, serve
 from checkpointd.simulator.world import EPOCH, World
 from checkpointd.telemetry.logs import configure
 
-SEED, JOBS, SPEED = 7, 24, 120.0
+SEED, JOB_COUNT, SPEED = 7, 24, 120.0
 SHOWN: Final = 16
 EXAMPLE_QUERY: Final = "table fine_tuning.checkpoints"
 
@@ -52,7 +52,7 @@ async def run(console: Console, seconds: float | None, stop: Stop) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpointd-demo-")))
         embedded = await stack.enter_async_context(EmbeddedPostgres(folder / "postgres", sync=False))
         url = await embedded.start_or_connect()
-        provider = await stack.enter_async_context(serve(World(SEED, JOBS, EPOCH), accelerated(SPEED, EPOCH)))
+        provider = await stack.enter_async_context(serve(World(SEED, JOB_COUNT, EPOCH), accelerated(SPEED, EPOCH)))
         (folder / "key").write_text("simulated")
         settings = FixedSettings(
             min_poll_seconds=0.5, max_poll_seconds=2, job_list_seconds=1, discover=True, drain_seconds=1,

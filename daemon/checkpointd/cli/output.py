@@ -31,7 +31,7 @@ MOST: Final = 200
 """Rows that a terminal is shown; nobody reads more, and colouring them takes long."""
 
 _STYLES: Final = {"live": "cyan", "good": "green", "warn": "yellow", "bad": "red", "quiet": "dim"}
-_TONES: Final = {"ok": "good", "warn": "warn", "fail": "bad"}
+_STATE_TONES: Final = {"ok": "good", "warn": "warn", "fail": "bad"}
 Cell = str | int | Said | None
 
 
@@ -115,7 +115,7 @@ def show_finding(state: str, subject: str, message: str) -> None:
     shown = Table.grid(padding=(0, 2, 0, 0))
     shown.add_column(width=4)
     shown.add_column(overflow="fold")
-    shown.add_row(Text(state, style=_STYLES[_TONES[state]]), Text(line))
+    shown.add_row(Text(state, style=_STYLES[_STATE_TONES[state]]), Text(line))
     Console().print(shown)
 
 

@@ -1,1 +1,1 @@
-"""What a poll is about: checkpoints, listings, failures, jobs, and when to poll. No I/O."""
+"""Checkpoints, listings, jobs and failures, and when to poll. Pure: no I/O."""

@@ -1,37 +1,48 @@
-"""A job: its record as the job list gives it, read leniently and kept as received; and its states. Pure."""
+"""A job, its status, and its record as the job list gives it. Pure.
+
+A job record is read leniently: a field that cannot be read is None, and the whole record is kept as received.
+The states of a job are in job_state.py.
+"""
 
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from checkpointd.domain.checkpoint import RawItem, is_valid_id
 
-ENDED_STATUSES = frozenset({"succeeded", "failed", "cancelled", "canceled"})
-"""Statuses after which no training goes on (OpenAI's, and Azure's spelling)."""
+ENDED_STATUSES: Final = frozenset({"succeeded", "failed", "cancelled", "canceled"})
+"""Statuses after which training does not go on, in lower case: OpenAI's, and Azure's spelling."""
 
-WAITING_STATUSES = frozenset({"validating_files", "queued", "created", "pending", "paused", "pausing"})
-"""Statuses in which no checkpoint can come. Any other, known to us or not, counts as running."""
+WAITING_STATUSES: Final = frozenset({"validating_files", "queued", "created", "pending", "paused", "pausing"})
+"""Statuses in which no checkpoint can arrive, in lower case. Any other one, even if unknown, counts as running."""
 
 
 def has_ended(status: str | None) -> bool:
-    """Say whether no training goes on under this status."""
+    """Return whether training has ended under this status, in upper or lower case. None has not ended."""
     return (status or "").casefold() in ENDED_STATUSES
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as the operator's verbs meet it."""
+    """A job as the commands name it."""
 
     key: int
+    """The private key of its row."""
     id: str
+    """The provider's id."""
     source: int
+    """The key of its source."""
     source_name: str
     tracked: bool
 
 
 class JobRecord(NamedTuple):
-    """A job record. Fields that are absent, null or of another type than specified are None; `payload` has them all."""
+    """A job record of the job list.
+
+    A field is None if it is absent, null, or not of the type that the API's specification gives it. `payload` is the
+    whole record as received. Times are Unix seconds; `hyperparameters`, `error` and `metadata` are JSON.
+    """
 
     id: str
     status: str | None
@@ -48,59 +59,80 @@ class JobRecord(NamedTuple):
 
 
 def read_jobs(items: Iterable[RawItem], holds_secret: Callable[[bytes], bool] = lambda _: False) -> list[JobRecord]:
-    """Read the records of one page; what has no usable id is left out, and what `holds_secret` finds one in."""
+    """Read the records of one page. Of records with the same id the last one counts.
+
+    An item is left out if it is not a JSON object, if its id is not valid, or if `holds_secret` is true for it.
+    """
     records = {}
     for raw in items:
         try:
             payload = bytes(raw).decode()
-            job = json.loads(payload, parse_constant=_no_constant)
+            job = json.loads(payload, parse_constant=_reject_constant)
         except (ValueError, RecursionError):
             continue
         if not isinstance(job, dict) or holds_secret(bytes(raw)):
             continue
+        # The ids become a parameter of one query: an invalid one would fail the query for all records.
         if isinstance(job.get("id"), str) and is_valid_id(job["id"]):
             records[job["id"]] = _record(job, payload)
     return list(records.values())
 
 
-def _is_utf8(text: str) -> bool:
-    try:
-        return bool(text.encode())
-    except UnicodeEncodeError:  # half a character (a lone surrogate)
-        return False
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)  # NaN and Infinity are no JSON: the column would refuse them
+def _reject_constant(name: str) -> None:
+    """Raise ValueError for NaN and Infinity. They are not JSON, and a column of type json rejects them."""
+    raise ValueError(name)
 
 
 def _record(job: dict[str, Any], payload: str) -> JobRecord:
-    def text(field: str) -> str | None:
-        value = job.get(field)
-        # Servers that have no null send an empty text.
-        return value if isinstance(value, str) and value and value.isprintable() else None
-
-    def integer(field: str) -> int | None:
-        value = job.get(field)
-        return value if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63 else None
-
-    def document(value: object) -> str | None:
-        try:
-            text = json.dumps(value, allow_nan=False, ensure_ascii=False) if value is not None else None
-        except ValueError:  # a number beyond measure
-            return None
-        # What no text can hold would fail whoever looks into the document, and with it their whole query.
-        return text if text and "\\u0000" not in text and _is_utf8(text) else None
-
     return JobRecord(
-        job["id"], text("status"), text("model"), text("fine_tuned_model"), integer("created_at"),
-        integer("finished_at"), integer("estimated_finish"), integer("trained_tokens"),
-        document(_hyperparameters(job)), document(job.get("error")), document(job.get("metadata")), payload,
-    )  # fmt: skip
+        id=job["id"],
+        status=_text(job.get("status")),
+        model=_text(job.get("model")),
+        fine_tuned_model=_text(job.get("fine_tuned_model")),
+        created_at=_integer(job.get("created_at")),
+        finished_at=_integer(job.get("finished_at")),
+        estimated_finish=_integer(job.get("estimated_finish")),
+        trained_tokens=_integer(job.get("trained_tokens")),
+        hyperparameters=_document(_hyperparameters(job)),
+        error=_document(job.get("error")),
+        metadata=_document(job.get("metadata")),
+        payload=payload,
+    )
+
+
+def _text(value: object) -> str | None:
+    """Return a printable text, or None. An empty text is None, because some servers send it instead of null."""
+    return value if isinstance(value, str) and value and value.isprintable() else None
+
+
+def _integer(value: object) -> int | None:
+    """Return an integer of 64 bits, or None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63 else None
+
+
+def _document(value: object) -> str | None:
+    """Return a value as JSON, or None if it is null or a query could not read it.
+
+    PostgreSQL stores an escaped NUL character in a column of type json, but every query that reads such a text fails.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False) if value is not None else None
+    except ValueError:  # a number that is too large was read as infinity
+        return None
+    return text if text and "\\u0000" not in text and _is_utf8(text) else None
+
+
+def _is_utf8(text: str) -> bool:
+    """Return whether a text can be encoded. A lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _hyperparameters(job: dict[str, Any]) -> object:
-    """Return those of supervised jobs, which stand at the top, or else those of the job's method."""
+    """Return the hyperparameters of the job or, if it has none, those of its method (dpo, reinforcement)."""
     method = job.get("method")
     own = method.get(str(method.get("type"))) if isinstance(method, dict) else None
     return job.get("hyperparameters") or (own.get("hyperparameters") if isinstance(own, dict) else None) or None

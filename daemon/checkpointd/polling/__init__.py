@@ -1,1 +1,1 @@
-"""Claim, poll, save."""
+"""Claim due jobs, poll them, and save the results."""

@@ -46,7 +46,7 @@ that hangs, to connect and until its timeout."""
 LATE_SECONDS: Final = 5.0
 """How long a poll may outlive its lease. It ends before, unless the process was suspended."""
 
-SAVE_SECONDS: Final = 300.0
+LONGEST_SAVE_SECONDS: Final = 300.0
 """The longest time of a save. Each of its statements has a timeout, so a longer one hangs."""
 
 HELD_SECONDS: Final = 0.25
@@ -99,7 +99,7 @@ class Poller:
         now = asyncio.get_running_loop().time()
         if self._listing and (late := now - min(self._listing.values())) > LATE_SECONDS:
             return f"a poll has outlived its lease by {late:.0f} s"
-        if (saving := self.queue.saving_seconds()) > SAVE_SECONDS:
+        if (saving := self.queue.saving_seconds()) > LONGEST_SAVE_SECONDS:
             return f"a save has been running for {saving:.0f} s"
         if now - self._ticked_at > TICK_SECONDS:
             return f"no tick has ended for {now - self._ticked_at:.0f} s"

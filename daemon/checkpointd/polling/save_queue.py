@@ -205,8 +205,8 @@ class SaveQueue:
                 failure = finished.source_failure or Failure(ErrorClass.INTERNAL, LEASE_LOST)
                 self._report(lease, one or failure)
         for source, jobs in lost.items():
-            log.warning("poll.dropped", source=source, reason=LEASE_LOST, **metrics.some(jobs))
+            log.warning("poll.dropped", source=source, reason=LEASE_LOST, **metrics.log_fields(jobs))
         for source, polls in by_source.items():
-            metrics.committed(source, polls)
+            metrics.record_saved(source, polls)
         for source, count in requests.items():
             metrics.REQUESTS.labels(source).inc(count)

@@ -1,1 +1,1 @@
-"""The only package that uses SQL and asyncpg."""
+"""The database: connections, queries, migrations. The only package that uses SQL and asyncpg."""

@@ -1,9 +1,32 @@
-"""How a connection to PostgreSQL comes about, and a transaction on it: every wait of either has an end."""
+"""Connections to PostgreSQL, and transactions on them. Every wait has a limit.
+
+Each end of a connection can fall silent without closing it: the server hangs, the client's process is suspended, or the
+network between them is cut off. So the client limits how long it waits for the server. And the server limits how long
+a client may hold locks: a suspended client can neither commit nor roll back, so the server ends its session, which
+rolls the transaction back. The limits, and why they have these values:
+
+- Connecting takes 4 s at most (DATABASE_CONNECT_SECONDS: TCP, TLS and login). Taking a connection from the pool takes
+  5 s at most (store.ACQUIRE_SECONDS), so the first limit is reached first, and its error names the host.
+- A statement takes 15 s at most (STATEMENT_SECONDS, on both sides). Even a save of 10,000 checkpoints takes less than a
+  second, so a statement that takes longer hangs.
+- A transaction takes 12 s at most (TRANSACTION_SECONDS, on both sides). For so long it can hold rows and the feed gate.
+  After a poll with the default lease of 60 s, at least 15 s remain: enough to repeat a save that was cut off.
+- On the server, `transaction_timeout` is the only limit that applies while the server waits for the rest of a statement
+  of which it has received a part. PostgreSQL has it since version 17.
+- On the server, `idle_in_transaction_session_timeout` is 3 s. We send the statements of a transaction without a pause,
+  so a client that sends none for 3 s is suspended or cut off.
+- On the server, `lock_timeout` is 3 s, because a session that holds a lock for longer hangs. The waiting statement
+  fails and is repeated later.
+- TCP keepalive detects that the other end has disappeared, also while no statement runs. A connection is probed when it
+  was silent for 15 s. Without an answer the client gives up after 20 s, and the server after 30 s. Both are longer
+  than the limit of a statement, which is therefore reached first.
+"""
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Final
 
 import asyncpg
@@ -16,128 +39,139 @@ from checkpointd.postgres.errors import DRIVER_ERRORS, driver_errors_wrapped, ex
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
-CONNECT_SECONDS: Final = 4.0
+DATABASE_CONNECT_SECONDS: Final = 4.0
 STATEMENT_SECONDS: Final = 15.0
 TRANSACTION_SECONDS: Final = 12.0
-"""Nobody holds rows, or the place at the feed, for longer; of ten thousand checkpoints a save takes some tenths."""
+TRANSACTION_TIMEOUT: Final = f"{TRANSACTION_SECONDS:g}s"
 
 LOCK_RETRY_DELAYS: Final = (0.02, 0.1, 0.3)
-"""Seconds between attempts at a row that another transaction has locked; our own transactions are shorter."""
+"""Seconds between attempts at a row that another transaction has locked. Our own transactions are shorter than that."""
 
-_SESSION: Final = {
+_SESSION_SETTINGS: Final = {
     "application_name": "checkpointd",
     "timezone": "UTC",
     "search_path": "pg_catalog",
-    "statement_timeout": "15s",
+    "statement_timeout": f"{STATEMENT_SECONDS:g}s",
     "lock_timeout": "3s",
-    # A client that froze inside a transaction, or is cut off, must not hold its locks.
     "idle_in_transaction_session_timeout": "3s",
     "tcp_keepalives_idle": "15",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
-TRANSACTION_TIMEOUT: Final = f"{TRANSACTION_SECONDS:g}s"
 
-_KEEPALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
+_SOCKET_OPTIONS: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
+"""Seconds, seconds, probes, milliseconds. Not every operating system has all of them."""
 
 
 async def connect(url: str, *, pooler: bool = False) -> asyncpg.Connection:
-    """Open a connection whose every wait ends: TCP notices a dead peer within 20 s, statements end after 15 s.
+    """Open a connection to the host of a URL.
 
-    Of several hosts all are tried at once, so that one that is cut off holds up nobody. With `pooler`, nothing is asked
-    of a session that another client may have next.
+    Several hosts are tried at the same time, so that one that is cut off does not delay the others. The first that
+    answers and meets target_session_attrs is used. With `pooler`, the session gets no settings and keeps no prepared
+    statements, because another client may get it next.
 
     Raises one of DRIVER_ERRORS, or DsnError.
     """
-    where = dsn.parse(url)
-    if len(where.hosts) < 2:
-        return await _connect(where, *where.hosts, pooler=pooler)
-    attempts = {asyncio.create_task(_connect(where, host, pooler=pooler)): host for host in where.hosts}
-    pending, failures, found = set(attempts), dict[Host, Exception](), None
+    target = dsn.parse(url)
+    if len(target.hosts) < 2:
+        return await _connect(target, *target.hosts, pooler=pooler)
+    return await _connect_to_first(target, pooler=pooler)
+
+
+async def _connect_to_first(target: Dsn, *, pooler: bool) -> asyncpg.Connection:
+    attempts = {asyncio.create_task(_connect(target, host, pooler=pooler)): host for host in target.hosts}
+    pending, failures, chosen = set(attempts), dict[Host, Exception](), None
     try:
-        while pending and found is None:
+        while pending and chosen is None:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for attempt in done:
                 if isinstance(error := attempt.exception(), DRIVER_ERRORS):
                     failures[attempts[attempt]] = error
-                elif found is None:
-                    found = await attempt
+                elif chosen is None:
+                    chosen = attempt.result()
     finally:
         for attempt in attempts:
             attempt.cancel()
-            attempt.add_done_callback(lambda a: _discard(a, found))
-    if found is None:
-        told = "; ".join(explain(failures[host]) for host in where.hosts)
-        raise ConnectionError(f"no host is {where.target_session_attrs}: {told}")
-    return found
+            attempt.add_done_callback(partial(_close_unless_chosen, chosen))
+    if chosen is None:
+        reasons = "; ".join(explain(failures[host]) for host in target.hosts)
+        raise ConnectionError(f"no host is {target.target_session_attrs}: {reasons}")
+    return chosen
 
 
-def _discard(attempt: asyncio.Task[asyncpg.Connection], chosen: asyncpg.Connection | None) -> None:
-    """Close a connection that came too late."""
+def _close_unless_chosen(chosen: asyncpg.Connection | None, attempt: asyncio.Task[asyncpg.Connection]) -> None:
     if not attempt.cancelled() and attempt.exception() is None and attempt.result() is not chosen:
         attempt.result().terminate()
 
 
-async def _connect(where: Dsn, host: Host | None = None, *, pooler: bool) -> asyncpg.Connection:
+async def _connect(target: Dsn, host: Host | None = None, *, pooler: bool) -> asyncpg.Connection:
+    """Connect to one host, or to the default socket. A note in an error names the host; explain() begins with it."""
     try:
         connection: asyncpg.Connection = await asyncpg.connect(
-            where.driver_url,
+            target.driver_url,
             host=host.name if host else None,
             port=host.port if host else None,
-            ssl=where.tls(host) if host else where.sslmode,
-            target_session_attrs=SessionAttribute(where.target_session_attrs),
-            timeout=CONNECT_SECONDS,
+            ssl=target.tls(host) if host else target.sslmode,
+            target_session_attrs=SessionAttribute(target.target_session_attrs),
+            timeout=DATABASE_CONNECT_SECONDS,
             command_timeout=STATEMENT_SECONDS,
             statement_cache_size=0 if pooler else 100,
             max_cached_statement_lifetime=0,
-            server_settings={} if pooler else _SESSION,
+            server_settings={} if pooler else _SESSION_SETTINGS,
         )
         if not pooler:
             await _limit_transactions(connection)
     except DRIVER_ERRORS as e:
         if host:
-            e.add_note(str(host))  # for explain()
+            e.add_note(str(host))
         raise
-    transport: asyncio.BaseTransport = connection._transport  # type: ignore[attr-defined]  # noqa: SLF001  # no other way
-    peer = transport.get_extra_info("socket")
-    if peer is not None and peer.family in {socket.AF_INET, socket.AF_INET6}:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEPALIVE.items():
-            if hasattr(socket, option):
-                peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    _probe_when_silent(connection)
     return connection
 
 
 async def _limit_transactions(connection: asyncpg.Connection) -> None:
-    """Set what older servers do not know, and would refuse a connection for."""
+    """Set transaction_timeout. A server before version 17 would refuse a connection with that setting."""
     try:
-        await connection.execute(queries.LIMIT_TRANSACTIONS, TRANSACTION_TIMEOUT, timeout=CONNECT_SECONDS)
+        await connection.execute(queries.LIMIT_TRANSACTIONS, TRANSACTION_TIMEOUT, timeout=DATABASE_CONNECT_SECONDS)
     except BaseException:
         connection.terminate()
         raise
 
 
+def _probe_when_silent(connection: asyncpg.Connection) -> None:
+    """Turn on TCP keepalive, unless the connection is a Unix socket."""
+    transport: asyncio.BaseTransport = connection._transport  # type: ignore[attr-defined]  # noqa: SLF001  # no other way
+    peer = transport.get_extra_info("socket")
+    if peer is not None and peer.family in {socket.AF_INET, socket.AF_INET6}:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _SOCKET_OPTIONS.items():
+            if hasattr(socket, option):
+                peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
 @asynccontextmanager
 async def transaction(connection: Connection, *, keep: bool = True) -> AsyncIterator[None]:
-    """Commit what the block does, or roll it back where it fails or `keep` is false, all within TRANSACTION_SECONDS.
+    """Run the block in a transaction of at most TRANSACTION_SECONDS.
 
-    Cut off, it asks the server for nothing: whoever lent the connection cuts that, too.
+    Commits at the end of the block. Rolls back if the block raises, or if `keep` is false. If the block is cancelled or
+    the time is over, it sends nothing, because the server may not answer: Store.connection() closes the connection, and
+    the server rolls back.
     """
     async with asyncio.timeout(TRANSACTION_SECONDS):
-        doing = connection.transaction()
-        await doing.start()
+        opened = connection.transaction()
+        await opened.start()
         try:
             yield
         except (asyncio.CancelledError, TimeoutError):
             raise
         except BaseException:
-            await doing.rollback()
+            await opened.rollback()
             raise
-        await (doing.commit() if keep else doing.rollback())
+        await (opened.commit() if keep else opened.rollback())
 
 
 def database_deadline_in(seconds: float | None) -> AbstractAsyncContextManager[asyncio.Timeout]:
-    """Limit work with the database to so many seconds, or None for no limit, as database_deadline() does."""
+    """Limit work with the database to so many seconds, or None for no limit. Otherwise as database_deadline()."""
     return database_deadline(None if seconds is None else asyncio.get_running_loop().time() + seconds)
 
 
@@ -145,7 +179,7 @@ def database_deadline_in(seconds: float | None) -> AbstractAsyncContextManager[a
 async def database_deadline(at: float | None) -> AsyncIterator[asyncio.Timeout]:
     """Limit work with the database until `at` on the event loop's clock, or None for no limit.
 
-    Raises DatabaseUnavailableError when the deadline passes.
+    Raises DatabaseUnavailableError for errors of the driver, and when the deadline passes.
     """
     with driver_errors_wrapped():
         async with asyncio.timeout_at(at) as limit:

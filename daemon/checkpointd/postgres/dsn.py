@@ -48,7 +48,7 @@ class DsnError(ValueError):
 
 
 class DsnFileError(DsnError, OSError):
-    """A certificate file cannot be used now. As an OSError it is retried: the file may be being replaced."""
+    """A certificate file cannot be used now. As an OSError it is retried: someone may be replacing the file."""
 
 
 class Host(NamedTuple):
@@ -61,13 +61,13 @@ class Host(NamedTuple):
     port: int | None
 
     def __str__(self) -> str:
-        """Return it as in a URL, but without escapes."""
+        """Return it as it is written in a URL, but without escapes."""
         name = f"[{self.name}]" if ":" in self.name else self.name
         return f"{name}:{self.port}" if self.port else name
 
     @property
     def is_local(self) -> bool:
-        """True if it is this machine, by its name alone."""
+        """True if the name alone shows that it is this machine."""
         try:
             return self.name.startswith("/") or self.name == "localhost" or ipaddress.ip_address(self.name).is_loopback
         except ValueError:

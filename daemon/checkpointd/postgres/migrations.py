@@ -1,6 +1,8 @@
-"""The schema and its upgrades: sql/migrations in order, once each, then views and functions, whenever one differs.
+"""The schema and its upgrades.
 
-At last the roles, each time: they belong to the server, which may be another one than that of the last time.
+migrate() applies, in this order: each file of sql/migrations once; the views and functions of sql/views, as one file,
+whenever they differ from those that were applied; and sql/roles.sql every time, because roles belong to the server, and
+a database may have been restored on another one.
 """
 
 import asyncio
@@ -18,14 +20,19 @@ from checkpointd.postgres.errors import MigrationError
 
 VIEWS: Final = "views"
 VIEWS_VERSION: Final = 3
-"""Raised with each release that changes views: an older checkpointd puts none of its own in their place."""
-ATTEMPTS: Final = 240
-PAUSE: Final = 0.5
-"""Seconds between attempts for a lock that somebody holds: three minutes in all."""
+"""Raised by each release that changes views, so that an older checkpointd does not replace them by its own."""
+
 LOCK_TIMEOUT: Final = "250ms"
-"""For each lock: whoever needs a table or view that we wait for, or have, waits no longer than ten of these."""
-STATEMENT_SECONDS: Final = 3600.0
-"""For each file: one that fills a new column of millions of rows takes its time."""
+"""The wait for each lock. Others that use a table or view which a file waits for, or has locked, wait for the file.
+
+A file needs several locks, so they wait for ten times as long at most.
+"""
+LOCK_PAUSE_SECONDS: Final = 0.5
+LOCK_ATTEMPTS: Final = 240
+"""After a lock timeout it pauses and tries again, for three minutes in all."""
+
+MIGRATION_SECONDS: Final = 3600.0
+"""The limit for one file. A file that fills a new column of millions of rows takes minutes."""
 
 _LOST_RACES: Final = (
     asyncpg.UniqueViolationError,
@@ -33,13 +40,16 @@ _LOST_RACES: Final = (
     asyncpg.DuplicateTableError,
     asyncpg.DuplicateObjectError,
 )
+"""Errors of `create … if not exists` if another session creates the same at that moment."""
 
 
 class Migrated(NamedTuple):
-    """What a migration did: the files that it applied, and why it could not make the roles, if so."""
+    """What migrate() did."""
 
     files: list[str]
+    """The files that were applied."""
     roles_left: str | None
+    """Why the roles were not created and granted, or None if they were."""
 
 
 class _File(NamedTuple):
@@ -52,38 +62,42 @@ class _File(NamedTuple):
 
 
 def roles_file() -> Traversable:
-    """Return the file that makes the roles: an administrator can run it, too."""
+    """Return the file that creates the roles and grants their rights. An administrator can run it with psql."""
     return queries.folder() / "roles.sql"
 
 
 def _files() -> list[_File]:
-    """Return every migration in order, and the views as one file after them."""
+    """Return the migrations in order, and then the views as one file."""
     views = _File(f"{VIEWS} {VIEWS_VERSION}", "".join(file.sql for file in _read("views")))
     return [*_read("migrations"), views]
 
 
-def _read(kind: str) -> list[_File]:
-    found = ((file.name, file) for file in (queries.folder() / kind).iterdir() if file.name.endswith(".sql"))
-    return [_File(name, file.read_text(encoding="utf-8")) for name, file in sorted(found)]
+def _read(folder: str) -> list[_File]:
+    files = [file for file in (queries.folder() / folder).iterdir() if file.name.endswith(".sql")]
+    return [_File(file.name, file.read_text(encoding="utf-8")) for file in sorted(files, key=lambda file: file.name)]
 
 
 def _pending(applied: Mapping[str, str]) -> list[_File]:
-    """Return the files that the database lacks. Raises MigrationError where it is not one of ours, or newer."""
+    """Return the files that have to be applied, given the names and checksums of those that were.
+
+    Raises MigrationError if the database is newer, or a migration differs from the one that was applied.
+    """
     files = _files()
-    older = {VIEWS, *(f"{VIEWS} {version}" for version in range(VIEWS_VERSION))}
-    if unknown := applied.keys() - {file.name for file in files} - older:
+    older_views = {VIEWS, *(f"{VIEWS} {version}" for version in range(VIEWS_VERSION))}
+    if unknown := applied.keys() - {file.name for file in files} - older_views:
         raise MigrationError(
             f"the database is newer than this checkpointd (it has {max(unknown)}): upgrade checkpointd"
         )
     for file in files:
         if not file.name.startswith(VIEWS) and applied.get(file.name, file.checksum) != file.checksum:
             raise MigrationError(
-                f"{file.name} is not the file that was applied to this database: reinstall checkpointd"
+                f"{file.name} differs from the file that was applied to this database: reinstall checkpointd"
             )
     return [file for file in files if applied.get(file.name) != file.checksum]
 
 
 async def _applied(connection: Connection) -> dict[str, str]:
+    """Return the checksums of the files that were applied, by name."""
     if not await connection.fetchval(queries.HAS_SCHEMA_MIGRATIONS):
         return {}
     return {row["name"]: row["checksum"] for row in await connection.fetch(queries.READ_SCHEMA_MIGRATIONS)}
@@ -100,44 +114,46 @@ async def require_rights(connection: Connection) -> None:
     if missing := await connection.fetch(queries.FIND_MISSING_RIGHTS):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         lacks = f"{missing[0]['privilege']} on {missing[0]['name']}{more}"
-        mend = "`checkpointd check` tells how to mend it"
-        raise MigrationError(f"this role lacks {lacks}: {mend}")
+        raise MigrationError(f"this role lacks {lacks}: `checkpointd check` shows how to grant it")
 
 
 async def migrate(connection: Connection) -> Migrated:
-    """Create or upgrade the schema, and the roles where this role may. Several at once are safe: the others wait.
+    """Create or upgrade the schema, and also the roles if this role may do that.
 
-    A file is applied in one transaction, so that an interrupted run is finished by the next. Raises MigrationError.
+    Several processes may migrate at the same time: all but one wait. Each file is applied in one transaction, so that
+    the next run completes one that was interrupted.
+
+    Raises MigrationError.
     """
     files: list[str] = []
-    for _ in range(ATTEMPTS):
+    for _ in range(LOCK_ATTEMPTS):
         try:
             await _prepare(connection)
             while (name := await _apply_next(connection)) is not None:
                 files.append(name)
-            return Migrated(files, await _make_roles(connection))
+            return Migrated(files, await _create_roles(connection))
         except asyncpg.LockNotAvailableError:
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(LOCK_PAUSE_SECONDS)
         except asyncpg.DuplicateSchemaError as e:
             raise MigrationError(
-                f"{e}, and is not ours: rename it, or give checkpointd a database of its own"
+                f"{e}, and checkpointd did not create it: rename it, or use another database"
             ) from None
         except asyncpg.InsufficientPrivilegeError as e:
             raise MigrationError(
                 f"this role may not change the schema ({e}): migrate as a member of checkpointd_owner, or as the owner"
                 " of the database"
             ) from None
-    raise MigrationError("a lock on the schema was not to be had: end long transactions on it and migrate again")
+    raise MigrationError("the schema stayed locked: end the long transactions that use it, and migrate again")
 
 
 async def keep_current(connection: Connection) -> None:
-    """Migrate if anything is to be applied. Raises MigrationError."""
+    """Migrate if a file has to be applied. Raises MigrationError."""
     if _pending(await _applied(connection)):
         await migrate(connection)
 
 
 async def _prepare(connection: Connection) -> None:
-    """Make the table of migrations. Of several migrators at once all but one may fail, and find it made."""
+    """Create the table schema_migrations if it does not exist. Another session may create it at the same time."""
     while not await connection.fetchval(queries.HAS_SCHEMA_MIGRATIONS):
         with suppress(*_LOST_RACES):
             await connection.execute(queries.CREATE_SCHEMA)
@@ -145,7 +161,10 @@ async def _prepare(connection: Connection) -> None:
 
 
 async def _apply_next(connection: Connection) -> str | None:
-    """Apply the next file that is pending, under the lock; returns its name, or None where none is."""
+    """Apply the next file, in a transaction that excludes other migrations. Returns its name, or None if none is left.
+
+    The first look needs no lock, so that migrating an up-to-date schema waits for nobody.
+    """
     if not _pending(await _applied(connection)):
         return None
     async with connection.transaction():
@@ -154,13 +173,13 @@ async def _apply_next(connection: Connection) -> str | None:
         if not pending:
             return None
         file = pending[0]
-        await connection.execute(file.sql, timeout=STATEMENT_SECONDS)
+        await connection.execute(file.sql, timeout=MIGRATION_SECONDS)
         await connection.execute(queries.SAVE_SCHEMA_MIGRATION, file.name, file.checksum)
     return file.name
 
 
-async def _make_roles(connection: Connection) -> str | None:
-    """Make the roles and grant them what they may; returns why not, where this role may not."""
+async def _create_roles(connection: Connection) -> str | None:
+    """Create the roles and grant their rights. Returns why this role may not do that, or None if it was done."""
     try:
         async with connection.transaction():
             await _lock(connection)
@@ -174,5 +193,6 @@ async def _make_roles(connection: Connection) -> str | None:
 
 
 async def _lock(connection: Connection) -> None:
-    await connection.execute(queries.LIMIT_MIGRATION, LOCK_TIMEOUT, f"{STATEMENT_SECONDS:g}s")
+    """Exclude other migrations until the end of the transaction, and set its time limits."""
+    await connection.execute(queries.LIMIT_MIGRATION, LOCK_TIMEOUT, f"{MIGRATION_SECONDS:g}s")
     await connection.execute(queries.LOCK_SCHEMA_MIGRATIONS)

@@ -1,4 +1,4 @@
-"""Save finished polls: many in one commit, fenced by their leases.
+"""Save finished polls: many in one commit, if they still hold their leases.
 
 Quiet polls take one statement, the others one transaction (save_rows.py). Four kinds of failure are retried:
 
@@ -9,8 +9,8 @@ Quiet polls take one statement, the others one transaction (save_rows.py). Four 
   and `_save_locked_again` saves those polls after LOCK_RETRY_DELAYS. So one locked row never blocks a batch.
 - Invalid value. The database rejects a value (DATA_ERRORS). `_save_isolating` halves the batch, and then the items of
   the failing poll, until the item is found. It becomes a reject; all else is saved.
-- Deadlock, serialization failure, or a statement whose plan became invalid (TRANSIENT_ERRORS). `_save_retrying` runs
-  the transaction again at once, three times in all.
+- Deadlock, serialization failure, or a prepared statement that a migration made invalid (TRANSIENT_ERRORS).
+  `_save_retrying` runs the transaction again at once, three times in all.
 """
 
 import asyncio
@@ -40,20 +40,20 @@ DATA_ERRORS: Final = (
     OverflowError,
     UnicodeEncodeError,
 )
-"""Errors that a value causes: a retry with the same value would fail again."""
+"""Errors that a value causes, so that a retry with the same value would fail again."""
 
 TRANSIENT_ERRORS: Final = (
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
     asyncpg.InvalidCachedStatementError,
 )
-"""Errors that pass: the transaction is run again."""
+"""Errors that do not occur again if the transaction is repeated."""
 
 
 async def save_quiet(store: Store, polls: Sequence[PollResult]) -> list[SavedPoll]:
     """Save quiet polls in one statement, and consume their leases.
 
-    A poll whose lease was lost writes nothing and is not in the result. The same holds for save_telling().
+    A poll whose lease was lost writes nothing and is not in the result. The same applies to save_changed().
     """
     async with store.connection() as connection:
         return await _save_locked_again(_save_quiet, connection, polls)
@@ -66,7 +66,10 @@ async def save_changed(store: Store, polls: Sequence[PollResult]) -> list[SavedP
 
 
 async def _save_locked_again(save: _Save, connection: Connection, polls: Sequence[PollResult]) -> list[SavedPoll]:
-    """Save polls, and after some delays again those whose row was locked by another transaction."""
+    """Save polls, and after LOCK_RETRY_DELAYS save again those whose row was locked by another transaction.
+
+    They cannot be told from polls whose lease was lost. Saving those again writes nothing.
+    """
     saved = await save(connection, polls)
     for delay in connection_module.LOCK_RETRY_DELAYS:
         if not (missed := [poll for poll in polls if poll.lease.job not in saved]):
@@ -74,7 +77,7 @@ async def _save_locked_again(save: _Save, connection: Connection, polls: Sequenc
         await asyncio.sleep(delay)
         try:
             saved |= await save(connection, missed)
-        except DRIVER_ERRORS:  # the earlier attempts are committed
+        except DRIVER_ERRORS:  # what the earlier attempts saved is committed, and must be reported
             break
     return list(saved.values())
 
@@ -88,30 +91,33 @@ async def _save_quiet(connection: Connection, polls: Sequence[PollResult]) -> di
 
 
 async def _save_isolating(connection: Connection, polls: Sequence[PollResult]) -> dict[int, SavedPoll]:
-    """Save polls. If the database rejects a value, halve the batch until the poll is found, and reject the item."""
+    """Save polls. If the database rejects a value, halve the batch until the poll with it is found."""
     try:
         return await _save_retrying(connection, polls)
     except DATA_ERRORS as e:
-        if len(polls) > 1:
-            half = len(polls) // 2
-            return await _save_isolating(connection, polls[:half]) | await _save_isolating(connection, polls[half:])
-        return await _save_retrying(connection, [await _without_invalid_items(connection, polls[0], e)])
+        if len(polls) == 1:
+            return await _save_retrying(connection, [await _without_invalid_items(connection, polls[0], e)])
+        half = len(polls) // 2
+        return await _save_isolating(connection, polls[:half]) | await _save_isolating(connection, polls[half:])
 
 
 async def _save_retrying(connection: Connection, polls: Sequence[PollResult]) -> dict[int, SavedPoll]:
     for _ in range(2):
         try:
-            return await _save_telling(connection, polls)
+            return await _save_in_transaction(connection, polls)
         except TRANSIENT_ERRORS:
             continue
-    return await _save_telling(connection, polls)
+    return await _save_in_transaction(connection, polls)
 
 
 async def _without_invalid_items(connection: Connection, poll: PollResult, error: Exception) -> PollResult:
-    """Move the items whose values the database rejects to the rejects of the listing."""
+    """Return the poll with those items as rejects whose values the database rejects.
+
+    If no single item causes the error, the poll is saved as a failure of the job, without the listing.
+    """
     listing = poll.listing or Listing([], [], None)
     invalid = await _find_invalid_items(connection, poll, listing.checkpoints)
-    if not invalid:  # no single item causes it: save the failure without the listing
+    if not invalid:
         return replace(
             poll,
             complete=False,
@@ -122,17 +128,19 @@ async def _without_invalid_items(connection: Connection, poll: PollResult, error
             gone=False,
         )
     rejects = [
-        Reject(i.payload.encode("utf-8", "replace"), f"the database rejects it: {e}", i.id) for i, e in invalid.values()
+        Reject(item.payload.encode("utf-8", "replace"), f"the database rejects it: {reason}", item.id)
+        for item, reason in invalid.values()
     ]
-    checkpoints = [i for i in listing.checkpoints if i.id not in invalid]
+    checkpoints = [item for item in listing.checkpoints if item.id not in invalid]
     return replace(poll, listing=listing._replace(checkpoints=checkpoints, rejects=[*listing.rejects, *rejects]))
 
 
 async def _find_invalid_items(
     connection: Connection, poll: PollResult, items: list[Checkpoint]
 ) -> dict[str, tuple[Checkpoint, str]]:
+    """Return the items that the database rejects, each with the reason, by id. Nothing is saved."""
     try:
-        await _save_telling(connection, [replace(poll, listing=Listing(items, [], None))], keep=False)
+        await _save_in_transaction(connection, [replace(poll, listing=Listing(items, [], None))], keep=False)
     except DATA_ERRORS as e:
         if len(items) <= 1:
             return {item.id: (item, _name(e)) for item in items}
@@ -144,12 +152,13 @@ async def _find_invalid_items(
 
 
 def _name(error: Exception) -> str:
+    """Return the class of an error without `Error`: the message could contain values."""
     return type(error).__name__.removesuffix("Error")
 
 
-async def _save_telling(
+async def _save_in_transaction(
     connection: Connection, polls: Sequence[PollResult], *, keep: bool = True
 ) -> dict[int, SavedPoll]:
-    """Save polls in one transaction. If `keep` is false, roll it back: it only tests the values."""
+    """Save polls in one transaction. If `keep` is false, roll it back: this only tests the values."""
     async with transaction(connection, keep=keep):
         return await write_polls(connection, polls)

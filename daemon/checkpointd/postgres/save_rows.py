@@ -1,8 +1,8 @@
-"""What one save writes of polls that are not quiet: one short transaction under the fence.
+"""What one save writes of polls that are not quiet, in one short transaction.
 
-The fence locks the `polling` rows that still hold their lease. Then the stored checkpoints are read and compared, and
-checkpoints, rejects, polls and changes are written. All transactions lock in this order: polling rows by key, sources,
-feed_gate.
+First the fence: fence_polls.sql locks the `polling` rows of the polls that still hold their lease. Then the stored
+checkpoints are read and compared, and checkpoints, rejects, polls and changes are written. To avoid deadlocks, all
+transactions lock in the same order: polling rows by key, sources, the feed gate.
 """
 
 import json
@@ -29,12 +29,13 @@ from checkpointd.postgres.rows import (
     SummaryRow,
     UpdatedRow,
     columns,
-)  # fmt: skip
+)
 
 REJECT_BYTES: Final = 64 * 1024
 """How much of a reject is stored."""
+
 REJECTS_PER_JOB: Final = 1000
-"""How many rejects of a job are stored; further ones are only counted. Bounds what a broken provider can fill."""
+"""How many rejects of a job are stored. Further ones are only counted: a broken provider must not fill the disk."""
 
 BURST: Final = 3
 """Providers list the checkpoints of the last three epochs. If more come at once, others may have come and gone."""
@@ -65,7 +66,7 @@ async def write_polls(connection: Connection, polls: Sequence[PollResult]) -> di
 
 
 async def write_changes(connection: Connection, changes: Sequence[ChangeRow]) -> None:
-    """Append to the feed. It locks the feed gate, so it has to be the last statement of a transaction."""
+    """Append to the feed. This locks the feed gate until the commit, so it must be the last statement."""
     if changes:
         done = await connection.execute(queries.INSERT_CHANGES, *columns(changes))
         if done != f"INSERT 0 {len(changes)}":
@@ -106,7 +107,7 @@ async def _read_stored(
 async def _write_checkpoints(connection: Connection, diffs: Mapping[int, Diff]) -> None:
     if any(diff.new for diff in diffs.values()):
         # COPY is twice as fast as an insert. A process suspended inside COPY keeps its rows locked until its connection
-        # ends, because PostgreSQL applies no timeout while it waits for rows. They are rows of its own leases.
+        # ends: before version 17, no timeout of PostgreSQL applies meanwhile. Only the jobs of its own leases wait.
         await connection.copy_records_to_table(
             "checkpoints",
             schema_name="checkpointd",

@@ -1,4 +1,4 @@
-"""The statements of the status page: all that one page shows is read from the views at one moment."""
+"""The statements of the status page. Everything on one page is read from the views as of the same moment."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -17,14 +17,18 @@ class Snapshot:
         self._connection = connection
 
     async def search_jobs(self, words: Sequence[str], size: int, page: int, statuses: int) -> list[Record]:
-        """Return a page of the jobs that contain every word, and in each row the totals of the search.
+        """Return a page of the jobs that match every word, `size` jobs per page, the first page being 1.
 
-        Without jobs on that page there is one row with totals and no id.
+        Each row also has the totals of the search, with the `statuses` most frequent statuses. If no job matches, there
+        is one row with the totals and without a job.
         """
         return await self._connection.fetch(queries.SEARCH_JOBS, words, size, page, statuses)
 
     async def list_curves(self, sources: Sequence[str], jobs: Sequence[str], points: int) -> list[Record]:
-        """Return the losses of these jobs, thinned to so many points, with the place of each job in the list."""
+        """Return the losses by step, one row for each of these jobs that has checkpoints.
+
+        The column `n` is the job's place in the list, from 1. The points are thinned evenly to `points` at most.
+        """
         return await self._connection.fetch(queries.LIST_CURVES, sources, jobs, points)
 
     async def list_sources(self) -> list[Record]:
@@ -36,15 +40,15 @@ class Snapshot:
         return await self._connection.fetchrow(queries.READ_JOB, source, job)
 
     async def list_job_curve(self, source: str, job: str, points: int) -> list[Record]:
-        """Return the metrics of a job by ascending step, thinned to so many points."""
+        """Return the metrics of a job by step, thinned evenly to `points` at most, and those of the best checkpoint."""
         return await self._connection.fetch(queries.LIST_JOB_CURVE, source, job, points)
 
     async def list_job_checkpoints(self, source: str, job: str, size: int, skipped: int) -> list[Record]:
-        """Return a part of a job's checkpoints, the newest first."""
+        """Return up to `size` checkpoints of a job, the last step first, without the first `skipped` ones."""
         return await self._connection.fetch(queries.LIST_JOB_CHECKPOINTS, source, job, size, skipped)
 
     async def list_job_changes(self, source: str, job: str, before: int, size: int) -> list[Record]:
-        """Return the newest changes of a job whose `seq` is less than `before`."""
+        """Return up to `size` changes of a job whose `seq` is less than `before`, the newest first."""
         return await self._connection.fetch(queries.LIST_JOB_CHANGES, source, job, before, size)
 
 

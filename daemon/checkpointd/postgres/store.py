@@ -1,4 +1,7 @@
-"""The statements that claim, release and track, and those that report. One pool; every wait has a deadline."""
+"""The statements that claim, release and track jobs, and those that report. Each is a transaction of its own.
+
+The statements that save are in save.py and job_records.py, those of the status page in snapshot.py.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -15,12 +18,25 @@ from checkpointd.postgres.errors import DatabaseUnavailableError, driver_errors_
 
 T = TypeVar("T")
 
-ACQUIRE_SECONDS: Final = 5.0
-CLOSE_SECONDS: Final = 0.25
-"""How long a connection may take to close in order."""
-UNDO_SECONDS: Final = 1.0
-"""How long cancelled work may take to finish and be undone. Without that, its lease expires."""
 POOL_SIZE: Final = 4  # a claim, a save, a job list, a reader
+
+ACQUIRE_SECONDS: Final = 5.0
+"""How long to wait for a connection of the pool, including the time to connect."""
+
+CLOSE_SECONDS: Final = 0.25
+"""How long all connections together may take to close. Then they are cut."""
+
+UNDO_SECONDS: Final = 1.0
+"""How long cancelled work may take to finish and be undone. After that, its lease has to expire."""
+
+_POOL_IS_STALE: Final = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+"""Errors after which all connections are replaced: after a failover they may lead to the old primary."""
 
 
 class Capacity(NamedTuple):
@@ -57,11 +73,11 @@ async def finish_or_undo(work: Awaitable[T], undo: Callable[[T], Awaitable[objec
 
 
 async def _keep_session(_: Connection) -> None:
-    """Reset nothing between uses: no statement here leaves session state behind."""
+    """Reset nothing when a connection returns to the pool: no statement changes the state of its session."""
 
 
 class Store:
-    """The database. Every method raises DatabaseUnavailableError; no state is kept between calls."""
+    """The database. Every method raises DatabaseUnavailableError. No state is kept between calls."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
@@ -70,7 +86,8 @@ class Store:
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection. Errors of the driver leave the block as DatabaseUnavailableError.
 
-        After a lost connection all idle ones are renewed: after a failover they may lead to the old primary.
+        If the block is cancelled, or a time limit ends it, the connection is closed at once: its state is unknown, and
+        a server that hangs would not answer.
         """
         with driver_errors_wrapped():
             try:
@@ -79,31 +96,30 @@ class Store:
                         yield lent
                     except (asyncio.CancelledError, TimeoutError):
                         with suppress(asyncpg.InterfaceError):  # the driver has closed it already
-                            lent.terminate()  # its state is unknown, and a server that hangs would not answer
+                            lent.terminate()
                         raise
-            except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError,
-                    asyncpg.OperatorInterventionError, asyncpg.ReadOnlySQLTransactionError):  # fmt: skip
+            except _POOL_IS_STALE:
                 await self._pool.expire_connections()
                 raise
 
     async def _fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
-        """Run one statement, which is a transaction of its own."""
+        """Run one statement."""
         async with self.connection() as lent:
             return await lent.fetch(query, *args)
 
     async def register_sources(self, kinds: Mapping[str, str]) -> dict[str, int]:
-        """Make sure that the configured sources exist: name → kind. Returns name → key."""
+        """Create the configured sources that do not exist. Takes the kind of each by name, returns the keys by name."""
         rows = await self._fetch(queries.REGISTER_SOURCES, list(kinds), list(kinds.values()))
         return {row["name"]: row["key"] for row in rows}
 
     async def claim_due_jobs(self, capacities: Mapping[int, Capacity], lease_seconds: float) -> list[Lease]:
-        """Lease due jobs of each source, as many as it can take. If cancelled, they are released again."""
+        """Lease due jobs of each source, as many as it can take. If cancelled, releases them again."""
         claim = self._fetch(
             queries.CLAIM_DUE_JOBS,
             list(capacities),
-            [room.slots for room in capacities.values()],
-            [room.failing for room in capacities.values()],
-            [room.request_interval for room in capacities.values()],
+            [capacity.slots for capacity in capacities.values()],
+            [capacity.failing for capacity in capacities.values()],
+            [capacity.request_interval for capacity in capacities.values()],
             lease_seconds,
         )
         return await finish_or_undo(_leases(claim), self.release)
@@ -111,7 +127,7 @@ class Store:
     async def claim_named_jobs(
         self, jobs: Sequence[Job], request_intervals: Mapping[int, float], lease_seconds: float
     ) -> list[Lease]:
-        """Lease these jobs, due or not, unless they are leased already. If cancelled, they are released again."""
+        """Lease these jobs, due or not, unless they are leased already. If cancelled, releases them again."""
         claim = self._fetch(
             queries.CLAIM_NAMED_JOBS,
             [job.key for job in jobs],
@@ -123,7 +139,11 @@ class Store:
         return await finish_or_undo(_leases(claim), self.release)
 
     async def release(self, leases: Sequence[Lease]) -> None:
-        """Return claimed jobs without a save: they are due again at once."""
+        """Give leases back without a save. The jobs are due again at once.
+
+        A job whose row stays locked by another transaction for longer than LOCK_RETRY_DELAYS is due again when its
+        lease expires.
+        """
         left = list(leases)
         for delay in (0, *connection.LOCK_RETRY_DELAYS):
             await asyncio.sleep(delay)
@@ -134,7 +154,10 @@ class Store:
                 return
 
     async def claim_job_list(self, source: int, lease_seconds: float, *, due_or_not: bool) -> list[JobListLease]:
-        """Lease the job list of a source if it is due, or even if it is not. If cancelled, it is released again."""
+        """Lease the job list of a source if it is due, or even if it is not. If cancelled, releases it again.
+
+        Returns no lease if the list is leased already.
+        """
 
         async def claim() -> list[JobListLease]:
             rows = await self._fetch(queries.CLAIM_JOB_LISTS, [source], lease_seconds, due_or_not)
@@ -147,63 +170,67 @@ class Store:
         return await finish_or_undo(claim(), undo)
 
     async def finish_job_list(self, lease: JobListLease, gap: float, *, whole: bool, error: str | None) -> None:
-        """End the reading of a job list; `gap` is the seconds until the next one, `whole` whether its end was read."""
+        """Give the lease of a job list back.
+
+        `gap` is the number of seconds until the next reading, `whole` whether the list was read to its end, and `error`
+        why it could not be read. A task that is being cancelled waits for UNDO_SECONDS at most.
+        """
         task = asyncio.current_task()
         finish = self._fetch(queries.FINISH_JOB_LIST, lease.source, lease.lease_token, gap, whole, error)
         async with connection.database_deadline_in(UNDO_SECONDS if task and task.cancelling() else None):
             await finish_or_undo(finish)
 
     async def find_unfinished_jobs(self, source: int, ended_statuses: Sequence[str]) -> set[str]:
-        """Return the ids of tracked jobs whose end the job list has not reported yet."""
+        """Return the ids of tracked jobs whose last known status is no ended one, without sealed and missing jobs."""
         return {row["id"] for row in await self._fetch(queries.FIND_UNFINISHED_JOBS, source, ended_statuses)}
 
-    async def pause_source(self, source: int, seconds: float, why: str) -> None:
-        """Stop claims of a source for every daemon."""
-        await self._fetch(queries.PAUSE_SOURCE, source, seconds, why)
+    async def pause_source(self, source: int, seconds: float, reason: str) -> None:
+        """Stop the claims of a source, by every daemon, for so many seconds."""
+        await self._fetch(queries.PAUSE_SOURCE, source, seconds, reason)
 
-    async def refuse_source(self, source: int, why: str) -> None:
-        """Say that this daemon's key was refused."""
-        await self._fetch(queries.REFUSE_SOURCE, source, why)
+    async def refuse_source(self, source: int, reason: str) -> None:
+        """Record that a source refused the key of this daemon. Other daemons may have another key."""
+        await self._fetch(queries.REFUSE_SOURCE, source, reason)
 
     async def accept_sources(self, sources: Sequence[int]) -> list[str]:
-        """Say that answers of these sources were accepted. Returns the names of those that were not ok before."""
+        """Record that these sources answer again. Returns the names of those whose state was not `ok` before."""
         return [row["name"] for row in await self._fetch(queries.ACCEPT_SOURCES, sources)]
 
     async def charge_source(self, source: int, request_interval: float) -> float:
-        """Charge a further request to a source's budget; returns in how many seconds its turn comes."""
+        """Count a request against the rate limit of a source. Returns after how many seconds it may be made."""
         rows = await self._fetch(queries.CHARGE_SOURCE, source, request_interval)
         return float(rows[0]["ahead"])
 
     async def track(self, source: int, ids: Sequence[str]) -> int:
-        """Track jobs that a person chose; returns how many were not tracked before."""
+        """Track jobs that a person named. Returns how many were not tracked before."""
         return len(await self._fetch(queries.TRACK_JOBS, source, ids))
 
     async def discover(self, source: int, ids: Sequence[str]) -> int:
-        """Track jobs that were never known before; returns how many."""
+        """Track those of the listed jobs that were never tracked before. Returns how many."""
         return len(await self._fetch(queries.DISCOVER_JOBS, source, ids))
 
     async def untrack(self, jobs: Sequence[Job]) -> int:
-        """Stop polling jobs; their rows stay. Returns how many were tracked."""
-        return len(await self._fetch(queries.UNTRACK_JOBS, [j.key for j in jobs]))
+        """Stop polling jobs. Their rows stay. Returns how many were tracked."""
+        return len(await self._fetch(queries.UNTRACK_JOBS, [job.key for job in jobs]))
 
     async def resync(self, jobs: Sequence[Job]) -> int:
-        """Have jobs compared in full at once, sealed or not."""
-        return len(await self._fetch(queries.RESYNC_JOBS, [j.key for j in jobs]))
+        """Make tracked jobs due at once, sealed ones too. Their next listing is compared in full. Returns how many."""
+        return len(await self._fetch(queries.RESYNC_JOBS, [job.key for job in jobs]))
 
     async def find_jobs(self, ids: Sequence[str]) -> list[Job]:
-        """Find jobs by id, in every source."""
+        """Find jobs by id in all sources, also those that are no longer tracked."""
         return [Job(*row) for row in await self._fetch(queries.FIND_JOBS, ids)]
 
     async def find_tracked_jobs(self, sources: Sequence[int]) -> list[Job]:
-        """Find every tracked job of these sources."""
+        """Find all tracked jobs of these sources."""
         return [Job(*row) for row in await self._fetch(queries.FIND_TRACKED_JOBS, sources)]
 
     async def list_jobs(self) -> list[dict[str, Any]]:
-        """Return all jobs that are or were tracked."""
+        """Return all jobs that are or were tracked, as rows of the view `jobs`."""
         return [dict(row) for row in await self._fetch(queries.LIST_JOBS)]
 
     async def list_freshness(self) -> list[dict[str, Any]]:
-        """Return the freshness of each tracked job, the worst first."""
+        """Return the freshness of each tracked job, stale and failing ones first."""
         return [dict(row) for row in await self._fetch(queries.LIST_FRESHNESS)]
 
     async def list_sources(self) -> list[dict[str, Any]]:
@@ -223,7 +250,7 @@ class Store:
         return dict((await self._fetch(queries.COUNT_TRACKED_JOBS))[0])
 
     async def count_by_source(self) -> list[dict[str, Any]]:
-        """Return what the metrics show of each source."""
+        """Return the state of each source, and how many of its tracked jobs are in each job state and in trouble."""
         return [dict(row) for row in await self._fetch(queries.COUNT_BY_SOURCE)]
 
     async def read_server(self) -> dict[str, Any]:
@@ -245,15 +272,19 @@ async def _leases(claim: Awaitable[Sequence[asyncpg.Record]]) -> list[Lease]:
 
 @asynccontextmanager
 async def open_store(connect: Connect, size: int = POOL_SIZE) -> AsyncIterator[Store]:
-    """Open a store over `connect`, which is called for each of `size` connections. Does not connect by itself."""
+    """Open a store with up to `size` connections, which `connect` opens when they are needed."""
 
-    async def fresh(*_: object, **__: object) -> asyncpg.Connection:
+    async def connect_with_pools_arguments(*_: object, **__: object) -> asyncpg.Connection:
         return await connect()
 
     pool = asyncpg.create_pool(
-        min_size=0, max_size=size, max_inactive_connection_lifetime=60, connect=fresh, reset=_keep_session
+        min_size=0,
+        max_size=size,
+        max_inactive_connection_lifetime=60,
+        connect=connect_with_pools_arguments,
+        reset=_keep_session,
     )
-    await pool
+    await pool  # opens no connection yet
     try:
         yield Store(pool)
     finally:

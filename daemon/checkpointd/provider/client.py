@@ -134,7 +134,7 @@ class Client:
         try:
             return read_page(body)
         except NotAListError as e:
-            failure = Failure(ErrorClass(e.error_class), str(e))
+            failure = Failure(e.error_class, str(e))
         raise ApiError(self._endpoint.clean(failure))
 
 

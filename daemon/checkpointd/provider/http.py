@@ -124,12 +124,12 @@ class Endpoint:
     def clean(self, failure: Failure) -> Failure:
         """Return a failure whose message can be repeated: one line of at most 200 characters, without secrets."""
         # 1000 characters: the time of the search grows with the square of the length.
-        text = self._secrets.blot_beginnings(failure.message[:1000])
+        text = self._secrets.redact_truncated(failure.message[:1000])
         return replace(failure, message="".join(c if c.isprintable() else " " for c in text)[:200])
 
     def holds_secret(self, json_text: bytes) -> bool:
         """Return whether the key is contained in what a provider sent, encoded or not."""
-        return self._secrets.stand_in(json_text)
+        return self._secrets.occur_in(json_text)
 
 
 async def _read(response: aiohttp.ClientResponse, *, paging: bool) -> tuple[Failure | None, bytes]:

@@ -1,22 +1,24 @@
-"""Bytes of an answer → the items of one page of a list, each with its own bytes, or why it is no list. Pure.
+"""Split the body of an answer into the items of one page of a list, each with its bytes as received. Pure.
 
-A list is an object with `data`, an array, and `has_more`, a boolean (so the published specification, and what
-its official client relies on). Anything else must never be taken for an empty list.
+A list is an object with `data`, an array, and `has_more`, a boolean: OpenAI's published specification requires both,
+and its official client relies on them. Any other body raises an error, so that it is never taken for an empty list.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from checkpointd.domain.checkpoint import RawItem
-
-EDGE = 200
+from checkpointd.domain.failure import ErrorClass
 
 
 class Page(NamedTuple):
-    """One page: the items' own bytes, whether more follow, and the id of the last item (None: it has none)."""
+    """One page: the bytes of its items, whether more pages follow, and the cursor of the next page.
+
+    The cursor is the id of the last item. It is None if no page follows or if that id cannot be used.
+    """
 
     items: Sequence[RawItem]
     has_more: bool
@@ -24,14 +26,14 @@ class Page(NamedTuple):
 
 
 class NotAListError(Exception):
-    """The body is no page of a list. `error_class` is one of the classes of failures.ErrorClass, the text says why."""
+    """A body is not a page of a list. The text is the reason."""
 
-    def __init__(self, error_class: str, message: str) -> None:
+    def __init__(self, error_class: ErrorClass, message: str) -> None:
         super().__init__(message)
         self.error_class = error_class
 
 
-class _Envelope(msgspec.Struct):
+class _List(msgspec.Struct):
     data: list[msgspec.Raw]
     has_more: bool
     object: str = "list"
@@ -42,35 +44,37 @@ class _Identified(msgspec.Struct):
     id: str
 
 
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_list = msgspec.json.Decoder(_List).decode
 _decode_identified = msgspec.json.Decoder(_Identified).decode
 
 
 def read_page(body: bytes) -> Page:
-    """Split a body into its items.
+    """Split a body into its items. Raises NotAListError.
 
-    Raises NotAListError. One item's NaN, or a number or text that strict readers refuse, does not cost the page: the
-    item alone is judged, later.
+    A value that msgspec rejects (NaN, a number out of range, a text that is not UTF-8) does not fail the page: its
+    item is returned as received, like every other, and only that item is rejected later.
     """
     try:
-        envelope = _decode_envelope(body)
+        page = _decode_list(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _read_leniently(body)
-    if envelope.error or _may_be_doubled(body, envelope.data):
-        return _read_leniently(body)  # an error beside the list, or perhaps a doubled key
-    if envelope.object != "list":
-        raise NotAListError("not_a_list", f"an object of type {envelope.object[:40]!r}, not a list")
-    return Page(envelope.data, envelope.has_more, _last_id(envelope.data) if envelope.has_more else None)
+    if page.error or _may_repeat_a_name(body, page.data):
+        return _read_leniently(body)
+    if page.object != "list":
+        raise NotAListError(ErrorClass.NOT_A_LIST, f"an object of type {page.object[:40]!r}, not a list")
+    return Page(page.data, page.has_more, _last_id(page.data) if page.has_more else None)
 
 
-def _may_be_doubled(body: bytes, items: Sequence[msgspec.Raw]) -> bool:
-    """Say whether `data` or `has_more` may be given twice: msgspec takes the last one, and says nothing.
+def _may_repeat_a_name(body: bytes, items: Sequence[msgspec.Raw]) -> bool:
+    """Return whether `data` or `has_more` may be given twice. msgspec uses the last value, without an error.
 
-    Usually the items are nearly the whole body, and what is left of it stands at its two ends.
+    Counts the quoted names in the two ends of the body, which contain all bytes outside the items but the commas
+    between them. To search the items as well would cost more, and find names inside them.
     """
-    outside = len(body) - sum(memoryview(item).nbytes for item in items)
-    if outside < 2 * len(items) + EDGE:
-        body = body[:EDGE] + body[-EDGE:] if len(body) > 2 * EDGE else body
+    outside_items = len(body) - sum(memoryview(item).nbytes for item in items)
+    longest_end = outside_items - (len(items) - 1)  # at least one comma between two items
+    if len(body) > 2 * longest_end:
+        body = body[:longest_end] + body[-longest_end:]
     return body.count(b'"data"') > 1 or body.count(b'"has_more"') > 1
 
 
@@ -84,106 +88,122 @@ def _last_id(items: Sequence[RawItem]) -> str | None:
             found = json.loads(bytes(items[-1])).get("id")
         except (ValueError, AttributeError, RecursionError):
             return None
-        # Half a character (a lone surrogate) fits in no URL: no cursor.
+        # A lone surrogate cannot be encoded in a URL, and is not printable.
         return found if isinstance(found, str) and found.isprintable() else None
 
 
+# Every other body: a list with a value that msgspec rejects, or not a list. The standard library accepts more values.
+
+
 def _read_leniently(body: bytes) -> Page:
-    """Read what msgspec refuses: either a list with an odd item, or no list, and then say what it is instead."""
+    """Read a body that msgspec rejects, or find out what it is instead of a list."""
     if not body.strip():
-        raise NotAListError("empty_body", "an empty body")
+        raise NotAListError(ErrorClass.EMPTY_BODY, "an empty body")
     try:
-        # Bytes that are no UTF-8 go through unharmed, to be judged with their item.
-        return _judge(_walk(body.decode("utf-8", "surrogateescape")))
+        # surrogateescape keeps bytes that are not UTF-8. Only the item that contains them is rejected later.
+        return _page_of(_Scanner(body.decode("utf-8", "surrogateescape")).list_members())
     except RecursionError:
-        raise NotAListError("not_json", "JSON nested too deeply") from None
+        raise NotAListError(ErrorClass.NOT_JSON, "JSON nested too deeply") from None
     except (ValueError, IndexError):
         if body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-            raise NotAListError("html", "a page of HTML or XML") from None
-        raise NotAListError("not_json", f"no JSON, or cut off: {len(body)} bytes") from None
+            raise NotAListError(ErrorClass.HTML, "a page of HTML or XML") from None
+        raise NotAListError(ErrorClass.NOT_JSON, f"not JSON, or cut off: {len(body)} bytes") from None
 
 
-def _judge(top: dict[str, Any] | None) -> Page:
-    if top is None:
-        raise NotAListError("not_a_list", "JSON, but no object")
-    data = top.get("data")
-    if "error" in top and (top["error"] or not isinstance(data, list)):
-        raise NotAListError("error_in_200", f"an error with status 200: {_words(top['error'])}")
+def _page_of(members: dict[str, Any] | None) -> Page:
+    """Return the page with these members, or raise NotAListError. None means JSON that is not an object."""
+    if members is None:
+        raise NotAListError(ErrorClass.NOT_A_LIST, "JSON, but not an object")
+    data = members.get("data")
+    if "error" in members and (members["error"] or not isinstance(data, list)):
+        raise NotAListError(ErrorClass.ERROR_IN_200, f"an error with status 200: {_excerpt(members['error'])}")
     if not isinstance(data, list):
-        raise NotAListError("not_a_list", "no array `data`")
-    if top.get("object", "list") != "list":
-        raise NotAListError("not_a_list", f"an object of type {_words(top['object'])}, not a list")
-    if "has_more" not in top:
-        raise NotAListError("bad_has_more", "`has_more` is missing")
-    if not isinstance(top["has_more"], bool):
-        raise NotAListError("bad_has_more", f"`has_more` is {_words(top['has_more'])}, not true or false")
-    return Page(data, top["has_more"], _last_id(data) if top["has_more"] else None)
+        raise NotAListError(ErrorClass.NOT_A_LIST, "no array `data`")
+    if members.get("object", "list") != "list":
+        raise NotAListError(ErrorClass.NOT_A_LIST, f"an object of type {_excerpt(members['object'])}, not a list")
+    if "has_more" not in members:
+        raise NotAListError(ErrorClass.BAD_HAS_MORE, "`has_more` is missing")
+    has_more = members["has_more"]
+    if not isinstance(has_more, bool):
+        raise NotAListError(ErrorClass.BAD_HAS_MORE, f"`has_more` is {_excerpt(has_more)}, not true or false")
+    return Page(data, has_more, _last_id(data) if has_more else None)
 
 
-def _words(value: object) -> str:
+def _excerpt(value: object) -> str:
+    """Return the message of an error object, or any other value as JSON; at most 160 characters."""
     message = value.get("message") if isinstance(value, dict) else None
     return (message if isinstance(message, str) else json.dumps(value))[:160]
 
 
-# A number of thousands of digits would be refused, and cost the page: the first will do.
-_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_int=lambda digits: int(digits[:40])).raw_decode
+# int() refuses thousands of digits, which would fail the page: only the first 40 are used.
+_decoder = json.JSONDecoder(parse_int=lambda digits: int(digits[:40]))
+_decode_value: Callable[[str, int], tuple[Any, int]] = _decoder.raw_decode
 
 
-def _walk(text: str) -> dict[str, Any] | None:
-    """Return the members of the object that the text is (None: it is none), of an array `data` each item's bytes.
+class _Scanner:
+    """Reads a JSON text from left to right. Its methods raise ValueError or IndexError if the text is not JSON."""
 
-    Raises ValueError or IndexError where the text is no JSON.
-    """
-    at = _skip(text, 0)
-    if text[at] != "{":
-        if text[_skip(text, _scan(text, at)[1]) :]:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+
+    def list_members(self) -> dict[str, Any] | None:
+        """Return the members of the object that the text is, with `data` as the bytes of each item.
+
+        Returns None for JSON that is not an object. Raises NotAListError if `data` or `has_more` has two values.
+        """
+        members = self._members() if self._next() == "{" else None
+        if members is None:
+            self._value()
+        if self._skip_blanks() < len(self._text):
             raise ValueError("trailing characters")
-        return None
-    members: dict[str, Any] = {}
-    at = _skip(text, at + 1)
-    while text[at] != "}":
-        key, at = _scan(text, at)
-        if not isinstance(key, str):
-            raise ValueError("a name expected")  # noqa: TRY004  # of JSON, not of Python
-        at = _expect(text, at, ":")
-        value, at = _elements(text, at) if key == "data" and text[at] == "[" else _scan(text, at)
-        if key in {"data", "has_more"} and key in members and members[key] != value:
-            raise NotAListError("not_a_list", f"`{key}` given twice, differently")
-        members[key] = value
-        at = _next(text, at, "}")
-    if text[_skip(text, at + 1) :]:
-        raise ValueError("trailing characters")
-    return members
+        return members
 
+    def _members(self) -> dict[str, Any]:
+        members: dict[str, Any] = {}
+        for _ in self._entries("{", "}"):
+            name = self._value()
+            if not isinstance(name, str):
+                raise ValueError("a name expected")  # noqa: TRY004  # of JSON, not of Python
+            self._take(":")
+            value = self._items() if name == "data" and self._next() == "[" else self._value()
+            if name in {"data", "has_more"} and name in members and members[name] != value:
+                raise NotAListError(ErrorClass.NOT_A_LIST, f"`{name}` given twice with different values")
+            members[name] = value
+        return members
 
-def _elements(text: str, at: int) -> tuple[list[bytes], int]:
-    items = []
-    at = _skip(text, at + 1)
-    while text[at] != "]":
-        _, end = _scan(text, at)
-        items.append(text[at:end].encode("utf-8", "surrogateescape"))
-        at = _next(text, end, "]")
-    return items, at + 1
+    def _items(self) -> list[bytes]:
+        items = []
+        for _ in self._entries("[", "]"):
+            start = self._skip_blanks()
+            self._value()
+            items.append(self._text[start : self._at].encode("utf-8", "surrogateescape"))
+        return items
 
+    def _entries(self, first: str, last: str) -> Iterator[None]:
+        """Yield before each entry of an object or array, and step over its brackets and commas."""
+        self._take(first)
+        if self._next() != last:
+            yield
+            while self._next() != last:
+                self._take(",")
+                yield
+        self._take(last)
 
-def _next(text: str, at: int, end: str) -> int:
-    """Step over the comma to what follows it, or stop at the closing bracket."""
-    at = _skip(text, at)
-    if text[at] != end:
-        at = _expect(text, at, ",")
-        if text[at] == end:
-            raise ValueError("a comma too many")
-    return at
+    def _value(self) -> Any:  # noqa: ANN401  # any JSON
+        value, self._at = _decode_value(self._text, self._skip_blanks())
+        return value
 
+    def _take(self, char: str) -> None:
+        if self._next() != char:
+            raise ValueError(f"{char} expected")
+        self._at += 1
 
-def _expect(text: str, at: int, char: str) -> int:
-    at = _skip(text, at)
-    if text[at] != char:
-        raise ValueError(f"{char} expected")
-    return _skip(text, at + 1)
+    def _next(self) -> str:
+        return self._text[self._skip_blanks()]
 
-
-def _skip(text: str, at: int) -> int:
-    while text[at : at + 1] in {" ", "\t", "\n", "\r"}:
-        at += 1
-    return at
+    def _skip_blanks(self) -> int:
+        """Step over blanks, and return the position of what follows them."""
+        while self._at < len(self._text) and self._text[self._at] in " \t\n\r":
+            self._at += 1
+        return self._at

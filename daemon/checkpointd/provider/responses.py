@@ -1,6 +1,6 @@
-"""Status and headers of an answer → a failure: what it means, and how long the provider asks to wait. Pure.
+"""What an answer means, by its status and headers: the failure, and how long the provider asks to wait. Pure.
 
-It follows what providers document and what their own clients do.
+The rules follow what providers document and what their own clients do.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from checkpointd.domain.failure import LONGEST_PAUSE, ErrorClass, Failure
 
-_SPENT: Final = frozenset(
+_QUOTA_CODES: Final = frozenset(
     {
         "insufficient_quota",
         "credit_balance_exhausted",
@@ -27,16 +27,16 @@ _SPENT: Final = frozenset(
 def failure_of(status: int, headers: Mapping[str, str], body: bytes, *, paging: bool) -> Failure:
     """Return what an answer with a status other than 200 means; `paging` is true if a cursor was sent.
 
-    The message has the provider's own words, which may contain secrets.
+    The message of the failure repeats the provider's text, which may contain secrets.
     """
-    error = error_object(body)
-    # The message of a 401 shows a part of the key.
+    error = _error_object(body)
+    # The provider's message of a 401 shows a part of the key.
     message = "" if status == HTTPStatus.UNAUTHORIZED else error.get("message")
     code = error.get("code") or error.get("type")
     words = [f"HTTP {status}", *(word for word in (code, message) if isinstance(word, str) and word)]
     no_retry = headers.get("x-should-retry", "").lower() == "false"
-    error_class = classify(status, error, paging=paging)
-    return Failure(error_class, " ".join(words), retry_after(headers), no_retry, status)
+    error_class = _classify(status, error, paging=paging)
+    return Failure(error_class, " ".join(words), _retry_after(headers), no_retry, status)
 
 
 def is_json(content_type: str) -> bool:
@@ -45,8 +45,18 @@ def is_json(content_type: str) -> bool:
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
-def error_object(body: bytes) -> dict[str, Any]:
-    """Return the error object that providers send with a status of failure; empty where there is none."""
+def http_date(header: str) -> datetime | None:
+    """Return the time of an HTTP date, or None if the text is not one."""
+    try:
+        found = parsedate_to_datetime(header)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    # HTTP dates are in UTC, and some formats do not include the zone.
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _error_object(body: bytes) -> dict[str, Any]:
+    """Return the error object that providers send with an error status, or an empty one."""
     try:
         found = json.loads(body)["error"]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -54,18 +64,15 @@ def error_object(body: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def classify(status: int, error: Mapping[str, Any], *, paging: bool) -> ErrorClass:
-    """Say what a status other than 200 means; `paging`: a cursor was sent."""
+def _classify(status: int, error: Mapping[str, Any], *, paging: bool) -> ErrorClass:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        spent = error.get("type") == "insufficient_quota" or str(error.get("code")) in _SPENT
-        return ErrorClass.QUOTA if spent else ErrorClass.THROTTLED
+        is_quota = error.get("type") == "insufficient_quota" or str(error.get("code")) in _QUOTA_CODES
+        return ErrorClass.QUOTA if is_quota else ErrorClass.THROTTLED
     if status == HTTPStatus.UNAUTHORIZED:
         return ErrorClass.REFUSED
     if status == HTTPStatus.FORBIDDEN:
-        # No error object: a gateway or a region block in front of the API. A missing scope is the key's fault, too.
-        of_key = not error or str(error.get("code")).startswith(("unsupported_country", "insufficient_permissions"))
-        return ErrorClass.REFUSED if of_key or "scope" in str(error.get("message")) else ErrorClass.FORBIDDEN
-    if status in {400, 404, 422} and paging:  # of a job that was there a moment ago
+        return ErrorClass.REFUSED if _concerns_key(error) else ErrorClass.FORBIDDEN
+    if status in {400, 404, 422} and paging:  # the page before was read, so the job exists: the cursor is the reason
         return ErrorClass.CURSOR_LOST
     if status == HTTPStatus.NOT_FOUND:
         return ErrorClass.MISSING
@@ -74,8 +81,20 @@ def classify(status: int, error: Mapping[str, Any], *, paging: bool) -> ErrorCla
     return ErrorClass.REDIRECT if 300 <= status < 400 else ErrorClass.BAD_REQUEST
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read Retry-After: milliseconds, seconds or a date, which is taken against the answer's own clock."""
+def _concerns_key(error: Mapping[str, Any]) -> bool:
+    """Return whether a 403 concerns the key, and so all jobs of the source, and not one job."""
+    if not error:  # not from the API, but from a gateway or a regional block in front of it
+        return True
+    if str(error.get("code")).startswith(("unsupported_country", "insufficient_permissions")):
+        return True
+    return "scope" in str(error.get("message"))  # the key lacks a permission
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that the provider asks to wait, or None.
+
+    The headers have milliseconds, seconds, or a date, which is compared with the answer's own Date header.
+    """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         if (value := headers.get(name)) is None:
             continue
@@ -89,12 +108,3 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         if math.isfinite(seconds) and seconds > 0:
             return min(seconds, LONGEST_PAUSE)
     return None
-
-
-def http_date(header: str) -> datetime | None:
-    """Read a time as HTTP has it, in whole seconds; None for what is none."""
-    try:
-        found = parsedate_to_datetime(header)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)  # they are all in UTC, and some formats do not say so

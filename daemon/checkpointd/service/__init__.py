@@ -1,1 +1,1 @@
-"""The long-running process."""
+"""The long-running process: start, work, signals, watchdog, stop."""

@@ -45,7 +45,7 @@ async def run(
     """Run the daemon until `stop`. With `migrate` it also keeps the schema up to date."""
     health = Health(waiting_for="starting")
     metrics.READY.set_function(lambda: not health.problems())
-    metrics.expect(source.name for source in settings.sources)
+    metrics.create_series(source.name for source in settings.sources)
     async with (
         open_store(connect, WEB_POOL_SIZE) as web_store,
         server.serve(settings.http_host, settings.http_port, health.problems, web_store),

@@ -14,13 +14,13 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from checkpointd.postgres import dsn
-from checkpointd.redaction import is_like_a_key
+from checkpointd.redaction import looks_like_key
 from checkpointd.settings.credentials import SettingsError, credential
 from checkpointd.settings.model import PREFIX, SOURCE_NAME, Settings, Source
 
 CONFIG: Final = Path("/etc/checkpointd/checkpointd.toml")
 
-_OPENAI: Final = {"base_url": "OPENAI_BASE_URL", "organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"}
+_OPENAI_ENV: Final = {"base_url": "OPENAI_BASE_URL", "organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"}
 """What OpenAI's own clients read, beside the key."""
 
 _WORDS: Final = {"missing": "it is missing", "dict_type": "a table is wanted, such as {name = 'value'}"}
@@ -82,7 +82,7 @@ def _refuse_unknown(values: Mapping[str, object], path: Path) -> None:
 
 def _default_source() -> dict[str, str]:
     """Return the source of the variables that OpenAI's own clients read."""
-    given = {field: os.environ.get(variable, "") for field, variable in _OPENAI.items()}
+    given = {field: os.environ.get(variable, "") for field, variable in _OPENAI_ENV.items()}
     return {"name": "openai", "api_key": "OPENAI_API_KEY", **{field: value for field, value in given.items() if value}}
 
 
@@ -95,8 +95,8 @@ def _explain(error: ValidationError, path: Path, sources: object, *, by_default:
     message = _WORDS.get(kind, first["msg"].removeprefix("Value error, "))
     if f"{PREFIX}{name}".upper() in {variable.upper() for variable in os.environ} and len(loc) == 1:
         return f"{PREFIX}{name.upper()}: {message}"
-    if by_default and name in _OPENAI:
-        return f"{_OPENAI[name]}: {message}"
+    if by_default and name in _OPENAI_ENV:
+        return f"{_OPENAI_ENV[name]}: {message}"
     if kind == "extra_forbidden":
         message = f"no such setting{_nearest(name, list(Source.model_fields), '')}"
     elif kind in {"tuple_type", "model_type"}:
@@ -110,7 +110,7 @@ def _explain(error: ValidationError, path: Path, sources: object, *, by_default:
 def _called(sources: Any, number: int) -> str:  # noqa: ANN401  # whatever stands in the file
     """Return what a person calls a source, which may have no name, or a secret in its place."""
     name = sources[number].get("name")
-    is_name = isinstance(name, str) and re.fullmatch(SOURCE_NAME, name) and not is_like_a_key(name)
+    is_name = isinstance(name, str) and re.fullmatch(SOURCE_NAME, name) and not looks_like_key(name)
     return f"source {name if is_name else number + 1}"
 
 

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from yarl import URL
 
-from checkpointd.redaction import is_like_a_key
+from checkpointd.redaction import looks_like_key
 from checkpointd.settings.credentials import read_secret
 
 PREFIX: Final = "CHECKPOINTD_"
@@ -34,7 +34,7 @@ def _key_reference(value: str) -> str:
     if value == "database_url":
         raise ValueError("that credential is the database's, which no provider is to see")
     a_file = re.fullmatch(r"\.{0,2}/[^\0]*", value)
-    a_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not is_like_a_key(value)
+    a_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not looks_like_key(value)
     if not a_file and not a_name:
         raise ValueError("the name of a credential, a variable or a file (/… or ./…) is needed, never the key itself")
     return value
@@ -115,7 +115,7 @@ class Source(BaseModel):
 def _distinct(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     names = [source.name for source in sources]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError("two have one name" if is_like_a_key(twice) else f"two have the name {twice}")
+        raise ValueError("two have one name" if looks_like_key(twice) else f"two have the name {twice}")
     return sources
 
 

@@ -1,1 +1,1 @@
-"""A private provider: the fine-tuning API over made-up jobs, deterministic by seed, as fast as its clock."""
+"""A simulated provider: the fine-tuning API of made-up jobs. The seed determines them; the clock may run fast."""

@@ -1,7 +1,7 @@
 """Made-up learning curves: the metrics of one checkpoint, named as OpenAI names them.
 
-Losses fall exponentially towards a floor, with noise; the validation loss of some jobs turns and rises again. How
-accuracy goes with loss follows the answers recorded from OpenAI and Azure.
+Losses fall exponentially towards a floor, with noise; the validation loss of some jobs rises again towards the end.
+The relation of accuracy and loss follows answers recorded from OpenAI and Azure.
 """
 
 import math
@@ -12,17 +12,19 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """How one job learns; losses are mean negative log-likelihoods a token, `progress` runs from 0 to 1."""
+    """The learning curve of one job. Losses are mean negative log-likelihoods per token."""
 
     start: float
     floor: float
     rate: float
-    gap: float  # by how much the validation loss lies above the training loss
-    overfit: float  # by how much it has risen again at the end; 0 for a job that does not overfit
+    gap: float
+    """The distance of the validation loss from the training loss."""
+    overfit: float
+    """How far the validation loss has risen again at the end; 0 for a job that does not overfit."""
 
     @classmethod
     def draw(cls, rng: random.Random) -> Self:
-        """Choose the curve of a job."""
+        """Draw a curve at random."""
         return cls(
             start=rng.uniform(1.2, 2.8),
             floor=rng.uniform(0.02, 0.5),
@@ -32,11 +34,11 @@ class Curve:
         )
 
     def metrics(self, rng: random.Random, progress: float) -> dict[str, float]:
-        """Return the six losses and accuracies after this part of the training: finite, accuracies from 0 to 1."""
-        learnt = self.floor + (self.start - self.floor) * math.exp(-self.rate * progress)
-        valid = learnt + self.gap + self.overfit * max(0.0, progress - 0.4) ** 2 / 0.36
+        """Return the six finite losses and accuracies at a progress from 0 to 1. Accuracies are from 0 to 1, too."""
+        train = self.floor + (self.start - self.floor) * math.exp(-self.rate * progress)
+        valid = train + self.gap + self.overfit * max(0.0, progress - 0.4) ** 2 / 0.36
         # One batch is noisier than the whole validation file.
-        losses = {"train": _noisy(rng, learnt, 0.08), "valid": _noisy(rng, valid, 0.06)}
+        losses = {"train": _noisy(rng, train, 0.08), "valid": _noisy(rng, valid, 0.06)}
         losses["full_valid"] = _noisy(rng, valid, 0.01)
         metrics = {}
         for name, loss in losses.items():

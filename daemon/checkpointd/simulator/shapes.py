@@ -1,7 +1,7 @@
-"""What sets one provider apart from another: its names, statuses, keys and errors, and how it publishes and lists.
+"""How providers differ: in names, statuses, keys and errors, and in how they publish and list checkpoints.
 
-OpenAI is as its published specification has it, errors as it answers them. Azure is as its own specification and its
-recorded answers are, at both of its addresses; statuses of a pause are those that its clients know.
+OpenAI follows its published specification, and for errors its real answers. Azure follows its own specification and
+recorded answers, at both of its paths; the statuses of a paused job are those that its clients define.
 """
 
 import random
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 Kind = Literal["openai", "azure", "compatible"]
-"""Whose API it is; a compatible provider speaks OpenAI's, but lists no jobs."""
+"""The kind of API. A compatible provider has OpenAI's, but lists no jobs."""
 
 Publication = Literal["at-once", "late", "at-end"]
-"""When a checkpoint is listed: as it is made; some minutes later, and some metrics later still; or after its job."""
+"""When checkpoints are listed: at once; some of them minutes late, and some metrics later still; or after the job."""
 
 Order = Literal["descending", "ascending"]
-"""How checkpoints are listed: newest or oldest first."""
+"""The order of checkpoints: newest first (descending) or oldest first."""
 
 Retention = Literal["last-three", "all"]
 """Which checkpoints are listed: those of the last three epochs, or all."""
@@ -26,7 +26,7 @@ Retention = Literal["last-three", "all"]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A provider, as one chooses it; by default OpenAI. `per_epoch` is how many checkpoints an epoch has."""
+    """The choices for a simulated provider; by default OpenAI's. `per_epoch` is the number of checkpoints per epoch."""
 
     kind: Kind = "openai"
     publication: Publication = "late"
@@ -36,15 +36,15 @@ class Shape:
 
     @property
     def listed(self) -> int | None:
-        """How many of a job's newest checkpoints are listed; None: all."""
+        """How many of a job's newest checkpoints are listed, or None for all."""
         return None if self.retention == "all" else 3 * self.per_epoch
 
 
 DEFAULT: Final = Shape()
 
 
-class RefusedError(Exception):
-    """A request is refused with this status; `param` and `code` are what OpenAI's error bodies call so."""
+class RequestError(Exception):
+    """The answer to a request is an error. `param` and `code` are members of OpenAI's error objects."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -52,110 +52,111 @@ class RefusedError(Exception):
 
 
 class OpenAI:
-    """OpenAI's ways."""
+    """The names, statuses, keys and errors of OpenAI."""
 
     roots: tuple[str, ...] = ("/v1",)
-    """The paths that its API is served under; the first one is told."""
+    """The paths under which the API is served. The first one is a part of the base URL."""
     lists_jobs = True
     has_edge_ids = True
     """Lists of checkpoints have `first_id` and `last_id`."""
     pauses = False
+    """Some jobs are paused for a while."""
     waiting = ("validating_files", "queued")
-    """The statuses before a job runs."""
+    """The statuses of a job before it runs: before and after its files are validated."""
 
     def no_result_files(self) -> list[str] | None:
-        """Return what a job's record has for `result_files` before its end."""
+        """Return `result_files` in the record of a job that has not ended."""
         return []
 
     def organization(self, rng: random.Random) -> str | None:
-        """Name the organization that owns the jobs."""
+        """Return the id of the organization that owns the jobs, or None."""
         return "org-" + alphanumeric(rng, 24)
 
     def model(self, rng: random.Random, base: str, purpose: str) -> str:
-        """Name a job's model."""
+        """Return the name of a job's model."""
         return f"ft:{base}:acme:{purpose}:{alphanumeric(rng, 8)}"
 
-    def intermediate(self, rng: random.Random, model: str, step: int) -> str:
-        """Name the model of a checkpoint before the last one: each has a suffix of its own."""
+    def intermediate_model(self, rng: random.Random, model: str, step: int) -> str:
+        """Return the name of the model of a checkpoint that is not the last one. Each has its own suffix."""
         return f"{model.rpartition(':')[0]}:{alphanumeric(rng, 8)}:ckpt-step-{step}"
 
     def job_id(self, rng: random.Random, model: str) -> str:
-        """Name the job that makes `model`."""
+        """Return the id of the job that trains `model`."""
         del model
         return "ftjob-" + alphanumeric(rng, 24)
 
     def checkpoint_id(self, rng: random.Random) -> str:
-        """Name a checkpoint."""
+        """Return the id of a checkpoint."""
         return "ftckpt_" + alphanumeric(rng, 24)
 
-    def admit(self, headers: Mapping[str, str], path: str, query: Mapping[str, str]) -> None:
-        """Raise RefusedError for a request without a key. Any text that can be one is a good one."""
+    def check_access(self, headers: Mapping[str, str], path: str, query: Mapping[str, str]) -> None:
+        """Raise RequestError for a request without a key. Any well-formed key is accepted."""
         del path, query
         if not re.fullmatch(r"(?i:bearer) +[\w.~+/-]+=*", headers.get("Authorization", ""), re.ASCII):
-            # The message, unlike OpenAI's, repeats nothing of what was sent.
-            raise RefusedError(401, "You didn't provide an API key in an Authorization header using Bearer auth.")
+            # Unlike OpenAI's, the message does not repeat the key.
+            raise RequestError(401, "You didn't provide an API key in an Authorization header using Bearer auth.")
 
-    def error(self, refused: RefusedError) -> dict[str, Any]:
-        """Return the error object of a refusal."""
+    def error(self, error: RequestError) -> dict[str, Any]:
+        """Return the error object of an answer."""
         return {
-            "message": refused.message,
+            "message": error.message,
             "type": "invalid_request_error",
-            "param": refused.param,
-            "code": refused.code,
+            "param": error.param,
+            "code": error.code,
         }
 
 
 class Azure(OpenAI):
-    """Azure OpenAI's ways, where they are others. Its first root takes no version, the older one wants one."""
+    """What differs in Azure OpenAI. Its first root needs no API version, the older one requires it."""
 
     roots = ("/openai/v1", "/openai")
     has_edge_ids = False
     pauses = True
     waiting = ("created", "pending")
 
-    def no_result_files(self) -> list[str] | None:  # noqa: D102  # as OpenAI's
+    def no_result_files(self) -> list[str] | None:  # noqa: D102  # inherited
         return None
 
     def organization(self, rng: random.Random) -> str | None:
-        """Name none: Azure has the field for OpenAI's sake alone."""
+        """Return None: in Azure the field is always null."""
         del rng
         return None
 
-    def model(self, rng: random.Random, base: str, purpose: str) -> str:  # noqa: D102  # as OpenAI's
+    def model(self, rng: random.Random, base: str, purpose: str) -> str:  # noqa: D102  # inherited
         del purpose
         return f"{base}.ft-{_hexadecimal(rng)}"
 
-    def intermediate(self, rng: random.Random, model: str, step: int) -> str:
-        """Name the model of a checkpoint before the last one: the job's, and the step."""
+    def intermediate_model(self, rng: random.Random, model: str, step: int) -> str:
+        """Return the name of the job's model with the step."""
         del rng
         return f"{model}:ckpt-step-{step}"
 
     def job_id(self, rng: random.Random, model: str) -> str:
-        """Name the job that makes `model`: their last parts are the same."""
+        """Return the id of the job that trains `model`. The last parts of both are the same."""
         del rng
         return "ftjob-" + model.rpartition("-")[2]
 
-    def checkpoint_id(self, rng: random.Random) -> str:  # noqa: D102  # as OpenAI's
+    def checkpoint_id(self, rng: random.Random) -> str:  # noqa: D102  # inherited
         return "ftchkpt-" + _hexadecimal(rng)
 
-    def admit(self, headers: Mapping[str, str], path: str, query: Mapping[str, str]) -> None:
-        """Raise RefusedError for a request without a key in `api-key`, or without a version where one is wanted."""
+    def check_access(self, headers: Mapping[str, str], path: str, query: Mapping[str, str]) -> None:
+        """Raise RequestError for a request without a key in `api-key`, or without a required API version."""
         if not headers.get("api-key", "").strip():
-            raise RefusedError(401, "Access denied: the header api-key is missing or empty.")
+            raise RequestError(401, "Access denied: the header api-key is missing or empty.")
         if not path.startswith(self.roots[0]) and not query.get("api-version"):
-            raise RefusedError(404, "Resource not found")
+            raise RequestError(404, "Resource not found")
 
-    def error(self, refused: RefusedError) -> dict[str, Any]:
-        """Return the error object of a refusal, by Microsoft's guidelines: no type, no param."""
-        if refused.status == 400:
+    def error(self, error: RequestError) -> dict[str, Any]:
+        """Return the error object of an answer. By Microsoft's guidelines it has no type and no param."""
+        if error.status == 400:
             code = "invalidPayload"
-            return {"code": code, "message": refused.message, "innererror": {"code": code}}
-        # What the gateway refuses has the status for its code.
-        return {"code": "notFound" if refused.code else str(refused.status), "message": refused.message}
+            return {"code": code, "message": error.message, "innererror": {"code": code}}
+        # In errors of the gateway, the code is the status.
+        return {"code": "notFound" if error.code else str(error.status), "message": error.message}
 
 
 class Compatible(OpenAI):
-    """A provider that speaks OpenAI's API, but lists no jobs."""
+    """A provider with OpenAI's API, but without a job list."""
 
     lists_jobs = False
 
@@ -164,7 +165,7 @@ KINDS: Final[Mapping[Kind, OpenAI]] = {"openai": OpenAI(), "azure": Azure(), "co
 
 
 def alphanumeric(rng: random.Random, length: int) -> str:
-    """Draw letters and digits."""
+    """Return random letters and digits."""
     return "".join(rng.choices(string.ascii_letters + string.digits, k=length))
 
 

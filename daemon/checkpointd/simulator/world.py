@@ -1,10 +1,10 @@
-"""The jobs and checkpoints of a made-up provider, as a pure function of the seed and the simulated time.
+"""The jobs and checkpoints of the simulated provider, as a pure function of the seed and the simulated time.
 
-All that chance decides is drawn when the world is made, each job from its own generator; afterwards time only uncovers
-it. Records have the fields, types and nulls of OpenAI's published specification. Recorded answers taught the rest: each
-checkpoint has its own model suffix, the last one is the job's model itself, and some checkpoints and some metrics come
-to light minutes after the checkpoint's `created_at`, even after the job has ended. What another shape of provider does
-differently stands in shapes.py. All times are Unix seconds.
+Everything random is drawn when the world is created, with one generator per job. Later, only the time decides what is
+visible. Records have the fields, types and nulls of OpenAI's published specification. The rest follows recorded
+answers: each checkpoint has its own model suffix, the last one is the job's model itself, and some checkpoints and
+metrics are published minutes after the checkpoint's `created_at`, even after the job has ended. Differences between
+providers are in shapes.py. All times are in Unix seconds.
 """
 
 import math
@@ -12,13 +12,13 @@ import random
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .curves import Curve
-from .shapes import DEFAULT, KINDS, OpenAI, Shape, alphanumeric
+from checkpointd.simulator.curves import Curve
+from checkpointd.simulator.shapes import DEFAULT, KINDS, OpenAI, Shape, alphanumeric
 
 Record = dict[str, Any]
 
 EPOCH: Final = 1_767_225_600.0
-"""When simulated time begins: 2026-01-01, in Unix seconds. In the past, so that no checkpoint is in the future."""
+"""The start of simulated time: 2026-01-01. It is in the past, so that no checkpoint is in the future."""
 
 _HOUR: Final = 3600.0
 _UNFINISHED: Final[Record] = {
@@ -30,14 +30,14 @@ _UNFINISHED: Final[Record] = {
 
 
 class UnknownJobError(LookupError):
-    """No job of this id exists at this time."""
+    """There is no job with this id at this time."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Checkpoint:
-    record: Record  # with all the metrics that it will ever have
+    record: Record  # with all its metrics
     published_at: float
-    complete_at: float  # from then on the full_valid_* are there
+    complete_at: float  # when the metrics full_valid_* are published
 
     def at(self, t: float) -> Record:
         if t >= self.complete_at:
@@ -48,23 +48,23 @@ class _Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
-    begins: float = math.inf
-    ends: float = math.inf
+    start: float = math.inf
+    end: float = math.inf
 
     def delayed(self, t: float) -> float:
-        """Return when happens what without the pause would happen at `t`."""
-        return t if t < self.begins else t + self.ends - self.begins
+        """Return the time of an event that would be at `t` without the pause."""
+        return t if t < self.start else t + self.end - self.start
 
     def status(self, t: float) -> str | None:
-        """Return the status that the pause gives its job at `t`; going in and coming out take half a minute."""
-        if not self.begins <= t < self.ends:
+        """Return the status of the job during the pause, or None outside of it. Pausing and resuming take 30 s each."""
+        if not self.start <= t < self.end:
             return None
-        return "pausing" if t < self.begins + 30 else "paused" if t < self.ends - 30 else "resuming"
+        return "pausing" if t < self.start + 30 else "paused" if t < self.end - 30 else "resuming"
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    record: Record  # as it stays after its end
+    record: Record  # as it is after the end
     kind: OpenAI
     pause: _Pause
     created_at: float
@@ -86,11 +86,11 @@ class _Job:
 
 
 class World:
-    """`jobs` jobs, created evenly from an hour before `started_at` (Unix seconds) to half an hour after it.
+    """`jobs` jobs that are created at a steady rate from an hour before `started_at` to half an hour after it.
 
-    So at `started_at` some have ended, some run, and some are still to come. A job trains for 20 to 90 minutes in 3 to
-    10 epochs, each ending in a checkpoint unless the shape has more; few fail or are cancelled. Equal arguments make
-    equal worlds. The records that the methods return are the world's own: read them, do not change them.
+    At `started_at` some have ended, some are running, and some do not exist yet. A job trains for 20 to 90 minutes in 3
+    to 10 epochs. It makes a checkpoint after each epoch, or as many per epoch as the shape has. A few jobs fail or are
+    cancelled. Worlds with equal arguments are equal. The methods return the world's own records: do not change them.
     """
 
     def __init__(self, seed: int, jobs: int, started_at: float, shape: Shape = DEFAULT) -> None:
@@ -108,17 +108,17 @@ class World:
         return [job.at(t) for job in self._jobs.values() if job.created_at <= t]
 
     def job(self, job_id: str, t: float) -> Record:
-        """Return one `fine_tuning.job` record as of time `t`; raise UnknownJobError if there is none yet, or never."""
-        return self._known(job_id, t).at(t)
+        """Return one `fine_tuning.job` record as of time `t`. Raises UnknownJobError."""
+        return self._existing(job_id, t).at(t)
 
     def checkpoints(self, job_id: str, t: float) -> list[Record]:
-        """Return the `fine_tuning.job.checkpoint` records published by time `t`, newest first; raise UnknownJobError.
+        """Return the `fine_tuning.job.checkpoint` records published by time `t`, newest first. Raises UnknownJobError.
 
-        The provider lists only the first `shape.listed`. The older ones are here because a cursor may still name one.
+        The provider lists only the first `shape.listed` of them, but accepts the id of any as a cursor.
         """
-        return [item.at(t) for item in self._known(job_id, t).checkpoints if item.published_at <= t]
+        return [item.at(t) for item in self._existing(job_id, t).checkpoints if item.published_at <= t]
 
-    def _known(self, job_id: str, t: float) -> _Job:
+    def _existing(self, job_id: str, t: float) -> _Job:
         job = self._jobs.get(job_id)
         if job is None or job.created_at > t:
             raise UnknownJobError(job_id)
@@ -126,13 +126,13 @@ class World:
 
 
 def _plan(rng: random.Random, shape: Shape, organization: str | None, created_at: float) -> _Job:
-    """Decide the whole life of a job."""
+    """Draw everything that happens to a job."""
     kind = KINDS[shape.kind]
     epochs, batch_size = rng.randint(3, 10), rng.choice([1, 2, 4, 8])
     validated_at = created_at + rng.uniform(20, 90)
     started_at = validated_at + (rng.uniform(300, 1500) if rng.random() < 0.25 else rng.uniform(5, 60))
     training = epochs * rng.uniform(400, 540)
-    # After the last step the provider still evaluates the model, for some minutes.
+    # After the last step the provider evaluates the model for some minutes.
     estimated_finish = started_at + training + rng.uniform(60, 300)
     status, ended_at, error = _fate(rng, validated_at, started_at, training) or ("succeeded", estimated_finish, None)
     pause = _pause(rng, started_at, training) if kind.pauses else _Pause()
@@ -179,7 +179,7 @@ def _plan(rng: random.Random, shape: Shape, organization: str | None, created_at
 def _fate(
     rng: random.Random, validated_at: float, started_at: float, training: float
 ) -> tuple[str, float, Record | None] | None:
-    """Decide whether a job ends badly: its last status, when, and the error that it shows."""
+    """Return the last status of a job that does not succeed, when it ends, and its error; or None."""
     chance = rng.random()
     stopped_at = started_at + training * rng.uniform(0.3, 0.9)
     if chance < 0.05:
@@ -194,23 +194,29 @@ def _fate(
 
 
 def _pause(rng: random.Random, started_at: float, training: float) -> _Pause:
-    """Decide whether, and when, a job is paused."""
-    begins = started_at + training * rng.uniform(0.1, 0.9)
-    return _Pause(begins, begins + rng.uniform(300, 900)) if rng.random() < 0.4 else _Pause()
+    """Return the pause of a job: of four in ten, for 5 to 15 minutes."""
+    start = started_at + training * rng.uniform(0.1, 0.9)
+    return _Pause(start, start + rng.uniform(300, 900)) if rng.random() < 0.4 else _Pause()
 
 
 def _train(
-    rng: random.Random, shape: Shape, job: Record, model: str, started_at: float, ended_at: float, spacing: float,
+    rng: random.Random,
+    shape: Shape,
+    job: Record,
+    model: str,
+    started_at: float,
+    ended_at: float,
+    spacing: float,
     pause: _Pause,
-) -> list[_Checkpoint]:  # fmt: skip
-    """Make the checkpoints of a job that trains to its end, `spacing` seconds apart, oldest first."""
+) -> list[_Checkpoint]:
+    """Return the checkpoints of a job as if it trained to its last step, `spacing` seconds apart, oldest first."""
     curve, kind = Curve.draw(rng), KINDS[shape.kind]
     count, steps_between = job["hyperparameters"]["n_epochs"] * shape.per_epoch, rng.randint(20, 400)
     checkpoints = []
     for number in range(1, count + 1):
         step = steps_between * number
         made_at = pause.delayed(started_at + spacing * (number + rng.uniform(-0.03, 0.03)))
-        # At the latest 2.5 spacings later all is to be seen: before the third successor displaces this one.
+        # Complete at most 2.5 spacings later, which is before the third successor displaces this checkpoint.
         published_at = made_at + (spacing * rng.uniform(0.5, 1.5) if rng.random() < 0.2 else rng.uniform(1, 15))
         complete_at = published_at + (spacing * rng.uniform(0.1, 1.0) if rng.random() < 0.3 else 0)
         if shape.publication != "late":
@@ -218,12 +224,12 @@ def _train(
         metrics = {"step": step} | curve.metrics(rng, number / count)
         if job["validation_file"] is None:
             metrics = {name: value for name, value in metrics.items() if "valid" not in name}
-        intermediate = kind.intermediate(rng, model, step)
+        intermediate_model = kind.intermediate_model(rng, model, step)
         record: Record = {
             "object": "fine_tuning.job.checkpoint",
             "id": kind.checkpoint_id(rng),
             "created_at": int(made_at),
-            "fine_tuned_model_checkpoint": model if number == count else intermediate,
+            "fine_tuned_model_checkpoint": model if number == count else intermediate_model,
             "fine_tuning_job_id": job["id"],
             "metrics": metrics,
             "step_number": step,

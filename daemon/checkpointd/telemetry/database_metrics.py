@@ -1,7 +1,7 @@
-"""What the metrics tell from the database: how the sources and their jobs stand, whichever daemon polls them.
+"""Metrics of the sources and their jobs, read from the database. They are the same in all daemons that share it.
 
-Read now and then, never at a scrape: a database that hangs does not hold up /metrics. Where they cannot be read they
-are withdrawn, for an old number would say that all is well.
+They are read at an interval and not during a scrape, so that a database that hangs does not delay /metrics. If the
+reading fails, they are removed: an old number would suggest that all is well.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from prometheus_client import Gauge
 
+from checkpointd.domain.job_state import JobState
 from checkpointd.postgres.connection import database_deadline_in
 from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.store import Store
@@ -17,71 +18,66 @@ from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.metrics import REGISTRY
 
 REFRESH_SECONDS: Final = 15.0
-"""How often they are read."""
+"""The interval between two readings."""
 
 READ_SECONDS: Final = 5.0
-"""How long that may take."""
+"""The longest time of one reading."""
 
 RETRY_SECONDS: Final = 1.0
+"""The delay before a failed reading is tried again."""
 
 STATES: Final = ("ok", "paused", "refused")
-PHASES: Final = ("active", "settling", "sealed", "missing", "gone", "forbidden")
+PHASES: Final = tuple(state.value for state in JobState if state is not JobState.UNTRACKED)
 
-SOURCE_STATE: Final = Gauge(
-    "checkpointd_source_state", "1 for the state that a source is in, 0 for the others.", ["source", "state"],
-    registry=REGISTRY,
-)  # fmt: skip
-TRACKED_JOBS: Final = Gauge(
-    "checkpointd_tracked_jobs", "Tracked jobs, by source and phase.", ["source", "phase"], registry=REGISTRY
+
+def _gauge(name: str, help_text: str, *further_labels: str) -> Gauge:
+    return Gauge(name, help_text, ["source", *further_labels], registry=REGISTRY)
+
+
+SOURCE_STATE: Final = _gauge(
+    "checkpointd_source_state", "1 for the state that the source is in, 0 for the others.", "state"
 )
-_OF_SOURCES: Final = {
-    "stale": Gauge(
-        "checkpointd_stale_jobs", "Tracked jobs that were not read completely for too long, by source.", ["source"],
-        registry=REGISTRY,
-    ),
-    "failing": Gauge(
-        "checkpointd_failing_jobs", "Tracked jobs whose last poll failed, by source.", ["source"],
-        registry=REGISTRY,
-    ),
-    "unreadable": Gauge(
+TRACKED_JOBS: Final = _gauge("checkpointd_tracked_jobs", "Tracked jobs by source and phase.", "phase")
+
+_GAUGES_BY_COLUMN: Final = {
+    "stale": _gauge("checkpointd_stale_jobs", "Tracked jobs whose last complete listing is too old, by source."),
+    "failing": _gauge("checkpointd_failing_jobs", "Tracked jobs whose last poll failed, by source."),
+    "unreadable": _gauge(
         "checkpointd_unreadable_jobs",
-        "Tracked jobs whose last complete listing held an item that could not be read, by source.", ["source"],
-        registry=REGISTRY,
+        "Tracked jobs whose last complete listing had an item that could not be read, by source.",
     ),
-    "suspected_gap": Gauge(
+    "suspected_gap": _gauge(
         "checkpointd_suspected_gap_jobs",
-        "Jobs still followed of which a checkpoint was probably never seen, by source.", ["source"],
-        registry=REGISTRY,
+        "Tracked jobs, except sealed and gone ones, of which a checkpoint was probably never seen, by source.",
     ),
-    "oldest_lag_seconds": Gauge(
+    "oldest_lag_seconds": _gauge(
         "checkpointd_oldest_lag_seconds",
-        "The longest time since a job still followed was read completely, by source.", ["source"],
-        registry=REGISTRY,
+        "The longest time since the last complete listing of a tracked job that is neither sealed nor gone, by source.",
     ),
-}  # fmt: skip
-"""By the column that each shows."""
+}
+"""The gauges that each show one column of count_by_source.sql."""
 
 
 async def refresh_until_read(store: Store, health: Health) -> None:
-    """Refresh the metrics, again and again until that succeeds."""
+    """Refresh the metrics, and try again until that succeeds."""
     while not await refresh(store, health):  # noqa: ASYNC110  # the database sends no event when it is back
         await asyncio.sleep(RETRY_SECONDS)
 
 
 async def refresh(store: Store, health: Health) -> bool:
-    """Read the metrics from the database, or withdraw them if that fails. Returns whether it succeeded."""
+    """Read the metrics from the database, or remove them if that fails. Returns whether it succeeded."""
     rows: list[dict[str, Any]] | None = None
     with suppress(DatabaseUnavailableError), health.unit("counting"):
         async with database_deadline_in(READ_SECONDS):
             rows = await store.count_by_source()
-    # Nothing is awaited from here on, so no scrape sees a part of it.
-    for gauge in (SOURCE_STATE, TRACKED_JOBS, *_OF_SOURCES.values()):
+    # No await from here on, so that a scrape sees either all of the new values or none.
+    for gauge in (SOURCE_STATE, TRACKED_JOBS, *_GAUGES_BY_COLUMN.values()):
         gauge.clear()
     for row in rows or ():
         for state in STATES:
             SOURCE_STATE.labels(row["source"], state).set(state == row["state"])
         for phase in PHASES:
             TRACKED_JOBS.labels(row["source"], phase).set(row[phase])
-        for column, gauge in _OF_SOURCES.items():
+        for column, gauge in _GAUGES_BY_COLUMN.items():
             gauge.labels(row["source"]).set(row[column])
     return rows is not None

@@ -1,4 +1,4 @@
-"""Logging: events with fields on standard error, without secrets."""
+"""Logging: events with fields, without secrets, written to standard error."""
 
 import logging
 import os
@@ -13,11 +13,18 @@ from checkpointd.redaction import Secrets
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("checkpointd")
 
-_PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+_PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+"""The syslog priority of each level, as the journal expects it (sd-daemon(3))."""
+
+_VERBOSE_LIBRARIES: Final = ("apscheduler", "asyncio", "aiohttp")
+"""Libraries of which only warnings and errors are logged, at every level."""
 
 
 def is_journal(stream: TextIO) -> bool:
-    """Say whether the journal reads a stream (systemd.exec(5), JOURNAL_STREAM): not what was redirected since."""
+    """Return whether a stream is connected to the journal (JOURNAL_STREAM in systemd.exec(5)).
+
+    False for a stream that was redirected after systemd set the variable.
+    """
     try:
         found = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -26,54 +33,68 @@ def is_journal(stream: TextIO) -> bool:
 
 
 def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -> None:
-    """Set up logging for this process; `secrets` are blotted out of every line, whatever it says."""
+    """Set up logging for this process.
+
+    `log_format` is "json" or "console"; the default is "console" on a terminal and "json" elsewhere. `secrets` are
+    removed from every line, also from the lines of libraries.
+    """
     chosen = log_format or ("console" if sys.stderr.isatty() else "json")
-    journal = is_journal(sys.stderr)
-    # A record that cannot be formatted would else be printed as it is, secrets and all.
+    # Otherwise the logging module prints a record that cannot be formatted, with its arguments, which may be secrets.
     logging.raiseExceptions = False
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
-        if chosen == "json"
-        else structlog.processors.ExceptionRenderer(),
-        _redact(Secrets(secrets)),
-    ]
-    renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        if chosen == "console"
-        else structlog.processors.JSONRenderer(default=str)
-    )
+    processors = _processors(chosen, Secrets(secrets))
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=processors,
             processors=[
-                _note_priority,
+                _add_priority,
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                _rendered(renderer, with_priority=journal),
+                _render_with_priority(_renderer(chosen), is_shown=is_journal(sys.stderr)),
             ],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for chatty in ("apscheduler", "asyncio", "aiohttp"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for library in _VERBOSE_LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
 
 
+def _processors(log_format: str, secrets: Secrets) -> list[Processor]:
+    """Return the processors for all log records: those of this package and those of libraries."""
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+        if log_format == "json"
+        else structlog.processors.ExceptionRenderer(),
+        _redact(secrets),
+    ]
+
+
+def _renderer(log_format: str) -> Processor:
+    """Return the processor that turns an event into a line."""
+    if log_format == "console":
+        return structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    return structlog.processors.JSONRenderer(default=str)
+
+
 def _redact(secrets: Secrets) -> Processor:
-    def clean(value: Any) -> Any:  # noqa: ANN401  # whatever an event carries
+    """Return a processor that removes the secrets from all values of an event, however deeply nested."""
+
+    def clean(value: Any) -> Any:  # noqa: ANN401  # any value of a log event
         if isinstance(value, str):
-            return secrets.blot(value)
+            return secrets.redact(value)
         if isinstance(value, dict):
             return {key: clean(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
@@ -86,17 +107,17 @@ def _redact(secrets: Secrets) -> Processor:
     return processor
 
 
-def _note_priority(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    event["_priority"] = _PRIORITY.get(event.get("level", "info"), 6)
+def _add_priority(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    event["_priority"] = _PRIORITIES.get(event.get("level", "info"), 6)
     return event
 
 
-def _rendered(renderer: Processor, *, with_priority: bool) -> Callable[[WrappedLogger, str, EventDict], str]:
-    """Put the journal's priority before the line (sd-daemon(3)) where the journal reads it."""
+def _render_with_priority(renderer: Processor, *, is_shown: bool) -> Callable[[WrappedLogger, str, EventDict], str]:
+    """Return a renderer that puts the priority before the line (sd-daemon(3)) if `is_shown`."""
 
     def render(logger: WrappedLogger, name: str, event: EventDict) -> str:
         priority = event.pop("_priority")
         line = str(renderer(logger, name, event))
-        return f"<{priority}>{line}" if with_priority else line
+        return f"<{priority}>{line}" if is_shown else line
 
     return render

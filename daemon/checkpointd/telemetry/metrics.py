@@ -1,6 +1,7 @@
-"""Metrics of this process, and what is counted and logged of saved polls."""
+"""The metrics of this process, and what is counted and logged about saved polls."""
 
-import collections
+from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -18,13 +19,23 @@ from checkpointd import __version__
 from checkpointd.domain.poll import SavedPoll
 from checkpointd.telemetry.logs import log
 
-# A second series for each counter would say no more than process_start_time_seconds does.
+# Otherwise each counter would have a second series with the time of its creation, which is the start of the process.
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
 REGISTRY: Final = CollectorRegistry()
+
 ProcessCollector(registry=REGISTRY)
-Info("checkpointd_build", "The version that runs.", registry=REGISTRY).info({"version": __version__})
-POLLS: Final = Counter("checkpointd_polls", "Polls, by source and outcome.", ["source", "outcome"], registry=REGISTRY)
-REQUESTS: Final = Counter("checkpointd_api_requests", "Requests made, by source.", ["source"], registry=REGISTRY)
+Info("checkpointd_build", "The version of this daemon.", registry=REGISTRY).info({"version": __version__})
+
+POLLS: Final = Counter(
+    "checkpointd_polls",
+    "Saved polls by source and outcome: quiet, changed, or the class of the failure.",
+    ["source", "outcome"],
+    registry=REGISTRY,
+)
+REQUESTS: Final = Counter(
+    "checkpointd_api_requests", "Requests to the provider, by source.", ["source"], registry=REGISTRY
+)
 CHECKPOINTS: Final = Counter(
     "checkpointd_checkpoints_stored", "New checkpoints stored, by source.", ["source"], registry=REGISTRY
 )
@@ -33,25 +44,44 @@ REJECTS: Final = Counter(
 )
 POLL_SECONDS: Final = Histogram(
     "checkpointd_poll_duration_seconds",
-    "Time of a poll from its start to its last page.",
-    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 45),  # three quarters of the default lease are the end of a poll
+    "The time of a poll from its start to its last page.",
+    buckets=(
+        0.05,
+        0.1,
+        0.25,
+        0.5,
+        1,
+        2.5,
+        5,
+        10,
+        20,
+        45,
+    ),  # with the default lease a poll ends after 45 s at the latest
     registry=REGISTRY,
 )
 SAVE_SECONDS: Final = Histogram(
-    "checkpointd_save_duration_seconds", "Time of a save of finished polls.", registry=REGISTRY
+    "checkpointd_save_duration_seconds", "The time of a save of finished polls.", registry=REGISTRY
 )
 LAST_TICK: Final = Gauge(
-    "checkpointd_last_tick_timestamp_seconds", "When the daemon last looked for due jobs.", registry=REGISTRY
+    "checkpointd_last_tick_timestamp_seconds",
+    "The time when the daemon last looked for due jobs, or 0 before the first time.",
+    registry=REGISTRY,
 )
-READY: Final = Gauge("checkpointd_ready", "1 if nothing keeps the daemon from its work.", registry=REGISTRY)
-DATABASE_UP: Final = Gauge("checkpointd_database_up", "1 if the last use of the database succeeded.", registry=REGISTRY)
+READY: Final = Gauge("checkpointd_ready", "1 if the daemon can work, otherwise 0.", registry=REGISTRY)
+DATABASE_UP: Final = Gauge(
+    "checkpointd_database_up", "1 if the last use of the database succeeded, otherwise 0.", registry=REGISTRY
+)
 
-SHOWN_JOBS: Final = 20
-"""A line of the log names so many jobs."""
+LOGGED_JOBS: Final = 20
+"""The most job ids in one log line."""
 
 
-def expect(sources: Iterable[str]) -> None:
-    """Show each source's counters from the start: a rise from nothing to one is no rise to Prometheus."""
+def create_series(sources: Iterable[str]) -> None:
+    """Create the counters of each source with the value 0.
+
+    Prometheus computes the increase of a series from its first sample, so a series that appears with the value 1 would
+    show no increase.
+    """
     for source in sources:
         for outcome in ("quiet", "changed"):
             POLLS.labels(source, outcome)
@@ -59,37 +89,42 @@ def expect(sources: Iterable[str]) -> None:
             counter.labels(source)
 
 
-def committed(source: str, saved: Iterable[SavedPoll]) -> None:
-    """Count and log what was committed for one source."""
-    saved = list(saved)
-    for outcome, count in _count_outcomes(saved).items():
+def record_saved(source: str, polls: Iterable[SavedPoll]) -> None:
+    """Count and log the polls of one source that were committed.
+
+    Failures are logged when the error class of a job changes, and recoveries once, with one line for many jobs.
+    """
+    polls = list(polls)
+    for outcome, count in Tally(map(_outcome, polls)).items():
         POLLS.labels(source, outcome).inc(count)
-    failed = collections.defaultdict[str, list[SavedPoll]](list)
+    failed = defaultdict[str, list[SavedPoll]](list)
     recovered: list[str] = []
-    for one in saved:
-        lease = one.result.lease
-        if one.new or one.changed:
-            CHECKPOINTS.labels(source).inc(one.new)
-            log.info("poll.changed", source=source, job=lease.id, new=one.new, changed=one.changed)
-        if one.rejected and not one.result.quiet:  # those of an equal listing were told of
-            REJECTS.labels(source).inc(one.rejected)
-            log.warning("poll.rejected", source=source, job=lease.id, items=one.rejected)
-        if one.result.error_class and one.result.error_class != lease.error_class:
-            failed[one.result.error_class].append(one)
-        elif not one.result.error_class and lease.failures:
+    for poll in polls:
+        lease, error_class = poll.result.lease, poll.result.error_class
+        if poll.new or poll.changed:
+            CHECKPOINTS.labels(source).inc(poll.new)
+            log.info("poll.changed", source=source, job=lease.id, new=poll.new, changed=poll.changed)
+        if poll.rejected and not poll.result.quiet:  # the rejects of a quiet poll were counted and logged before
+            REJECTS.labels(source).inc(poll.rejected)
+            log.warning("poll.rejected", source=source, job=lease.id, items=poll.rejected)
+        if error_class and error_class != lease.error_class:
+            failed[error_class].append(poll)
+        elif not error_class and lease.failures:
             recovered.append(lease.id)
-    for kind, polls in failed.items():
-        jobs = [one.result.lease.id for one in polls]
-        log.warning("poll.failed", source=source, error_class=kind, error=polls[0].result.error, **some(jobs))
+    for error_class, failures in failed.items():
+        jobs = [poll.result.lease.id for poll in failures]
+        log.warning(
+            "poll.failed", source=source, error_class=error_class, error=failures[0].result.error, **log_fields(jobs)
+        )
     if recovered:
-        log.info("poll.recovered", source=source, **some(recovered))
+        log.info("poll.recovered", source=source, **log_fields(recovered))
 
 
-def some(jobs: Sequence[str]) -> dict[str, Any]:
-    """Return how many jobs a line of the log is about, and the first of them."""
-    return {"polls": len(jobs), "jobs": list(jobs[:SHOWN_JOBS])}
+def log_fields(jobs: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a log line about the polls of several jobs: their number, and the ids of the first jobs."""
+    return {"polls": len(jobs), "jobs": list(jobs[:LOGGED_JOBS])}
 
 
-def _count_outcomes(saved: Iterable[SavedPoll]) -> collections.Counter[str]:
-    """Count polls by outcome, for the log and the metrics."""
-    return collections.Counter(s.result.error_class or ("changed" if s.new or s.changed else "quiet") for s in saved)
+def _outcome(poll: SavedPoll) -> str:
+    """Return the label of a poll in POLLS."""
+    return poll.result.error_class or ("changed" if poll.new or poll.changed else "quiet")

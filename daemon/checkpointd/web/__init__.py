@@ -1,1 +1,1 @@
-"""The status port and its pages."""
+"""The status port: health, metrics and the status pages."""

@@ -1,4 +1,4 @@
-"""What the pages show, read from the views: all that stands on one page is of one snapshot."""
+"""The data of the pages. All that one page shows is read from the views in one snapshot."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,21 +8,27 @@ from checkpointd.postgres.snapshot import snapshot
 from checkpointd.postgres.store import Store
 from checkpointd.presentation import Row, visible
 
-JOBS_A_PAGE: Final = 50
+JOBS_PER_PAGE: Final = 50
 STATUSES_SHOWN: Final = 6
-CHECKPOINTS_A_PAGE: Final = 50
+CHECKPOINTS_PER_PAGE: Final = 50
 CHANGES_SHOWN: Final = 30
+
 SPARKLINE_POINTS: Final = 60
 CHART_POINTS: Final = 300
-MOST_WORDS: Final = 8
-NEWEST: Final = 2**63 - 1
-"""Before it, in the order of commits, are all changes."""
-LONGEST_QUERY: Final = 300
-"""Characters; no id is longer, and no name that a person types."""
+"""The most points of a curve. Longer curves are thinned."""
+
+MAX_QUERY_LENGTH: Final = 300
+"""Characters. No id is longer."""
+
+MAX_WORDS: Final = 8
+"""The most words of a query. Further words are ignored."""
+
+END_OF_FEED: Final = 2**63 - 1
+"""The largest bigint: the `seq` of every change is less."""
 
 
-class Part(NamedTuple):
-    """Which part of a long list is shown: page `number` of `pages`, from 1; `total` is what the list has."""
+class ListPage(NamedTuple):
+    """One page of a long list: page `number` of `pages`, counted from 1. `total` is the length of the list."""
 
     number: int
     pages: int
@@ -30,74 +36,86 @@ class Part(NamedTuple):
     size: int
 
     @classmethod
-    def of(cls, wanted: int, total: int, size: int) -> "Part":
-        """Return the wanted part, or the nearest that there is."""
+    def nearest(cls, number: int, total: int, size: int) -> "ListPage":
+        """Return the page with this number, or the nearest one that exists."""
         pages = max(-(-total // size), 1)
-        return cls(min(max(wanted, 1), pages), pages, total, size)
+        return cls(min(max(number, 1), pages), pages, total, size)
 
     @property
-    def skipped(self) -> int:
-        """How many stand on the pages before."""
+    def offset(self) -> int:
+        """The number of elements on the earlier pages."""
         return (self.number - 1) * self.size
 
 
-class Jobs(NamedTuple):
-    """The jobs that a query found: a part of them, and what they are in total. `curves` is by place in `jobs`."""
+class JobsPage(NamedTuple):
+    """The jobs that match a query: one page of them, and counts of all of them."""
 
     at: datetime
     query: str
-    part: Part
+    page: ListPage
     stale: int
     failing: int
     statuses: list[tuple[str | None, int]]
-    """The commonest, and how many jobs have each."""
+    """The most frequent statuses, with the number of jobs that have each."""
     jobs: Sequence[Row]
     curves: dict[int, Row]
+    """The losses of those jobs that have any, by their index in `jobs`."""
     sources: Sequence[Row]
 
 
-class Job(NamedTuple):
-    """One job: what is known of it, its metrics by step, a part of its checkpoints and one of its changes."""
+class JobPage(NamedTuple):
+    """One job: its record and freshness, its metrics by step, a page of its checkpoints, and some of its changes."""
 
     job: Row
     curve: Sequence[Row]
-    part: Part
+    page: ListPage
     checkpoints: Sequence[Row]
     changes: Sequence[Row]
     are_latest: bool
-    """No change is newer than these."""
+    """Whether `changes` contains the latest change."""
     older_than: int | None
-    """The `seq` before which there are more."""
+    """The `seq` of the oldest change shown, if there are older ones, or None."""
 
 
-async def read_jobs(store: Store, query: str, page: int) -> Jobs:
-    """Find the jobs that have every word of `query`. Raises DatabaseUnavailableError."""
-    query = " ".join(visible(query).split())[:LONGEST_QUERY]
-    words = list(dict.fromkeys(query.lower().split()))[:MOST_WORDS]
+async def read_jobs_page(store: Store, query: str, number: int) -> JobsPage:
+    """Read a page of the jobs that contain every word of `query`. Raises DatabaseUnavailableError."""
+    query = " ".join(visible(query).split())[:MAX_QUERY_LENGTH]
+    words = list(dict.fromkeys(query.lower().split()))[:MAX_WORDS]
     async with snapshot(store) as views:
-        rows = await views.search_jobs(words, JOBS_A_PAGE, max(page, 1), STATUSES_SHOWN)
+        rows = await views.search_jobs(words, JOBS_PER_PAGE, max(number, 1), STATUSES_SHOWN)
         jobs = [row for row in rows if row["id"] is not None]
         curves = await views.list_curves([j["source"] for j in jobs], [j["id"] for j in jobs], SPARKLINE_POINTS)
         sources = await views.list_sources()
-    found = rows[0]
-    statuses = list(zip(found["statuses"] or (), found["status_counts"] or (), strict=True))
-    return Jobs(
-        found["at"], query, Part.of(page, found["total"], JOBS_A_PAGE), found["stale"], found["failing"], statuses,
-        jobs, {row["n"] - 1: row for row in curves}, sources,
-    )  # fmt: skip
+    totals = rows[0]
+    return JobsPage(
+        totals["at"],
+        query,
+        ListPage.nearest(number, totals["total"], JOBS_PER_PAGE),
+        totals["stale"],
+        totals["failing"],
+        list(zip(totals["statuses"] or (), totals["status_counts"] or (), strict=True)),
+        jobs,
+        {row["n"] - 1: row for row in curves},
+        sources,
+    )
 
 
-async def read_job(store: Store, source: str, job_id: str, page: int, before: int = NEWEST) -> Job | None:
-    """Read one job and its changes before a `seq`, or None if it was never tracked. Raises DatabaseUnavailableError."""
+async def read_job_page(
+    store: Store, source: str, job_id: str, number: int, before: int = END_OF_FEED
+) -> JobPage | None:
+    """Read a job, or return None if it was never tracked. Raises DatabaseUnavailableError.
+
+    `number` is the page of its checkpoints. Of its changes, the latest with a `seq` less than `before` are read.
+    """
     key = visible(source), visible(job_id)
     async with snapshot(store) as views:
         job = await views.read_job(*key)
         if job is None:
             return None
-        part = Part.of(page, job["checkpoint_count"], CHECKPOINTS_A_PAGE)
+        page = ListPage.nearest(number, job["checkpoint_count"], CHECKPOINTS_PER_PAGE)
         curve = await views.list_job_curve(*key, CHART_POINTS)
-        checkpoints = await views.list_job_checkpoints(*key, part.size, part.skipped)
+        checkpoints = await views.list_job_checkpoints(*key, page.size, page.offset)
         changes = await views.list_job_changes(*key, before, CHANGES_SHOWN + 1)
     shown = changes[:CHANGES_SHOWN]
     older_than = shown[-1]["seq"] if len(changes) > len(shown) else None
-    return Job(job, curve, part, checkpoints, shown, before == NEWEST, older_than)
+    return JobPage(job, curve, page, checkpoints, shown, before == END_OF_FEED, older_than)

@@ -1,4 +1,4 @@
-"""A job's metrics as drawings: which curves there are, what each point says. Pure."""
+"""The charts of a job: which curves they have, and the texts at each point. Pure."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -7,8 +7,8 @@ from checkpointd import presentation
 from checkpointd.presentation import Row
 from checkpointd.web import chart
 
-DOTS: Final = 60
-"""With more steps than this the points of a curve run into each other: only the special ones are marked."""
+MAX_DOTS: Final = 60
+"""With more steps the dots of a curve overlap, so only the dots of the best and the selected step are shown."""
 
 _LOSSES: Final = {"train_loss": "train", "valid_loss": "valid", "full_valid_loss": "full valid"}
 _ACCURACIES: Final = {
@@ -19,7 +19,7 @@ _ACCURACIES: Final = {
 
 
 class Curve(NamedTuple):
-    """One metric: its name in the legend, the word for its style, and its line."""
+    """One metric: its name in the legend, its CSS class, and its path."""
 
     name: str
     style: str
@@ -27,7 +27,7 @@ class Curve(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A metric at a step: where it is drawn, if it can be, and what it says."""
+    """The value of a metric at a step. `height` is None if it cannot be drawn."""
 
     name: str
     style: str
@@ -36,94 +36,99 @@ class Value(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A step: its place and span, what stands above it while it is pointed at, and the same for reading out."""
+    """A step: its position, its part of the width, and its texts.
 
-    at: float
+    `title` is shown above the values while the point is selected; `label` is the whole text for screen readers.
+    """
+
+    x: float
     left: float
     width: float
     title: str
     values: list[Value]
-    said: str
+    label: str
     is_best: bool
     is_missing: bool
 
 
 class Figure(NamedTuple):
-    """A drawing of curves over steps."""
+    """A chart with its texts. `missing` are the parts of the width whose checkpoints the provider no longer lists."""
 
     title: str
     curves: list[Curve]
-    across: list[chart.Tick]
-    down: list[chart.Tick]
+    x_ticks: list[chart.Tick]
+    y_ticks: list[chart.Tick]
     points: list[Point]
-    withdrawn: list[chart.Span]
+    missing: list[chart.Span]
     is_dense: bool
 
 
 class Sparkline(NamedTuple):
-    """Small curves without axes: train and validation loss, and their last values in words."""
+    """Small curves of the training and the validation loss, without axes, and the last value of each as text."""
 
-    train: str
-    valid: str
+    train_path: str
+    valid_path: str
     last_train: str
     last_valid: str
 
 
 def losses(rows: Sequence[Row]) -> Figure:
-    """Draw the losses of a job, given by ascending step."""
+    """Draw the losses of a job. `rows` are its metrics by ascending step."""
     return _figure("Loss", _LOSSES, rows)
 
 
 def accuracies(rows: Sequence[Row]) -> Figure:
-    """Draw the accuracies of a job, given by ascending step."""
+    """Draw the accuracies of a job. `rows` are its metrics by ascending step."""
     return _figure("Token accuracy", _ACCURACIES, rows)
 
 
 def _figure(title: str, metrics: dict[str, str], rows: Sequence[Row]) -> Figure:
+    """Draw those of the metrics that have a value, over the steps that have one of them."""
     shown = {
-        metric: name for metric, name in metrics.items() if any(chart.known(row[metric]) is not None for row in rows)
+        metric: name for metric, name in metrics.items() if any(chart.finite(row[metric]) is not None for row in rows)
     }
     rows = [row for row in rows if any(row[metric] is not None for metric in shown)]
     drawn = chart.draw([row["step_number"] for row in rows], [[row[metric] for row in rows] for metric in shown])
     points = [
-        _point(row, mark, list(shown.items()), is_last=row is rows[-1])
-        for row, mark in zip(rows, drawn.marks, strict=True)
+        _point(row, step, list(shown.items()), is_latest=row is rows[-1])
+        for row, step in zip(rows, drawn.steps, strict=True)
     ]
     curves = [Curve(name, _style(name), path) for name, path in zip(shown.values(), drawn.paths, strict=True)]
-    withdrawn = chart.spans(drawn.marks, [row["is_missing"] for row in rows])
-    return Figure(title, curves, drawn.across, drawn.down, points, withdrawn, len(rows) > DOTS)
+    missing = chart.spans(drawn.steps, [row["is_missing"] for row in rows])
+    return Figure(title, curves, drawn.x_ticks, drawn.y_ticks, points, missing, len(rows) > MAX_DOTS)
 
 
 def _style(name: str) -> str:
     return name.replace(" ", "-")
 
 
-def _point(row: Row, mark: chart.Mark, shown: Sequence[tuple[str, str]], *, is_last: bool) -> Point:
+def _point(row: Row, step: chart.PlottedStep, shown: Sequence[tuple[str, str]], *, is_latest: bool) -> Point:
     values = [
         Value(name, _style(name), height, presentation.number(row[metric]))
-        for (metric, name), height in zip(shown, mark.heights, strict=True)
+        for (metric, name), height in zip(shown, step.heights, strict=True)
         if row[metric] is not None
     ]
     notes = [
         f"step {row['step_number']:,}",
         *([f"epoch {row['epoch']}"] if row["epoch"] is not None else []),
         *(["best"] if row["is_best"] else []),
-        *(["withdrawn"] if row["is_missing"] else []),
-        *(["latest"] if is_last else []),
+        *(["missing"] if row["is_missing"] else []),
+        *(["latest"] if is_latest else []),
     ]
-    said = ", ".join(notes) + ": " + ", ".join(f"{value.name} {value.text}" for value in values)
-    return Point(mark.at, mark.left, mark.width, " · ".join(notes), values, said, row["is_best"], row["is_missing"])
+    label = ", ".join(notes) + ": " + ", ".join(f"{value.name} {value.text}" for value in values)
+    return Point(step.x, step.left, step.width, " · ".join(notes), values, label, row["is_best"], row["is_missing"])
 
 
 def sparkline(row: Row) -> Sparkline | None:
-    """Draw a job's losses small; None: it has none."""
+    """Draw the losses of a job, or return None if it has none. `row` has the steps and the losses as arrays."""
     drawn = chart.draw(row["steps"], [row["train_loss"], row["valid_loss"]])
-    train, valid = (
-        [v for value in row[name] if (v := chart.known(value)) is not None] for name in ("train_loss", "valid_loss")
-    )
-    if not train and not valid:
+    last_train, last_valid = _last(row["train_loss"]), _last(row["valid_loss"])
+    if last_train is None and last_valid is None:
         return None
-    return Sparkline(
-        drawn.paths[0], drawn.paths[1],
-        presentation.number(train[-1] if train else None), presentation.number(valid[-1] if valid else None),
-    )  # fmt: skip
+    train_path, valid_path = drawn.paths
+    return Sparkline(train_path, valid_path, presentation.number(last_train), presentation.number(last_valid))
+
+
+def _last(values: Sequence[float | None]) -> float | None:
+    """Return the last value that can be drawn, or None."""
+    return next((value for value in reversed(values) if chart.finite(value) is not None), None)

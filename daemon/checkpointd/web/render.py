@@ -1,6 +1,7 @@
-"""The pages as HTML. What a template prints is escaped and made visible: no name and no error can script a page.
+"""The pages as HTML.
 
-Jinja2 escapes by itself; `finalize` sees every value before that.
+Jinja2 escapes every value that a template prints, and `finalize` makes invisible characters visible before that. So no
+name and no error text can add markup or scripts to a page.
 """
 
 from collections.abc import Sequence
@@ -14,10 +15,10 @@ from markupsafe import Markup
 from checkpointd import __version__, presentation
 from checkpointd.presentation import Row
 from checkpointd.web import figures
-from checkpointd.web.data import Job, Jobs
+from checkpointd.web.data import JobPage, JobsPage
 
-COPYABLE: Final = 300
-"""Characters; a longer name is cut, and is none that anybody deploys."""
+MAX_COPYABLE: Final = 300
+"""Characters. A longer model name is cut and has no copy button: it is not the name of a model."""
 
 
 def _finalize(value: object) -> object:
@@ -31,7 +32,7 @@ def _job_path(source: str, job_id: str) -> str:
 
 
 def _is_copyable(name: str) -> bool:
-    return len(name) <= COPYABLE and name.isprintable()
+    return len(name) <= MAX_COPYABLE and name.isprintable()
 
 
 def _freshness(job: Row, now: datetime) -> presentation.Said:
@@ -39,48 +40,70 @@ def _freshness(job: Row, now: datetime) -> presentation.Said:
     return presentation.freshness(job, None if read_at is None else (now - read_at).total_seconds())
 
 
-_pages: Final = Environment(
-    loader=PackageLoader("checkpointd.web"), autoescape=True, undefined=StrictUndefined, finalize=_finalize,
-    trim_blocks=True, lstrip_blocks=True, auto_reload=False,
-)  # fmt: skip
-_pages.globals.update(version=__version__, job_path=_job_path, is_copyable=_is_copyable)
-_pages.filters.update(
-    ago=presentation.ago, clock=presentation.clock, cut=presentation.cut, number=presentation.number,
+_templates: Final = Environment(
+    loader=PackageLoader("checkpointd.web"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    finalize=_finalize,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    auto_reload=False,
+)
+_templates.globals.update(version=__version__, job_path=_job_path, is_copyable=_is_copyable)
+_templates.filters.update(
+    ago=presentation.ago,
+    clock=presentation.clock,
     count=lambda n: f"{n:,}",
-    freshness=_freshness, trouble=presentation.trouble, failing=presentation.failing, progress=presentation.progress,
-    tone=presentation.tone, source_tone=presentation.source_tone,
-)  # fmt: skip
+    cut=presentation.cut,
+    failing=presentation.failing,
+    freshness=_freshness,
+    number=presentation.number,
+    progress=presentation.progress,
+    source_tone=presentation.source_tone,
+    tone=presentation.tone,
+    trouble=presentation.trouble,
+)
 
 
-def jobs(read: Jobs, problems: Sequence[str]) -> str:
-    """Write the page of jobs; `problems` keep the daemon from its work."""
-    rows = [
-        {"job": job, "spark": figures.sparkline(read.curves[n]) if n in read.curves else None,
-         "epoch": read.curves[n]["epoch"] if n in read.curves else None}
-        for n, job in enumerate(read.jobs)
-    ]  # fmt: skip
-    return _write(
-        "jobs.html", read=read, now=read.at, rows=rows, problems=problems, query=read.query,
-        others=read.part.total - sum(count for _, count in read.statuses),
-    )  # fmt: skip
+def jobs_page(data: JobsPage, problems: Sequence[str]) -> str:
+    """Return the page of jobs. `problems` are the reasons why the daemon cannot work."""
+    rows = []
+    for n, job in enumerate(data.jobs):
+        curve = data.curves.get(n)
+        sparkline, epoch = (None, None) if curve is None else (figures.sparkline(curve), curve["epoch"])
+        rows.append({"job": job, "sparkline": sparkline, "epoch": epoch})
+    return _render(
+        "jobs.html",
+        data=data,
+        now=data.at,
+        rows=rows,
+        problems=problems,
+        query=data.query,
+        with_other_statuses=data.page.total - sum(count for _, count in data.statuses),
+    )
 
 
-def job(read: Job, problems: Sequence[str]) -> str:
-    """Write the page of one job."""
-    found: Row = read.job
-    return _write(
-        "job.html", read=read, job=found, now=found["at"], problems=problems, query="",
-        figures=[figures.losses(read.curve), figures.accuracies(read.curve)],
-        epoch=max((row["epoch"] for row in read.curve if row["epoch"] is not None), default=None),
-        error=presentation.provider_error(found["error"]),
-        hyperparameters=presentation.hyperparameters(found["hyperparameters"]),
-    )  # fmt: skip
+def job_page(data: JobPage, problems: Sequence[str]) -> str:
+    """Return the page of one job. `problems` are the reasons why the daemon cannot work."""
+    job = data.job
+    return _render(
+        "job.html",
+        data=data,
+        job=job,
+        now=job["at"],
+        problems=problems,
+        query="",
+        figures=[figures.losses(data.curve), figures.accuracies(data.curve)],
+        epoch=max((row["epoch"] for row in data.curve if row["epoch"] is not None), default=None),
+        error=presentation.provider_error(job["error"]),
+        hyperparameters=presentation.hyperparameters(job["hyperparameters"]),
+    )
 
 
-def problem(title: str, explanation: str, details: Sequence[str] = ()) -> str:
-    """Write a page that says what is wrong, in place of the one that was asked for."""
-    return _write("problem.html", title=title, explanation=explanation, details=details, problems=(), query="")
+def problem_page(title: str, explanation: str, details: Sequence[str] = ()) -> str:
+    """Return a page that explains why the requested page cannot be shown."""
+    return _render("problem.html", title=title, explanation=explanation, details=details, problems=(), query="")
 
 
-def _write(template: str, **values: Any) -> str:  # noqa: ANN401  # what a template needs
-    return _pages.get_template(template).render(**values)
+def _render(template: str, **values: Any) -> str:  # noqa: ANN401  # whatever the template needs
+    return _templates.get_template(template).render(**values)

@@ -1,4 +1,4 @@
-"""The status port: is the process alive, can it work, its metrics, and the status page. Changes nothing."""
+"""The status port: health checks, metrics, and the status page. It changes nothing."""
 
 import ipaddress
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,17 +17,16 @@ from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.store import CLOSE_SECONDS, Store
 from checkpointd.telemetry.logs import log
 from checkpointd.telemetry.metrics import REGISTRY
-from checkpointd.web import data as read
-from checkpointd.web import render
+from checkpointd.web import data, render
 
 Problems = Callable[[], list[str]]
-"""Says what keeps the daemon from its work; empty: nothing."""
+"""Returns the reasons why the daemon cannot work; empty if it can."""
 
 PAGE_SECONDS: Final = 5.0
-"""How long the database may take for one page."""
+"""The longest time that the database may take for one page."""
 
 _HEADERS: Final = {
-    # Nothing is loaded but what this port serves, and no name or error that got through could run or send anything.
+    # The browser loads only what this port serves. So even markup that was not escaped could not run or send anything.
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; "
         "base-uri 'none'; frame-ancestors 'none'"
@@ -37,44 +36,22 @@ _HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_STATIC: Final = {"style.css": "text/css", "script.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_STATIC_FILES: Final = {"style.css": "text/css", "script.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
 @asynccontextmanager
 async def serve(host: str, port: int, problems: Problems, store: Store) -> AsyncIterator[None]:
-    """Serve the port; one that cannot be had is a warning. `store` is the pages' own: they wait for no poll."""
+    """Serve the status port. If it cannot be opened, log a warning and continue without it.
 
-    async def livez(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+    `store` must have connections of its own, so that pages and polls do not wait for each other.
+    """
 
-    async def readyz(_: web.Request) -> web.Response:
-        found = problems()
-        return web.Response(text="\n".join(found or ["ok"]) + "\n", status=503 if found else 200)
-
-    async def jobs(request: web.Request) -> web.Response:
-        found = await read.read_jobs(store, request.query.get("q", ""), _page(request))
-        return _html(render.jobs(found, problems()))
-
-    async def job(request: web.Request) -> web.Response:
-        source, job_id = request.match_info["source"], request.match_info["job"]
-        before = _number(request, "before", default=read.NEWEST, most=read.NEWEST)
-        found = await read.read_job(store, source, job_id, _page(request), before)
-        if found is None:
-            raise web.HTTPNotFound
-        return _html(render.job(found, problems()))
-
-    def is_private() -> bool:
+    def is_loopback_only() -> bool:
         return all(_is_loopback(address[0]) for address in runner.addresses)
 
-    app = web.Application(middlewares=[_only_own_names(host, is_private), _explained(problems)])
+    app = web.Application(middlewares=[_check_host(host, is_loopback_only), _show_problems(problems)])
     app.on_response_prepare.append(_add_headers)
-    app.router.add_get("/livez", livez)
-    app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", make_aiohttp_handler(REGISTRY))
-    app.router.add_get("/", jobs)
-    app.router.add_get("/jobs/{source:[^/]+}/{job:[^/]+}", job)
-    for name, content_type in _STATIC.items():
-        app.router.add_get(f"/static/{name}", _file(name, content_type))
+    app.add_routes(_routes(problems, store))
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()
     try:
@@ -89,14 +66,44 @@ async def serve(host: str, port: int, problems: Problems, store: Store) -> Async
         await runner.cleanup()
 
 
-def _page(request: web.Request) -> int:
-    return _number(request, "page", default=1, most=10**9)
+def _routes(problems: Problems, store: Store) -> list[web.RouteDef]:
+    async def livez(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        found = problems()
+        return web.Response(text="\n".join(found or ["ok"]) + "\n", status=503 if found else 200)
+
+    async def jobs(request: web.Request) -> web.Response:
+        found = await data.read_jobs_page(store, request.query.get("q", ""), _page_number(request))
+        return _html(render.jobs_page(found, problems()))
+
+    async def job(request: web.Request) -> web.Response:
+        source, job_id = request.match_info["source"], request.match_info["job"]
+        before = _number(request, "before", default=data.END_OF_FEED, maximum=data.END_OF_FEED)
+        found = await data.read_job_page(store, source, job_id, _page_number(request), before)
+        if found is None:
+            raise web.HTTPNotFound
+        return _html(render.job_page(found, problems()))
+
+    return [
+        web.get("/livez", livez),
+        web.get("/readyz", readyz),
+        web.get("/metrics", make_aiohttp_handler(REGISTRY)),
+        web.get("/", jobs),
+        web.get("/jobs/{source:[^/]+}/{job:[^/]+}", job),
+        *(web.get(f"/static/{name}", _file(name, content_type)) for name, content_type in _STATIC_FILES.items()),
+    ]
 
 
-def _number(request: web.Request, name: str, *, default: int, most: int) -> int:
-    """Return the number that is asked for by this name; what is none asks for the default."""
-    wanted = request.query.get(name, "")
-    return min(int(wanted), most) if wanted.isascii() and wanted.isdigit() and len(wanted) < 20 else default
+def _page_number(request: web.Request) -> int:
+    return _number(request, "page", default=1, maximum=10**9)
+
+
+def _number(request: web.Request, name: str, *, default: int, maximum: int) -> int:
+    """Return a number of the query string, or the default if it is absent or not a number."""
+    text = request.query.get(name, "")
+    return min(int(text), maximum) if text.isascii() and text.isdigit() and len(text) < 20 else default
 
 
 def _html(text: str, status: int = 200) -> web.Response:
@@ -116,11 +123,11 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_HEADERS)
 
 
-def _explained(problems: Problems) -> Middleware:
-    """Make pages of what keeps a page from being shown."""
+def _show_problems(problems: Problems) -> Middleware:
+    """Return a middleware that shows a page that does not exist, and an unavailable database, as pages."""
 
     @web.middleware
-    async def explained(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def show_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             async with database_deadline_in(PAGE_SECONDS):
                 return await handler(request)
@@ -129,44 +136,50 @@ def _explained(problems: Problems) -> Middleware:
         except DatabaseUnavailableError as e:
             return _html(_unavailable(problems() or [f"database: {e}"]), status=503)
 
-    return explained
+    return show_problems
 
 
 def _not_found() -> str:
-    return render.problem("Not found", "There is no such page, and no job of this source and id was ever tracked.")
+    return render.problem_page(
+        "Not found", "This page does not exist. If it is the page of a job, that job was never tracked."
+    )
 
 
-def _unavailable(why: Sequence[str]) -> str:
-    return render.problem(
-        "The database cannot be read", "checkpointd goes on trying; this page is back once it can.", why
-    )  # fmt: skip
+def _unavailable(reasons: Sequence[str]) -> str:
+    return render.problem_page(
+        "The database cannot be read",
+        "checkpointd keeps trying. This page will work again as soon as the database does.",
+        reasons,
+    )
 
 
-def _only_own_names(host: str, is_private: Callable[[], bool]) -> Middleware:
-    """Refuse requests for other names than this machine's own, where only this machine can ask.
+def _check_host(host: str, is_loopback_only: Callable[[], bool]) -> Middleware:
+    """Return a middleware that refuses requests for other host names, if the port listens on loopback only.
 
-    Else any web page could read this port: it has its own name resolve to 127.0.0.1 (DNS rebinding). Where others can
-    ask, they may use any name, as Prometheus does.
+    Otherwise any web page could read this port through the browser of this machine, by resolving its own host name to
+    127.0.0.1 (DNS rebinding). If other machines can reach the port, every name is accepted: Prometheus and proxies may
+    use any.
     """
 
     @web.middleware
-    async def only_own_names(request: web.Request, handler: Handler) -> web.StreamResponse:
-        named = request.headers.get("Host")  # browsers always send it
-        if named is not None and is_private():
-            name = _name(named)
+    async def check_host(request: web.Request, handler: Handler) -> web.StreamResponse:
+        header = request.headers.get("Host")  # browsers always send it
+        if header is not None and is_loopback_only():
+            name = _host_name(header)
             if not _is_loopback(name) and name != host.lower():
                 raise web.HTTPMisdirectedRequest(
-                    text="This port answers to localhost only: let a proxy in front of it say so in Host.\n"
+                    text="This port accepts requests for localhost only. "
+                    "A proxy in front of it must send the header `Host: localhost`.\n"
                 )
         return await handler(request)
 
-    return only_own_names
+    return check_host
 
 
-def _name(host: str) -> str | None:
-    """Return the name of a Host header, without its port; None: it is none."""
+def _host_name(header: str) -> str | None:
+    """Return the name in a Host header, without the port, or None if the header is invalid."""
     try:
-        return urlsplit(f"//{host}").hostname
+        return urlsplit(f"//{header}").hostname
     except ValueError:
         return None
 

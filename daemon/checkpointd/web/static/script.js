@@ -1,12 +1,11 @@
-// What pages can do beyond HTML; all of it can be done without, too.
+// Copy buttons and keys for charts. The pages also work without it.
 "use strict";
 
-// Copy buttons. The text next to one can be selected by a click.
+// Copy buttons are hidden without scripts. One click on the text beside a button then selects it.
 for (const button of document.querySelectorAll("button.copy")) {
   button.hidden = false;
   button.addEventListener("click", async () => {
-    const said = await copy(button.dataset.copy, button) ? "copied" : "select it";
-    button.textContent = said;
+    button.textContent = await copy(button.dataset.copy, button) ? "copied" : "selected";
     setTimeout(() => { button.textContent = "copy"; }, 2000);
   });
 }
@@ -16,15 +15,15 @@ async function copy(text, button) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // Beyond this machine, without https, browsers have no clipboard for pages: take the selection.
+    // Browsers give pages no clipboard over plain http from another machine. So select the text and copy the selection.
     getSelection().selectAllChildren(button.nextElementSibling);
     return document.execCommand("copy");
   }
 }
 
-// A chart is one stop of the tab key; arrows go from point to point.
+// The Tab key stops once at each chart; the arrow keys, Home and End move between its points.
 for (const chart of document.querySelectorAll(".plot")) {
-  const points = [...chart.querySelectorAll(".at")];
+  const points = [...chart.querySelectorAll(".point")];
   const select = (point) => {
     for (const other of points) other.setAttribute("tabindex", other === point ? "0" : "-1");
   };
@@ -36,5 +35,5 @@ for (const chart of document.querySelectorAll(".plot")) {
     event.preventDefault();
     points[there]?.focus();
   });
-  chart.addEventListener("focusin", (event) => select(event.target.closest(".at")));
+  chart.addEventListener("focusin", (event) => select(event.target.closest(".point")));
 }

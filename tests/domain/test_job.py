@@ -1,4 +1,4 @@
-"""A job record is read leniently: what cannot be read of it is none, and it costs no other record."""
+"""Job records are read leniently: a field that cannot be read is None, and other records are not affected."""
 
 import json
 from typing import Any
@@ -15,8 +15,8 @@ def raw(**fields: Any) -> bytes:
     return json.dumps(job(**fields)).encode()
 
 
-def test_record_of_the_reference() -> None:
-    """A record as the specification has it becomes its fields and its own bytes."""
+def test_record_of_the_specification() -> None:
+    """A record of the specification becomes its fields, and is kept as received."""
     sent = raw(status="succeeded", fine_tuned_model="ft:x", finished_at=5, trained_tokens=2**40, metadata={"a": "b"})
     (record,) = read_jobs([sent])
     assert (JOB, "succeeded", "ft:x", 5, 2**40) == (
@@ -41,7 +41,7 @@ def test_record_of_the_reference() -> None:
     ],
 )
 def test_odd_field_is_none(field: str, value: Any) -> None:
-    """A field that is null, of another type, or that no column can hold is none; the others are kept."""
+    """A field is None if it is null, of another type, or not storable; the other fields are kept."""
     (record,) = read_jobs([raw(**{field: value})])
     assert getattr(record, field) is None
     assert "gpt-4o-mini-2024-07-18" == record.model
@@ -49,7 +49,7 @@ def test_odd_field_is_none(field: str, value: Any) -> None:
 
 @pytest.mark.parametrize("error", [{}, {"code": None, "message": None}, "text", [], 0])
 def test_error_of_any_shape(error: Any) -> None:
-    """`error` is kept as it comes: providers send an object, an empty one, or an object of nulls."""
+    """`error` is kept as received: providers send an object, an empty object, or an object of nulls."""
     (record,) = read_jobs([raw(error=error)])
     assert error == json.loads(record.error or "null")
 
@@ -62,37 +62,37 @@ def test_error_of_any_shape(error: Any) -> None:
     ],
     ids=lambda value: repr(value[:30]),
 )
-def test_odd_record_costs_no_other(odd: bytes) -> None:
-    """What has no usable id, or would not fit in a column, is left out; the other records are read."""
+def test_unreadable_record_is_left_out(odd: bytes) -> None:
+    """A record without a valid id, or that is not valid JSON, is left out; the other records are read."""
     assert ["a", "b"] == [record.id for record in read_jobs([raw(job_id="a"), odd, raw(job_id="b")])]
 
 
-def test_last_of_one_id_counts() -> None:
-    """Of two records of one job the last is taken."""
+def test_last_record_of_an_id_counts() -> None:
+    """Of two records with the same id the last one is returned."""
     assert ["failed"] == [record.status for record in read_jobs([raw(status="running"), raw(status="failed")])]
 
 
 def test_records_of_a_page() -> None:
-    """The items of a page that read_page gives are records, whichever way it read them."""
+    """The items of read_page() are readable as records, on both of its ways of reading a page."""
     for odd in (b"", b", NaN"):
         page = read_page(b'{"data": [' + raw() + odd + b'], "has_more": false}')
         assert [JOB] == [record.id for record in read_jobs(page.items)]
 
 
 def test_ended() -> None:
-    """Ended are the statuses after which no training goes on, in any spelling; an unknown one has not ended."""
+    """A status has ended in upper and lower case; an unknown status has not ended."""
     assert all(map(has_ended, ("succeeded", "failed", "cancelled", "canceled", "SUCCEEDED")))
     assert not any(map(has_ended, (None, "", "running", "paused", "queued", "succeeded?")))
 
 
 @pytest.mark.parametrize("odd", ["", "a\0b", "\ud800", "a b", "x" * 257])
-def test_id_that_no_query_takes_costs_no_other(odd: str) -> None:
-    """A record whose id no tracked job can have is left out: as a parameter it could fail the query for all."""
+def test_record_with_invalid_id_is_left_out(odd: str) -> None:
+    """A record whose id is not valid is left out: as a parameter it would fail the query for all records."""
     assert [JOB] == [record.id for record in read_jobs([raw(job_id=odd), raw()])]
 
 
-def test_documents_are_json() -> None:
-    """What is kept of a record as a document is JSON that a column takes, though a number in it be beyond measure."""
-    sent = raw(hyperparameters={"n": 7}).replace(b'"n": 7', b'"n": 1e400')
-    for record in read_jobs([sent]):
-        assert "Infinity" not in (record.hyperparameters or "")
+def test_document_with_a_number_that_is_too_large() -> None:
+    """A document is None if it has a number that is too large for JSON; the record is kept."""
+    (record,) = read_jobs([raw(hyperparameters={"n": 7}).replace(b'"n": 7', b'"n": 1e400')])
+    assert record.hyperparameters is None
+    assert "1e400" in record.payload
