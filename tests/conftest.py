@@ -1,4 +1,4 @@
-"""What tests share: a real PostgreSQL, a migrated database for each test, and a provider whose answers are scripted."""
+"""Shared fixtures: a real PostgreSQL, a migrated database for each test, and a provider with scripted answers."""
 
 import asyncio
 import os
@@ -12,40 +12,41 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from checkpointd.postgres import embedded, migrations
+from checkpointd.postgres import migrations
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.embedded import EmbeddedPostgres
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.telemetry.health import Health
 from support.provider import Provider
+from support.servers import binaries as server_binaries
 from support.servers import free_port
 
 
 def pytest_configure() -> None:
-    """Let the programs that tests start hear SIGINT: a shell has what it starts with & ignore it, children too."""
+    """Let SIGINT interrupt the programs that tests start. Shells make background jobs and their children ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --update: write what the repository keeps of the contract anew, instead of comparing with it."""
-    parser.addoption("--update", action="store_true", help="write tests/data and sql/README.md anew (make catalogue)")
+    """Add --update, which writes the recorded contract instead of comparing with it."""
+    parser.addoption("--update", action="store_true", help="update tests/data and sql/README.md (make catalogue)")
 
 
 @pytest.fixture(scope="session")
 def update(pytestconfig: pytest.Config) -> bool:
-    """Say whether to write what is kept of the contract, instead of comparing with it."""
+    """Return whether to write the recorded contract instead of comparing with it."""
     return bool(pytestconfig.getoption("--update"))
 
 
 @pytest.fixture(scope="session")
 def binaries() -> Path:
-    """Return the folder of PostgreSQL's programs: those of the server that the tests run on."""
-    return Path(os.environ.get("TEST_POSTGRES_BIN") or embedded.binary("psql").parent)
+    """Return the folder with the programs of the PostgreSQL that the tests run on."""
+    return server_binaries()
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """Yield the URL (up to the database's name) of a private server: the embedded one, or that of TEST_POSTGRES_BIN."""
+    """Yield the URL, with {} for the database, of a server: the embedded one or that of TEST_POSTGRES_BIN."""
     folder = Path(tempfile.mkdtemp(prefix="checkpointd-test-"))
     with asyncio.Runner() as runner:
         if binaries := os.environ.get("TEST_POSTGRES_BIN"):
@@ -60,7 +61,7 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture
 async def bare() -> AsyncIterator[str]:
-    """Yield the URL (up to the database's name) of a server of the test's own, which knows no role of ours."""
+    """Yield the URL, with {} for the database, of a server for one test, without the roles of checkpointd."""
     folder = Path(tempfile.mkdtemp(prefix="checkpointd-test-"))
     if binaries := os.environ.get("TEST_POSTGRES_BIN"):
         for url in _server(Path(binaries), folder):
@@ -72,7 +73,7 @@ async def bare() -> AsyncIterator[str]:
 
 
 def _server(binaries: Path, folder: Path) -> Iterator[str]:
-    """Run the server of another version, as somebody it agrees to run as."""
+    """Run a server with these programs. PostgreSQL does not run as root: root runs it as nobody."""
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"] if os.geteuid() == 0 else []
     if user:
         os.chown(folder, 65534, 65534)
@@ -93,7 +94,7 @@ def _server(binaries: Path, folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def migrated(postgres: str) -> str:
-    """Return the name of a migrated database that others are copied from."""
+    """Return the name of a migrated database, of which the databases of the tests are copies."""
 
     async def make() -> None:
         admin = await asyncpg.connect(postgres.format("postgres"))
@@ -125,7 +126,7 @@ async def empty_url(postgres: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def url(postgres: str, migrated: str) -> AsyncIterator[str]:
-    """Yield the URL of a migrated database of the test's own."""
+    """Yield the URL of a migrated database for one test."""
     async for url in _database(postgres, migrated):
         yield url
 
@@ -156,12 +157,12 @@ async def sql(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 def port() -> int:
-    """Return a port of loopback on which nobody listens."""
+    """Return the number of a free port of loopback."""
     return free_port()
 
 
 @pytest.fixture
 async def provider() -> AsyncIterator[Provider]:
-    """Yield a provider whose answers the test scripts."""
+    """Yield a provider whose answers the test sets."""
     async with Provider() as running:
         yield running

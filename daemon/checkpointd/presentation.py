@@ -6,29 +6,65 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
 DECIMALS: Final = 4
-"""Of a loss or an accuracy: what differs beyond them is noise."""
+"""Decimals of a loss or an accuracy. Smaller differences are noise."""
+
+OVERDUE: Final = timedelta(days=7)
+"""An expected end that passed longer ago than this is not shown: the estimate was wrong."""
+
+_TONES: Final = {
+    "running": "live",
+    "active": "live",
+    "succeeded": "good",
+    "failed": "bad",
+    "missing": "bad",
+    "gone": "bad",
+    "forbidden": "bad",
+}
+_SOURCE_TONES: Final = {"ok": "good", "paused": "warn", "refused": "bad"}
+
+
+class Row(Protocol):
+    """A row of a view: its columns by name."""
+
+    def __getitem__(self, column: str, /) -> Any: ...  # noqa: ANN401  # any type of a column
+
+
+class Said(NamedTuple):
+    """A short text, and the tone that sets its colour: live, good, warn, bad or quiet."""
+
+    tone: str
+    text: str
+
+
+class Progress(NamedTuple):
+    """How far a training is: finished epochs, all epochs (or None if unknown), and a text about its expected end."""
+
+    epoch: int | None
+    epochs: int | None
+    expected: str | None
 
 
 def visible(text: str) -> str:
-    """Return text whose every character shows and keeps its place.
+    """Return text in which every character is visible and keeps its place.
 
-    Line breaks and tabs are blanks; what steers a terminal, turns the direction of writing or does not show is �.
+    Line breaks and tabs become blanks. Characters that control a terminal, change the direction of writing or are
+    invisible become �.
     """
     return text if text.isprintable() else "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in text)
 
 
 def cut(text: str, most: int) -> str:
-    """Return at most so many characters of a text, with … for the rest."""
+    """Return at most `most` characters of a text; the last one is … if more follow."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def plural(noun: str, number: int) -> str:
-    """Return a noun as it goes with so many."""
+    """Return the singular or the plural of a noun, as it follows this number."""
     return noun if number == 1 else f"{noun}s"
 
 
 def number(value: float | None) -> str:
-    """Return a metric: four decimals, or a power of ten where they would not tell it; nothing for none."""
+    """Return a metric with four decimals, or with an exponent if it is too small or too large. None becomes ""."""
     if value is None:
         return ""
     if value == 0 or not math.isfinite(value) or 10**-DECIMALS <= abs(value) < 10**5:
@@ -37,7 +73,7 @@ def number(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in its two largest units; one below a second is 0 s."""
+    """Return a duration in its two largest units, rounded down to seconds; the sign is ignored."""
     whole = int(abs(seconds))
     for unit, size, lesser, lesser_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
         if whole >= size:
@@ -47,50 +83,18 @@ def duration(seconds: float) -> str:
 
 
 def ago(then: datetime, now: datetime) -> str:
-    """Return how long ago something was, or in how long it will be."""
+    """Return a time relative to `now`: how long ago it was, or in how long it will be."""
     seconds = (now - then).total_seconds()
     return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(seconds)}"
 
 
 def clock(then: datetime) -> str:
-    """Return a time to the second; the database gives UTC."""
+    """Return a time, which must be in UTC, to the second."""
     return f"{then:%Y-%m-%d %H:%M:%S} UTC"
 
 
-_TONES: Final = {
-    "running": "live", "succeeded": "good", "failed": "bad", "active": "live", "missing": "bad", "gone": "bad",
-    "forbidden": "bad",
-}  # fmt: skip
-_SOURCE_TONES: Final = {"ok": "good", "paused": "warn", "refused": "bad"}
-
-
-OVERDUE: Final = timedelta(days=7)
-"""An end that was expected longer ago tells nothing."""
-
-
-class Row(Protocol):
-    """A row of a view: its columns by name."""
-
-    def __getitem__(self, column: str, /) -> Any: ...  # noqa: ANN401  # whatever a column holds
-
-
-class Said(NamedTuple):
-    """Something in words, and its tone."""
-
-    tone: str
-    text: str
-
-
-class Progress(NamedTuple):
-    """How far a training is: ended epochs of how many, where that is known, and when it is expected to end."""
-
-    epoch: int | None
-    epochs: int | None
-    expected: str | None
-
-
 def tone(status: str | None) -> str:
-    """Return the tone of a job's status or phase; a word that nobody knows is quiet."""
+    """Return the tone of a job's status or phase. Unknown words are quiet."""
     return _TONES.get((status or "").casefold(), "quiet")
 
 
@@ -100,10 +104,10 @@ def source_tone(state: str) -> str:
 
 
 def freshness(job: Row, age: float | None) -> Said:
-    """Say how far what is stored of a job can be believed; `age` in seconds: since it was last read to the end."""
+    """Return how current the stored data of a job is. `age` is the seconds since its last complete listing, or None."""
     phase, read = job["phase"], "never read" if age is None else f"read {duration(age)} ago"
     if phase == "untracked":
-        return Said("quiet", "not tracked any more")
+        return Said("quiet", "no longer tracked")
     if phase == "sealed":
         return Said("quiet", "complete")
     if phase in {"missing", "gone", "forbidden"}:
@@ -116,47 +120,50 @@ def freshness(job: Row, age: float | None) -> Said:
 
 
 def failing(job: Row) -> str:
-    """Say how often in a row polls of a job failed, and why the last one did; nothing where none did."""
+    """Return how many polls of a job failed in a row, and why the last one did, or "" if none did."""
     failures = job["consecutive_failures"] or 0
     return f"{failures:,} failed {plural('poll', failures)}: {job['last_error']}" if failures else ""
 
 
 def trouble(job: Row) -> str:
-    """Say that polls of a job fail, and that items of its list cannot be read, if so."""
+    """Return the problems of a job: failed polls, and items that cannot be read; or "" without any."""
     complete, success = job["last_complete_at"], job["last_success_at"]
-    unreadable = complete is not None and (success is None or success < complete)
-    told = "items of its last complete list cannot be read: see fine_tuning.rejects" if unreadable else ""
-    return "; ".join(filter(None, (failing(job), told)))
+    has_rejects = complete is not None and (success is None or success < complete)
+    rejects = "unreadable items in the last complete listing: see fine_tuning.rejects" if has_rejects else ""
+    return "; ".join(filter(None, (failing(job), rejects)))
 
 
 def progress(job: Row, epoch: int | None, now: datetime) -> Progress:
-    """Say how far a job is; `epoch` is the last one that a checkpoint ended."""
+    """Return how far a job is. `epoch` is the last one for whose end there is a checkpoint."""
     epochs = hyperparameters(job["hyperparameters"]).get("n_epochs", "").removesuffix(".0")
     expected = None
-    if job["finished_at"] is None and (at := job["estimated_finish"]) is not None and now - at < OVERDUE:
-        expected = f"end expected {ago(at, now)}" if at > now else f"end was expected {at:%Y-%m-%d %H:%M} UTC"
-    epoch = epoch if job["checkpoint_count"] else 0
-    return Progress(epoch, int(epochs) if epochs.isdecimal() and len(epochs) < 7 else None, expected)
+    if job["finished_at"] is None and (end := job["estimated_finish"]) is not None and now - end < OVERDUE:
+        expected = f"end expected {ago(end, now)}" if end > now else f"end was expected {end:%Y-%m-%d %H:%M} UTC"
+    return Progress(
+        epoch if job["checkpoint_count"] else 0,
+        int(epochs) if epochs.isdecimal() and len(epochs) < 7 else None,
+        expected,
+    )
 
 
 def hyperparameters(received: str | None) -> dict[str, str]:
-    """Return a job's hyperparameters in words; what is no object has none."""
-    found = _read(received)
+    """Return a job's hyperparameters as texts, or {} if what was received is not a JSON object."""
+    found = _read_json(received)
     if not isinstance(found, dict):
         return {}
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
 
 
 def provider_error(received: str | None) -> str | None:
-    """Return a job's error in words; providers send null, {} and objects of nulls for none."""
-    found = _read(received)
+    """Return a job's error as text, or None. Providers send null, {} or an object of nulls for no error."""
+    found = _read_json(received)
     if isinstance(found, dict):
-        said = [str(found[name]) for name in ("code", "message") if found.get(name)]
-        return ": ".join(said) or (json.dumps(found) if any(found.values()) else None)
+        parts = [str(found[name]) for name in ("code", "message") if found.get(name)]
+        return ": ".join(parts) or (json.dumps(found) if any(found.values()) else None)
     return str(found) if found else None
 
 
-def _read(received: str | None) -> object:
+def _read_json(received: str | None) -> object:
     try:
         return json.loads(received) if received else None
     except (ValueError, RecursionError):

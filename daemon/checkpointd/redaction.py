@@ -8,7 +8,7 @@ escapes between them.
 
 Not found: other encodings, such as Python's names of characters; compressed or encrypted texts; secrets that are
 reversed, or split (by line breaks, by the colons of a hex dump, over two items); more layers; and of a secret that was
-cut off, fewer than PREFIX characters.
+cut off, fewer than PREFIX_LENGTH characters.
 """
 
 import re
@@ -22,7 +22,7 @@ from urllib.parse import unquote_to_bytes
 SHORTEST: Final = 6
 """Characters. Shorter values are not treated as secrets: a header such as `on` would be removed from every text."""
 
-PREFIX: Final = 8
+PREFIX_LENGTH: Final = 8
 """Characters. What starts with so many characters of a secret counts as that secret, cut off."""
 
 _KEY: Final = re.compile(r"^sk[-_]|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{20}")
@@ -84,7 +84,7 @@ class Secrets:
 
     def __init__(self, values: Iterable[str]) -> None:
         secrets = sorted({value for value in values if len(value) >= SHORTEST}, key=len, reverse=True)
-        prefixes = [value[:PREFIX] for value in secrets]
+        prefixes = [value[:PREFIX_LENGTH] for value in secrets]
         self._plain = re.compile("|".join(map(re.escape, secrets)) or "(?!)")
         self._plain_prefix = re.compile("|".join(f"{re.escape(prefix)}\\S*" for prefix in prefixes) or "(?!)")
         self._encoded = _EncodedSearch(secrets)

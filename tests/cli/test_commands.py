@@ -1,4 +1,4 @@
-"""What a person types, and what they are told."""
+"""The commands as processes: what they do and print, and their exit codes."""
 
 import asyncio
 import json
@@ -15,13 +15,12 @@ import asyncpg
 import pytest
 
 from checkpointd.cli import demo
-from checkpointd.settings.model import Settings
 from support.provider import JOB, Provider, checkpoint, error, job, page
-from support.verbs import KEY, SILENCED, checkpointd, environment, running, wait_for_line
+from support.verbs import KEY, SILENCED, checkpointd, environment, running, wait_for_line, wait_for_output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "more", "says"),
+    ("arguments", "variables", "words"),
     [
         (["track", "ftjob-x/../../y"], {}, "not the id of a fine-tuning job"),
         (["track", "ftjob-a b"], {}, "not the id of a fine-tuning job"),
@@ -52,12 +51,13 @@ from support.verbs import KEY, SILENCED, checkpointd, environment, running, wait
         (["sync"], {"CHECKPOINTD_CONFIG": "/nowhere.toml"}, "/nowhere.toml: no such file"),
     ],
 )
-async def test_wrong_usage(arguments: list[str], more: dict[str, str], says: str, url: str, provider: Provider,
-                           tmp_path: Path) -> None:  # fmt: skip
-    """Wrong usage and wrong settings exit 2 with one clear line, no traceback and no secret, before any request."""
-    ended = await checkpointd(*arguments, env={**environment(tmp_path, url, provider.url), **more})
+async def test_wrong_usage(
+    arguments: list[str], variables: dict[str, str], words: str, url: str, provider: Provider, tmp_path: Path
+) -> None:
+    """Wrong usage and wrong settings exit with 2 and one line without traceback or secret, before any request."""
+    ended = await checkpointd(*arguments, env={**environment(tmp_path, url, provider.url), **variables})
     assert 2 == ended.code
-    assert says in ended.err
+    assert words in ended.err
     assert "Traceback" not in ended.err
     assert KEY not in ended.err
     assert "\x1b" not in ended.err
@@ -65,8 +65,8 @@ async def test_wrong_usage(arguments: list[str], more: dict[str, str], says: str
     assert 1 == len(ended.err.splitlines())
 
 
-async def test_work_that_fails(empty_url: str, provider: Provider, tmp_path: Path) -> None:
-    """Without its schema, or without a server, a verb exits 1 with one line that says what to do."""
+async def test_a_database_without_schema_or_server(empty_url: str, provider: Provider, tmp_path: Path) -> None:
+    """If the schema is missing or the server is down, a command exits with 1 and one line that says what to do."""
     ended = await checkpointd("track", JOB, env=environment(tmp_path, empty_url, provider.url))
     assert (1, "checkpointd: the schema is missing or old: run `checkpointd migrate`\n") == (ended.code, ended.err)
     nowhere = "postgresql://u:canary-key-0123456789@127.0.0.1:1/db"
@@ -78,7 +78,7 @@ async def test_work_that_fails(empty_url: str, provider: Provider, tmp_path: Pat
 
 
 async def test_missing_job(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
-    """A job that the provider no longer knows fails its sync, is shown as missing, and keeps its rows."""
+    """A job that the provider does not find any more fails in `sync`, is shown as missing, and keeps its rows."""
     env = environment(tmp_path, url, provider.url)
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await checkpointd("track", JOB, env=env)
@@ -96,7 +96,7 @@ async def test_missing_job(url: str, provider: Provider, sql: asyncpg.Connection
 
 
 async def test_standard_input(url: str, provider: Provider, tmp_path: Path) -> None:
-    """With - ids come one a line; an empty standard input means no job, never all."""
+    """With - the ids are read from standard input, one per line; an empty standard input means no job."""
     env = environment(tmp_path, url, provider.url)
     ended = await checkpointd("track", "-", env=env, stdin="ftjob-1\n\nftjob-2\nftjob-1\n")
     assert (0, "2 jobs tracked (2 new)\n", "") == ended
@@ -110,11 +110,11 @@ async def test_standard_input(url: str, provider: Provider, tmp_path: Path) -> N
     ended = await checkpointd("track", "ftjob-1", "ftjob-2", env=env)
     assert (0, "2 jobs tracked (1 new)\n", "") == ended
     ended = await checkpointd("sync", "ftjob-3", env=env)
-    assert (1, "checkpointd: ftjob-3 is not tracked: checkpointd track ftjob-3\n") == (ended.code, ended.err)
+    assert (1, "checkpointd: ftjob-3 is not tracked: run `checkpointd track ftjob-3`\n") == (ended.code, ended.err)
 
 
 async def test_refused_key(url: str, provider: Provider, tmp_path: Path) -> None:
-    """With a refused key a sync fails in a few requests, and says so for each job, without the key."""
+    """With a refused key `sync` ends after a few requests and reports every job as failed, without the key."""
     env = environment(tmp_path, url, provider.url)
     for n in range(40):
         provider.checkpoints[f"ftjob-{n}"] = error(401, "invalid_api_key", f"Incorrect API key provided: {KEY}")
@@ -127,12 +127,11 @@ async def test_refused_key(url: str, provider: Provider, tmp_path: Path) -> None
 
 
 async def test_two_sources(url: str, provider: Provider, tmp_path: Path) -> None:
-    """With one id in two sources a verb asks for --source, and each keeps its own rows."""
+    """For an id that is in two sources, a command requires --source, and each source has rows of its own."""
     config = tmp_path / "two.toml"
     (tmp_path / "key").write_text(KEY)
-    source = '[[sources]]\nname = "{}"\nkind = "{}"\nbase_url = "{}"\napi_key = "{}"\n'
-    config.write_text("".join(source.format(name, kind, provider.url, tmp_path / "key")
-                              for name, kind in (("one", "openai"), ("two", "azure"))))  # fmt: skip
+    source = f'[[sources]]\nname = "{{}}"\nkind = "{{}}"\nbase_url = "{provider.url}"\napi_key = "{tmp_path}/key"\n'
+    config.write_text(source.format("one", "openai") + source.format("two", "azure"))
     env = {**environment(tmp_path, url), "CHECKPOINTD_CONFIG": str(config)}
     provider.checkpoints[JOB] = page([checkpoint(1)])
     ended = await checkpointd("track", JOB, env=env)
@@ -154,13 +153,13 @@ async def test_two_sources(url: str, provider: Provider, tmp_path: Path) -> None
     provider.checkpoints[JOB] = error(404, "unknown")
     failed = (await checkpointd("sync", env=env)).err.splitlines()
     assert [f"{JOB} ({name}): missing: HTTP 404 unknown no" for name in ("one", "two")] == sorted(failed)
-    told = json.loads((await checkpointd("sync", "--json", env=env)).out)["failures"]
-    assert {("one", JOB), ("two", JOB)} == {(failure["source"], failure["job"]) for failure in told}
+    failures = json.loads((await checkpointd("sync", "--json", env=env)).out)["failures"]
+    assert {("one", JOB), ("two", JOB)} == {(failure["source"], failure["job"]) for failure in failures}
     assert (0, "1 job untracked\n", "") == await checkpointd("untrack", JOB, "--source", "one", env=env)
 
 
 async def test_embedded_database(provider: Provider, tmp_path: Path) -> None:
-    """Without a database URL the embedded PostgreSQL serves, is said in one line, and is joined by a second command."""
+    """Without a database URL the embedded PostgreSQL is used; one line says so; a second command can share it."""
     env = environment(tmp_path, None, provider.url, CHECKPOINTD_MIN_POLL_SECONDS="0.1")
     provider.checkpoints[JOB] = page([checkpoint(1)])
     ended = await checkpointd("track", JOB, env=env)
@@ -178,7 +177,7 @@ async def test_embedded_database(provider: Provider, tmp_path: Path) -> None:
 
 
 async def test_standard_error_is_closed(url: str, provider: Provider, tmp_path: Path) -> None:
-    """With `2>&-` verbs do their work, and what they would say there is not among their output."""
+    """With `2>&-` commands do their work, and messages do not appear in their standard output."""
     env = environment(tmp_path, url, provider.url)
     provider.jobs = page([job()])
     provider.checkpoints[JOB] = page([checkpoint(1)])
@@ -197,7 +196,7 @@ from checkpointd.cli import sync
 from checkpointd.telemetry.logs import log
 
 async def log_the_key(*_):
-    log.error("planted", told=os.environ["OPENAI_API_KEY"])
+    log.error("planted", key=os.environ["OPENAI_API_KEY"])
     raise OSError("planted, too")
 
 sync.sync_jobs = log_the_key
@@ -206,30 +205,30 @@ __main__.main()
 
 
 async def test_sync_logs_no_key(url: str, provider: Provider, tmp_path: Path) -> None:
-    """What `sync` logs tells no key, as what `run` logs does not, even where a mistake of ours logs one."""
+    """The log of `sync` contains no key, even if a mistake in the program logs one."""
     env = environment(tmp_path, url, provider.url)
     ended = await checkpointd("sync", env=env, program=(sys.executable, "-c", LOGS_THE_KEY))
-    assert (1, True) == (ended.code, '"told": "[secret]"' in ended.err)
+    assert (1, True) == (ended.code, '"key": "[secret]"' in ended.err)
     assert KEY not in ended.err
 
 
 @pytest.mark.slow
 async def test_demo_with_standard_error_closed(tmp_path: Path) -> None:
-    """The demo, too, does without standard error."""
+    """The demo works without standard error."""
     ended = await checkpointd("demo", "--seconds", "1", env=environment(tmp_path), program=SILENCED)
     assert (0, True) == (ended.code, " checkpoints, " in ended.out)
 
 
 async def test_demo(tmp_path: Path) -> None:
-    """The demo says how to look, shows checkpoints arriving whatever is set, ends by itself and leaves nothing."""
+    """The demo prints how to query, shows checkpoints whatever variables are set, ends in time and leaves no files."""
     env = environment(tmp_path, TMPDIR=str(tmp_path), CHECKPOINTD_DISCOVER="false", CHECKPOINTD_MIN_POLL_SECONDS="60")
-    for seconds in ("9", "30", "90"):  # so long a slow machine may be at the schema
+    for seconds in ("9", "30", "90"):  # a slow machine may still create the schema after 9 s
         ended = await checkpointd("demo", "--seconds", seconds, env=env)
         assert (0, "") == (ended.code, ended.err)
         if int(ended.out.splitlines()[-1].split()[2]) > 5:
             break
     lines = ended.out.splitlines()
-    assert any(line.startswith("Look: ") and "psql" in line for line in lines)
+    assert any(line.startswith("Query the data: ") and "psql" in line for line in lines)
     assert any(re.fullmatch(r"See the curves: http://127\.0\.0\.1:\d+/", line) for line in lines)
     assert not [line for line in lines[:-1] if re.search(r"\b1 checkpoints", line)]
     found = re.fullmatch(r"(\d+) jobs, (\d+) checkpoints, (\d+) changes", lines[-1])
@@ -241,25 +240,21 @@ async def test_demo(tmp_path: Path) -> None:
 
 
 def test_demo_has_a_port_of_its_own() -> None:
-    """Where another process has the status port's usual number, the demo takes a free one."""
+    """If the default number of the status port is in use, the demo uses a free one."""
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with suppress(OSError):  # in use already: as good
+        with suppress(OSError):  # in use already, which is as good
             other.bind(("127.0.0.1", 8787))
             other.listen()
-        assert demo._port() not in {0, 8787}
+        assert demo.free_status_port() not in {0, 8787}
 
 
-async def test_how_to_look(tmp_path: Path) -> None:
-    """The line that the demo prints shows the checkpoints, typed as it stands; Ctrl-C ends the demo cleanly."""
+async def test_demo_query(tmp_path: Path) -> None:
+    """The query that the demo prints shows the checkpoints, typed as it is; Ctrl-C ends the demo with 0."""
     async with running("demo", env=environment(tmp_path, TMPDIR=str(tmp_path))) as demo:
-        assert demo.stdout is not None
-        look = ""
-        while not look.startswith("Look: "):
-            look = (await asyncio.wait_for(demo.stdout.readline(), 60)).decode()
-        while "checkpoints" not in (await asyncio.wait_for(demo.stdout.readline(), 60)).decode():
-            pass
-        shell = await asyncio.create_subprocess_shell(look.removeprefix("Look: "), stdout=PIPE)
+        query = await wait_for_output(demo, "Query the data: ")
+        await wait_for_output(demo, "checkpoint")
+        shell = await asyncio.create_subprocess_shell(query.removeprefix("Query the data: "), stdout=PIPE)
         shown = (await shell.communicate())[0].decode()
         assert 0 == shell.returncode
         assert "fine_tuned_model_checkpoint" in shown
@@ -269,11 +264,10 @@ async def test_how_to_look(tmp_path: Path) -> None:
 
 
 async def test_simulate(url: str, tmp_path: Path) -> None:
-    """The simulated provider says how to point the other verbs at itself, and they work."""
+    """The simulated provider prints the variables that connect other commands to it, and they work."""
     env = environment(tmp_path, url)
     async with running("simulate", "--port", "0", "--jobs", "5", env=env) as provider:
-        assert provider.stdout is not None
-        line = (await asyncio.wait_for(provider.stdout.readline(), 60)).decode()
+        line = await wait_for_output(provider, "export ")
         given = dict(word.split("=", 1) for word in line.removeprefix("export ").split())
         ended = await checkpointd("sync", env={**env, **given, "CHECKPOINTD_DISCOVER": "true"})
         assert (0, "") == (ended.code, ended.err)
@@ -283,7 +277,7 @@ async def test_simulate(url: str, tmp_path: Path) -> None:
 
 
 async def test_hostile_text_does_not_reach_the_terminal(url: str, provider: Provider, tmp_path: Path) -> None:
-    """Control characters in what a provider sent are not printed."""
+    """Control characters from a provider are not printed."""
     env = environment(tmp_path, url, provider.url)
     provider.checkpoints[JOB] = page([])
     provider.jobs = page([job(fine_tuned_model="[red]x[/red]", status="running"), job("ftjob-2", status="\x1b[2Jx")])
@@ -292,8 +286,3 @@ async def test_hostile_text_does_not_reach_the_terminal(url: str, provider: Prov
     shown = (await checkpointd("jobs", env=env)).out
     assert "\x1b" not in shown
     assert "[red]x[/red]" in shown
-
-
-def test_every_setting_is_described() -> None:
-    """Each setting has a description with its meaning, for the README and for the errors."""
-    assert [] == [name for name, field in Settings.model_fields.items() if not field.description]

@@ -1,7 +1,7 @@
-"""What may be known of a job, by the promises of the README alone: written without a look at the daemon's code.
+"""The reference model: what the views must show of a job, computed from what the provider really answered.
 
-It is told what the provider really answered in a poll, and says what the views must show thereafter. The provider's
-world (world.py) speaks of items and answers in the words of this file.
+It follows from the documented promises alone (sql/README.md) and shares no code with the daemon. The provider of the
+histories (world.py) describes its items and answers in the types of this module.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,36 +10,45 @@ from typing import NamedTuple
 
 Value = str | int | float | None
 
-OF_SOURCE = {"throttled", "quota", "refused"}
-"""Classes of failures that befall the key or the account, and count against no job."""
+SOURCE_FAILURES = {"throttled", "quota", "refused"}
+"""The error classes of failures that concern the key or the account, and are not blamed on a job."""
+
+FINAL_STATUSES = {"succeeded", "failed", "cancelled"}
 
 
 class Item(NamedTuple):
-    """One item of a page: what it says by the names of the view's columns (None: null), and its text."""
+    """One item of a page."""
 
-    id: str
+    id: str | None
+    """None if nobody can tell which checkpoint it is."""
     values: Mapping[str, Value]
+    """Its values by the names of the view's columns; None for null."""
     flaw: str | None
-    """None; unreadable (but for its id); nameless; foreign (of another type); not finite (one value, given as null)."""
+    """None, "unreadable", "foreign" (of another type), or "not finite" (one value, which is given here as null)."""
     text: str
+
+    @property
+    def is_readable(self) -> bool:
+        """True if a checkpoint can be read from it."""
+        return self.flaw in {None, "not finite"}
 
 
 class Page(NamedTuple):
-    """An answer that is a page of the list. `after`: the cursor that was sent."""
+    """An answer that is a page of the list. `after` is the cursor of the request."""
 
     after: str | None
     items: Sequence[Item]
     has_more: bool
 
 
-class Broken(NamedTuple):
-    """An answer that is none, and the class that it must get."""
+class Failure(NamedTuple):
+    """An answer that is not a page, and the error class that it must get. `after` is the cursor of the request."""
 
     after: str | None
     error_class: str
 
 
-Answer = Page | Broken
+Answer = Page | Failure
 
 
 class Change(NamedTuple):
@@ -53,17 +62,20 @@ class Change(NamedTuple):
 
 
 @dataclass
-class Known:
-    """A checkpoint: its last known values, the item as it last came, and how many listings in a row lacked it."""
+class CheckpointRow:
+    """A row of the view checkpoints."""
 
     values: dict[str, Value]
+    """The last known values."""
     item: Item
+    """The item as last listed."""
     absences: int = 0
+    """How many complete listings in a row lacked it."""
     missing: bool = False
 
 
 @dataclass
-class Run:
+class PollRow:
     """A row of the view polls."""
 
     outcome: str
@@ -74,134 +86,143 @@ class Run:
 
 
 @dataclass
-class Told:
-    """What a poll told: which of the four times it moves, and which checkpoints it may have written anew."""
+class Effect:
+    """What one step must change in the views, and which rows it may write."""
 
     complete: bool = False
+    """True if last_complete_at must move."""
     success: bool = False
+    """True if last_success_at must move."""
     changes: list[Change] = field(default_factory=list)
+    """The new rows of the view changes."""
     written: set[str] = field(default_factory=set)
+    """The ids of the checkpoints whose rows may be written."""
     rejects: set[str] = field(default_factory=set)
-    run: Run | None = None
-    """The row of polls that it may have written, or added to."""
+    """The texts of the rejects whose rows may be written."""
+    poll_row: PollRow | None = None
+    """The row of polls that may be written."""
 
 
 @dataclass
 class Model:
-    """All that may be known of one job."""
+    """What the views must show of one job."""
 
-    checkpoints: dict[str, Known] = field(default_factory=dict)
+    checkpoints: dict[str, CheckpointRow] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    poll_rows: list[PollRow] = field(default_factory=list)
     rejects: set[str] = field(default_factory=set)
     failures: int = 0
     error_class: str | None = None
     status: str | None = None
-    _failing: Run | None = None
+    _failing: PollRow | None = None
+    """The row that counts equal failures in a row, or None after a complete listing."""
 
     @property
     def phase(self) -> str:
-        """The phase of the job in the view jobs."""
+        """The phase in the view jobs."""
         if self.error_class in {"missing", "forbidden"}:
             return self.error_class
-        return "settling" if self.status in {"succeeded", "failed", "cancelled"} else "active"
+        return "settling" if self.status in FINAL_STATUSES else "active"
 
-    def tell(self, status: str) -> None:
-        """Take in what the job list says."""
+    def apply_status(self, status: str) -> Effect:
+        """Apply a status that the job list reported."""
+        effect = Effect()
         if status != self.status:
-            self.changes.append(Change("status", None, "status", self.status, status))
+            effect.changes.append(Change("status", None, "status", self.status, status))
+            self.changes += effect.changes
             self.status = status
+        return effect
 
-    def poll(self, answers: Sequence[Answer], most_pages: int) -> Told:
-        """Take in what a poll was answered, if it was saved."""
-        listings = list(_listings(answers))
-        why = _why_incomplete(answers, listings, most_pages)
+    def apply_poll(self, answers: Sequence[Answer], page_limit: int) -> Effect:
+        """Apply a poll that was saved, by the answers to its requests. A poll reads at most `page_limit` pages."""
+        listings = list(_split_into_listings(answers))
+        error_class = _error_class(answers, listings, page_limit)
         if not listings:
-            if why is not None:
-                self._fail(why)
-            return Told(run=self._failing)
-        pages = [page for listing in listings for page in listing]  # of one that began anew, too
-        believed = []
-        for page in pages:
+            if error_class is not None:
+                self._apply_failure(error_class)
+            return Effect(poll_row=self._failing)
+        items: list[Item] = []
+        for page in [page for listing in listings for page in listing]:  # a listing that started again counts, too
             if any(item.flaw == "foreign" for item in page.items):
-                why = "other_list"
-                break
-            believed.append(page)
-        items = [item for page in believed for item in page.items]
-        told = Told(complete=why is None)
-        told.rejects = {item.text for item in items if item.flaw}
-        told.success = told.complete and not told.rejects
-        for item in {item.id: item for item in items if item.flaw in {None, "not finite"}}.values():
-            self._see(item, told)
+                error_class = "other_list"
+                break  # neither this page nor a later one counts
+            items += page.items
+        effect = Effect(complete=error_class is None)
+        effect.rejects = {item.text for item in items if item.flaw}
+        effect.success = effect.complete and not effect.rejects
+        for item in {item.id: item for item in items if item.is_readable}.values():  # the last one of each id
+            self._apply_item(item, effect)
         for item in items:
             if item.flaw == "unreadable" and item.id in self.checkpoints:
                 self.checkpoints[item.id].absences = 0
-        if told.complete:
-            self._miss({item.id for item in items}, told, nameless=any(item.flaw == "nameless" for item in items))
-        self._note(why, told)
-        return told
+        if effect.complete:
+            self._apply_absences({item.id for item in items}, effect)
+        self._record(error_class, effect)
+        return effect
 
-    def _see(self, item: Item, told: Told) -> None:
+    def _apply_item(self, item: Item, effect: Effect) -> None:
+        assert item.id is not None
         known = self.checkpoints.get(item.id)
         if known is None:
             values = {name: value for name, value in item.values.items() if value is not None}
-            self.checkpoints[item.id] = Known(values, item)
-            told.changes.append(Change("new", item.id))
-            told.written.add(item.id)
+            self.checkpoints[item.id] = CheckpointRow(values, item)
+            effect.changes.append(Change("new", item.id))
+            effect.written.add(item.id)
             return
         if known.missing:
-            told.changes.append(Change("returned", item.id))
+            effect.changes.append(Change("returned", item.id))
         for name in {**known.item.values, **item.values}:
             before, now = known.item.values.get(name), item.values.get(name)
             if now is not None:
                 known.values[name] = now
             if now != before:
-                told.changes.append(Change("regressed" if now is None else "changed", item.id, name, before, now))
+                effect.changes.append(Change("regressed" if now is None else "changed", item.id, name, before, now))
         if known.missing or known.item.text != item.text:
-            told.written.add(item.id)
+            effect.written.add(item.id)
         known.item, known.absences, known.missing = item, 0, False
 
-    def _miss(self, listed: set[str], told: Told, *, nameless: bool) -> None:
+    def _apply_absences(self, listed: set[str | None], effect: Effect) -> None:
         for checkpoint_id, known in self.checkpoints.items():
             if checkpoint_id in listed or known.missing:
                 continue
-            known.absences = 0 if nameless else known.absences + 1  # the nameless may be any of them
+            known.absences = 0 if None in listed else known.absences + 1  # an item without an id may be any checkpoint
             if known.absences == 2:
                 known.missing = True
-                told.changes.append(Change("missing", checkpoint_id))
-                told.written.add(checkpoint_id)
+                effect.changes.append(Change("missing", checkpoint_id))
+                effect.written.add(checkpoint_id)
 
-    def _note(self, why: str | None, told: Told) -> None:
-        self.changes += told.changes
-        self.rejects |= told.rejects
-        if told.changes:
-            new = sum(change.kind == "new" for change in told.changes)
-            changed = len({change.checkpoint_id for change in told.changes if change.kind != "new"})
-            told.run = Run("partial" if why else "changed", why, new, changed)
-            self.runs.append(told.run)
-        if why is None:
+    def _record(self, error_class: str | None, effect: Effect) -> None:
+        """Record a poll that read at least one page."""
+        self.changes += effect.changes
+        self.rejects |= effect.rejects
+        if effect.changes:
+            new = sum(change.kind == "new" for change in effect.changes)
+            changed = len({change.checkpoint_id for change in effect.changes if change.kind != "new"})
+            effect.poll_row = PollRow("partial" if error_class else "changed", error_class, new, changed)
+            self.poll_rows.append(effect.poll_row)
+        if error_class is None:
             self.failures, self.error_class, self._failing = 0, None, None
         else:
-            self._fail(why, told.run)
-            told.run = told.run or self._failing
+            self._apply_failure(error_class, effect.poll_row)
+            effect.poll_row = effect.poll_row or self._failing
 
-    def _fail(self, why: str, run: Run | None = None) -> None:
-        """Count a failure against the job, in a row for each run of equal ones, but for what befalls its source."""
-        if why in OF_SOURCE:
+    def _apply_failure(self, error_class: str, poll_row: PollRow | None = None) -> None:
+        """Count a failure of the job. `poll_row` is the row of this poll, or None if it found no change."""
+        if error_class in SOURCE_FAILURES:
             return
-        if run is not None:
-            self._failing = run
-        elif self._failing is not None and self._failing.error_class == why:
+        if poll_row is not None:
+            self._failing = poll_row
+        elif self._failing is not None and self._failing.error_class == error_class:
             self._failing.count += 1
         else:
-            self._failing = Run("failed", why, 0, 0)
-            self.runs.append(self._failing)
+            self._failing = PollRow("failed", error_class, 0, 0)
+            self.poll_rows.append(self._failing)
         self.failures += 1
-        self.error_class = why
+        self.error_class = error_class
 
 
-def _listings(answers: Iterable[Answer]) -> Iterable[list[Page]]:
-    """Split the pages that were read into listings: one that begins anew after its first page is another."""
+def _split_into_listings(answers: Iterable[Answer]) -> Iterable[list[Page]]:
+    """Split the pages of a poll into listings. A further request without a cursor starts the listing again."""
     listing: list[Page] = []
     for answer in answers:
         if answer.after is None and listing:
@@ -213,20 +234,21 @@ def _listings(answers: Iterable[Answer]) -> Iterable[list[Page]]:
         yield listing
 
 
-def _why_incomplete(answers: Sequence[Answer], listings: Sequence[Sequence[Page]], most_pages: int) -> str | None:
-    """Say why the list was not read to its end; None: it was."""
+def _error_class(answers: Sequence[Answer], listings: Sequence[Sequence[Page]], page_limit: int) -> str | None:
+    """Return why the last listing was not read to its end, or None if it was."""
     if not answers:
         return None
     last = answers[-1]
-    if isinstance(last, Broken):
+    if isinstance(last, Failure):
         return last.error_class
     if not last.has_more:
         return None
     if not last.items:
         return "empty_page"
     pages = listings[-1]
-    if last.items[-1].flaw == "nameless":
+    cursor = last.items[-1].id
+    if cursor is None:
         return "bad_has_more"
-    if last.items[-1].id in {page.after for page in pages}:
+    if cursor in {page.after for page in pages}:
         return "cursor_repeated"
-    return "too_many_pages" if len(pages) == most_pages else "left in the middle"
+    return "too_many_pages" if len(pages) == page_limit else "left in the middle"

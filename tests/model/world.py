@@ -1,6 +1,6 @@
-"""A provider's world, for histories: what it lists of one job, what befalls that list, and how its answers go wrong.
+"""The provider of the histories: what it lists of one job, how that list changes, and how its answers fail.
 
-Each thing that may happen is a small tuple, so that a history is a list that reads as a script.
+Each event is a small tuple, so that a history is printed as a script.
 """
 
 import asyncio
@@ -11,17 +11,20 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from model.reference import OF_SOURCE, Answer, Broken, Item, Page, Value
+from model.reference import SOURCE_FAILURES, Answer, Failure, Item, Page, Value
 from support.provider import body, error
 from support.spoilt import FAULTS
 
 METRICS = ("train_loss", "valid_loss", "full_valid_loss", "train_mean_reward")
 ABSENT, NOT_FINITE = "absent", "NaN"
-FLAWS = ("unreadable", "nameless", "foreign", "other job")
+DAMAGES = ("unreadable", "no id", "foreign", "other job")
+CREATED_AT = 1_767_225_600
+
+# Changes of the list. An index counts modulo the length of the list.
 
 
 class Publish(NamedTuple):
-    """New checkpoints appear at a place of the list: 0 is its head, elsewhere they are old-dated."""
+    """New checkpoints appear at an index of the list. 0 is its head; anywhere else they look older than they are."""
 
     count: int
     at: int = 0
@@ -35,204 +38,245 @@ class Withdraw(NamedTuple):
 
 
 class Restore(NamedTuple):
-    """Checkpoints that left come back, at a place of the list."""
+    """The checkpoints that left return to the list, at an index."""
 
     at: int
 
 
 class Reorder(NamedTuple):
-    """The list is turned, and reversed."""
+    """The list is rotated by so many items. It is reversed, too, if the number is odd."""
 
     turn: int
 
 
-class Double(NamedTuple):
-    """A checkpoint is listed a second time, at the top of each page, as it is now."""
+class Duplicate(NamedTuple):
+    """From now on a checkpoint is also listed at the top of each page; a second time ends this."""
 
     at: int
 
 
-class Change(NamedTuple):
-    """A value changes, becomes null, absent or NaN."""
+class SetValue(NamedTuple):
+    """A value of a checkpoint changes, becomes null, absent or NaN."""
 
     at: int
     field: str
     value: Value
 
 
-class Spoil(NamedTuple):
-    """An item becomes unreadable, or (None) readable again."""
+class Damage(NamedTuple):
+    """The item of a checkpoint gets one of DAMAGES, or becomes readable again (None)."""
 
     at: int
-    flaw: str | None
+    damage: str | None
 
 
-Edit = Publish | Withdraw | Restore | Reorder | Double | Change | Spoil
+Edit = Publish | Withdraw | Restore | Reorder | Duplicate | SetValue | Damage
 
 
 class Fault(NamedTuple):
-    """The page with this number goes wrong, so many times: "cursor ignored" gives the one before again."""
+    """The answer with the page of this index fails so many times. `kind` is a key of FAULTS, or STUCK_CURSOR."""
 
     page: int
     kind: str
     times: int
 
 
-IGNORED = "cursor ignored"
+STUCK_CURSOR = "cursor ignored"
+"""The previous page is sent again."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as the provider has it."""
+    """A checkpoint of the provider."""
 
     number: int
     values: dict[str, Value]
-    flaw: str | None = None
+    damage: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return f"ftckpt-{self.number}"
 
     def item(self, job: str) -> Item:
         """Return the item that the provider sends."""
-        values = {name: value for name, value in self.values.items() if value != ABSENT}
-        sent = {
-            "object": "fine_tuning.job.event" if self.flaw == "foreign" else "fine_tuning.job.checkpoint",
-            "id": f"ftckpt-{self.number}",
-            "created_at": 1_767_225_600 + self.number,
-            "fine_tuned_model_checkpoint": values["fine_tuned_model_checkpoint"],
-            "fine_tuning_job_id": "ftjob-other" if self.flaw == "other job" else job,
+        sent = {name: value for name, value in self.values.items() if value != ABSENT}
+        step_number = sent["step_number"]
+        record = {
+            "object": "fine_tuning.job.event" if self.damage == "foreign" else "fine_tuning.job.checkpoint",
+            "id": self.id,
+            "created_at": CREATED_AT + self.number,
+            "fine_tuned_model_checkpoint": sent["fine_tuned_model_checkpoint"],
+            "fine_tuning_job_id": "ftjob-other" if self.damage == "other job" else job,
             "metrics": {
-                name: float("nan") if value == NOT_FINITE else value
-                for name, value in values.items()
-                if name in METRICS
+                name: float("nan") if value == NOT_FINITE else value for name, value in sent.items() if name in METRICS
             },
-            "step_number": str(values["step_number"]) if self.flaw == "unreadable" else values["step_number"],
+            "step_number": str(step_number) if self.damage == "unreadable" else step_number,
         }
-        odd = any(value == NOT_FINITE for value in values.values())
-        told = {
+        has_no_id = self.damage == "no id"
+        return Item(
+            id=None if has_no_id else self.id,
+            values={**self._values_in_view(), "created_at": CREATED_AT + self.number},
+            flaw=self._flaw(),
+            text='"no object"' if has_no_id else json.dumps(record),
+        )
+
+    def _values_in_view(self) -> dict[str, Value]:
+        """Return the values by the names of the view's columns."""
+        return {
             f"extra_metrics.{name}" if name == "train_mean_reward" else name: None if value == NOT_FINITE else value
-            for name, value in values.items()
+            for name, value in self.values.items()
+            if value != ABSENT
         }
-        flaw = "unreadable" if self.flaw == "other job" else self.flaw or ("not finite" if odd else None)
-        text = '"no object"' if flaw == "nameless" else json.dumps(sent)
-        return Item(str(sent["id"]), {**told, "created_at": 1_767_225_600 + self.number}, flaw, text)
+
+    def _flaw(self) -> str | None:
+        if self.damage == "foreign":
+            return "foreign"
+        if self.damage is not None:
+            return "unreadable"
+        return "not finite" if NOT_FINITE in self.values.values() else None
 
 
 @dataclass
 class Script:
-    """What happens during one poll, and what it was answered."""
+    """What happens during one poll, and what the provider answered."""
 
     faults: tuple[Fault, ...] = ()
     edits: tuple[tuple[int, Callable[[], Awaitable[None]]], ...] = ()
-    """Things that happen before the page with this number."""
+    """What happens before the page of this index is sent."""
     hold: int | None = None
-    """The page that waits until `go_on`."""
+    """The index of the page that waits for `go_on`."""
     answers: list[Answer] = field(default_factory=list)
     reached: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the page of `hold` was requested."""
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def is_given_back(self) -> bool:
-        """The key or the account was turned away before anything was read."""
+    def is_released(self) -> bool:
+        """True if the source rejected the poll before any page was read: then nothing is saved of it."""
         *before, last = self.answers or [None]
-        return isinstance(last, Broken) and last.error_class in OF_SOURCE and not any(type(a) is Page for a in before)
+        is_rejected = isinstance(last, Failure) and last.error_class in SOURCE_FAILURES
+        return is_rejected and not any(isinstance(answer, Page) for answer in before)
+
+    @property
+    def pages(self) -> list[Page]:
+        """The pages that were sent."""
+        return [answer for answer in self.answers if isinstance(answer, Page)]
+
+    async def apply_edits(self, index: int) -> None:
+        """Do what happens before the page of this index."""
+        due = [edit for at, edit in self.edits if at == index]
+        self.edits = tuple((at, edit) for at, edit in self.edits if at != index)
+        for edit in due:
+            await edit()
+
+    async def wait_if_held(self, index: int) -> None:
+        """Wait for `go_on` if `hold` is this index, once."""
+        if self.hold == index:
+            self.hold = None
+            self.reached.set()
+            await self.go_on.wait()
+
+    def take_fault(self, index: int) -> str | None:
+        """Return the kind of the fault of this page, or None, and count it."""
+        for place, fault in enumerate(self.faults):
+            if fault.page == index and fault.times > 0:
+                counted = fault._replace(times=fault.times - 1)
+                self.faults = (*self.faults[:place], counted, *self.faults[place + 1 :])
+                return fault.kind
+        return None
 
 
 class World:
-    """The list of one job, served page by page. `scripts` has the poll under way of each daemon, by its name."""
+    """The list of one job, served page by page. `scripts` has the script of the running poll of each daemon."""
 
     def __init__(self, job: str) -> None:
         self.job = job
         self.listed: list[Checkpoint] = []
         self.scripts: dict[str, Script] = {}
-        self._gone: list[Checkpoint] = []
-        self._doubled: set[int] = set()
-        self._born = 0
+        self._withdrawn: list[Checkpoint] = []
+        self._duplicated: set[int] = set()
+        self._published = 0
 
     @property
     def readable(self) -> dict[str, Item]:
-        """What a reader of the whole list could know of it, by id."""
+        """The items that can be read from the whole list, by id."""
         items = [checkpoint.item(self.job) for checkpoint in self.listed]
-        return {item.id: item for item in items if item.flaw in {None, "not finite"}}
+        return {item.id: item for item in items if item.id is not None and item.is_readable}
 
     def edit(self, edit: Edit) -> None:
-        """Let something befall the list. Places count modulo its length."""
+        """Change the list."""
         if isinstance(edit, Publish):
-            born = [self._bear() for _ in range(edit.count)]
+            published = [self._new_checkpoint() for _ in range(edit.count)]
             at = edit.at % (len(self.listed) + 1)
-            self.listed[at:at] = reversed(born)
+            self.listed[at:at] = reversed(published)
         elif isinstance(edit, Restore):
             at = edit.at % (len(self.listed) + 1)
-            self.listed[at:at] = self._gone
-            self._gone = []
+            self.listed[at:at] = self._withdrawn
+            self._withdrawn = []
+        elif isinstance(edit, Reorder) and self.listed:
+            turn = edit.turn % len(self.listed)
+            rotated = self.listed[turn:] + self.listed[:turn]
+            self.listed = rotated[::-1] if edit.turn % 2 else rotated
         elif self.listed:
-            self._edit_one(edit)
+            assert not isinstance(edit, Reorder)
+            self._edit_one(edit, edit.at % len(self.listed))
 
-    def _bear(self) -> Checkpoint:
-        self._born += 1
-        number = self._born
+    def _new_checkpoint(self) -> Checkpoint:
+        self._published += 1
+        number = self._published
         model = f"ft:m:{number}:ckpt-step-{number}"
         metrics: dict[str, Value] = {"train_loss": 1 / number, "valid_loss": 2 / number}
         return Checkpoint(number, {"step_number": number, "fine_tuned_model_checkpoint": model, **metrics})
 
-    def _edit_one(self, edit: Edit) -> None:
-        if isinstance(edit, Reorder):
-            at = edit.turn % len(self.listed)
-            self.listed = (self.listed[at:] + self.listed[:at])[:: -1 if edit.turn % 2 else 1]
-            return
-        assert not isinstance(edit, (Publish, Restore))
-        at = edit.at % len(self.listed)
+    def _edit_one(self, edit: Withdraw | Duplicate | SetValue | Damage, at: int) -> None:
         chosen = self.listed[at]
-        if isinstance(edit, Withdraw):
-            self._gone += self.listed[at : at + edit.count]
-            del self.listed[at : at + edit.count]
-        elif isinstance(edit, Double):
-            self._doubled ^= {chosen.number}
-        elif isinstance(edit, Change):
-            self.listed[at] = Checkpoint(chosen.number, {**chosen.values, edit.field: edit.value}, chosen.flaw)
-        else:
-            self.listed[at] = Checkpoint(chosen.number, chosen.values, edit.flaw)
+        match edit:
+            case Withdraw(count=count):
+                self._withdrawn += self.listed[at : at + count]
+                del self.listed[at : at + count]
+            case Duplicate():
+                self._duplicated ^= {chosen.number}
+            case SetValue(field=field_, value=value):
+                self.listed[at] = Checkpoint(chosen.number, {**chosen.values, field_: value}, chosen.damage)
+            case Damage(damage=damage):
+                self.listed[at] = Checkpoint(chosen.number, chosen.values, damage)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Answer a request for a page of the list, and note what was answered."""
+        """Answer a request for a page of the list, and record the answer in the script of its daemon."""
         script = self.scripts[request.headers["X-Daemon"]]
-        number = sum(isinstance(answer, Page) for answer in script.answers)
-        due, script.edits = (
-            [edit for before, edit in script.edits if before == number],
-            tuple(edit for edit in script.edits if edit[0] != number),
-        )
-        for edit in due:
-            await edit()
-        if script.hold == number:
-            script.hold = None
-            script.reached.set()
-            await script.go_on.wait()
+        index = len(script.pages)
+        await script.apply_edits(index)
+        await script.wait_if_held(index)
         after = request.query.get("after")
-        fault = next((f for f in script.faults if f.page == number and f.times > 0), None)
-        if fault is not None:
-            script.faults = tuple(f._replace(times=f.times - 1) if f is fault else f for f in script.faults)
-        if fault is not None and fault.kind == IGNORED and (read := [a for a in script.answers if isinstance(a, Page)]):
-            shown: Page | None = read[-1]._replace(after=after, has_more=True)
-        else:
-            shown = self._page(after, int(request.query["limit"]))
-        if shown is None:
-            script.answers.append(Broken(after, "cursor_lost"))
+        fault = script.take_fault(index)
+        page = self._page(after, int(request.query["limit"]))
+        if fault == STUCK_CURSOR:
+            fault = None
+            if script.pages:
+                page = script.pages[-1]._replace(after=after, has_more=True)
+        if page is None:
+            script.answers.append(Failure(after, "cursor_lost"))
             return error(400, "invalid_cursor")
-        text = f'{{"object": "list", "data": [{", ".join(item.text for item in shown.items)}], '
-        good = (text + f'"has_more": {json.dumps(shown.has_more)}}}').encode()
-        if fault is None or fault.kind == IGNORED:
-            script.answers.append(shown)
+        items = ", ".join(item.text for item in page.items)
+        good = f'{{"object": "list", "data": [{items}], "has_more": {json.dumps(page.has_more)}}}'.encode()
+        if fault is None:
+            script.answers.append(page)
             return body(good)
-        wrong = FAULTS[fault.kind]
-        script.answers.append(Broken(after, wrong.on_a_later_page if after else wrong.error_class))
+        wrong = FAULTS[fault]
+        script.answers.append(Failure(after, wrong.on_a_later_page if after else wrong.error_class))
         spoilt = wrong.spoil(good)
         return (await spoilt(request)) if callable(spoilt) else spoilt
 
     def _page(self, after: str | None, limit: int) -> Page | None:
-        items = [checkpoint.item(self.job) for checkpoint in self.listed]
+        """Return the page after a cursor, or None if the cursor is not in the list."""
         start = 0
         if after is not None:
-            ids = [item.id for item in items]
+            ids = [checkpoint.id for checkpoint in self.listed]
             if after not in ids:
                 return None
             start = ids.index(after) + 1
-        page = items[start : start + limit]
-        doubles = [c.item(self.job) for c in self.listed if c.number in self._doubled] if page else []
-        return Page(after, [*doubles, *page], len(items) > start + limit)
+        listed = self.listed[start : start + limit]
+        duplicates = [one for one in self.listed if one.number in self._duplicated] if listed else []
+        items = [checkpoint.item(self.job) for checkpoint in (*duplicates, *listed)]
+        return Page(after, items, has_more=len(self.listed) > start + limit)

@@ -1,7 +1,8 @@
-"""The job list is leased like a poll: given back at a stop, and no daemon's bad key keeps another one from it."""
+"""The job list is leased like a job: a stop releases it, and a refused key of one daemon does not block another one."""
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import asyncpg
 import pytest
@@ -14,17 +15,20 @@ from checkpointd.postgres.connection import connect
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.telemetry.health import Health
 from service.faults.proxy import Proxy
-from support.harness import polling_one, serving, tick, track
+from support.harness import open_source, polling_one, read_job_list, sync, tick, track, until_true
 from support.provider import JOB, Provider, error, held, job, page, paged
 
+IS_LEASED = "select job_list_lease_expires_at is not null from checkpointd.sources"
+IS_DUE = "select job_list_due_at <= clock_timestamp() from checkpointd.sources"
 
-def _job_list(store: Store, source: ActiveSource, health: Health | None = None) -> JobList:
-    return JobList(store, source, health or Health(), gap=30, lease_seconds=60, discover=False)
+
+def _job_list(store: Store, source: ActiveSource, health: Health | None = None, *, gap: float = 30) -> JobList:
+    return JobList(store, source, health or Health(), gap=gap, lease_seconds=60, discover=False)
 
 
 @pytest.fixture
-def rescue(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Return what sets how long work that is cut short may take to end in order."""
+def set_undo_seconds(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return a function that sets how long cancelled work may take to finish and be undone."""
 
     def set_to(seconds: float) -> None:
         monkeypatch.setattr(store_module, "UNDO_SECONDS", seconds)
@@ -32,82 +36,87 @@ def rescue(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return set_to
 
 
-async def test_cut_short_in_its_claim_it_leaves_no_lease(
-    url: str, provider: Provider, sql: asyncpg.Connection, rescue: Callable[[float], None]
+async def test_cancelled_claim_is_undone(
+    url: str, provider: Provider, sql: asyncpg.Connection, set_undo_seconds: Callable[[float], None]
 ) -> None:
-    """A stop between the claim of the job list and its answer leaves the list free for others."""
-    rescue(30)
-    held = "select job_list_lease_expires_at is not null from checkpointd.sources"
+    """A stop between the claim of the job list and its answer leaves no lease, and the list is due again at once."""
+    set_undo_seconds(30)
     async with (
         Proxy(url) as proxy,
         open_store(lambda: connect(proxy.url)) as store,
-        serving(store, provider) as service,
+        open_source(store, provider) as source,
     ):
-        discovery = _job_list(store, service)
-        await discovery.tick()  # connects, and prepares the statements, without delay
+        job_list = _job_list(store, source)
+        await job_list.tick()  # connects and prepares the statements, without delay
+        assert not await sql.fetchval(IS_DUE)
         provider.requests.clear()
         proxy.latency = lambda _: 0.5
-        reading = asyncio.ensure_future(discovery.tick(due_or_not=True))
-        async with asyncio.timeout(60):
-            while not await sql.fetchval(held):  # noqa: ASYNC110  # another process writes, and gives no event
-                await asyncio.sleep(0.005)
+        reading = asyncio.ensure_future(job_list.tick(due_or_not=True))
+        await until_true(sql, IS_LEASED)
         reading.cancel()
         await asyncio.wait([reading])
         assert reading.cancelled()
-    assert not await sql.fetchval(held)
+    assert not await sql.fetchval(IS_LEASED)
+    assert await sql.fetchval(IS_DUE)
     assert [] == provider.requests
 
 
-async def test_cut_short_at_its_end_it_leaves_no_lease(
-    url: str, provider: Provider, sql: asyncpg.Connection, rescue: Callable[[float], None]
+async def test_cancelled_while_its_end_is_saved(
+    url: str, provider: Provider, sql: asyncpg.Connection, set_undo_seconds: Callable[[float], None]
 ) -> None:
-    """A stop while the end of a reading is being noted lets it be noted."""
-    rescue(30)
-    noting = asyncio.Event()
+    """A stop while the end of a reading is being saved does not interrupt that statement: no lease is left."""
+    set_undo_seconds(30)
+    finishing = asyncio.Event()
 
     def latency(chunk: bytes) -> float:
         if b"job_list_complete_at = case" in chunk:
-            noting.set()
+            finishing.set()
         return 0.05
 
     async with (
         Proxy(url) as proxy,
         open_store(lambda: connect(proxy.url)) as store,
-        serving(store, provider) as service,
+        open_source(store, provider) as source,
     ):
         proxy.latency = latency
-        reading = asyncio.ensure_future(_job_list(store, service).tick())
-        await asyncio.wait_for(noting.wait(), 60)
+        reading = asyncio.ensure_future(_job_list(store, source).tick())
+        await asyncio.wait_for(finishing.wait(), 60)
         reading.cancel()
         await asyncio.wait([reading])
         assert reading.cancelled()
-    assert not await sql.fetchval("select job_list_lease_expires_at is not null from checkpointd.sources")
+    assert not await sql.fetchval(IS_LEASED)
 
 
-async def test_an_end_that_is_noted_slowly_is_no_failure(
-    store: Store, provider: Provider, sql: asyncpg.Connection, rescue: Callable[[float], None], health: Health
+async def test_slow_save_of_its_end_is_no_failure(
+    store: Store,
+    provider: Provider,
+    sql: asyncpg.Connection,
+    set_undo_seconds: Callable[[float], None],
+    health: Health,
 ) -> None:
-    """A reading whose end waits for a lock longer than a stop would let it is a success all the same."""
-    rescue(0.1)  # so that the lock is held for much less than the three seconds that a statement waits for one
+    """A reading whose end waits for a lock, longer than cancelled work may take to be undone, still succeeds."""
+    set_undo_seconds(0.1)
     provider.jobs, reached, go_on = held(page([]))
-    async with serving(store, provider) as service:
-        reading = asyncio.ensure_future(_job_list(store, service, health).tick())
+    async with open_source(store, provider) as source:
+        reading = asyncio.ensure_future(_job_list(store, source, health).tick())
         await reached.wait()
         async with sql.transaction():
             await sql.execute("select from checkpointd.sources for update")
             go_on.set()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # longer than UNDO_SECONDS, and shorter than the lock timeout of 3 s
         await reading
     assert [] == health.problems()
-    assert not await sql.fetchval("select job_list_lease_expires_at is not null from checkpointd.sources")
+    assert not await sql.fetchval(IS_LEASED)
 
 
-async def test_a_late_list_writes_nothing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """A daemon that was frozen between a page and its save writes nothing of it, once another one reads the list."""
+async def test_reading_that_lost_its_lease_writes_nothing(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """A daemon that is suspended before it saves a page writes nothing of it if another daemon claimed the list."""
     await track(store, JOB)
     provider.jobs, reached, go_on = held(page([job(status="running")]))
-    async with serving(store, provider) as service:
-        late = asyncio.ensure_future(_job_list(store, service).tick())
+    async with open_source(store, provider) as source:
+        late = asyncio.ensure_future(_job_list(store, source).tick())
         await reached.wait()
         await sql.execute("update checkpointd.sources set job_list_lease_token = job_list_lease_token + 1")
         go_on.set()
@@ -116,82 +125,146 @@ async def test_a_late_list_writes_nothing(store: Store, provider: Provider, sql:
     assert 0 == await sql.fetchval("select count(*) from fine_tuning.changes")
 
 
-async def test_a_refused_key_leaves_the_list_to_others(
+async def test_refused_key_leaves_the_list_to_other_daemons(
     store: Store, provider: Provider, sql: asyncpg.Connection
 ) -> None:
-    """A daemon whose key may not read the job list stays away from it; another one reads it at once."""
+    """A daemon whose key may not read the job list does not try again at once; a daemon with another key reads it."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        refused = request.headers["Authorization"] == "Bearer bad-key"
-        return error(401, "invalid_api_key") if refused else page([job(status="running")])
+        is_bad = request.headers["Authorization"] == "Bearer bad-key"
+        return error(401, "invalid_api_key") if is_bad else page([job(status="running")])
 
     provider.jobs = answer
     await track(store, JOB)
-    async with serving(store, provider, key="bad-key") as bad, serving(store, provider) as good:
-        of_bad = _job_list(store, bad)
-        await of_bad.tick()
-        await of_bad.tick()
+    async with open_source(store, provider, key="bad-key") as bad, open_source(store, provider) as good:
+        list_of_bad = _job_list(store, bad)
+        await list_of_bad.tick()
+        await list_of_bad.tick()
         assert 1 == len(provider.requests)
         await _job_list(store, good).tick()
     assert 2 == len(provider.requests)
     assert "running" == await sql.fetchval("select status from fine_tuning.jobs")
 
 
-async def test_a_list_that_is_read_ends_a_pause(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """A source that was paused, and of which no job is polled any more, is ok again by its job list."""
+async def test_reading_the_list_ends_a_pause(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A source whose pause is over, and which has no job to poll, is `ok` again when its job list was read."""
     provider.jobs = page([])
-    async with serving(store, provider) as service:
-        await store.pause_source(service.key, 60, "too many requests")
+    async with open_source(store, provider) as source:
+        await store.pause_source(source.key, 60, "too many requests")
         await sql.execute("update checkpointd.sources set resume_at = now() - interval '1 s'")
-        await _job_list(store, service).tick()
+        await _job_list(store, source).tick()
     assert "ok" == await sql.fetchval("select state from fine_tuning.sources")
 
 
-async def test_the_list_leaves_half_of_a_budget_to_the_polls(
+async def test_half_of_the_rate_limit_is_left_to_polls(
     store: Store, provider: Provider, sql: asyncpg.Connection
 ) -> None:
-    """A list whose pages are all that the budget allows is due again only after as many requests for polls."""
+    """With a rate limit, the next reading of the list is due only after the limit allows as many requests for polls."""
     provider.jobs = paged([job(f"ftjob-{n}") for n in range(6)])
     await track(store)
     gap = "select extract(epoch from job_list_due_at - job_list_attempt_at)::float from checkpointd.sources"
-    async with serving(store, provider, page_size=2, request_interval=0.1) as service:
-        discovery = JobList(store, service, Health(), gap=0.05, lease_seconds=60, discover=False)
-        await discovery.tick()
+    async with open_source(store, provider, page_size=2, request_interval=0.1) as source:
+        await _job_list(store, source, gap=0.05).tick()
         assert 3 == len(provider.requests)
         assert 0.6 == pytest.approx(await sql.fetchval(gap))
-    async with serving(store, provider, page_size=2) as service:
-        await JobList(store, service, Health(), gap=0.05, lease_seconds=60, discover=False).tick(due_or_not=True)
+    async with open_source(store, provider, page_size=2) as source:
+        await _job_list(store, source, gap=0.05).tick(due_or_not=True)
         assert 0.05 == pytest.approx(await sql.fetchval(gap))
 
 
-async def test_a_job_that_is_held_holds_up_no_other(
+async def test_locked_job_delays_no_other(
     store: Store, provider: Provider, sql: asyncpg.Connection, health: Health
 ) -> None:
-    """A job whose row somebody locks gets its status with the next list; the others have theirs at once."""
+    """A job whose row is locked gets its status with the next reading; the other jobs get theirs at once."""
     provider.jobs = page([job(name, status="succeeded") for name in (JOB, "ftjob-2")])
     await track(store, JOB, "ftjob-2")
-    told = "select id, status from fine_tuning.jobs order by id"
-    async with serving(store, provider) as service:
+    statuses = "select id, status from fine_tuning.jobs order by id"
+    lock = """
+        select from checkpointd.polling p join checkpointd.jobs j on j.key = p.job
+        where j.id = 'ftjob-2' for update of p"""
+    async with open_source(store, provider) as source:
         async with sql.transaction():
-            await sql.execute("select from checkpointd.polling p join checkpointd.jobs j on j.key = p.job"
-                              " where j.id = 'ftjob-2' for update of p")  # fmt: skip
-            await _job_list(store, service, health).tick()
-            assert [("ftjob-2", None), (JOB, "succeeded")] == [tuple(row) for row in await sql.fetch(told)]
+            await sql.execute(lock)
+            await _job_list(store, source, health).tick()
+            assert [("ftjob-2", None), (JOB, "succeeded")] == [tuple(row) for row in await sql.fetch(statuses)]
         assert [] == health.problems()
-        await _job_list(store, service, health).tick(due_or_not=True)
-    assert [("ftjob-2", "succeeded"), (JOB, "succeeded")] == [tuple(row) for row in await sql.fetch(told)]
+        await _job_list(store, source, health).tick(due_or_not=True)
+    assert [("ftjob-2", "succeeded"), (JOB, "succeeded")] == [tuple(row) for row in await sql.fetch(statuses)]
     assert 2 == await sql.fetchval("select count(*) from fine_tuning.changes where kind = 'status'")
 
 
-async def test_a_list_alone_makes_no_refused_source_well(
+async def test_reading_the_list_does_not_end_a_refusal(
     store: Store, provider: Provider, sql: asyncpg.Connection
 ) -> None:
-    """Where this daemon's key was refused by polls, a job list that it may read does not say that all is well."""
+    """If polls refused this daemon's key, the source stays `refused`, even if the key may read the job list."""
     provider.jobs = page([])
     provider.checkpoints[JOB] = error(401, "invalid_api_key")
     await track(store)
-    async with polling_one(store, provider) as (poller, service, _):
+    async with polling_one(store, provider) as (poller, source, _):
         await tick(poller)
         await poller.queue.saved()
-        await _job_list(store, service).tick(due_or_not=True)
+        await _job_list(store, source).tick(due_or_not=True)
     assert "refused" == await sql.fetchval("select state from fine_tuning.sources")
+
+
+async def test_statuses_from_the_job_list(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """The job list fills in tracked jobs only. A changed status is recorded as a change, and makes its job due."""
+    is_due = "select next_poll_at <= now() from checkpointd.polling"
+    await track(store)
+    provider.checkpoints[JOB] = page([])
+    await sync(store, provider)
+    assert not await sql.fetchval(is_due)
+    for status in ("queued", "queued", "succeeded"):
+        extra: dict[str, Any] = (
+            {"fine_tuned_model": "ft:x", "finished_at": 1_721_765_000} if status == "succeeded" else {}
+        )
+        provider.jobs = page([job(status=status, **extra), job("ftjob-other")])
+        await read_job_list(store, provider)
+    changes = await sql.fetch("select old_value, new_value from fine_tuning.changes where kind = 'status' order by seq")
+    assert [(None, "queued"), ("queued", "succeeded")] == [tuple(row) for row in changes]
+    row = await sql.fetchrow(
+        "select id, status, fine_tuned_model, phase, hyperparameters ->> 'n_epochs' as n from fine_tuning.jobs"
+    )
+    assert (JOB, "succeeded", "ft:x", "settling", "3") == tuple(row or ())
+    assert await sql.fetchval(is_due)
+
+
+async def test_sealed_job_gets_its_first_status(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job that was sealed while its status was unknown is polled again when the job list reports a status."""
+    await track(store)
+    await sql.execute("update checkpointd.polling set sealed_at = now(), next_poll_at = 'infinity'")
+    provider.jobs = page([job(status="running")])
+    await read_job_list(store, provider)
+    assert await sql.fetchval("select next_poll_at <= now() from checkpointd.polling")
+
+
+async def test_discovery_tracks_and_never_untracks(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Discovery tracks each listed job; a job that is not listed any more stays tracked."""
+    provider.jobs = page([job(f"ftjob-{n}") for n in range(3)])
+    await read_job_list(store, provider, discover=True)
+    provider.jobs = page([job("ftjob-9")])
+    await read_job_list(store, provider, discover=True)
+    active = await sql.fetch("select id from fine_tuning.jobs where phase = 'active' order by 1")
+    assert ["ftjob-0", "ftjob-1", "ftjob-2", "ftjob-9"] == [row["id"] for row in active]
+
+
+async def test_untracked_job_stays_untracked(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Neither discovery nor a claim, a resync or a new status tracks a job again that a person untracked."""
+    provider.jobs = page([job()])
+    await read_job_list(store, provider, discover=True)
+    jobs = await store.find_jobs([JOB])
+    await store.untrack(jobs)
+    provider.jobs = page([job(status="succeeded")])
+    await read_job_list(store, provider, discover=True)
+    await store.resync(jobs)
+    assert [] == await store.claim_named_jobs(jobs, {}, 60)
+    row = await sql.fetchrow("select next_poll_at = 'infinity', phase from checkpointd.polling, fine_tuning.jobs")
+    assert (True, "untracked") == tuple(row or ())
+
+
+async def test_unreadable_job_list(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """If the job list cannot be read, the view sources has the reason, and no job is requested by itself."""
+    await track(store)
+    await read_job_list(store, provider)
+    assert 1 == len(provider.requests)
+    assert "HTTP 404 unknown_url no" == await sql.fetchval("select job_list_error from fine_tuning.sources")

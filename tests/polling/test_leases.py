@@ -1,4 +1,4 @@
-"""Leases: the database's clock alone decides, a save counts once, and one that was lost is not remembered as done."""
+"""Leases: only the database's clock counts, a save counts once, and a save that was lost is not treated as done."""
 
 import asyncio
 import json
@@ -11,13 +11,14 @@ import pytest
 
 from checkpointd.domain.job import Job
 from checkpointd.domain.listing import RawListing
-from checkpointd.domain.poll import PollResult, evaluate
-from checkpointd.polling import save_queue as outbox
-from checkpointd.postgres import connection as connecting
+from checkpointd.domain.poll import PollResult, SavedPoll, evaluate
+from checkpointd.polling import save_queue
+from checkpointd.postgres import connection as connection_module
+from checkpointd.postgres import queries
 from checkpointd.postgres.connection import connect
-from checkpointd.postgres.save import save_changed
-from checkpointd.postgres.store import Store, open_store
-from support.harness import BOUNDS, polling_one, sync, tick, track
+from checkpointd.postgres.save import save_changed, save_quiet
+from checkpointd.postgres.store import Capacity, Store, open_store
+from support.harness import CADENCE, polling_one, sync, tick, track, until_true
 from support.provider import JOB, Provider, body, checkpoint, error, held, page
 from support.wire import COMMIT, Wire
 
@@ -29,10 +30,10 @@ SHIFTED_CLOCK = """
       return pg_catalog.clock_timestamp() + (select shift from shifted.by);
     create function shifted.now() returns timestamptz return pg_catalog.now() + (select shift from shifted.by);
 """
-"""Functions that shadow the database's clock for whoever has `shifted` first in the search path."""
+"""Functions that replace the database's clock for a session that has `shifted` first in its search path."""
 
 
-async def _shifted(url: str) -> asyncpg.Connection:
+async def _connect_shifted(url: str) -> asyncpg.Connection:
     connection = await connect(url)
     await connection.execute("set search_path = shifted, pg_catalog")
     return connection
@@ -40,13 +41,14 @@ async def _shifted(url: str) -> asyncpg.Connection:
 
 @pytest.mark.parametrize("hours", [-1, 1])
 async def test_the_databases_clock_decides(url: str, provider: Provider, sql: asyncpg.Connection, hours: int) -> None:
-    """With an hour between the database's clock and ours, leases and due times are right; no job has two pollers."""
+    """With an hour between the database's clock and ours, leases and due times are right; no job is polled twice."""
     await sql.execute(SHIFTED_CLOCK)
     await sql.execute("update shifted.by set shift = make_interval(hours => $1)", hours)
-    now = "select shifted.clock_timestamp()"
+    lease_left = "select lease_expires_at - shifted.clock_timestamp() from checkpointd.polling"
+    gap_left = "select next_poll_at - shifted.clock_timestamp() from checkpointd.polling"
     answer, reached, go_on = held(page([checkpoint(1)]))
     provider.checkpoints[JOB] = answer
-    async with open_store(lambda: _shifted(url)) as store:
+    async with open_store(lambda: _connect_shifted(url)) as store:
         await track(store)
         await sql.execute("update checkpointd.polling set next_poll_at = shifted.clock_timestamp()")
         async with (
@@ -55,13 +57,13 @@ async def test_the_databases_clock_decides(url: str, provider: Provider, sql: as
         ):
             assert 1 == await poller.tick()
             await reached.wait()
-            left = await sql.fetchval(f"select lease_expires_at - ({now}) from checkpointd.polling")
+            left = await sql.fetchval(lease_left)
             assert 0 < left.total_seconds() <= 60
             assert 0 == await other.tick()
             go_on.set()
             await poller.idle()
         assert 1 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
-        gap = await sql.fetchval(f"select next_poll_at - ({now}) from checkpointd.polling")
+        gap = await sql.fetchval(gap_left)
         assert 0 < gap.total_seconds() <= 15
         async with polling_one(store, provider) as (poller, _, _):
             assert 0 == await tick(poller)
@@ -72,8 +74,8 @@ async def test_the_databases_clock_decides(url: str, provider: Provider, sql: as
 async def test_a_lost_answer_counts_once(
     url: str, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A save whose commit's answer was lost is repeated, and counts each checkpoint, change, reject and poll once."""
-    monkeypatch.setattr(outbox, "RETRY_SECONDS", 0.01)
+    """A save whose commit is not answered is repeated; checkpoints, changes, rejects and polls still count once."""
+    monkeypatch.setattr(save_queue, "RETRY_SECONDS", 0.01)
     bad = {**checkpoint(3), "step_number": "3"}
     async with Wire(url) as wire, open_store(lambda: connect(wire.url)) as store:
         for answer in (
@@ -97,121 +99,117 @@ async def test_a_lost_answer_counts_once(
 async def test_a_lost_answer_to_a_quiet_save(
     url: str, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer to any message of a quiet poll may be lost: the poll counts once, or its lease runs out."""
-    monkeypatch.setattr(outbox, "RETRY_SECONDS", 0.01)
+    """The answer to any message of a quiet poll may be lost: the poll counts once, or its lease expires."""
+    monkeypatch.setattr(save_queue, "RETRY_SECONDS", 0.01)
+    quiet_polls = "select quiet_polls from fine_tuning.freshness"
     provider.checkpoints[JOB] = page([checkpoint(1)])
     async with Wire(url) as wire, open_store(lambda: connect(wire.url)) as store:
         await sync(store, provider)
         for message in range(1, 9):
-            before = await sql.fetchval("select quiet_polls from fine_tuning.freshness")
+            quiet_before = await sql.fetchval(quiet_polls)
             await sql.execute("update checkpointd.polling set next_poll_at = now(), lease_expires_at = null")
             async with polling_one(store, provider) as (poller, _, _):
-                asked = provider.asked()
+                requests_before = provider.asked()
                 wire.cut(message)
                 await tick(poller)
             wire.mend()
-            polled = provider.asked() - asked
-            assert before + polled == await sql.fetchval("select quiet_polls from fine_tuning.freshness"), message
+            polled = provider.asked() - requests_before
+            assert quiet_before + polled == await sql.fetchval(quiet_polls), message
 
 
-async def _untracked_meanwhile(
-    store: Store, sql: asyncpg.Connection, held: str, work: Callable[[list[Job]], Awaitable[object]]
+async def _untrack_during(
+    work: Callable[[list[Job]], Awaitable[object]], store: Store, sql: asyncpg.Connection, locked_table: str
 ) -> object:
-    """Return what comes of work that waits for a row which is held, and during which the job is untracked."""
+    """Untrack the job while `work` waits for locked rows. Returns the result of `work`."""
     await track(store)
     jobs = await store.find_jobs([JOB])
+    is_waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
     async with sql.transaction():
-        await sql.execute(f"select from checkpointd.{held} for update")
+        await sql.execute(f"select from checkpointd.{locked_table} for update")
         working = asyncio.ensure_future(work(jobs))
-        waiting = (
-            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-        )
-        async with asyncio.timeout(10):
-            while not await sql.fetchval(waiting):  # noqa: ASYNC110  # a server gives no event
-                await asyncio.sleep(0.01)
+        await until_true(sql, is_waiting, seconds=10)
         await sql.execute("select checkpointd.untrack_jobs($1)", [job.key for job in jobs])
     return await working
 
 
 async def test_untracked_while_a_claim_waits(store: Store, sql: asyncpg.Connection) -> None:
-    """A job that is untracked while a claim of it waits for its source's budget is not polled on and on."""
+    """A job that is untracked while a claim of it waits for the rate limit of its source is not polled any more."""
     claim = partial(store.claim_named_jobs, request_intervals={1: 0.1}, lease_seconds=60)
-    assert [] == await _untracked_meanwhile(store, sql, "sources", claim)
+    assert [] == await _untrack_during(claim, store, sql, "sources")
     assert await sql.fetchval("select next_poll_at = 'infinity' from checkpointd.polling")
 
 
 async def test_untracked_while_a_resync_waits(store: Store, sql: asyncpg.Connection) -> None:
-    """Nor is one that is untracked while a resync of it waits."""
-    assert 0 == await _untracked_meanwhile(store, sql, "polling", store.resync)
+    """A job that is untracked while a resync of it waits for its row is not polled any more."""
+    assert 0 == await _untrack_during(store.resync, store, sql, "polling")
     assert await sql.fetchval("select next_poll_at = 'infinity' from checkpointd.polling")
 
 
-async def _found(store: Store, jobs: Sequence[Job], number: int) -> list[PollResult]:
-    """Claim jobs, and return a poll of each that found something new, something changed, and rubbish."""
+async def _poll_jobs(store: Store, jobs: Sequence[Job], number: int) -> list[PollResult]:
+    """Claim jobs, and return a poll of each that found a new checkpoint, changed ones and a reject."""
 
     def listed(job: str) -> list[bytes]:
         items = [checkpoint(n, job, train_loss=number / 100) for n in range(1, number + 2)]
         return [json.dumps(item).encode() for item in [*items, {"id": "bad"}]]
 
     leases = await store.claim_named_jobs(jobs, {}, 60)
-    return [evaluate(lease, RawListing([listed(lease.id)], None, 1), BOUNDS, lambda _: False) for lease in leases]
+    return [evaluate(lease, RawListing([listed(lease.id)], None, 1), CADENCE, lambda _: False) for lease in leases]
 
 
 async def _freeze_saves(url: str, store: Store, sql: asyncpg.Connection, messages: int, *, warm: bool) -> int:
-    """Freeze one save at its first message, another one at its second, and so on; all must let go in time.
+    """Freeze one save at its first message, another one at its second, and so on; all must release their locks in time.
 
-    `warm`: their connections have saved before, so that the server knows their statements. Returns how many held locks.
+    If `warm`, their connections have saved before, so that the server has prepared their statements. Returns how many
+    of the saves were frozen inside a transaction.
     """
     ids = [f"{JOB}-{message}" for message in range(1, messages + 1)]
     await track(store, *ids)
     jobs = await store.find_jobs(ids)
-    await save_changed(store, await _found(store, jobs, 1))
-    open_ = """select pid from pg_stat_activity where datname = current_database() and xact_start is not null
-               and application_name = 'checkpointd'"""
-    held = set[int]()  # seen one by one: on a slow machine the first are let go before the last are frozen
+    await save_changed(store, await _poll_jobs(store, jobs, 1))
+    in_transaction = """
+        select pid from pg_stat_activity
+        where datname = current_database() and xact_start is not null and application_name = 'checkpointd'"""
+    pids = set[int]()  # collected one by one: on a slow machine the first ones end before the last ones are frozen
     async with AsyncExitStack() as stack:
         wires = [await stack.enter_async_context(Wire(url)) for _ in ids]
         stores = [await stack.enter_async_context(open_store(partial(connect, wire.url))) for wire in wires]
         if warm:
-            found = zip(stores, await _found(store, jobs, 2), strict=True)
-            await asyncio.gather(*(save_changed(one, [poll]) for one, poll in found))
+            polls = zip(stores, await _poll_jobs(store, jobs, 2), strict=True)
+            await asyncio.gather(*(save_changed(one, [poll]) for one, poll in polls))
         saves = []
-        for message, (wire, one, poll) in enumerate(
-            zip(wires, stores, await _found(store, jobs, 3), strict=True), start=1
-        ):
+        polls = await _poll_jobs(store, jobs, 3)
+        for message, (wire, one, poll) in enumerate(zip(wires, stores, polls, strict=True), start=1):
             wire.freeze(message)
             saves.append(asyncio.ensure_future(save_changed(one, [poll])))
             frozen = asyncio.ensure_future(wire.frozen.wait())
             await asyncio.wait([saves[-1], frozen], return_when=asyncio.FIRST_COMPLETED)
             frozen.cancel()
-            held |= {row["pid"] for row in await sql.fetch(open_)}
-        async with asyncio.timeout(30):
-            while await sql.fetch(open_):  # noqa: ASYNC110  # a server gives no event
-                await asyncio.sleep(0.02)
+            pids |= {row["pid"] for row in await sql.fetch(in_transaction)}
+        await until_true(sql, f"select not exists ({in_transaction})", seconds=30)
         for save in saves:
             save.cancel()
-        async with asyncio.timeout(5):  # nor does its daemon wait for a server that hangs: a statement's time is 15 s
+        async with asyncio.timeout(5):  # the daemon does not wait for a server that hangs: a statement may take 15 s
             await asyncio.gather(*saves, return_exceptions=True)
-    return len(held)
+    return len(pids)
 
 
-async def test_a_frozen_save_holds_nothing(url: str, store: Store, sql: asyncpg.Connection) -> None:
-    """Wherever in a save its daemon freezes or is cut off, its locks are free when an idle transaction's time is up."""
+async def test_a_frozen_save_holds_no_lock(url: str, store: Store, sql: asyncpg.Connection) -> None:
+    """Wherever in a save a daemon freezes or is cut off, the timeout of idle transactions releases its locks."""
     assert 6 < await _freeze_saves(url, store, sql, 11, warm=True)
 
 
-async def test_a_frozen_first_save_holds_nothing(
+async def test_a_frozen_first_save_holds_no_lock(
     url: str, store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So it is with statements that a session has not seen before, when a transaction's time is up (PostgreSQL 17)."""
+    """While a save still prepares its statements, the transaction timeout releases its locks (PostgreSQL 17)."""
     if sql.get_server_version().major < 17:
-        pytest.skip("PostgreSQL 17 brought transaction_timeout")
-    monkeypatch.setattr(connecting, "TRANSACTION_TIMEOUT", "4s")
+        pytest.skip("transaction_timeout exists since PostgreSQL 17")
+    monkeypatch.setattr(connection_module, "TRANSACTION_TIMEOUT", "4s")
     assert 12 < await _freeze_saves(url, store, sql, 20, warm=False)
 
 
 async def test_a_lost_save_is_not_remembered(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """What a daemon listed but could not save is stored by its next poll, though the list is the same as before."""
+    """What a daemon listed but could not save is stored by its next poll, even if that listing is the same."""
     answer, reached, go_on = held(page([checkpoint(1)]))
     provider.checkpoints[JOB] = [answer, page([checkpoint(1)])]
     await track(store)
@@ -229,7 +227,7 @@ async def test_a_lost_save_is_not_remembered(store: Store, provider: Provider, s
 
 
 async def test_items_given_twice_are_one_checkpoint(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """A checkpoint that stands twice on a page, and again on the next, is stored once, as it came last."""
+    """A checkpoint that is twice on a page, and once more on the next page, is stored once, with its last values."""
     text = json.dumps(checkpoint(1, train_loss=0.75))
     first = body(f'{{"object": "list", "data": [{text}, {text}, {json.dumps(checkpoint(2))}], "has_more": true}}')
     provider.checkpoints[JOB] = [first, page([checkpoint(1, train_loss=0.5)])]
@@ -237,3 +235,91 @@ async def test_items_given_twice_are_one_checkpoint(store: Store, provider: Prov
     rows = await sql.fetch("select step_number, train_loss from fine_tuning.checkpoints order by 1")
     assert [(1, 0.5), (2, 0.5)] == [tuple(row) for row in rows]
     assert 2 == await sql.fetchval("select count(*) from fine_tuning.changes")
+
+
+async def test_two_pollers_share_the_jobs(store: Store, provider: Provider) -> None:
+    """Two pollers at the same time poll each due job once."""
+    jobs = [f"ftjob-{n}" for n in range(60)]
+    for name in jobs:
+        provider.checkpoints[name] = page([checkpoint(1, job=name)])
+    await track(store, *jobs)
+
+    async def poll_all() -> int:
+        async with polling_one(store, provider) as (poller, _, outcomes):
+            while await tick(poller):
+                pass
+        return len(outcomes)
+
+    assert 60 == sum(await asyncio.gather(poll_all(), poll_all()))
+    assert [1] * 60 == [provider.asked(name) for name in jobs]
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_slow_claim_takes_nothing_twice(
+    store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    """A claim that was delayed since before another claim takes neither its jobs nor those that it has polled since."""
+    await track(store)
+    (job,) = await store.find_jobs([JOB])
+    capacities = {job.source: Capacity(8, 2, None)}
+    (lease,) = await store.claim_due_jobs(capacities, 60)
+    started_before = "clock_timestamp() - interval '9 s' as now"
+    for name in ("CLAIM_DUE_JOBS", "CLAIM_NAMED_JOBS"):
+        delayed = getattr(queries, name).replace("clock_timestamp() as now", started_before)
+        monkeypatch.setattr(queries, name, delayed)
+    assert [] == await (store.claim_named_jobs([job], {}, 60) if named else store.claim_due_jobs(capacities, 60))
+    await sql.execute("update checkpointd.polling set lease_expires_at = null, next_poll_at = now() + interval '9 s'")
+    assert [] == await store.claim_due_jobs(capacities, 60)
+    assert lease.lease_token == await sql.fetchval("select lease_token from checkpointd.polling")
+
+
+async def test_two_polls_of_one_job_in_one_save(store: Store, sql: asyncpg.Connection) -> None:
+    """A process suspended past its lease may save two polls of a job at once: only that of the current lease counts."""
+    await track(store)
+    (job,) = await store.find_jobs([JOB])
+    capacities = {job.source: Capacity(8, 2, None)}
+
+    async def poll_twice(old_step: int, new_step: int) -> list[PollResult]:
+        polls = []
+        for step in (old_step, new_step):
+            await sql.execute("update checkpointd.polling set next_poll_at = now(), lease_expires_at = null")
+            (lease,) = await store.claim_due_jobs(capacities, 60)
+            listing = RawListing([[json.dumps(checkpoint(step)).encode()]], None, 1)
+            polls.append(evaluate(lease, listing, CADENCE, lambda _: False))
+        return polls
+
+    old, new = await poll_twice(2, 1)
+    assert [new] == [saved.result for saved in await save_changed(store, [new, old])]
+    assert ["ftckpt_0001"] == [row["id"] for row in await sql.fetch("select id from fine_tuning.checkpoints")]
+    old, new = await poll_twice(1, 1)
+    assert (True, True) == (old.quiet, new.quiet)
+    assert [new] == [saved.result for saved in await save_quiet(store, [new, old])]
+
+
+async def test_locked_job_delays_no_other(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """If another session locks the row of a job, that job's poll is not saved; all others are."""
+    jobs = [f"ftjob-{n}" for n in range(8)]
+    for name in jobs:
+        provider.checkpoints[name] = page([checkpoint(1, job=name)])
+    for _ in range(2):  # at first the polls find new checkpoints, then they are quiet
+        await sync(store, provider, *jobs)
+        await sql.execute("update checkpointd.polling set next_poll_at = now()")
+        async with polling_one(store, provider) as (poller, _, outcomes):
+            assert 8 == await poller.tick()
+            async with sql.transaction():
+                await sql.execute("select from checkpointd.polling limit 1 for update")
+                await poller.idle()
+                await poller.queue.saved()
+        assert 7 == sum(isinstance(outcome, SavedPoll) for outcome in outcomes.values())
+        await sql.execute("update checkpointd.polling set lease_expires_at = null")
+
+
+async def test_clock_set_back(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """After the database's clock went back by a month, every job is due at once, leased or not."""
+    await track(store, JOB, "ftjob-2")
+    await sql.execute("""
+        update checkpointd.polling
+        set last_attempt_at = now() + interval '30 d', next_poll_at = now() + interval '30 d',
+          lease_expires_at = now() + interval '30 d 1 min'""")
+    async with polling_one(store, provider) as (poller, _, _):
+        assert 2 == await poller.tick()

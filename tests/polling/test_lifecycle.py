@@ -1,4 +1,4 @@
-"""The life of a job as its polls see it: it ends, settles and is sealed, goes missing and comes back."""
+"""The states of a job from poll to poll: it ends, settles and is sealed, is missing or gone, and comes back."""
 
 import asyncpg
 import pytest
@@ -9,13 +9,13 @@ from support.provider import JOB, Provider, checkpoint, error, held, job, page
 
 
 async def _poll(store: Store, provider: Provider) -> int:
-    """Poll the one job if it is due; returns how many were."""
+    """Poll the only job if it is due. Returns the number of polls."""
     async with polling_one(store, provider) as (poller, _, _):
         return await tick(poller)
 
 
 async def _hours_pass(sql: asyncpg.Connection, hours: float) -> None:
-    """Let time pass for the one job: what it remembers lies so much further back."""
+    """Let time pass for the only job: move its stored times back by so many hours."""
     await sql.execute(
         """update checkpointd.polling set next_poll_at = next_poll_at - $1, last_attempt_at = last_attempt_at - $1,
         last_complete_at = last_complete_at - $1, last_change_at = last_change_at - $1,
@@ -31,7 +31,7 @@ async def _phase(sql: asyncpg.Connection) -> str:
 
 
 async def test_gone_and_back(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """Not found five times over an hour a job is gone, is asked for daily, is not stale, and comes back by itself."""
+    """After five 404s over an hour a job is gone: polled daily, not stale, and active when it is found again."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await sync(store, provider)
     provider.checkpoints[JOB] = error(404, "fine_tune_not_found")
@@ -53,10 +53,10 @@ async def test_gone_and_back(store: Store, provider: Provider, sql: asyncpg.Conn
     assert ("active", 2) == (await _phase(sql), await sql.fetchval("select count(*) from fine_tuning.checkpoints"))
 
 
-async def test_other_failures_between_start_the_hour_anew(
+async def test_another_failure_restarts_the_hour_until_gone(
     store: Store, provider: Provider, sql: asyncpg.Connection
 ) -> None:
-    """Five failures of which some were no 404 make no job gone: its provider was not well."""
+    """A job is gone only after five 404s in a row: another failure between them starts the count again."""
     await track(store)
     for answer in (*4 * [error(404)], error(400), *4 * [error(404)]):
         provider.checkpoints[JOB] = answer
@@ -66,7 +66,7 @@ async def test_other_failures_between_start_the_hour_anew(
 
 
 async def test_settles_then_is_sealed(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """An ended job is polled on for a day, then sealed by three equal listings: asked for no more, and not stale."""
+    """An ended job is polled for another day; then three equal listings seal it: no more polls, and not stale."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await sync(store, provider)
     provider.jobs = page([job(status="succeeded")])
@@ -81,8 +81,8 @@ async def test_settles_then_is_sealed(store: Store, provider: Provider, sql: asy
     assert 0 == await _poll(store, provider)
 
 
-async def _polled_until(store: Store, provider: Provider, sql: asyncpg.Connection, phase: str) -> list[str]:
-    """Poll hour by hour until the job stands so; returns the phases on the way."""
+async def _poll_until(store: Store, provider: Provider, sql: asyncpg.Connection, phase: str) -> list[str]:
+    """Poll once an hour until the job has this phase. Returns the phases on the way."""
     phases = [await _phase(sql)]
     while phases[-1] != phase and len(phases) < 40:
         await _hours_pass(sql, 1)
@@ -91,10 +91,8 @@ async def _polled_until(store: Store, provider: Provider, sql: asyncpg.Connectio
     return phases
 
 
-async def test_silence_ends_a_job_only_while_somebody_looks(
-    store: Store, provider: Provider, sql: asyncpg.Connection
-) -> None:
-    """A daemon that was down for days seals nothing: a job of unknown status settles from its next listing on."""
+async def test_only_polls_end_a_silent_job(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """While no daemon runs, no job is sealed: a job of unknown status settles only from its next listing on."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await sync(store, provider)
     for _ in range(3):
@@ -103,13 +101,13 @@ async def test_silence_ends_a_job_only_while_somebody_looks(
     await _hours_pass(sql, 97)
     assert "active" == await _phase(sql)
     assert 1 == await _poll(store, provider)
-    assert 23 < (await _polled_until(store, provider, sql, "sealed")).count("settling") < 28
+    assert 23 < (await _poll_until(store, provider, sql, "sealed")).count("settling") < 28
 
 
-async def test_news_reopens_a_job_that_only_seemed_to_have_ended(
+async def test_new_checkpoint_reopens_a_job_without_status(
     store: Store, provider: Provider, sql: asyncpg.Connection
 ) -> None:
-    """A job that settles because nobody told anything is active with its next checkpoint; one that ended is not."""
+    """A job that settles without a status is active again with a new checkpoint; one with a final status is not."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await sync(store, provider)
     await _hours_pass(sql, 97)
@@ -127,8 +125,8 @@ async def test_news_reopens_a_job_that_only_seemed_to_have_ended(
     assert "settling" == await _phase(sql)
 
 
-async def test_tracked_again_it_is_watched_anew(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """A job that settled because nobody told anything is active again for days, once somebody tracks it again."""
+async def test_tracked_again_a_job_is_active_again(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job that settled without a status is active again for days if it is untracked and tracked again."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await sync(store, provider)
     await _hours_pass(sql, 97)
@@ -142,8 +140,8 @@ async def test_tracked_again_it_is_watched_anew(store: Store, provider: Provider
     assert "active" == await _phase(sql)
 
 
-async def test_downtime_after_the_end_seals_nothing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """Equal listings from right after a job's end do not count: three have to be seen once it is settled."""
+async def test_downtime_after_the_end_seals_no_job(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Equal listings right after a job's end do not count: three are needed after the settle time."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
     provider.jobs = page([job(status="succeeded")])
     await track(store)
@@ -152,13 +150,13 @@ async def test_downtime_after_the_end_seals_nothing(store: Store, provider: Prov
         assert 1 == await _poll(store, provider)
         await _hours_pass(sql, 0.1)
     await _hours_pass(sql, 25)
-    assert ["settling"] * 3 + ["sealed"] == await _polled_until(store, provider, sql, "sealed")
+    assert ["settling"] * 3 + ["sealed"] == await _poll_until(store, provider, sql, "sealed")
 
 
-async def test_a_first_status_during_the_last_poll_holds_off_the_seal(
+async def test_first_status_during_the_last_poll_prevents_the_seal(
     store: Store, provider: Provider, sql: asyncpg.Connection
 ) -> None:
-    """Where a poll that would seal is under way, the word that the job is running counts."""
+    """If the job list reports `running` during the poll that would seal a job, it is active and due at once."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await sync(store, provider)
     await _hours_pass(sql, 97)
@@ -180,7 +178,7 @@ async def test_a_first_status_during_the_last_poll_holds_off_the_seal(
 
 @pytest.mark.parametrize("by", ["resync", "status"])
 async def test_sealed_job_is_reopened(store: Store, provider: Provider, sql: asyncpg.Connection, by: str) -> None:
-    """A resync or a new status reopens a sealed job, and what came after its sealing is stored."""
+    """A resync or a new status reopens a sealed job, and its next poll stores what has changed since."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
     provider.jobs = page([job(status="succeeded")])
     await track(store)
@@ -199,10 +197,10 @@ async def test_sealed_job_is_reopened(store: Store, provider: Provider, sql: asy
     assert 0.25 == await sql.fetchval("select full_valid_loss from fine_tuning.checkpoints")
 
 
-async def test_late_metric_while_settling_holds_off_the_seal(
+async def test_late_metric_while_settling_delays_the_seal(
     store: Store, provider: Provider, sql: asyncpg.Connection
 ) -> None:
-    """A listing that differs, a day after the end too, is stored, and equal ones are counted anew."""
+    """A listing that differs is stored, even a day after the end, and the count of equal listings starts again."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
     provider.jobs = page([job(status="succeeded")])
     await track(store)
@@ -210,7 +208,7 @@ async def test_late_metric_while_settling_holds_off_the_seal(
     for _ in range(4):
         assert 1 == await _poll(store, provider)
         await _hours_pass(sql, 7)
-    provider.checkpoints[JOB] = page([checkpoint(1, valid_loss=0.5)])  # an equal one would have sealed it now
+    provider.checkpoints[JOB] = page([checkpoint(1, valid_loss=0.5)])  # an equal listing would seal the job now
     phases = []
     while "sealed" not in phases:
         assert 1 == await _poll(store, provider)
@@ -223,7 +221,7 @@ async def test_late_metric_while_settling_holds_off_the_seal(
 async def test_failed_sync_leaves_a_sealed_job_sealed(
     store: Store, provider: Provider, sql: asyncpg.Connection
 ) -> None:
-    """What a provider answers that has shut down reopens no sealed job, though somebody asks for all of them."""
+    """A failed `sync`, as after the provider has shut down, does not reopen a sealed job."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await sync(store, provider)
     await sql.execute("update checkpointd.polling set sealed_at = now(), next_poll_at = 'infinity'")
@@ -235,8 +233,8 @@ async def test_failed_sync_leaves_a_sealed_job_sealed(
         )
 
 
-async def test_what_cannot_be_read_is_not_sealed(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """A job of which something could not be read is polled on, for a newer reader may read it."""
+async def test_job_with_rejects_is_not_sealed(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job with an unreadable item is never sealed: a later version may be able to read the item."""
     provider.jobs = page([job(status="succeeded")])
     provider.checkpoints[JOB] = page([checkpoint(1), "no object"])
     await track(store)
@@ -245,3 +243,26 @@ async def test_what_cannot_be_read_is_not_sealed(store: Store, provider: Provide
         assert 1 == await _poll(store, provider)
         await _hours_pass(sql, 24)
     assert "settling" == await _phase(sql)
+
+
+async def test_unknown_job_is_missing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job that the provider does not know is missing after the first poll, and gone after more than an hour."""
+    await sync(store, provider)
+    assert "missing" == await _phase(sql)
+    await sql.execute("update checkpointd.polling set equal_failures = 4, failing_since = now() - interval '2 h'")
+    await sync(store, provider)
+    gap = await sql.fetchval("select next_poll_at - last_attempt_at from fine_tuning.freshness")
+    assert ("gone", 86400) == (await _phase(sql), gap.total_seconds())
+
+
+async def test_untracked_job_is_not_polled(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """An untracked job keeps its rows and is not polled, even after the clock went back; tracked again, it is due."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    await store.untrack(await store.find_jobs([JOB]))
+    await sql.execute("update checkpointd.polling set last_attempt_at = now() + interval '30 d'")
+    assert 0 == await _poll(store, provider)
+    row = await sql.fetchrow("select checkpoint_count, phase from fine_tuning.jobs")
+    assert (1, "untracked") == tuple(row or ())
+    await track(store)
+    assert 1 == await _poll(store, provider)

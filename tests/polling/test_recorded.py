@@ -1,4 +1,4 @@
-"""Recorded answers of real providers, synced end to end, are in the views value by value."""
+"""Recorded responses of real providers, synced end to end, are in the views value by value."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ METRICS = (
 
 
 def _row(item: dict[str, Any]) -> dict[str, Any]:
-    """Return the row of the view that an item must become."""
+    """Return the row of the view that an item must lead to."""
     return {
         "id": item["id"],
         "fine_tuning_job_id": item["fine_tuning_job_id"],
@@ -47,7 +47,7 @@ async def _rows(sql: asyncpg.Connection) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", COMPLETE)
 async def test_values(name: str, url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
-    """Every recorded value stands in the view, absent ones are null, and a second sync writes nothing."""
+    """Every recorded value is in the view, absent ones are null, and a second sync writes nothing."""
     text = (RECORDED / name).read_text()
     items = sorted(json.loads(text)["data"], key=lambda item: item["step_number"])
     job = items[0]["fine_tuning_job_id"]
@@ -75,18 +75,18 @@ async def test_values(name: str, url: str, provider: Provider, sql: asyncpg.Conn
 
 
 async def test_replay(url: str, sql: asyncpg.Connection, tmp_path: Path) -> None:
-    """`simulate --replay` serves each recorded body byte for byte, and a sync of it stores what was recorded.
+    """`simulate --replay` serves each recorded body byte for byte, and a sync stores what was recorded.
 
-    The documented example that claims more pages than it has is left out, by name.
+    It names the documented example that it leaves out because it claims more pages than it has.
     """
-    recorded = {json.loads(body)["data"][0]["fine_tuning_job_id"]: body
-                for body in ((RECORDED / name).read_bytes() for name in COMPLETE)}  # fmt: skip
+    bodies = [(RECORDED / name).read_bytes() for name in COMPLETE]
+    recorded = {json.loads(body)["data"][0]["fine_tuning_job_id"]: body for body in bodies}
     env = environment(tmp_path, url)
     async with running("simulate", "--port", "0", "--replay", str(RECORDED), env=env) as provider:
         assert provider.stdout is not None
-        told = [(await asyncio.wait_for(provider.stdout.readline(), 60)).decode() for _ in range(2)]
-        env |= dict(word.split("=", 1) for word in told[0].removeprefix("export ").split())
-        track = told[1].split()
+        printed = [(await asyncio.wait_for(provider.stdout.readline(), 60)).decode() for _ in range(2)]
+        env |= dict(word.split("=", 1) for word in printed[0].removeprefix("export ").split())
+        track = printed[1].split()
         assert ["checkpointd", "track", *sorted(recorded)] == [*track[:2], *sorted(track[2:])]
         async with aiohttp.ClientSession() as client:
             for job, body in recorded.items():
@@ -96,30 +96,30 @@ async def test_replay(url: str, sql: asyncpg.Connection, tmp_path: Path) -> None
         assert 0 == (await checkpointd(*track[1:], env=env)).code
         ended = await checkpointd("sync", env=env)
         items = [item for body in recorded.values() for item in json.loads(body)["data"]]
-        said = f"{len(recorded)} jobs: {len(items)} new checkpoints, 0 changed, 0 rejected items, 0 failed\n"
-        assert (0, said, "") == ended
+        summary = f"{len(recorded)} jobs: {len(items)} new checkpoints, 0 changed, 0 rejected items, 0 failed\n"
+        assert (0, summary, "") == ended
         provider.terminate()
-        _, said_first = await provider.communicate()
+        _, warnings = await provider.communicate()
     expected = "checkpointd: left out: openai_documented_example.json: it has only the first of several pages\n"
-    assert expected == said_first.decode()
+    assert expected == warnings.decode()
     by_id = {row["id"]: row for row in await _rows(sql)}
     assert [_row(item) for item in items] == [{k: by_id[item["id"]][k] for k in _row(item)} for item in items]
     assert len(by_id) == len(items)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--replay", "nowhere"], "--replay nowhere: No such file or directory"),
         (["--replay", str(RECORDED.parent)], "data: it contains no recorded list of checkpoints (*.json)"),
         (["--replay", str(RECORDED), "--order", "ascending"], "--order has no effect with --replay"),
     ],
 )
-async def test_replay_of_nothing(arguments: list[str], says: str, tmp_path: Path) -> None:
-    """A folder without recordings, and an option that a recording cannot heed, are wrong usage, in one line."""
+async def test_wrong_usage_of_replay(arguments: list[str], message: str, tmp_path: Path) -> None:
+    """A folder without recordings, or an option that has no effect on them, is wrong usage, reported in one line."""
     ended = await checkpointd("simulate", "--port", "0", *arguments, env=environment(tmp_path))
     assert (2, "", 1) == (ended.code, ended.out, len(ended.err.splitlines()))
-    assert says in ended.err
+    assert message in ended.err
 
 
 @pytest.mark.parametrize(
@@ -137,12 +137,12 @@ async def test_replay_of_nothing(arguments: list[str], says: str, tmp_path: Path
         ('{"data": [{"fine_tuning_job_id": "ftjob-1"}], "has_more": false}', "an earlier file already lists ftjob-1"),
     ],
 )
-def test_what_a_replay_leaves_out(body: str, reason: str, tmp_path: Path) -> None:
-    """What is no recorded list, or lists a job a second time, is left out with its name and the reason."""
+def test_replay_leaves_files_out(body: str, reason: str, tmp_path: Path) -> None:
+    """A file that is not a recorded list, or has the job of an earlier file, is left out and named with the reason."""
     good = '{"data": [{"fine_tuning_job_id": "ftjob-1"}], "has_more": false}'
     (tmp_path / "1.json").write_text(good)
     (tmp_path / "2.json").write_text(body)
-    (tmp_path / "README.md").write_text("not looked at")
+    (tmp_path / "README.md").write_text("not JSON, and not read")
     bodies, (left_out,) = read_recorded(tmp_path)
     assert {"ftjob-1": good.encode()} == bodies
     assert left_out.startswith("2.json: ")
@@ -150,7 +150,7 @@ def test_what_a_replay_leaves_out(body: str, reason: str, tmp_path: Path) -> Non
 
 
 async def test_example_that_claims_more(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
-    """OpenAI's documented example claims a page that never comes: its items are stored, but it is no success."""
+    """OpenAI's documented example claims a page that does not exist: its items are stored, but it is no success."""
     text = (RECORDED / "openai_documented_example.json").read_text()
     provider.checkpoints["ftjob-abc123"] = body(text)
     env = environment(tmp_path, url, provider.url)
@@ -164,21 +164,21 @@ async def test_example_that_claims_more(url: str, provider: Provider, sql: async
     assert await sql.fetchval("select last_complete_at is null from fine_tuning.freshness")
 
 
-# By hand from the files: n_epochs, the epochs in the order of steps, whether the last one is the final one, which place
-# the best one has among them, and what best_checkpoints says of it: metric, value, how many have it, of how many.
-JUDGED = {
+EXPECTED = {
     "openai_three_epochs_with_validation.json": (3, [1, 2, 3], True, 2, ("valid_loss", 2.2545838967347758e-05, 3, 3)),
     "openai_without_validation.json": (2, [1, 2], True, None, (None, None, 0, 2)),
-    # valid_loss is smallest at step 90: the whole validation file decides, not a sample of it
+    # valid_loss is smallest at step 90, but the loss on the whole validation file decides
     "azure_ten_epochs_lists_last_three.json": (10, [8, 9, 10], True, 0, ("full_valid_loss", 2.1294603796566234, 3, 3)),
     "azure_documented_example_ascending.json": (3, [1, 2, 3], False, 2, ("full_valid_loss", 0.114, 3, 3)),
 }
+"""Determined by hand from the files: n_epochs; the epochs in the order of steps; whether the last checkpoint is final;
+the index of the best one; and its row of best_checkpoints: rule, value, checkpoints with this metric, checkpoints."""
 
 
 @pytest.mark.parametrize("name", COMPLETE)
-async def test_judgements(name: str, store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """Epochs, the final and the best checkpoint and freshness are those that a person reads from each recorded run."""
-    n_epochs, epochs, last_is_final, best, judged = JUDGED[name]
+async def test_derived_columns(name: str, store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Epochs, the final checkpoint, the best one and freshness are those that a person reads from each recorded run."""
+    n_epochs, epochs, last_is_final, best, best_row = EXPECTED[name]
     items = sorted(json.loads((RECORDED / name).read_text())["data"], key=lambda item: item["step_number"])
     of = items[0]["fine_tuning_job_id"]
     provider.checkpoints[of] = page(items)
@@ -188,13 +188,15 @@ async def test_judgements(name: str, store: Store, provider: Provider, sql: asyn
     await sync(store, provider, of)
     rows = await sql.fetch("select epoch, is_final from fine_tuning.checkpoints order by step_number")
     assert [(n, last_is_final and n == epochs[-1]) for n in epochs] == [tuple(row) for row in rows]
-    chosen = await sql.fetchrow("select rule, value, covered, checkpoints, checkpoint_id, step_number, missing_since,"
-                                " fine_tuned_model_checkpoint from fine_tuning.best_checkpoints")  # fmt: skip
+    chosen = await sql.fetchrow("""
+        select rule, value, covered, checkpoints, checkpoint_id, step_number, missing_since, fine_tuned_model_checkpoint
+        from fine_tuning.best_checkpoints""")
     item = dict.fromkeys(items[0]) if best is None else items[best]
-    assert (*judged, item["id"], item["step_number"], None, item["fine_tuned_model_checkpoint"]) == tuple(chosen or ())
-    fresh = await sql.fetchrow("""
+    expected = (*best_row, item["id"], item["step_number"], None, item["fine_tuned_model_checkpoint"])
+    assert expected == tuple(chosen or ())
+    freshness = await sql.fetchrow("""
         select last_attempt_at <= last_complete_at, last_complete_at = last_success_at,
           last_complete_at = last_change_at, lag between interval '0' and interval '30 s', is_stale,
           consecutive_failures, error_class, next_poll_at > now()
         from fine_tuning.freshness""")
-    assert (True, True, True, True, False, 0, None, True) == tuple(fresh or ())
+    assert (True, True, True, True, False, 0, None, True) == tuple(freshness or ())

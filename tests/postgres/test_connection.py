@@ -165,7 +165,7 @@ async def test_check_of_a_pooler(provider: Provider, tmp_path: Path) -> None:
             assert {"ok"} == {f["state"] for subject, f in findings.items() if subject != "pooler"}
             assert missing == findings["pooler"]["message"].count("alter role ")
             if missing:
-                await sql.execute(findings["pooler"]["message"].partition("anew: ")[2])
+                await sql.execute(findings["pooler"]["message"].partition("reconnect the pooler: ")[2])
         await sql.close()
 
 

@@ -329,11 +329,11 @@ async def test_operations_write_what_the_commands_write(url: str, sql: asyncpg.C
             await operator.execute("select checkpointd.untrack_jobs('{1}')")
 
 
-async def test_operations_that_cannot_be(url: str, sql: asyncpg.Connection) -> None:
+async def test_errors_of_operations(url: str, sql: asyncpg.Connection) -> None:
     """An operation that cannot be carried out fails with a message in PostgreSQL's style and a hint."""
     async with connected(url, "in role checkpointd_operator") as operator:
 
-        async def told(call: str) -> tuple[str, str]:
+        async def error_of(call: str) -> tuple[str, str]:
             with pytest.raises(asyncpg.PostgresError) as caught:
                 await operator.execute(f"select fine_tuning.{call}")
             assert caught.value.sqlstate in {"22023", "P0002"}
@@ -343,21 +343,21 @@ async def test_operations_that_cannot_be(url: str, sql: asyncpg.Connection) -> N
         tracked = "The view fine_tuning.freshness lists the tracked jobs."
         ids = 'The id of a fine-tuning job looks like "ftjob-abc123".'
         choose = "Name one of these sources: one, two."
-        assert ("no source exists yet", sources) == await told("track('ftjob-1')")
+        assert ("no source exists yet", sources) == await error_of("track('ftjob-1')")
         await sql.execute(
             "insert into checkpointd.sources (name, kind) values ('one', 'openai'), ('two', 'compatible')"
         )
-        assert ("more than one source exists", choose) == await told("track('ftjob-1')")
-        assert ('source "three" does not exist', sources) == await told("track('ftjob-1', 'three')")
-        assert ("invalid job id: null", ids) == await told("track(null, 'one')")
-        assert ('invalid job id: "hello"', ids) == await told("track('hello', 'one')")
-        assert ('job "ftjob-1" is not tracked', tracked) == await told("untrack('ftjob-1')")
-        assert ("job null is not tracked", tracked) == await told("untrack(null)")
-        assert ('job "ftjob-1" of source "two" is not tracked', tracked) == await told("resync('ftjob-1', 'two')")
+        assert ("more than one source exists", choose) == await error_of("track('ftjob-1')")
+        assert ('source "three" does not exist', sources) == await error_of("track('ftjob-1', 'three')")
+        assert ("invalid job id: null", ids) == await error_of("track(null, 'one')")
+        assert ('invalid job id: "hello"', ids) == await error_of("track('hello', 'one')")
+        assert ('job "ftjob-1" is not tracked', tracked) == await error_of("untrack('ftjob-1')")
+        assert ("job null is not tracked", tracked) == await error_of("untrack(null)")
+        assert ('job "ftjob-1" of source "two" is not tracked', tracked) == await error_of("resync('ftjob-1', 'two')")
         await operator.execute("select fine_tuning.track('ftjob-1', 'one'), fine_tuning.track('ftjob-1', 'two')")
-        assert ('job "ftjob-1" is tracked in more than one source', choose) == await told("untrack('ftjob-1')")
+        assert ('job "ftjob-1" is tracked in more than one source', choose) == await error_of("untrack('ftjob-1')")
         await operator.execute("select fine_tuning.untrack('ftjob-1', 'one')")
-        assert ('job "ftjob-1" of source "one" is not tracked', tracked) == await told("resync('ftjob-1', 'one')")
+        assert ('job "ftjob-1" of source "one" is not tracked', tracked) == await error_of("resync('ftjob-1', 'one')")
         await operator.execute("select fine_tuning.resync('ftjob-1')")
 
 

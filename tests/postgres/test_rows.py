@@ -11,7 +11,7 @@ from checkpointd.domain.diff import Change
 from checkpointd.domain.job import Job, JobRecord
 from checkpointd.domain.poll import Lease
 from checkpointd.postgres import queries, rows
-from checkpointd.postgres.store import JobListLease
+from checkpointd.postgres.store import Capacity, JobListLease
 
 ROWS: dict[str, Any] = {name: row for name, row in vars(rows).items() if name.endswith("Row")}
 
@@ -58,6 +58,12 @@ async def test_every_field_is_a_parameter(name: str, sql: asyncpg.Connection) ->
     assert len(parameters) - len(arrays) == (name == "RejectRow")
 
 
+def test_capacities_are_parameters_of_a_claim() -> None:
+    """A claim takes a source and the fields of its capacity."""
+    (parameters,) = re.findall(r"as capacity \(([^)]*)\)", queries.CLAIM_DUE_JOBS)
+    assert ["source", *Capacity._fields] == _names(parameters)
+
+
 def test_rows_continue_with_the_fields_of_the_domain() -> None:
     """Rows that are built from the fields of a domain type have these fields, in the same order."""
     assert ("job", *JobRecord._fields[1:]) == rows.JobRow._fields
@@ -75,7 +81,7 @@ def test_rows_continue_with_the_fields_of_the_domain() -> None:
         (queries.FIND_JOBS, tuple(Job.__slots__)),
         (queries.FIND_TRACKED_JOBS, tuple(Job.__slots__)),
     ],
-)  # fmt: skip
+)
 async def test_fields_are_the_columns_of_the_result(
     query: str, fields: tuple[str, ...], sql: asyncpg.Connection
 ) -> None:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from checkpointd.postgres import migrations, queries
 from checkpointd.postgres.connection import connect
-from service.faults.daemons import watching_the_machine
+from service.faults.daemons import measure_stalls
 from support.logins import login
 from support.provider import JOB, Provider, checkpoint, page
 from support.verbs import checkpointd, environment, running, wait_for_line
@@ -175,7 +175,7 @@ async def test_readers_delay_no_poll(url: str, provider: Provider, sql: asyncpg.
             connection = await connect(url)
             migrating = asyncio.create_task(migrations.migrate(connection))
             begun = time.monotonic()
-            async with watching_the_machine() as stood_still:
+            async with measure_stalls() as stood_still:
                 while time.monotonic() < begun + 10 or (len(items) < 30 and time.monotonic() < begun + 60):
                     before = time.monotonic()
                     await readers[3].execute("notify checkpointd, 'forged'")

@@ -181,7 +181,7 @@ async def test_from_a_wheel_to_a_running_unit(
     provider.jobs = page([])
     typed = f"export OPENAI_BASE_URL={provider.url}\n{SERVICE_DOCUMENT.blocks('sh', 'Operate')[0]}"
     printed = (await _run(service, "sh", "-ec", typed)).splitlines()
-    assert "ok    role: checkpointd lacks no right on what is there" in printed
+    assert "ok    role: checkpointd has the required rights on all existing objects" in printed
     assert {"ok"} == {line.split()[0] for line in printed}
 
 
@@ -352,8 +352,8 @@ api_key = "azure_key"
 async def test_what_is_missing_is_said(service: Machine) -> None:
     """Without a database, or without any credential, the service ends for good, and says in one line what it lacks."""
     for gone, expected in (
-        (f"{CREDENTIALS}/database_url", "CHECKPOINTD_DATABASE_URL: a service needs one, such as a file database_url"),
-        (CREDENTIALS, "the key of source openai: there is no credential, file or variable OPENAI_API_KEY, or"),
+        (f"{CREDENTIALS}/database_url", "CHECKPOINTD_DATABASE_URL: required for a service: put the URL into"),
+        (CREDENTIALS, "the key of source openai: OPENAI_API_KEY is missing or empty"),
     ):
         await _run(service, "systemctl", "stop", SERVICE)
         logged = len(await _journal(service))

@@ -1,4 +1,4 @@
-"""The ticker ticks whatever the wall clock does."""
+"""The ticker ticks at its interval, even if the wall clock is stepped."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -19,8 +19,8 @@ async def test_ticks_at_once_and_again() -> None:
                 await ticker.wait(event, 0.05)
 
 
-async def test_a_ticker_that_stopped_is_started_again() -> None:
-    """An event that is no longer set, as after a step back of the wall clock, is started again by its waiter."""
+async def test_an_event_that_is_not_set_any_more_is_started_again() -> None:
+    """If an event is not set any more, as after a step back of the wall clock, the task that waits starts it again."""
     event = asyncio.Event()
     with run_ticker() as ticker:
         ticker.start(event, 0.1)
@@ -34,33 +34,36 @@ async def test_a_ticker_that_stopped_is_started_again() -> None:
 
 
 def test_a_step_forward_is_one_tick() -> None:
-    """After the wall clock is stepped a month forward there is one tick, not one for each second of it."""
+    """After a step of the wall clock by a month there is one tick, not one for each second of the month."""
     trigger = AheadOnlyTrigger(seconds=1, timezone=UTC, start_date=NOON)
-    month = NOON + timedelta(days=30)
+    month_later = NOON + timedelta(days=30)
     ticks = 0
     tick: datetime | None = NOON
-    while tick is not None and tick <= month:
+    while tick is not None and tick <= month_later:
         ticks += 1
-        tick = trigger.get_next_fire_time(tick, month)
+        tick = trigger.get_next_fire_time(tick, month_later)
     assert 1 == ticks
 
 
-async def test_a_tick_at_the_end_starts_no_work() -> None:
-    """Work that is cancelled just as its event is set does not run again (Python 3.11's wait_for loses that cancel)."""
-    event, worked = asyncio.Event(), asyncio.Event()
-    times = 0
+async def test_a_tick_during_the_cancellation_starts_no_work() -> None:
+    """A repetition that is cancelled just as its event is set does not run again.
+
+    With Python 3.11's wait_for it would: that function may lose a cancellation.
+    """
+    event, has_run = asyncio.Event(), asyncio.Event()
+    runs = 0
 
     async def work() -> None:
-        nonlocal times
-        times += 1
-        worked.set()
+        nonlocal runs
+        runs += 1
+        has_run.set()
 
     with run_ticker() as ticker:
         repeating = asyncio.create_task(repeat(ticker, event, 60, work, Stop()))
-        await asyncio.wait_for(worked.wait(), 20)
-        await asyncio.sleep(0)  # it waits again
+        await asyncio.wait_for(has_run.wait(), 20)
+        await asyncio.sleep(0)  # one turn of the event loop, in which the repetition begins to wait again
         event.set()
         repeating.cancel()
         await asyncio.wait([repeating], timeout=20)
         assert repeating.cancelled()
-    assert 1 == times
+    assert 1 == runs

@@ -1,6 +1,7 @@
-"""The daemon's parts in one process, over a scripted provider: poll jobs once, or tick as the daemon does."""
+"""Parts of the daemon in the process of a test, over a scripted provider: poll jobs once, or tick like the daemon."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -18,16 +19,20 @@ from checkpointd.provider.http import Limits, open_session
 from checkpointd.telemetry.health import Health
 from support.provider import JOB, Provider
 
-BOUNDS = CadenceSettings(15, 300, settle=86400, assume_ended=3 * 86400)
-Sync = Callable[..., Awaitable[dict[str, Outcome]]]
+CADENCE = CadenceSettings(15, 300, settle=86400, assume_ended=3 * 86400)
 
 
 @asynccontextmanager
-async def serving(
-    store: Store, provider: Provider, *, page_size: int = 100, request_interval: float | None = None,
-    request_timeout: float = 5, key: str = "canary-key",
-) -> AsyncIterator[ActiveSource]:  # fmt: skip
-    """Make the service of one source named `test`."""
+async def open_source(
+    store: Store,
+    provider: Provider,
+    *,
+    page_size: int = 100,
+    request_interval: float | None = None,
+    request_timeout: float = 5,
+    key: str = "canary-key",
+) -> AsyncIterator[ActiveSource]:
+    """Open the source `test`, which sends its requests to `provider`."""
     keys = await store.register_sources({"test": "openai"})
     async with open_session() as http:
         limits = Limits(page_size, request_timeout=request_timeout, backoff=0.01)
@@ -37,35 +42,42 @@ async def serving(
 
 @asynccontextmanager
 async def polling_one(
-    store: Store, provider: Provider, *, lease: float = 60.0, bounds: CadenceSettings = BOUNDS, drain: float = 60.0,
-    page_size: int = 100, request_interval: float | None = None, request_timeout: float = 5,
+    store: Store,
+    provider: Provider,
+    *,
+    lease: float = 60.0,
+    drain: float = 60.0,
+    page_size: int = 100,
+    request_interval: float | None = None,
+    request_timeout: float = 5,
     health: Health | None = None,
-) -> AsyncIterator[tuple[Poller, ActiveSource, dict[str, Outcome]]]:  # fmt: skip
-    """Open a poller over one source; the dict has what became of each job's last poll."""
-    results: dict[str, Outcome] = {}
+) -> AsyncIterator[tuple[Poller, ActiveSource, dict[str, Outcome]]]:
+    """Open a poller over the source `test`. Yields the poller, its source, and the last outcome of each job."""
+    outcomes: dict[str, Outcome] = {}
     health = health or Health()
 
-    def report(of: Lease, result: Outcome) -> None:
-        results[of.id] = result
+    def report(lease: Lease, outcome: Outcome) -> None:
+        outcomes[lease.id] = outcome
 
+    queue = SaveQueue(store, health, report)
     async with (
-        serving(
+        open_source(
             store, provider, page_size=page_size, request_interval=request_interval, request_timeout=request_timeout
-        ) as service,
-        open_poller(store, [service], bounds, lease, SaveQueue(store, health, report), health, drain) as poller,
+        ) as source,
+        open_poller(store, [source], CADENCE, lease, queue, health, drain) as poller,
     ):
-        yield poller, service, results
+        yield poller, source, outcomes
 
 
 async def tick(poller: Poller) -> int:
-    """Tick, and let the polls that it started end."""
+    """Tick once, and wait until the polls have ended. Returns the number of polls."""
     claimed = await poller.tick()
     await poller.idle()
     return claimed
 
 
 async def track(store: Store, *ids: str) -> None:
-    """Track jobs of the source `test`."""
+    """Track jobs of the source `test`: these ones, or JOB."""
     keys = await store.register_sources({"test": "openai"})
     await store.track(keys["test"], list(ids or (JOB,)))
 
@@ -73,28 +85,37 @@ async def track(store: Store, *ids: str) -> None:
 async def sync(
     store: Store, provider: Provider, *ids: str, page_size: int = 100, request_timeout: float = 5
 ) -> dict[str, Outcome]:
-    """Track jobs and poll them once."""
+    """Track jobs, poll them once, and save the polls. Returns their outcomes."""
     ids = ids or (JOB,)
     await track(store, *ids)
-    async with polling_one(store, provider, page_size=page_size, request_timeout=request_timeout) as (
-        poller,
-        _,
-        results,
-    ):
+    polling = polling_one(store, provider, page_size=page_size, request_timeout=request_timeout)
+    async with polling as (poller, _, outcomes):
         assert not await poller.poll_named(await store.find_jobs(ids))
-    return results
+    return outcomes
 
 
 async def read_job_list(store: Store, provider: Provider, *, discover: bool = False) -> None:
     """Read the job list once."""
-    async with serving(store, provider) as service:
-        await JobList(store, service, Health(), gap=30, lease_seconds=60, discover=discover).tick(due_or_not=True)
+    async with open_source(store, provider) as source:
+        await JobList(store, source, Health(), gap=30, lease_seconds=60, discover=discover).tick(due_or_not=True)
+
+
+async def until(holds: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until a condition holds that no event announces."""
+    async with asyncio.timeout(seconds):
+        while not holds():  # noqa: ASYNC110  # there is no event to wait for
+            await asyncio.sleep(0.01)  # between two evaluations
+
+
+async def until_true(sql: asyncpg.Connection, query: str, *args: object, seconds: float = 60) -> None:
+    """Wait until a query returns true. Another session must make it true, and sends no event."""
+    async with asyncio.timeout(seconds):
+        while not await sql.fetchval(query, *args):  # noqa: ASYNC110  # there is no event to wait for
+            await asyncio.sleep(0.01)  # between two queries
 
 
 async def row_versions(sql: asyncpg.Connection) -> list[asyncpg.Record]:
-    """Return all rows that quiet polls leave alone, each as the version that PostgreSQL gives to what it writes."""
+    """Return the version (xmin, ctid) of each row in the tables that a quiet poll must not write."""
     tables = ("checkpoints", "changes", "polls", "rejects", "jobs", "summaries")
-    union = " union all ".join(
-        f"select '{name}' as t, ctid::text, xmin::text from checkpointd.{name}" for name in tables
-    )
-    return await sql.fetch(f"{union} order by 1, 2")
+    selects = (f"select '{table}' as t, ctid::text, xmin::text from checkpointd.{table}" for table in tables)
+    return await sql.fetch(f"{' union all '.join(selects)} order by 1, 2")

@@ -1,4 +1,4 @@
-"""What a provider may call things to script a page, to steer a terminal, or to break a layout."""
+"""Names and texts from a provider that try to run scripts in a page, to control a terminal, or to break a layout."""
 
 import json
 import math
@@ -16,11 +16,11 @@ HIGH = "Z\u0351\u036b\u0343" * 400
 EVERYTHING = SCRIPT + IMAGE + QUOTES + TEMPLATE + TERMINAL + BACKWARDS
 
 JOB = "ftjob-<script>'\"&%2F/../?#{{7*7}}"
-"""An id that the database takes; the settings' own pattern would not."""
+"""An id that the database accepts, but the settings do not."""
 
 
 async def store_hostile(sql: asyncpg.Connection) -> None:
-    """Store jobs, checkpoints, changes, errors and rejects with such names, past every check of the daemon's."""
+    """Store jobs, checkpoints, changes, errors and rejects with these texts, without the checks of the daemon."""
     await sql.execute(
         """insert into checkpointd.sources (name, kind, state, resume_at, last_error, job_list_error)
         values ('hostile', 'compatible', 'paused', now() + interval '1 hour', $1, $1)""",
@@ -34,28 +34,41 @@ async def store_hostile(sql: asyncpg.Connection) -> None:
               error, metadata, created_at)
             select s.key, $1, 'operator', $2, $2, $2, $3::json, $3::json, $3::json, 1750000000 + $4::int
             from checkpointd.sources s returning key""",
-            job, text, json.dumps(document), -place,
-        )  # fmt: skip
+            job,
+            text,
+            json.dumps(document),
+            -place,
+        )
         await sql.execute(
             """insert into checkpointd.polling (job, source, failures, error_class, last_error, gap_s)
             select j.key, j.source, 2, 'malformed', $2, 15 from checkpointd.jobs j where j.key = $1""",
-            key, text,
-        )  # fmt: skip
+            key,
+            text,
+        )
         for n in range(1, 5):
             await sql.execute(
                 """insert into checkpointd.checkpoints (job, id, step_number, created_at, fine_tuned_model_checkpoint,
                   train_loss, valid_loss, extra_metrics, payload, missing_since)
                 values ($1, $2, $3, 0, $4, $5, $6, $7::jsonb, '{}', case when $3::bigint = 1 then now() end)""",
-                key, f"{text[:200]}{n}", n, f"{text}{n}", (1e308, -1e308, math.nan, math.inf)[n - 1], 10.0**-n,
+                key,
+                f"{text[:200]}{n}",
+                n,
+                f"{text}{n}",
+                (1e308, -1e308, math.nan, math.inf)[n - 1],
+                10.0**-n,
                 json.dumps({text[:120]: 1}),
-            )  # fmt: skip
+            )
             await sql.execute(
                 """insert into checkpointd.changes (job, kind, checkpoint_id, field, old_value, new_value)
                 values ($1, 'changed', $2, $3, $3, $3)""",
-                key, f"{text[:200]}{n}", text,
-            )  # fmt: skip
+                key,
+                f"{text[:200]}{n}",
+                text,
+            )
         await sql.execute(
             "insert into checkpointd.rejects (job, digest, reason, raw) values ($1, 'x', $2, $3)",
-            key, text, text.encode(),
-        )  # fmt: skip
+            key,
+            text,
+            text.encode(),
+        )
     await sql.execute("select checkpointd.summarise(array_agg(key), array_agg(true)) from checkpointd.jobs")

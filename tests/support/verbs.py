@@ -1,4 +1,4 @@
-"""Runs the program as a person does: a process of its own, an environment of its own."""
+"""Run commands as processes, each with an environment of its own."""
 
 import asyncio
 import fcntl
@@ -19,11 +19,11 @@ import checkpointd as package
 KEY = "canary-key-0123456789"
 PROGRAM = (sys.executable, "-m", "checkpointd")
 SILENCED = ("sh", "-c", 'exec "$@" 2>&-', "sh", *PROGRAM)
-"""The program with its standard error closed, as a careless script starts it."""
+"""The program with its standard error closed, as a script can start it."""
 
 
 class Ended(NamedTuple):
-    """What a process left: its exit code, its standard output and its standard error."""
+    """The exit code, the standard output and the standard error of a process that has ended."""
 
     code: int
     out: str
@@ -31,12 +31,12 @@ class Ended(NamedTuple):
 
 
 def environment(home: Path, url: str | None = None, api: str | None = None, **more: str) -> dict[str, str]:
-    """Return the environment of a process: a database and a provider, or none of either."""
+    """Return the environment of a process, with the URLs of a database and of a provider if they are given."""
     given = {"CHECKPOINTD_DATABASE_URL": url, "OPENAI_BASE_URL": api, "OPENAI_API_KEY": KEY if api else None}
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
-        "PYTHONPATH": str(Path(package.__file__).parents[1]),  # the program that is tested, wherever it stands
+        "PYTHONPATH": str(Path(package.__file__).parents[1]),  # the imported package, which may be a copy
         "CHECKPOINTD_CONFIG": str(_no_config(home)),
         "CHECKPOINTD_HTTP_PORT": "0",
         **{name: value for name, value in given.items() if value is not None},
@@ -45,14 +45,14 @@ def environment(home: Path, url: str | None = None, api: str | None = None, **mo
 
 
 def _no_config(home: Path) -> Path:
-    """Return an empty settings file, so that one of this machine does not matter."""
+    """Return an empty settings file, which replaces the one of this machine."""
     path = home / "empty.toml"
     path.touch()
     return path
 
 
 async def checkpointd(*arguments: str, env: dict[str, str], stdin: str = "", program: Sequence[str] = PROGRAM) -> Ended:
-    """Run a verb to its end."""
+    """Run a command to its end."""
     process = await asyncio.create_subprocess_exec(*program, *arguments, env=env, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 120)
     assert process.returncode is not None
@@ -60,27 +60,27 @@ async def checkpointd(*arguments: str, env: dict[str, str], stdin: str = "", pro
 
 
 async def on_terminal(*arguments: str, env: dict[str, str], columns: int) -> str:
-    """Run a verb to its end on a terminal (a pty) so many columns wide; return all that it wrote there."""
-    ours, its = os.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    """Run a command to its end on a terminal (a pty) of this width. Return everything that it wrote there."""
+    master, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     env = {"TERM": "xterm-256color", **env}
-    process = await asyncio.create_subprocess_exec(*PROGRAM, *arguments, env=env, stdout=its, stderr=its)
-    os.close(its)
+    process = await asyncio.create_subprocess_exec(*PROGRAM, *arguments, env=env, stdout=terminal, stderr=terminal)
+    os.close(terminal)
     try:
-        written = await asyncio.wait_for(asyncio.to_thread(_drain, ours), 120)
+        written = await asyncio.wait_for(asyncio.to_thread(_read_all, master), 120)
     finally:
-        os.close(ours)
+        os.close(master)
     await process.wait()
     return written
 
 
-def _drain(terminal: int) -> str:
-    """Read what is written to a terminal until nobody has it open."""
+def _read_all(master: int) -> str:
+    """Read from the master of a pty until no process has its terminal open."""
     read = b""
     while True:
         try:
-            part = os.read(terminal, 65536)
-        except OSError:  # Linux says so where others say the end of the file
+            part = os.read(master, 65536)
+        except OSError:  # Linux raises EIO where other systems return the end of the file
             part = b""
         if not part:
             return read.decode()
@@ -89,40 +89,50 @@ def _drain(terminal: int) -> str:
 
 @asynccontextmanager
 async def running(*arguments: str, env: dict[str, str], program: Sequence[str] = PROGRAM) -> AsyncIterator[Process]:
-    """Run a verb that goes on; it is killed at the end where it still runs."""
+    """Run a command in the background. It is killed at the end if it is still running."""
     process = await asyncio.create_subprocess_exec(*program, *arguments, env=env, stdout=PIPE, stderr=PIPE)
     try:
         yield process
     finally:
         if process.returncode is None:
             process.kill()
-        _, said = await process.communicate()
-        sys.stderr.write((said or b"").decode())  # shown where the test fails
+        _, err = await process.communicate()
+        sys.stderr.write((err or b"").decode())  # pytest shows it if the test fails
 
 
 async def get(port: int, path: str) -> tuple[int, str]:
-    """Ask a server on loopback: the status and the body of its answer."""
+    """Return the status and the body of an answer of a server on loopback."""
     async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}{path}") as response:
         return response.status, await response.text()
 
 
 async def until_ok(port: int, path: str) -> None:
-    """Wait until a server on loopback answers this with 200: it may not listen yet, or say that it is not ready."""
+    """Wait until a server on loopback answers with 200. Before that it may not listen yet, or not be ready."""
     async with asyncio.timeout(60):
         while True:
             with suppress(aiohttp.ClientConnectionError):
                 if (await get(port, path))[0] == 200:
                     return
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # another process starts listening without notice
 
 
 async def wait_for_line(process: Process, word: str) -> str:
-    """Read standard error up to the line with `word`."""
+    """Read standard error up to the line with `word`, and return this line."""
     assert process.stderr is not None
-    seen = []
+    return await _read_until(process.stderr, word)
+
+
+async def wait_for_output(process: Process, word: str) -> str:
+    """Read standard output up to the line with `word`, and return this line."""
+    assert process.stdout is not None
+    return await _read_until(process.stdout, word)
+
+
+async def _read_until(stream: asyncio.StreamReader, word: str) -> str:
+    lines = []
     async with asyncio.timeout(60):
-        while line := (await process.stderr.readline()).decode():
-            seen.append(line)
+        while line := (await stream.readline()).decode():
+            lines.append(line)
             if word in line:
                 return line
-    raise AssertionError(f"{word} never came:\n" + "".join(seen))
+    raise AssertionError(f"the process ended without a line with {word}:\n" + "".join(lines))

@@ -128,7 +128,7 @@ async def test_problems_of_jobs_and_sources(
     )
     for path in ("/", "/?q=stale", "/?q=failing"):
         shown = await site.open(path)
-        assert "stale, read 3 h ago 2 failed polls: HTTP 500; items of its last complete list cannot be" in shown.text
+        assert "stale, read 3 h ago 2 failed polls: HTTP 500; unreadable items in the last complete" in shown.text
         assert "suspected gap" in shown.text
         assert "test paused 1 job tracked resumes in 1 min" in shown.text
         assert "HTTP 429" in shown.text

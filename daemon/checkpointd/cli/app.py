@@ -10,19 +10,21 @@ from checkpointd.settings.load import load
 from checkpointd.simulator.shapes import Kind, Order, Publication, Retention, Shape
 
 app = typer.Typer(
-    help="Keeps a PostgreSQL copy of the checkpoints of fine-tuning jobs, and keeps it true.",
-    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-)  # fmt: skip
+    help="Copies the checkpoints of fine-tuning jobs into PostgreSQL, and keeps the copy complete.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 Config = Annotated[
     Path | None, typer.Option("--config", help="The settings file (default: /etc/checkpointd/checkpointd.toml).")
 ]
 Jobs = Annotated[
     list[str],
-    typer.Argument(metavar="JOB…", help="Ids of fine-tuning jobs; - reads them from standard input, one per line."),
+    typer.Argument(metavar="JOB", help="Ids of fine-tuning jobs; - reads them from standard input, one per line."),
 ]
 SourceName = Annotated[
-    str | None, typer.Option("--source", help="The source, if several are configured or have a job of this id.")
+    str | None, typer.Option("--source", help="The source, if several are configured or have a job with this id.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -47,7 +49,7 @@ def _root(
 
 @app.command()
 def run(config: Config = None) -> None:
-    """Run the daemon."""
+    """Run the daemon. It logs to standard error, and stops on SIGTERM or Ctrl-C."""
     from checkpointd.cli.run import run_daemon
 
     run_daemon(load(config))
@@ -56,13 +58,14 @@ def run(config: Config = None) -> None:
 @app.command()
 def sync(
     jobs: Annotated[
-        list[str] | None, typer.Argument(metavar="[JOB…]", help="Only these jobs; - reads them from standard input.")
+        list[str] | None,
+        typer.Argument(metavar="JOB", help="Ids of jobs, instead of all; - reads them from standard input."),
     ] = None,
     source: SourceName = None,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
-    """Poll all tracked jobs, or the named ones, once and now, whether due or not."""
+    """Poll all tracked jobs, or the given ones, once and now. They need not be due."""
     from checkpointd.cli.sync import sync_once
 
     sync_once(load(config), jobs or [], source, as_json=as_json)
@@ -70,7 +73,7 @@ def sync(
 
 @app.command()
 def track(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
-    """Start polling jobs. Makes no request."""
+    """Start polling jobs. Sends no request: the daemon or sync polls them."""
     from checkpointd.cli.jobs import track_jobs
 
     track_jobs(load(config), jobs, source)
@@ -78,7 +81,7 @@ def track(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
 
 @app.command()
 def untrack(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
-    """Stop polling jobs. What is stored of them stays."""
+    """Stop polling jobs. Their stored data stays."""
     from checkpointd.cli.jobs import untrack_jobs
 
     untrack_jobs(load(config), jobs, source)
@@ -86,7 +89,7 @@ def untrack(jobs: Jobs, source: SourceName = None, config: Config = None) -> Non
 
 @app.command()
 def resync(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
-    """Poll jobs at once and compare them in full. Sealed jobs are reopened."""
+    """Make jobs due, and compare their next listing in full. Sealed jobs are reopened."""
     from checkpointd.cli.jobs import resync_jobs
 
     resync_jobs(load(config), jobs, source)
@@ -110,7 +113,7 @@ def status(as_json: AsJson = False, config: Config = None) -> None:
 
 @app.command()
 def migrate(config: Config = None) -> None:
-    """Create or upgrade the schema and the roles. Several at once are safe."""
+    """Create or upgrade the schema and the roles. It is safe to run several at the same time."""
     from checkpointd.cli.database import migrate_schema
 
     migrate_schema(load(config))
@@ -118,7 +121,10 @@ def migrate(config: Config = None) -> None:
 
 @app.command()
 def check(as_json: AsJson = False, config: Config = None) -> None:
-    """Check whether the daemon would work here: database, role, schema, keys, clocks. Says how to fix what is wrong."""
+    """Find what would stop the daemon, and how to fix it.
+
+    Checks the settings, the database with its role and schema, the key of each source, and the clocks.
+    """
     from checkpointd.cli.check import check_all
 
     check_all(config, as_json=as_json)
@@ -126,9 +132,12 @@ def check(as_json: AsJson = False, config: Config = None) -> None:
 
 @app.command()
 def demo(
-    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="End after so many seconds.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="End after this many seconds.")] = None,
 ) -> None:
-    """Show checkpointd at work: a private PostgreSQL, a simulated provider and the daemon. Needs nothing else."""
+    """Show checkpointd at work, with nothing to set up.
+
+    Starts a private PostgreSQL, a simulated provider and the daemon, and shows checkpoints as they arrive.
+    """
     from checkpointd.cli.demo import show_demo
 
     show_demo(seconds)
@@ -140,7 +149,7 @@ def simulate(
     jobs: Annotated[int, typer.Option(min=1, max=10_000, help="Number of jobs.")] = 20,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 1,
     speed: Annotated[float, typer.Option(min=0.01, max=100_000, help="Simulated seconds per second.")] = 60,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: a free one.")] = 8788,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 selects a free one.")] = 8788,
     kind: Annotated[Kind, typer.Option(help="The kind of API; a compatible provider lists no jobs.")] = "openai",
     publish: Annotated[
         Publication, typer.Option(help="When checkpoints are listed: at once, some late, or all at the job's end.")
@@ -155,7 +164,10 @@ def simulate(
         typer.Option(metavar="DIR", help="Serve the recorded lists DIR/*.json unchanged, instead of simulated jobs."),
     ] = None,
 ) -> None:
-    """Run the simulated provider alone, on 127.0.0.1. Its first output says how to reach it."""
+    """Run the simulated provider alone, on 127.0.0.1.
+
+    The first lines that it prints connect the other commands to it.
+    """
     from checkpointd.cli import simulate as module
 
     if replay is None:

@@ -52,7 +52,7 @@ async def find_jobs(store: Store, ids: Sequence[str], source: str | None) -> lis
             by_id.setdefault(found.id, []).append(found)
     if unknown := [job for job in ids if job not in by_id]:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        raise CommandError(f"{unknown[0]} is not tracked{more}: checkpointd track {unknown[0]}")
+        raise CommandError(f"{unknown[0]} is not tracked{more}: run `checkpointd track {unknown[0]}`")
     for job in ids:
         if len(by_id[job]) > 1:
             names = ", ".join(found.source_name for found in by_id[job])

@@ -1,7 +1,7 @@
 """The command check: try the database and each source, and report what would stop the daemon and how to fix it.
 
-It changes nothing, except that the embedded database is created, started and migrated, as by every command. The
-database is read, and each source gets one or two requests.
+It reads from the database and sends one or two requests to each source. It changes nothing, except that the embedded
+database is created, started and migrated, as by every command.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from checkpointd.cli.findings import (
     assess_settings,
     assess_source,
     assess_sources,
-)  # fmt: skip
+)
 from checkpointd.polling.setup import open_client
 from checkpointd.postgres import migrations
 from checkpointd.postgres.connection import Connect
@@ -49,24 +49,21 @@ def check_all(config: Path | None, *, as_json: bool) -> None:
                 output.show_finding(*finding)
         return findings
 
-    wrong = None
+    failed_code = 1
     try:
         findings = event_loop.run_interruptible(work())
     except SettingsError as e:
         if not as_json:
             raise
-        wrong = Finding("fail", "settings", str(e))
-        findings = [wrong]
+        findings, failed_code = [Finding("fail", "settings", str(e))], 2
     failed = any(finding.state == "fail" for finding in findings)
     if as_json:
         print(json.dumps({"ok": not failed, "findings": [finding._asdict() for finding in findings]}))
     if failed:
-        sys.exit(2 if wrong else 1)
+        sys.exit(failed_code)
 
 
-async def check(
-    settings: Settings, opening: AbstractAsyncContextManager[Connect]
-) -> AsyncIterator[Finding]:  # fmt: skip
+async def check(settings: Settings, opening: AbstractAsyncContextManager[Connect]) -> AsyncIterator[Finding]:
     """Yield findings about the settings, the database that `opening` leads to, and each source.
 
     Raises SettingsError if `opening` does.
@@ -108,7 +105,7 @@ async def _check_database(
                 await migrations.require_current(connection)
             stored = await store.list_sources()
             jobs = await store.pick_jobs()
-            findings.append(Finding("ok", "schema", "as this version needs it"))
+            findings.append(Finding("ok", "schema", "matches this version of checkpointd"))
             findings += assess_sources(stored, [source.name for source in settings.sources])
     except (EmbeddedError, MigrationError) as e:
         findings.append(Finding("fail", subject, str(e).removeprefix(f"the {subject} is ")))

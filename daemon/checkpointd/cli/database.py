@@ -29,12 +29,12 @@ async def database(settings: Settings, *, announce_psql: bool = False) -> AsyncI
         return
     if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
         raise SettingsError(
-            f"{PREFIX}DATABASE_URL: a service needs one, such as a file database_url"
+            f"{PREFIX}DATABASE_URL: required for a service: put the URL into a file database_url"
             " in the folder of the unit's LoadCredential="
         )
     async with EmbeddedPostgres(state_folder() / "postgres") as embedded:
         psql = f": {embedded.psql}" if announce_psql else ""
-        output.say(f"using the embedded PostgreSQL of {state_folder()}{psql}")
+        output.say(f"using the embedded PostgreSQL in {state_folder()}{psql}")
 
         async def connect_embedded() -> Any:  # noqa: ANN401  # a connection of the driver
             try:
@@ -79,8 +79,8 @@ def migrate_schema(settings: Settings) -> None:
         print(f"applied {', '.join(done.files)}" if done.files else "the schema is up to date")
         if done.roles_left is not None:
             output.say(
-                f"the roles were not changed, because this role may not do that ({done.roles_left}): an administrator"
-                f" can run {migrations.roles_file()} with psql"
+                f"the roles were not changed, because this role lacks the right ({done.roles_left}):"
+                f" run {migrations.roles_file()} with psql as an administrator"
             )
 
     event_loop.run_interruptible(work())

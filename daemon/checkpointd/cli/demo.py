@@ -32,7 +32,7 @@ EXAMPLE_QUERY: Final = "table fine_tuning.checkpoints"
 
 
 def show_demo(seconds: float | None) -> None:
-    """Run the demo until a signal, or for so many seconds."""
+    """Run the demo until a signal, or for this many seconds."""
     configure("console", "error")
 
     async def work() -> None:
@@ -43,7 +43,7 @@ def show_demo(seconds: float | None) -> None:
 
 
 async def run(console: Console, seconds: float | None, stop: Stop) -> None:
-    """Run the demo until `stop`, or for so many seconds. Everything it started ends with it."""
+    """Run the demo until `stop`, or for this many seconds. Everything that it started ends with it."""
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -55,12 +55,17 @@ async def run(console: Console, seconds: float | None, stop: Stop) -> None:
         provider = await stack.enter_async_context(serve(World(SEED, JOB_COUNT, EPOCH), accelerated(SPEED, EPOCH)))
         (folder / "key").write_text("simulated")
         settings = FixedSettings(
-            min_poll_seconds=0.5, max_poll_seconds=2, job_list_seconds=1, discover=True, drain_seconds=1,
-            http_port=_port(), sources=(Source(name="simulated", base_url=provider, api_key=str(folder / "key")),),
-        )  # fmt: skip
+            min_poll_seconds=0.5,
+            max_poll_seconds=2,
+            job_list_seconds=1,
+            discover=True,
+            drain_seconds=1,
+            http_port=free_status_port(),
+            sources=(Source(name="simulated", base_url=provider, api_key=str(folder / "key")),),
+        )
         headers_by_source = {source.name: source.request_headers() for source in settings.sources}
-        say(f"A simulated provider at {provider}, {SPEED:g} times as fast as time, polled into an embedded PostgreSQL.")
-        say(f"Look: {embedded.psql} -c '{EXAMPLE_QUERY}'")
+        say(f"A simulated provider at {provider}, {SPEED:g} times real time, polled into an embedded PostgreSQL.")
+        say(f"Query the data: {embedded.psql} -c '{EXAMPLE_QUERY}'")
         say(f"See the curves: http://{settings.http_host}:{settings.http_port}/")
         store = await stack.enter_async_context(open_store(lambda: connect(url)))
         async with asyncio.TaskGroup() as group:
@@ -70,13 +75,13 @@ async def run(console: Console, seconds: float | None, stop: Stop) -> None:
                 await asyncio.wait_for(stop.asked.wait(), seconds)
             stop.asked.set()
         totals = dict.fromkeys(("jobs", "checkpoints", "changes"), 0)
-        with suppress(DatabaseUnavailableError):  # it ended before the schema was created
+        with suppress(DatabaseUnavailableError):  # the demo ended before the schema was created
             totals |= await store.count_everything()
         say("{jobs} jobs, {checkpoints} checkpoints, {changes} changes".format(**totals))
 
 
-def _port() -> int:
-    """Return the status port's usual number, or, where another process has it, a free one."""
+def free_status_port() -> int:
+    """Return the default number of the status port, or a free one if it is in use."""
     for port in (Settings.model_fields["http_port"].default, 0):
         with closing(socket.socket()) as tried, suppress(OSError):
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -91,18 +96,18 @@ async def _show(store: Store, console: Console, say: Callable[[str], None], stop
             async for rows in _rows(store, stop):
                 live.update(_table(rows), refresh=True)
         return
-    told: dict[str, Any] = {}
+    printed: dict[str, Any] = {}
     async for rows in _rows(store, stop):
         for row in rows:
             count = row["checkpoint_count"]
-            if told.get(row["id"]) != row and count:
-                told[row["id"]] = row
+            if printed.get(row["id"]) != row and count:
+                printed[row["id"]] = row
                 words = ["{id}  {status:10}".format(**row), f"{count} {plural('checkpoint', count)}", *_losses(row)]
                 say("  ".join(words))
 
 
 async def _rows(store: Store, stop: Stop) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-    """Yield the jobs as they stand, twice a second, until `stop`."""
+    """Yield the jobs and their latest losses twice a second, until `stop`."""
     while not stop.asked.is_set():
         with suppress(DatabaseUnavailableError):  # the schema has not been created yet
             yield await store.list_latest_losses(SHOWN)
@@ -119,11 +124,12 @@ def _losses(row: Mapping[str, Any]) -> list[str]:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title="fine-tuning jobs, newest news first", title_justify="left", box=None, pad_edge=False)
-    for name in ("job", "status", "checkpoints", "latest step", "train loss", "valid loss"):
-        # On a narrow terminal the id gives way, nothing else.
-        table.add_column(name, justify="left" if name in {"job", "status"} else "right", no_wrap=True,
-                         min_width={"job": 12, "status": 16}.get(name, len(name)))  # fmt: skip
+    table = Table(title="fine-tuning jobs, the latest change first", title_justify="left", box=None, pad_edge=False)
+    # On a narrow terminal only the ids are cut.
+    for name, least in (("job", 12), ("status", 16)):
+        table.add_column(name, no_wrap=True, min_width=least)
+    for name in ("checkpoints", "latest step", "train loss", "valid loss"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     for row in rows:
         losses = ["" if row[name] is None else f"{row[name]:.4f}" for name in ("train_loss", "valid_loss")]
         cells = [row["id"], row["status"] or "", str(row["checkpoint_count"]), str(row["latest_step"] or ""), *losses]

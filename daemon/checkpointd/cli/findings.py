@@ -1,8 +1,8 @@
 """What the observations of `check` mean: each becomes a finding with a state, and a message that says what to do. Pure.
 
-A failure needs a person: without a database, its schema and rights nothing works, and a source that cannot be reached,
-is no API of fine-tuning jobs or refuses the key is not polled. A warning passes by itself or only makes the work worse:
-throttling, a slow provider, a certificate that is not verified, a clock that differs.
+A failure needs a person: nothing works without a database, its schema and rights, and a source is not polled if it
+cannot be reached, has no API of fine-tuning jobs or refuses the key. A warning passes by itself or only makes the work
+worse: throttling, a slow provider, a certificate that is not verified, a clock that differs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,10 @@ OLDEST: Final = 150_000
 """The oldest supported PostgreSQL, as its server_version_num."""
 
 SKEW_SECONDS: Final = 5.0
-"""Clocks may differ by so much. A Date header has whole seconds and is written before it arrives."""
+"""Clocks may differ by this much. A Date header has whole seconds and is written before it arrives."""
+
+LACKING_SHOWN: Final = 5
+"""Missing rights that are listed by name."""
 
 
 class Finding(NamedTuple):
@@ -31,7 +34,7 @@ class Finding(NamedTuple):
 
 
 class Try(NamedTuple):
-    """A request to a source: for the checkpoints of a job, or, without a job, for the job list. And why it failed."""
+    """A request to a source: for the checkpoints of a job or, if `job` is None, for the job list; and its failure."""
 
     job: str | None
     failure: Failure | None
@@ -43,108 +46,125 @@ class Try(NamedTuple):
 
 
 def assess_settings(settings: Settings) -> list[Finding]:
-    """Judge what is known before anybody is asked."""
+    """Return the findings that need no request."""
     names = ", ".join(source.name for source in settings.sources)
     findings = [Finding("ok", "settings", f"complete, with the {plural('source', len(settings.sources))} {names}")]
     host = dsn.parse(settings.database_url).unverified_host if settings.database_url else None
     if host:
-        message = f"nobody knows whether it is {host} that answers: sslmode=verify-full in the URL is safe"
+        message = f"not verified for {host}: set sslmode=verify-full in the database URL"
         findings.append(Finding("warn", "certificate", message))
     return findings
 
 
 def assess_server(server: Mapping[str, Any]) -> Finding:
-    """Judge what the server is."""
+    """Return whether the server's version is supported, and whether it can be written to."""
     if server["version"] < OLDEST:
-        return Finding("fail", "database", f"PostgreSQL {server['version_name']} is too old: 15 or newer is needed")
+        return Finding("fail", "database", f"PostgreSQL {server['version_name']} is too old: 15 or newer is required")
     if server["is_read_only"]:
-        message = "it is read-only, a standby perhaps: name the primary, or all hosts, in the URL"
+        message = "read-only, probably a standby: name the primary, or all hosts, in the database URL"
         return Finding("fail", "database", message)
     return Finding("ok", "database", f"PostgreSQL {server['version_name']} at {server['server']}")
 
 
 def assess_role(server: Mapping[str, Any], missing: Sequence[tuple[str, ...]], *, embedded: bool) -> Finding:
-    """Judge what the role may do."""
+    """Return whether the role has the rights that polling needs, and not many more. `missing` is objects and rights."""
+    role = server["role"]
     if missing:
-        lacks = ", ".join(f"{privilege} on {name}" for name, privilege in missing[:5])
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        mend = "run `checkpointd migrate` as the owner, or sql/roles.sql as an administrator"
+        lacking = ", ".join(f"{privilege} on {name}" for name, privilege in missing[:LACKING_SHOWN])
+        more = f" and {len(missing) - LACKING_SHOWN} more" if len(missing) > LACKING_SHOWN else ""
+        advice = "run `checkpointd migrate` as the owner, or sql/roles.sql as an administrator"
         if server["membership"]:
-            mend = f"let an administrator run `{server['membership']}`"
-        return Finding("fail", "role", f"{server['role']} lacks {lacks}{more}: {mend}")
+            advice = f"run `{server['membership']}` as an administrator"
+        return Finding("fail", "role", f"{role} lacks {lacking}{more}: {advice}")
     if server["is_superuser"] and not embedded:
-        message = f"{server['role']} is a superuser: a login of the role checkpointd is enough, or of a member of it"
+        message = f"{role} is a superuser: log in as the role checkpointd or a member of it, which has enough rights"
         return Finding("warn", "role", message)
-    return Finding("ok", "role", f"{server['role']} lacks no right on what is there")
+    return Finding("ok", "role", f"{role} has the required rights on all existing objects")
 
 
 def assess_pooler(server: Mapping[str, Any]) -> Finding:
-    """Judge the settings that the daemon cannot make for itself behind a pooler."""
+    """Return whether the role has the settings that the daemon cannot make itself behind a pooler."""
     if unset := server["unset"]:
-        message = "behind a pooler the role has to bring its settings: run this, then let the pooler connect anew: "
-        return Finding("warn", "pooler", message + "; ".join(unset))
-    return Finding("ok", "pooler", "the role brings its timeouts and its search_path")
+        statements = "; ".join(unset)
+        message = (
+            "behind a pooler the role needs settings of its own: run these statements, then reconnect the pooler: "
+        )
+        return Finding("warn", "pooler", message + statements)
+    return Finding("ok", "pooler", "the role has its timeouts and its search_path")
 
 
 def assess_clock(subject: str, theirs: float, asked_at: float, answered_at: float) -> Finding:
-    """Compare their clock with ours, before and after they looked at it. Unix seconds."""
+    """Compare another clock, read between `asked_at` and `answered_at`, with this machine's. In Unix seconds."""
     skew = theirs - min(max(theirs, asked_at), answered_at)
     if abs(skew) <= SKEW_SECONDS:
-        return Finding("ok", f"clock of {subject}", "agrees with this machine's")
-    message = f"differs by {skew:+.0f} s from this machine's: polling does not mind, logs will confuse: set up NTP"
+        return Finding("ok", f"clock of {subject}", "agrees with the clock of this machine")
+    message = f"differs by {skew:+.0f} s from the clock of this machine (polling is not affected, logs are): set up NTP"
     return Finding("warn", f"clock of {subject}", message)
 
 
 def assess_sources(stored: Sequence[Mapping[str, Any]], configured: Sequence[str]) -> list[Finding]:
-    """Judge the sources that have jobs, but that this daemon does not serve."""
-    mend = "add it to the settings, or untrack what it has"
-    left = [source for source in stored if source["jobs"] and source["name"] not in configured]
-    jobs = [f"{source['jobs']} tracked {plural('job', source['jobs'])}" for source in left]
-    return [
-        Finding("warn", f"source {source['name']}", f"not configured, so that nobody polls its {its}: {mend}")
-        for source, its in zip(left, jobs, strict=True)
-    ]
+    """Return a warning for each source in the database that has tracked jobs and is not configured here."""
+    findings = []
+    for source in stored:
+        if (count := source["jobs"]) and source["name"] not in configured:
+            message = f"not configured, so nothing polls its {count} tracked {plural('job', count)}"
+            advice = "add it to the settings, or untrack its jobs"
+            findings.append(Finding("warn", f"source {source['name']}", f"{message}: {advice}"))
+    return findings
 
 
-_REACH: Final = "is base_url right, and does a firewall let us through? Proxies of the environment are not used"
-_NO_API: Final = "no API of fine-tuning jobs: is base_url right?"
+_UNREACHABLE: Final = "check base_url and the firewall; proxies of the environment are not used"
+_NO_API: Final = "no API of fine-tuning jobs: check base_url"
 _MEANINGS: Final[Mapping[ErrorClass, tuple[State, str]]] = {
-    ErrorClass.REFUSED: ("fail", "the key is wrong or revoked, or may not read fine-tuning jobs: give it that right"),
-    ErrorClass.QUOTA: ("fail", "the account is out of quota: nothing is polled until somebody adds some"),
-    ErrorClass.NETWORK: ("fail", _REACH),
-    ErrorClass.REDIRECT: ("fail", f"{_NO_API} Redirects are not followed"),
-    ErrorClass.BAD_REQUEST: ("fail", "is base_url right, and what `query` and `headers` add, such as api-version?"),
-    ErrorClass.THROTTLED: ("warn", "too many requests with this key: see requests_per_minute"),
-    ErrorClass.SERVER_ERROR: ("warn", "the provider is not well: polling waits for it"),
-    ErrorClass.FORBIDDEN: ("warn", "the key may not list jobs: polling may work all the same, without statuses"),
-    ErrorClass.MISSING: ("fail", f"{_NO_API} A provider without a list of jobs is of kind compatible"),
-    ErrorClass.TIMEOUT: ("warn", "it is slow, or not to be reached: polling tries again, see request_timeout_seconds"),
-}  # fmt: skip
+    ErrorClass.REFUSED: (
+        "fail",
+        "the key is wrong or revoked, or may not read fine-tuning jobs: replace it, or give it that right",
+    ),
+    ErrorClass.QUOTA: ("fail", "the account is out of quota: nothing is polled until it has some again"),
+    ErrorClass.NETWORK: ("fail", _UNREACHABLE),
+    ErrorClass.REDIRECT: ("fail", f"{_NO_API}; redirects are not followed"),
+    ErrorClass.BAD_REQUEST: ("fail", "check base_url, `query` (such as api-version) and `headers`"),
+    ErrorClass.THROTTLED: ("warn", "too many requests with this key: set or lower requests_per_minute"),
+    ErrorClass.SERVER_ERROR: ("warn", "the provider has a problem: polling tries again by itself"),
+    ErrorClass.FORBIDDEN: ("warn", "the key may not list jobs: polling can work, but statuses are not updated"),
+    ErrorClass.MISSING: ("fail", f"{_NO_API}, or set kind to compatible for a provider without a job list"),
+    ErrorClass.TIMEOUT: ("warn", "slow or unreachable: polling tries again by itself; see request_timeout_seconds"),
+}
 
 
-def assess_source(source: Source, tried: Sequence[Try]) -> Finding:
-    """Judge what a provider answered, the last time above all."""
+def assess_source(source: Source, tries: Sequence[Try]) -> Finding:
+    """Return what the answers to one or two requests mean. The last one is conclusive, unless all were 403 or 404."""
     subject = f"source {source.name}"
-    first, last = tried[0], tried[-1]
+    first, last = tries[0], tries[-1]
     if last.failure is None:
         if first.job is None and first.failure is not None:
-            meaning = "polling works, but jobs cannot be listed, for their statuses: give the key that right"
+            meaning = (
+                "polling works, but statuses are not updated, because jobs cannot be listed: give the key that right"
+            )
             return Finding("warn", subject, f"{first.failure.message} ({meaning})")
         return Finding("ok", subject, f"the key is accepted, and {'checkpoints' if last.job else 'jobs'} can be listed")
-    # Where nothing was accepted, a refusal tells more than a 404, and that of a poll more than that of the job list.
-    told = min(tried, key=_is_missing_or_a_list) if last.is_inconclusive else last
-    failure = told.failure or last.failure
-    state, meaning = _MEANINGS.get(failure.error_class, ("fail", _NO_API))
-    if failure.error_class is ErrorClass.NETWORK and "certificate verify failed" in failure.message:
-        meaning = "is base_url right? An authority of your own that signed it goes into SSL_CERT_FILE"
-    if failure.error_class is ErrorClass.FORBIDDEN and told.job:
-        state, meaning = "fail", f"the key may not list the checkpoints of {told.job}: give it that right"
-    elif failure.error_class is ErrorClass.MISSING and source.kind == "compatible":
-        job = last.job or first.job
-        missing, mend = (f"neither {job} nor a", "is base_url right?") if job else ("no", "track a job and check again")
-        state, meaning = "warn", f"{missing} list of jobs is there, so that the key could not be tried: {mend}"
+    chosen = min(tries, key=_informative_first) if last.is_inconclusive else last
+    failure = chosen.failure or last.failure
+    state, meaning = _meaning(source, chosen.job, failure, first.job or last.job)
     return Finding(state, subject, f"{failure.message} ({meaning})")
 
 
-def _is_missing_or_a_list(tried: Try) -> tuple[bool, bool]:
+def _informative_first(tried: Try) -> tuple[bool, bool]:
+    """Sort a refusal before a 404, and a request for checkpoints before one for the job list."""
     return tried.failure is None or tried.failure.error_class is ErrorClass.MISSING, tried.job is None
+
+
+def _meaning(source: Source, job: str | None, failure: Failure, tracked_job: str | None) -> tuple[State, str]:
+    """Return what a failed request for `job`, or for the job list, means. `tracked_job` is the one that was tried."""
+    if failure.error_class is ErrorClass.NETWORK and "certificate verify failed" in failure.message:
+        return "fail", "check base_url; if an authority of your own signed the certificate, name it in SSL_CERT_FILE"
+    if failure.error_class is ErrorClass.FORBIDDEN and job:
+        return "fail", f"the key may not list the checkpoints of {job}: give it that right"
+    if failure.error_class is ErrorClass.MISSING and source.kind == "compatible":
+        if tracked_job:
+            return (
+                "warn",
+                f"the key could not be tested, because neither {tracked_job} nor a job list was found: check base_url",
+            )
+        return "warn", "the key could not be tested, because the provider has no job list: track a job and check again"
+    return _MEANINGS.get(failure.error_class, ("fail", _NO_API))

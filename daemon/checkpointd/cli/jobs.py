@@ -37,9 +37,13 @@ def resync_jobs(settings: Settings, jobs: Sequence[str], source: str | None) -> 
 
 
 def _change(
-    settings: Settings, jobs: Sequence[str], source: str | None,
-    change: Callable[[Store, Sequence[Job]], Awaitable[int]], done: str,
-) -> None:  # fmt: skip
+    settings: Settings,
+    jobs: Sequence[str],
+    source: str | None,
+    change: Callable[[Store, Sequence[Job]], Awaitable[int]],
+    done: str,
+) -> None:
+    """Change jobs, and print how many, followed by `done`."""
     ids = read_ids(jobs, settings.sources)
 
     async def work() -> None:
@@ -57,7 +61,7 @@ def show_jobs(settings: Settings, *, as_json: bool) -> None:
         async with open_database(settings) as store:
             rows = await store.list_jobs()
         if as_json:
-            print(json.dumps(rows, default=output.plain))
+            print(json.dumps(rows, default=output.json_default))
         else:
             output.show_jobs(rows)
 
@@ -71,7 +75,7 @@ def show_status(settings: Settings, *, as_json: bool) -> None:
         async with open_database(settings) as store:
             sources, jobs = await store.list_sources(), await store.list_freshness()
         if as_json:
-            print(json.dumps({"sources": sources, "jobs": jobs}, default=output.plain))
+            print(json.dumps({"sources": sources, "jobs": jobs}, default=output.json_default))
         else:
             output.show_status(sources, jobs)
 

@@ -1,4 +1,4 @@
-"""What a terminal shows: tables and a progress bar. Elsewhere plain text, complete and without colours."""
+"""What commands print: tables and a progress bar on a terminal, and otherwise complete plain text without colours."""
 
 import os
 import sys
@@ -14,21 +14,21 @@ from rich.table import Table
 from rich.text import Text
 
 from checkpointd import presentation
-from checkpointd.presentation import Row, Said, clock, cut, visible
+from checkpointd.presentation import Row, Said, clock, cut, plural, visible
 from checkpointd.telemetry.logs import is_journal
 
 WIDE: Final = 110
 WIDEST: Final = 150
-"""Characters in a line of a terminal that has room for more than the most needed columns, and for all."""
+"""Widths of a terminal, in characters, from which on the less important and the least important columns are shown."""
 
-LONGEST: Final = 300
-"""Characters of a cell; no id is longer, and no error that says something."""
+CELL_CHARACTERS: Final = 300
+"""Longer texts are cut on a terminal. Ids and meaningful errors are shorter."""
 
-KEPT: Final = 30
-"""Characters that a column keeps while others give way: an id, or how fresh a job is, is no use in pieces."""
+UNBROKEN_CHARACTERS: Final = 30
+"""An id and the freshness of a job are not wrapped below this width: in pieces they are hard to read."""
 
-MOST: Final = 200
-"""Rows that a terminal is shown; nobody reads more, and colouring them takes long."""
+ROWS_SHOWN: Final = 200
+"""Rows of a table on a terminal. Colouring more takes long."""
 
 _STYLES: Final = {"live": "cyan", "good": "green", "warn": "yellow", "bad": "red", "quiet": "dim"}
 _STATE_TONES: Final = {"ok": "good", "warn": "warn", "fail": "bad"}
@@ -36,27 +36,30 @@ Cell = str | int | Said | None
 
 
 class Column(NamedTuple):
-    """A column: its heading, whether it holds numbers or gives way to others, the narrowest terminal that has it."""
+    """A column of a table."""
 
     name: str
     is_number: bool = False
-    gives_way: bool = True
-    least: int = 0
+    may_wrap: bool = True
+    """True if long cells may be wrapped on a narrow terminal. Numbers never are."""
+    from_width: int = 0
+    """The width of the narrowest terminal that shows the column."""
 
 
 def replace_closed_streams() -> None:
-    """Give what the shell closed (`2>&-`) to /dev/null, or what is said there goes to others.
+    """Open /dev/null for each standard stream that the shell closed, such as standard error by `2>&-`.
 
-    Python prints to standard output instead, and C to whatever connection got the number.
+    Otherwise Python would print errors to standard output, and C libraries would write to whatever file or connection
+    got the number of the closed stream.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # it stays open
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # stays open
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Show a progress bar on standard error, if that is a terminal; yields what is told how many of how many."""
+    """Show a progress bar on standard error if that is a terminal. Yields a function to call with done and total."""
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
@@ -67,119 +70,160 @@ def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
 
 
 def show_jobs(rows: Sequence[Row]) -> None:
-    """Print what is tracked, or was."""
+    """Print the jobs that are or were tracked."""
     columns = [
-        Column("job", gives_way=False), Column("source", least=_needed(rows)), Column("status"), Column("phase"),
-        Column("checkpoints", is_number=True), Column("step", is_number=True), Column("model", least=WIDE),
-        Column("tracked by", least=WIDEST),
-    ]  # fmt: skip
-    cells: list[list[Cell]] = [
-        [
-            row["id"], row["source"], Said(presentation.tone(row["status"]), row["status"] or "unknown"),
-            Said(presentation.tone(row["phase"]), row["phase"]), row["checkpoint_count"], row["latest_step"],
-            row["fine_tuned_model"] or row["model"], row["tracked_by"],
-        ]
-        for row in rows
-    ]  # fmt: skip
-    _table(columns, cells, "checkpointd jobs")
+        Column("job", may_wrap=False),
+        _source_column(rows),
+        Column("status"),
+        Column("phase"),
+        Column("checkpoints", is_number=True),
+        Column("step", is_number=True),
+        Column("model", from_width=WIDE),
+        Column("tracked by", from_width=WIDEST),
+    ]
+    _show_table(columns, [_job_cells(row) for row in rows], "checkpointd jobs")
+
+
+def _job_cells(row: Row) -> list[Cell]:
+    return [
+        row["id"],
+        row["source"],
+        Said(presentation.tone(row["status"]), row["status"] or "unknown"),
+        Said(presentation.tone(row["phase"]), row["phase"]),
+        row["checkpoint_count"],
+        row["latest_step"],
+        row["fine_tuned_model"] or row["model"],
+        row["tracked_by"],
+    ]
 
 
 def show_status(sources: Sequence[Row], jobs: Sequence[Row]) -> None:
-    """Print how the sources fare, and how fresh each tracked job is, the worst first."""
-    columns = [Column("source"), Column("state"), Column("jobs", is_number=True), Column("until"), Column("why")]
+    """Print the states of the sources, and the freshness of each tracked job, in the given order."""
     if sources:
-        _table(columns, [_source(row) for row in sources], "checkpointd status")
-        print()
-    columns = [Column("job", gives_way=False), Column("source", least=_needed(jobs)), Column("phase", least=WIDE),
-               Column("freshness", gives_way=False), Column("trouble")]  # fmt: skip
-    cells: list[list[Cell]] = [
-        [
-            row["fine_tuning_job_id"], row["source"], row["phase"],
-            presentation.freshness(row, None if row["last_complete_at"] is None else row["lag_seconds"]),
-            presentation.trouble(row),
+        columns = [
+            Column("source"),
+            Column("state"),
+            Column("jobs", is_number=True),
+            Column("paused until"),
+            Column("reason"),
         ]
-        for row in jobs
-    ]  # fmt: skip
-    _table(columns, cells, "checkpointd status")
-    stale, failing = (sum(bool(row[name]) for row in jobs) for name in ("is_stale", "consecutive_failures"))
+        _show_table(columns, [_source_cells(row) for row in sources], "checkpointd status")
+        print()
+    columns = [
+        Column("job", may_wrap=False),
+        _source_column(jobs),
+        Column("phase", from_width=WIDE),
+        Column("freshness", may_wrap=False),
+        Column("problem"),
+    ]
+    _show_table(columns, [_freshness_cells(row) for row in jobs], "checkpointd status")
     if sys.stdout.isatty() and jobs:
-        print(f"\n{len(jobs):,} tracked: {stale:,} stale, {failing:,} failing")
+        stale, failing = (sum(bool(row[name]) for row in jobs) for name in ("is_stale", "consecutive_failures"))
+        print(f"\n{len(jobs):,} {plural('job', len(jobs))} tracked: {stale:,} stale, {failing:,} failing")
+
+
+def _source_cells(row: Row) -> list[Cell]:
+    is_ok = row["state"] == "ok"
+    reasons = [
+        *([row["last_error"]] if row["last_error"] and not is_ok else []),
+        *([f"job list: {row['job_list_error']}"] if row["job_list_error"] else []),
+    ]
+    return [
+        row["name"],
+        Said(presentation.source_tone(row["state"]), row["state"]),
+        row["jobs"],
+        clock(row["resume_at"]) if row["resume_at"] and not is_ok else "",
+        "; ".join(reasons),
+    ]
+
+
+def _freshness_cells(row: Row) -> list[Cell]:
+    return [
+        row["fine_tuning_job_id"],
+        row["source"],
+        row["phase"],
+        presentation.freshness(row, None if row["last_complete_at"] is None else row["lag_seconds"]),
+        presentation.trouble(row),
+    ]
+
+
+def _source_column(rows: Sequence[Row]) -> Column:
+    """Return the column of sources: on every terminal if the rows have several, else only on the widest."""
+    has_several = len({row["source"] for row in rows}) > 1
+    return Column("source", from_width=0 if has_several else WIDEST)
 
 
 def show_finding(state: str, subject: str, message: str) -> None:
-    """Print a line of a check; on a terminal with the state in colour, and further lines indented."""
-    line = cell(f"{subject}: {message}")
+    """Print one finding of a check. On a terminal the state is coloured, and further lines are indented."""
+    text = cell_text(f"{subject}: {message}")
     if not sys.stdout.isatty():
-        print(f"{state:4}  {line}", flush=True)
+        print(f"{state:4}  {text}", flush=True)
         return
     shown = Table.grid(padding=(0, 2, 0, 0))
     shown.add_column(width=4)
     shown.add_column(overflow="fold")
-    shown.add_row(Text(state, style=_STYLES[_STATE_TONES[state]]), Text(line))
+    shown.add_row(Text(state, style=_STYLES[_STATE_TONES[state]]), Text(text))
     Console().print(shown)
 
 
-def _source(row: Row) -> list[Cell]:
-    is_ok = row["state"] == "ok"
-    why = [
-        *([row["last_error"]] if row["last_error"] and not is_ok else []),
-        *([f"job list: {row['job_list_error']}"] if row["job_list_error"] else []),
-    ]
-    until = clock(row["resume_at"]) if row["resume_at"] and not is_ok else ""
-    return [row["name"], Said(presentation.source_tone(row["state"]), row["state"]), row["jobs"], until, "; ".join(why)]
-
-
-def _table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], command: str) -> None:
-    """Print a table: on a terminal in colours, as wide as that is, without empty columns; elsewhere all there is."""
+def _show_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], command: str) -> None:
+    """Print a table. `command` is the one that prints all rows, for a terminal, which shows only the first ones."""
     if not rows:
-        print("Nothing is tracked: checkpointd track ftjob-…")
-        return
-    if not sys.stdout.isatty():
-        lines = [[column.name for column in columns], *([cell(value) for value in row] for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for line in lines:
-            print("  ".join(map(str.ljust, line, widths)).rstrip())
-        return
+        print("No jobs are tracked: run `checkpointd track ftjob-…`")
+    elif sys.stdout.isatty():
+        _show_on_terminal(columns, rows, command)
+    else:
+        _show_plain(columns, rows)
+
+
+def _show_plain(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
+    """Print a table with all columns, all rows and all of each cell."""
+    lines = [[column.name for column in columns], *([cell_text(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(map(str.ljust, line, widths)).rstrip())
+
+
+def _show_on_terminal(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], command: str) -> None:
+    """Print a table in colours, as wide as the terminal, without columns that are empty or of a wider one."""
     console = Console()
-    chosen = [
-        n for n, column in enumerate(columns)
-        if column.least <= console.width and any(cell(row[n]) for row in rows)
-    ]  # fmt: skip
-    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for n in chosen:
-        gives_way = columns[n].gives_way and not columns[n].is_number
-        least = None if gives_way else min(KEPT, max(len(cell(row[n])) for row in rows))
-        justify: JustifyMethod = "right" if columns[n].is_number else "left"
-        shown.add_column(columns[n].name, justify=justify, overflow="fold", min_width=least)
-    for row in rows[:MOST]:
-        shown.add_row(*(_text(row[n]) for n in chosen))
-    console.print(shown)
-    if len(rows) > MOST:
-        console.print(f"… and {len(rows) - MOST:,} more: {command} | less", highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    shown = [
+        n
+        for n, column in enumerate(columns)
+        if column.from_width <= console.width and any(cell_text(row[n]) for row in rows)
+    ]
+    for n in shown:
+        column, longest = columns[n], max(len(cell_text(row[n])) for row in rows)
+        may_wrap = column.may_wrap and not column.is_number
+        least = None if may_wrap else min(UNBROKEN_CHARACTERS, longest)
+        justify: JustifyMethod = "right" if column.is_number else "left"
+        table.add_column(column.name, justify=justify, overflow="fold", min_width=least)
+    for row in rows[:ROWS_SHOWN]:
+        table.add_row(*(_styled(row[n]) for n in shown))
+    console.print(table)
+    if len(rows) > ROWS_SHOWN:
+        console.print(f"… and {len(rows) - ROWS_SHOWN:,} more: run `{command} | less`", highlight=False)
 
 
-def _needed(rows: Sequence[Row]) -> int:
-    """Return the narrowest terminal that needs the source: any, where there are several."""
-    return 0 if len({row["source"] for row in rows}) > 1 else WIDEST
+def _styled(cell: Cell) -> Text:
+    style = _STYLES[cell.tone] if isinstance(cell, Said) else ""
+    return Text(cut(cell_text(cell), CELL_CHARACTERS), style=style)
 
 
-def _text(value: Cell) -> Text:
-    return Text(cut(cell(value), LONGEST), style=_STYLES[value.tone] if isinstance(value, Said) else "")
-
-
-def cell(value: Cell) -> str:
-    """Return a value as people read it; what providers sent cannot steer the terminal."""
-    if isinstance(value, int):
-        return f"{value:,}"
-    return visible("" if value is None else value.text if isinstance(value, Said) else value)
+def cell_text(cell: Cell) -> str:
+    """Return the text of a cell, with visible characters only: what a provider sent cannot control the terminal."""
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    return visible("" if cell is None else cell.text if isinstance(cell, Said) else cell)
 
 
 def say(text: str, *, is_error: bool = False) -> None:
-    """Tell a person something that is not the output; what went wrong is an error to the journal, too."""
+    """Print a line on standard error. In the journal, an error gets the priority of errors."""
     priority = "<3>" if is_error and is_journal(sys.stderr) else ""
     print(f"{priority}checkpointd: {' '.join(text.split())}", file=sys.stderr)
 
 
-def plain(value: object) -> str:
-    """Return what JSON has for a value that it has no type for: a time."""
+def json_default(value: object) -> str:
+    """Return the text of a value for which JSON has no type, such as a time."""
     return value.isoformat() if isinstance(value, datetime) else str(value)

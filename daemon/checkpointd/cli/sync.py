@@ -74,9 +74,13 @@ def sync_once(settings: Settings, jobs: Sequence[str], source: str | None, *, as
 
 
 async def sync_jobs(
-    settings: Settings, store: Store, headers_by_source: HeadersBySource, jobs: Sequence[Job] | None,
-    source: str | None, progress: Callable[[int, int | None], None],
-) -> Summary:  # fmt: skip
+    settings: Settings,
+    store: Store,
+    headers_by_source: HeadersBySource,
+    jobs: Sequence[Job] | None,
+    source: str | None,
+    progress: Callable[[int, int | None], None],
+) -> Summary:
     """Poll these jobs, or all tracked ones (of one source, if given).
 
     `progress` is called with the number of finished jobs and that of all jobs, or None while that is unknown. The job
@@ -129,12 +133,14 @@ def _sum_up(outcomes: Mapping[tuple[str, str], Outcome]) -> Summary:
 
 def _print(summary: Summary, sources: Sequence[str]) -> None:
     jobs, new, rejected = summary.jobs, summary.new, summary.rejected
-    print(f"{jobs} {plural('job', jobs)}: {new} new {plural('checkpoint', new)}, {summary.changed} changed, "
-          f"{rejected} rejected {plural('item', rejected)}, {len(summary.failures)} failed")  # fmt: skip
-    # With several sources the job's id may be in more than one.
+    print(
+        f"{jobs} {plural('job', jobs)}: {new} new {plural('checkpoint', new)}, {summary.changed} changed, "
+        f"{rejected} rejected {plural('item', rejected)}, {len(summary.failures)} failed"
+    )
+    # Two sources can have jobs with the same id.
     several = len({*sources, *(failure.source for failure in summary.failures)}) > 1
     for failure in summary.failures[:SHOWN_FAILURES]:
         job = f"{failure.job} ({failure.source})" if several else failure.job
-        print(output.cell(f"{job}: {failure.error_class}: {failure.error}"), file=sys.stderr)
+        print(output.cell_text(f"{job}: {failure.error_class}: {failure.error}"), file=sys.stderr)
     if (more := len(summary.failures) - SHOWN_FAILURES) > 0:
-        print(f"… and {more} more: checkpointd status", file=sys.stderr)
+        print(f"… and {more} more: run `checkpointd status`", file=sys.stderr)

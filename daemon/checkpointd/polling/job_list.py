@@ -19,10 +19,10 @@ from checkpointd.telemetry.logs import log
 from checkpointd.telemetry.metrics import REQUESTS
 
 LIST_SHARE: Final = 0.75
-"""The share of its lease within which a reading must end."""
+"""The share of the lease within which the job list must be read."""
 
 LONGEST_GAP: Final = 900.0
-"""Seconds until a job list that cannot be read is tried again, at the most."""
+"""The most seconds until a job list that could not be read is tried again, unless its normal gap is longer."""
 
 RATE_SHARE: Final = 0.5
 """The share of a source's rate limit that its job list may use; the rest is for polls."""
@@ -33,8 +33,8 @@ class JobList:
 
     def __init__(
         self, store: Store, source: ActiveSource, health: Health, *, gap: float, lease_seconds: float, discover: bool
-    ) -> None:  # fmt: skip
-        """`gap` is the seconds between two readings; `discover` tracks every job that is listed."""
+    ) -> None:
+        """`gap` is in seconds, between two readings; with `discover`, every listed job is tracked."""
         self._store = store
         self._source = source
         self._health = health
@@ -43,12 +43,12 @@ class JobList:
         self._discover = discover
         self._has_read_all = False
         self._unlisted: set[str] = set()
-        """Tracked jobs that the last full pass did not contain. Later passes do not read to the end because of them."""
+        """Tracked jobs that were not in the list when it was last read to its end. Later passes do not search them."""
         self._failures = 0
         self._requests = 0
-        """The requests of the last reading."""
+        """The number of requests of the last reading."""
         self._silent_until = 0.0
-        """On the event loop's clock. This daemon's key may not read the list; another daemon's key may."""
+        """On the event loop's clock. Set when this daemon's key may not read the list; that of another daemon may."""
 
     async def tick(self, *, due_or_not: bool = False) -> None:
         """Read the job list if it is due. Failures are logged, not raised."""
@@ -70,12 +70,12 @@ class JobList:
                 whole = await self._pass(lease, deadline, full=lease.full_pass or not self._has_read_all)
                 self._has_read_all = self._has_read_all or whole
                 self._failures, self._silent_until = 0, 0.0
-                if lease.troubled and not self._source.refusals:  # a key may be valid for the list alone
+                if lease.troubled and not self._source.refusals:  # the key may be valid for the job list alone
                     await self._store.accept_sources([self._source.key])
             except ApiError as e:
                 error = e.failure.message
                 await self._record_failure(e.failure)
-            finally:  # if cancelled, too, the list is free for other daemons
+            finally:  # also if cancelled, so that other daemons can claim the list
                 now = asyncio.get_running_loop().time()
                 gap = 0.0 if now < self._silent_until else self._next_gap()
                 await self._store.finish_job_list(lease, gap, whole=whole, error=error)
@@ -85,7 +85,10 @@ class JobList:
         return max(min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap)), affordable)
 
     async def _pass(self, lease: JobListLease, deadline: float, *, full: bool) -> bool:
-        """Read page after page: to the end, or, if not `full`, until nothing new is expected. Returns if to the end."""
+        """Read page after page to the end or, if not `full`, until nothing new is expected.
+
+        Returns whether the list was read to its end.
+        """
         source = self._source
         unfinished = await self._store.find_unfinished_jobs(source.key, list(ENDED_STATUSES))
         unfinished -= set() if full else self._unlisted
@@ -113,5 +116,5 @@ class JobList:
         if failure.error_class in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN}:
             self._silent_until = asyncio.get_running_loop().time() + self._next_gap()
         if failure.error_class in {ErrorClass.THROTTLED, ErrorClass.QUOTA}:
-            # A pause concerns the polls, too. A refusal may not: a key may be valid for the polls alone.
+            # A pause applies to polls, too. A refusal may not: the key may be valid for polls alone.
             await report_failure(self._store, self._source.key, failure)

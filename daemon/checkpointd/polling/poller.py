@@ -7,10 +7,10 @@
 Four clocks are in use:
 
 - The database's clock decides what replicas must agree on: due times, leases, pauses, and all stored times.
-- The event loop's clock is monotonic. It measures what concerns this process only: deadlines, timeouts and silence. A
-  deadline of a lease is counted from before the claim, so it never ends after the lease does.
-- The wall clock gives the times of log lines and metrics, and drives the ticks of APScheduler (service/ticker.py). The
-  ticks continue when it is stepped.
+- The event loop's clock is monotonic. It measures what concerns this process only: deadlines, timeouts and silence. The
+  deadline of a lease counts from before the claim, so it passes no later than the lease expires.
+- The wall clock gives the times of log lines and metrics, and drives the ticks of APScheduler. The ticks continue when
+  it is stepped (service/ticker.py).
 - systemd measures the watchdog's time by its own clock (service/watchdog.py).
 """
 
@@ -39,18 +39,18 @@ POLL_SHARE: Final = 0.75
 DRAIN_SHARE: Final = 0.5
 """The share of the drain time in which running polls may end; then they are cancelled."""
 
-TICK_SECONDS: Final = 33.0
-"""The longest time between the ends of two ticks: three intervals of the ticker, and a claim that waits for a database
-that hangs, to connect and until its timeout."""
+LONGEST_TICK_SECONDS: Final = 33.0
+"""The longest time between the ends of two ticks, after which the poller is stuck: three intervals of the ticker, and a
+claim that waits for a database that hangs, first to connect and then until its timeout."""
 
 LATE_SECONDS: Final = 5.0
-"""How long a poll may outlive its lease. It ends before, unless the process was suspended."""
+"""How long a poll may outlive its lease, after which the poller is stuck. Only a suspended process is late at all."""
 
 LONGEST_SAVE_SECONDS: Final = 300.0
-"""The longest time of a save. Each of its statements has a timeout, so a longer one hangs."""
+"""The longest time of a save, after which the poller is stuck. Each statement of a save has a timeout of its own."""
 
 HELD_SECONDS: Final = 0.25
-"""How often `poll_named` tries jobs again that another daemon is polling."""
+"""The interval at which `poll_named` tries again to claim jobs that another daemon is polling."""
 
 
 class Poller:
@@ -77,12 +77,12 @@ class Poller:
         self._wants_more = False
         self._ticked_at = asyncio.get_running_loop().time()
         self._listing: dict[int, float] = {}
-        """The jobs whose checkpoints are being listed, and when their leases end."""
+        """The jobs whose checkpoints are being listed, and when their leases expire."""
         self.wake = asyncio.Event()
-        """Set when a tick is worth while: by the ticker, or when a slot is free for a job that waits."""
+        """Set when a tick is worth its cost: by the ticker, and when half of a source's capacity is free again."""
 
     async def tick(self) -> int:
-        """Claim due jobs and start their polls. Returns how many; 0 if the database is unavailable."""
+        """Claim due jobs and start their polls. Returns the number of jobs; 0 if the database is unavailable."""
         metrics.LAST_TICK.set_to_current_time()
         try:
             return await self._tick()
@@ -90,18 +90,18 @@ class Poller:
             self._ticked_at = asyncio.get_running_loop().time()
 
     async def idle(self) -> None:
-        """Wait until no poll is running. Their results may still wait for a save: see SaveQueue.saved()."""
+        """Wait until no poll is running. Results may still wait for a save: see SaveQueue.saved()."""
         while self._workers:
             await asyncio.wait(self._workers)
 
     def stuck(self) -> str | None:
-        """Return what has stopped, although it should go on even while the database or a provider is away, or None."""
+        """Return what is stuck, or None. An unreachable database or provider blocks nothing: its waits time out."""
         now = asyncio.get_running_loop().time()
         if self._listing and (late := now - min(self._listing.values())) > LATE_SECONDS:
             return f"a poll has outlived its lease by {late:.0f} s"
         if (saving := self.queue.saving_seconds()) > LONGEST_SAVE_SECONDS:
             return f"a save has been running for {saving:.0f} s"
-        if now - self._ticked_at > TICK_SECONDS:
+        if now - self._ticked_at > LONGEST_TICK_SECONDS:
             return f"no tick has ended for {now - self._ticked_at:.0f} s"
         return None
 
@@ -123,12 +123,12 @@ class Poller:
     async def poll_named(self, jobs: Iterable[Job]) -> list[Job]:
         """Poll these jobs now, due or not. Returns those that were not polled.
 
-        Waits at most one lease for jobs that other daemons hold. Raises DatabaseUnavailableError.
+        Waits for jobs that other daemons hold, but at most as long as a lease. Raises DatabaseUnavailableError.
         """
         loop = asyncio.get_running_loop()
         pending = {job.key: job for job in jobs if job.source in self._sources}
         intervals = {s.key: s.request_interval for s in self._sources.values() if s.request_interval}
-        # A held job is free after a lease; with a rate limit it may take as long again until a request is allowed.
+        # A job that another daemon holds is free when its lease expires, but a rate limit may delay its claim.
         patience_seconds = self._lease_seconds + 2 * max(intervals.values(), default=0)
         patience = loop.time() + patience_seconds
         left: list[Job] = []
@@ -174,7 +174,7 @@ class Poller:
         return chosen
 
     def _start(self, leases: Sequence[Lease], claimed_before: float) -> None:
-        """Hand claimed jobs to the workers of their sources, one worker for each request that may run at once."""
+        """Hand claimed jobs to the workers of their sources. A source has as many workers as concurrent requests."""
         poll_by, save_by = claimed_before + POLL_SHARE * self._lease_seconds, claimed_before + self._lease_seconds
         for lease in leases:
             source = self._sources[lease.source]
@@ -186,7 +186,7 @@ class Poller:
                 worker.add_done_callback(self._workers.discard)
 
     async def _work(self, source: ActiveSource) -> None:
-        """Poll one waiting job after the other, as long as there are any."""
+        """Poll the waiting jobs of a source, one after the other, until none is left."""
         try:
             while source.waiting:
                 claim = source.waiting.popleft()
@@ -201,7 +201,7 @@ class Poller:
             source.workers -= 1
 
     async def _poll(self, claim: Claim, source: ActiveSource) -> FinishedPoll:
-        """Poll one job. Every failure becomes a result: an exception here would cancel all other polls."""
+        """Poll one job. A failure becomes a result, because an exception would cancel all other polls."""
         started = asyncio.get_running_loop().time()
         if source.is_silent(started):
             return FinishedPoll(claim, source, None, source.failure, 0)
@@ -215,9 +215,9 @@ class Poller:
         except asyncio.CancelledError:
             self.queue.put_now(FinishedPoll(claim, source, None, None, 0))
             raise
-        except Exception:  # noqa: BLE001  # a fault of the program costs this poll, not the daemon
+        except Exception:  # noqa: BLE001  # an error of checkpointd itself must end this poll only, not the daemon
             log.exception("poll.crashed", source=source.name, job=claim.lease.id)
-            failure = Failure(ErrorClass.INTERNAL, "a fault of checkpointd itself: see its log")
+            failure = Failure(ErrorClass.INTERNAL, "an error of checkpointd itself: see its log")
             finished = self._evaluate(claim, source, RawListing([], failure, 1))
         finally:
             self._listing.pop(claim.lease.job, None)
@@ -249,7 +249,7 @@ class Poller:
             worker.cancel()
 
     async def drain(self, seconds: float) -> None:
-        """Release the jobs that wait, let running polls end for so many seconds, then cancel them."""
+        """Release the waiting jobs, let the running polls end within `seconds`, then cancel the rest."""
         for source in self._sources.values():
             while source.waiting:
                 claim = source.waiting.popleft()
@@ -262,7 +262,7 @@ class Poller:
 
 
 def _move_to_the_end(pending: dict[int, Job], tried: Iterable[Job], claimed: set[int]) -> None:
-    """Remove the claimed jobs, and move those that are held behind the others."""
+    """Remove the claimed jobs from `pending`, and move those that other daemons hold to its end."""
     for job in tried:
         del pending[job.key]
         if job.key not in claimed:

@@ -1,4 +1,4 @@
-"""Finished polls that wait for a save. Many are saved in one commit, and no poll waits for the slowest."""
+"""Finished polls that wait for a save. One commit saves many polls, and no poll waits for a slower one."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -22,28 +22,28 @@ from checkpointd.telemetry.logs import log
 BATCH_POLLS: Final = 512
 BATCH_ITEMS: Final = 10_000
 BATCH_SECONDS: Final = 0.05
-"""A save takes at most so many polls or items, and waits at most so long for more of them."""
+"""A save takes at most so many polls and about so many items. It waits at most so many seconds for more polls."""
 
 ITEM_CHARACTERS: Final = 4096
-"""An item of this length counts as two, one of twice this length as three, and so on."""
+"""The length from which an item counts as two; from twice this length it counts as three, and so on."""
 
 BACKLOG_ITEMS: Final = 3 * BATCH_ITEMS
-"""With more items than this waiting for a save, polls wait before their next request."""
+"""With more items than this waiting for a save, a worker waits before it starts its next poll."""
 
 RETRY_SECONDS: Final = 1.0
-"""The delay before a failed save is tried again, as long as its leases last."""
+"""The delay before a failed save is tried again. It is tried until its leases expire."""
 
 LEASE_LOST: Final = "its lease was lost: another daemon polls it, or the database did not save it in time"
 
 
 class FinishedPoll(msgspec.Struct, frozen=True):
-    """A poll that has ended. Without a result its job is released."""
+    """A poll that has ended. Without a result, its job is released."""
 
     claim: Claim
     source: ActiveSource
     result: PollResult | None
     source_failure: Failure | None
-    """Why the source turned the poll away, or None."""
+    """Why the source rejected the poll, or None."""
     requests: int
 
     @property
@@ -59,7 +59,7 @@ Report = Callable[[Lease, Outcome], None]
 
 
 class SaveQueue:
-    """A queue with one saver, run(). `report` is called with the outcome of each poll."""
+    """A queue with one consumer, run(). `report` is called with the outcome of each poll."""
 
     def __init__(self, store: Store, health: Health, report: Report | None = None) -> None:
         self._store = store
@@ -68,7 +68,7 @@ class SaveQueue:
         self._waiting: list[FinishedPoll] = []
         self._items = 0
         self._arrived = asyncio.Event()
-        self._has_room = asyncio.Event()
+        self._batch_saved = asyncio.Event()
         self._full = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -87,9 +87,9 @@ class SaveQueue:
         """Add a finished poll. Waits while the backlog is long."""
         try:
             while self._items > BACKLOG_ITEMS:
-                self._has_room.clear()
-                await self._has_room.wait()
-        finally:  # if cancelled, it is saved all the same
+                self._batch_saved.clear()
+                await self._batch_saved.wait()
+        finally:  # also if cancelled
             self.put_now(finished)
 
     def put_now(self, finished: FinishedPoll) -> None:
@@ -102,10 +102,10 @@ class SaveQueue:
             self._full.set()
 
     def close(self, by: float) -> None:
-        """Let run() return when nothing waits, and at `by` on the event loop's clock at the latest."""
+        """Let run() return when nothing waits, and no later than `by` on the event loop's clock."""
         self._close_by = by
         if self._limit is not None:
-            with suppress(RuntimeError):  # that save has ended
+            with suppress(RuntimeError):  # the save has ended, and its limit with it
                 self._limit.reschedule(self._close_by)
         self._arrived.set()
         self._full.set()
@@ -121,7 +121,7 @@ class SaveQueue:
                     async with asyncio.timeout(BATCH_SECONDS):
                         await self._full.wait()
             await self._save(self._take())
-            self._has_room.set()
+            self._batch_saved.set()
             if not self._waiting:
                 self._idle.set()
 
@@ -152,14 +152,15 @@ class SaveQueue:
         if changed:
             saved += await self._retry(lambda: save_changed(self._store, changed), save_by) or []
         self._report_outcomes(batch, {one.result.lease.job: one for one in saved})
-        with suppress(DatabaseUnavailableError), self._health.unit("source"):  # the next poll meets the same failure
+        # If this fails, the next poll of the source has the same failure to store.
+        with suppress(DatabaseUnavailableError), self._health.unit("source"):
             async with database_deadline(self._close_by) as self._limit:
                 await self._update_sources(batch)
 
     async def _retry(self, save: Callable[[], Awaitable[T]], save_by: float) -> T | None:
-        """Save, and again while the leases last. Returns None if nothing was saved.
+        """Call `save` until it succeeds or the leases expire. Returns its result, or None if nothing was saved.
 
-        A save whose answer was lost may have been committed: the repetition then finds no lease and writes nothing.
+        A save whose answer was lost may have been committed. The next attempt then finds no lease and writes nothing.
         """
         loop = asyncio.get_running_loop()
         while True:
@@ -172,7 +173,7 @@ class SaveQueue:
                 if loop.time() + RETRY_SECONDS > min(save_by, self._close_by or save_by):
                     return None
                 await asyncio.sleep(RETRY_SECONDS)
-            except Exception:  # noqa: BLE001  # a fault of the program costs this batch, not the daemon
+            except Exception:  # noqa: BLE001  # an error of checkpointd itself must end this batch only, not the daemon
                 log.exception("save.crashed")
                 return None
             else:
@@ -195,7 +196,7 @@ class SaveQueue:
             name, lease = finished.source.name, finished.claim.lease
             requests[name] += finished.requests
             one = saved.get(lease.job)
-            if one and one.result.lease is not lease:  # the saved poll is of another lease of this job
+            if one and one.result.lease is not lease:  # it was saved under another lease of this job
                 one = None
             if one:
                 by_source[name].append(one)

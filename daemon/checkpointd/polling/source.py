@@ -1,4 +1,4 @@
-"""One source at run time: its client, how many jobs it can take now, when it is silent, and its rate limit."""
+"""One source at run time: its client, how many jobs it can take now, when it must be silent, and its rate limit."""
 
 import asyncio
 import math
@@ -15,14 +15,14 @@ from checkpointd.provider.client import Client
 
 AHEAD_SECONDS: Final = 0.25
 AHEAD_JOBS: Final = 512
-"""Jobs are claimed beyond the free slots only if the source will start them within this time, and at most so many."""
+"""Jobs are claimed beyond the free slots only if their polls will start within this time, and at most so many."""
 
 REFUSED_SILENCE: Final = (60.0, 120.0, 300.0, 900.0)
-"""Seconds of silence after the key of this process was refused for the first, second, … time in a row."""
+"""The seconds of silence after the key of this process was refused for the first, second, … time in a row."""
 
 
 class Claim(NamedTuple):
-    """A claimed job, and until when it may be polled and saved, on the event loop's clock."""
+    """A claimed job, and when its poll and its save must have ended, on the event loop's clock."""
 
     lease: Lease
     poll_by: float
@@ -47,7 +47,7 @@ class ActiveSource:
     failing: int = 0
     """How many of them are polls of failing jobs."""
     failure: Failure | None = None
-    """Why the source last turned this process away, or None if a request has succeeded since."""
+    """Why the source last rejected a request of this process, or None if a request has succeeded since."""
     key_accepted: bool = False
     """True if a request succeeded since the key was last refused."""
     refusals: int = 0
@@ -62,7 +62,7 @@ class ActiveSource:
         return now < self.silent_until
 
     def capacity(self, now: float) -> Capacity:
-        """Return how many jobs to claim. After a refusal and its silence it is one job, to test the key."""
+        """Return how many jobs to claim. When the silence after a refusal ends, it is one job, to test the key."""
         if self.is_silent(now):
             return Capacity(0, 0, self.request_interval)
         if self.refusals:
@@ -73,9 +73,8 @@ class ActiveSource:
             self._finished, self._since = 0, now
         # Failing jobs share a quarter of the slots, so that slow ones do not delay the others.
         failing = max(self.concurrency // 4, 1) - self.failing
-        return Capacity(
-            max(self.concurrency + self._ahead - self.in_flight, 0), max(failing, 0), self.request_interval
-        )  # fmt: skip
+        slots = self.concurrency + self._ahead - self.in_flight
+        return Capacity(max(slots, 0), max(failing, 0), self.request_interval)
 
     @property
     def wants_jobs(self) -> bool:
@@ -97,7 +96,7 @@ class ActiveSource:
     def record_failure(self, failure: Failure, now: float) -> None:
         """Become silent, because the key was refused or a pause is needed.
 
-        Failures of requests that were under way when the silence began do not count again.
+        During the silence, the failures of requests that were sent before it do not count again.
         """
         if now < self.silent_until:
             return
@@ -110,7 +109,7 @@ class ActiveSource:
             self.silent_until = now + pause_seconds(failure)
 
     def record_success(self, now: float) -> None:
-        """End the silence, unless this request was under way when it began."""
+        """Forget past failures, unless the source is silent: then this request was sent before the silence."""
         if self.is_silent(now):
             return
         self.failure = None
@@ -129,12 +128,12 @@ async def report_failure(store: Store, source: int, failure: Failure) -> None:
 class RateLimiter:
     """Makes the requests of one listing wait for the rate limit of the source, which all daemons share.
 
-    All waits of a listing together take at most half of its remaining time, so that a list of many pages is read to its
-    end. The rate limit is then overdrawn, and claims stop until that is made up for.
+    The waits of a listing take at most half of its remaining time in all, so that a list of many pages is read to its
+    end. The rate limit is then overdrawn, and no job is claimed until the overdraft is made up.
     """
 
     def __init__(self, store: Store, source: int, request_interval: float | None, *, paid: int) -> None:
-        """`request_interval` is in seconds, or None without a rate limit; `paid` requests are paid for by the claim."""
+        """`request_interval` is in seconds, or None without a rate limit; the claim has paid for `paid` requests."""
         self._store = store
         self._source = source
         self._request_interval = request_interval

@@ -23,13 +23,13 @@ VIEWS_VERSION: Final = 3
 """Raised by each release that changes views, so that an older checkpointd does not replace them by its own."""
 
 LOCK_TIMEOUT: Final = "250ms"
-"""The wait for each lock. Others that use a table or view which a file waits for, or has locked, wait for the file.
+"""How long a file waits for each of its locks. Sessions that use the same table or view wait behind the file.
 
-A file needs several locks, so they wait for ten times as long at most.
+They wait ten times as long at most, because a file takes several locks.
 """
 LOCK_PAUSE_SECONDS: Final = 0.5
 LOCK_ATTEMPTS: Final = 240
-"""After a lock timeout it pauses and tries again, for three minutes in all."""
+"""After a lock timeout, migrate() pauses and tries again, for three minutes in all."""
 
 MIGRATION_SECONDS: Final = 3600.0
 """The limit for one file. A file that fills a new column of millions of rows takes minutes."""
@@ -163,7 +163,7 @@ async def _prepare(connection: Connection) -> None:
 async def _apply_next(connection: Connection) -> str | None:
     """Apply the next file, in a transaction that excludes other migrations. Returns its name, or None if none is left.
 
-    The first look needs no lock, so that migrating an up-to-date schema waits for nobody.
+    The first check takes no lock, so that migrating an up-to-date schema waits for no lock.
     """
     if not _pending(await _applied(connection)):
         return None

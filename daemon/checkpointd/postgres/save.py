@@ -68,7 +68,7 @@ async def save_changed(store: Store, polls: Sequence[PollResult]) -> list[SavedP
 async def _save_locked_again(save: _Save, connection: Connection, polls: Sequence[PollResult]) -> list[SavedPoll]:
     """Save polls, and after LOCK_RETRY_DELAYS save again those whose row was locked by another transaction.
 
-    They cannot be told from polls whose lease was lost. Saving those again writes nothing.
+    They look like polls whose lease was lost, so those are saved again too, which writes nothing.
     """
     saved = await save(connection, polls)
     for delay in connection_module.LOCK_RETRY_DELAYS:

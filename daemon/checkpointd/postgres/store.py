@@ -40,11 +40,13 @@ _POOL_IS_STALE: Final = (
 
 
 class Capacity(NamedTuple):
-    """How many jobs a source can take, how many of them may be failing jobs, and its request interval in seconds."""
+    """How many jobs a source can take now, and at which rate. The fields are parameters of claim_due_jobs.sql."""
 
     slots: int
-    failing: int
+    failing_slots: int
+    """How many of the slots failing jobs may take."""
     request_interval: float | None
+    """Seconds between requests, or None without a rate limit."""
 
 
 class JobListLease(NamedTuple):
@@ -118,7 +120,7 @@ class Store:
             queries.CLAIM_DUE_JOBS,
             list(capacities),
             [capacity.slots for capacity in capacities.values()],
-            [capacity.failing for capacity in capacities.values()],
+            [capacity.failing_slots for capacity in capacities.values()],
             [capacity.request_interval for capacity in capacities.values()],
             lease_seconds,
         )

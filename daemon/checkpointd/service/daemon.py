@@ -25,16 +25,16 @@ from checkpointd.telemetry.logs import log
 from checkpointd.web import server
 
 WAIT_SECONDS: Final = 2.0
-"""The interval of attempts while the database is away or its schema is old."""
+"""The interval of attempts while the database is unreachable or its schema is old."""
 
 START_SECONDS: Final = 90.0
-"""The time that systemd is asked to allow for each attempt. A start that hangs is killed after it."""
+"""The time that the daemon requests from systemd for each attempt. systemd kills a start that hangs longer."""
 
 SPARE_SECONDS: Final = 10.0
-"""The time that systemd is asked to allow beyond the drain time, to close what is open on a busy machine."""
+"""The time that the daemon requests from systemd beyond the drain time, to close connections on a busy machine."""
 
 WEB_POOL_SIZE: Final = 2
-"""Connections of the status page. They are its own, so that no poll waits for a page."""
+"""The connections of the status page. The page has its own, so that no poll waits for it."""
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ async def run(
             systemd.notify(READY=1)
             with _ticking(settings, store, health, poller, job_lists, ticked, stop):
                 await stop.asked.wait()
-            # A drain time that exceeds the unit's TimeoutStopSec is granted; a shorter one changes nothing.
+            # systemd extends TimeoutStopSec if this is longer, and never shortens it.
             needed = int((settings.drain_seconds + SPARE_SECONDS) * 1e6)
             systemd.notify(STOPPING=1, STATUS="draining", EXTEND_TIMEOUT_USEC=needed)
             log.info("daemon.draining")
@@ -89,7 +89,7 @@ async def _unless(asked: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | Non
 
 
 async def _prepare(settings: Settings, store: Store, health: Health, *, migrate: bool) -> dict[str, int]:
-    """Wait until the database can be used. Returns the keys of the sources by name."""
+    """Wait until the database can be used. Returns the keys of the sources' rows by name."""
     while True:
         try:
             async with store.connection() as connection:
@@ -117,7 +117,7 @@ async def _prepare(settings: Settings, store: Store, health: Health, *, migrate:
 
 @asynccontextmanager
 async def _background() -> AsyncIterator[Callable[[Coroutine[Any, Any, None]], None]]:
-    """Yield a function that starts tasks; they are cancelled at the end."""
+    """Yield a function that starts tasks. They are cancelled at the end."""
     tasks: list[asyncio.Task[None]] = []
     try:
         yield lambda work: tasks.append(asyncio.create_task(work))
@@ -139,7 +139,7 @@ def _ticking(
 ) -> Iterator[None]:
     """Claim, read job lists and refresh metrics at intervals, in tasks of `ticked`.
 
-    At the end the tasks are cancelled and not awaited: they end while the polls drain.
+    At the end the tasks are cancelled but not awaited: they end while the polls drain.
     """
     with run_ticker() as ticker:
         interval = min(1.0, settings.min_poll_seconds / 4)

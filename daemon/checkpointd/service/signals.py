@@ -1,4 +1,4 @@
-"""How the process is asked to stop: SIGTERM and SIGINT, or a fault of its own."""
+"""Requests to stop: SIGTERM, SIGINT, or an error of checkpointd itself."""
 
 import asyncio
 import signal
@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Stop:
-    """A request to stop."""
+    """Whether the process shall stop."""
 
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     hurry: Callable[[], object] = lambda: None
     """Called for each further signal after the first."""
     crashed: bool = False
-    """True if a fault of the program is the reason; the log has it."""
+    """True if an error of checkpointd itself is the reason. The log has the details."""
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Let SIGTERM and SIGINT ask for a stop. Each further one hurries it."""
+    """Let SIGTERM and SIGINT request a stop. Each further signal calls `hurry`."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     stop = Stop()
     if task is not None:

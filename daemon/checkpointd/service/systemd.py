@@ -1,11 +1,11 @@
-"""sd_notify(3): tell systemd how the service is. Nothing happens where no systemd listens."""
+"""sd_notify(3): report the state of the service to systemd. Without systemd, nothing happens."""
 
 import os
 import socket
 
 
 def notify(**state: object) -> None:
-    """Send assignments such as READY=1 or STATUS="…"; an undeliverable message is no error of ours."""
+    """Send assignments such as READY=1 or STATUS="…". A message that cannot be delivered is dropped."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -18,12 +18,15 @@ def notify(**state: object) -> None:
 
 
 def listens() -> bool:
-    """Say whether there is a systemd to notify."""
+    """Return whether systemd receives notifications of this process."""
     return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
 def watchdog_seconds() -> float | None:
-    """Return after how long without WATCHDOG=1 systemd ends this process; None: never (sd_watchdog_enabled(3))."""
+    """Return the seconds without WATCHDOG=1 after which systemd kills this process, or None if it does not.
+
+    As sd_watchdog_enabled(3).
+    """
     given, process = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     if not given.isdecimal() or int(given) == 0 or process not in {"", str(os.getpid())}:
         return None

@@ -1,7 +1,8 @@
-"""The ticker: APScheduler sets events at fixed intervals. It does nothing else; the work is done by those that wait.
+"""The ticker: APScheduler sets events at fixed intervals. The work is done by the tasks that wait for these events.
 
-APScheduler counts by the wall clock: after a step back it stops firing, after a step forward it makes up for every
-missed run. So the trigger here only looks ahead, and a waiter waits at most some intervals by the event loop's clock.
+APScheduler uses the wall clock: after a step back it stops firing, and after a step forward it makes up for every
+missed run. Therefore the trigger here skips missed runs, and a task waits for at most a few intervals by the event
+loop's clock.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from checkpointd.service.signals import Stop
 from checkpointd.telemetry.logs import log
 
 PATIENCE: Final = 3
-"""Intervals without a tick before the waiter continues by itself."""
+"""The number of intervals without a tick after which wait() returns by itself."""
 
 
 class AheadOnlyTrigger(IntervalTrigger):  # type: ignore[misc]  # APScheduler ships no types
@@ -38,14 +39,12 @@ class Ticker:
     def start(self, event: asyncio.Event, seconds: float) -> None:
         """Set `event` now and every so many seconds."""
         event.set()
-        # A coroutine, because a plain function would be called in a thread.
-        self.scheduler.add_job(
-            _set, AheadOnlyTrigger(seconds=seconds, timezone=UTC), args=[event], id=str(id(event)),
-            replace_existing=True,
-        )  # fmt: skip
+        trigger = AheadOnlyTrigger(seconds=seconds, timezone=UTC)
+        # _set is a coroutine function, because APScheduler would call a plain function in a thread.
+        self.scheduler.add_job(_set, trigger, args=[event], id=str(id(event)), replace_existing=True)
 
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
-        """Wait for the next tick of an event that was started with this interval. Starts it again if none comes."""
+        """Wait for the next tick of an event that was started with this interval. If none comes, start it again."""
         with suppress(TimeoutError):
             async with asyncio.timeout(max(PATIENCE * seconds, 1.0)):  # Python 3.11's wait_for may lose a cancellation
                 await event.wait()
@@ -60,7 +59,7 @@ async def _set(event: asyncio.Event) -> None:
 
 @contextmanager
 def run_ticker() -> Iterator[Ticker]:
-    """Run a ticker."""
+    """Run a ticker until the end of the block."""
     scheduler = AsyncIOScheduler(
         timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
     )
@@ -77,10 +76,10 @@ async def repeat(
     """Run `work` at each tick, and whenever `event` is set in between, until `stop`."""
     ticker.start(event, seconds)
     try:
-        while not stop.asked.is_set():  # cancelled work may raise an error of its own
+        while not stop.asked.is_set():  # work that is cancelled may raise another error instead
             await ticker.wait(event, seconds)
             await work()
-    except Exception:  # noqa: BLE001  # a fault of the program ends the daemon, but in order
+    except Exception:  # noqa: BLE001  # an error of checkpointd itself stops the daemon, but in order
         log.exception("daemon.crashed")
         stop.crashed = True
         stop.asked.set()

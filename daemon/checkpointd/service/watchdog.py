@@ -1,7 +1,7 @@
 """Report the state of the daemon to systemd: WATCHDOG=1 while its work goes on, and a line of status in STATUS=.
 
-A database or a provider that is away stops no work: claims and polls then fail, one after the other, within their
-timeouts.
+An unreachable database or provider does not stop the work: claims and polls then fail, one after the other, each within
+its timeout.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.logs import log
 
 REPORT_SECONDS: Final = 10.0
-"""The interval of reports to systemd, unless its watchdog needs a shorter one."""
+"""The interval of reports to systemd. Its watchdog may need a shorter one."""
 
 LAG_SECONDS: Final = 5.0
-"""If a sleep of the event loop ends so much later than it should, the loop was blocked."""
+"""If a sleep ends so much later than it should, the event loop was blocked."""
 
 Stuck = Callable[[], str | None]
-"""Returns what has stopped although it should go on, or None."""
+"""Returns what is stuck, or None."""
 
 
 async def feed_watchdog(stuck: Stuck) -> None:

@@ -1,38 +1,52 @@
-"""What the settings name and do not hold: secrets, in credentials, files and variables; and where our own state is."""
+"""Secrets that the settings name and do not contain, and the folder of the embedded PostgreSQL."""
 
 import os
 from pathlib import Path
 from typing import Final
 
 LOADED: Final = "checkpointd_"
-"""What systemd puts before the names of a folder's files: LoadCredential=checkpointd:FOLDER (systemd.exec(5))."""
+"""The prefix of credentials that a unit loads as a folder: LoadCredential=checkpointd:FOLDER (systemd.exec(5))."""
 
 
 class SettingsError(Exception):
-    """A setting is wrong; the text, one line, names it and says what to do."""
+    """A setting is wrong. The text is one line that names the setting and says what to do, without secrets."""
 
     def __init__(self, text: str) -> None:
         super().__init__("".join(c if c.isprintable() else " " for c in text))
 
 
-def read_secret(name: str, what: str) -> str:
-    """Read the secret that `name` names: a credential, a file (with a /) or a variable. Raises SettingsError."""
+def reason(error: OSError | UnicodeDecodeError) -> str:
+    """Return why a file could not be read, without its content."""
+    return "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror or "cannot be read"
+
+
+def read_secret(name: str, label: str) -> str:
+    """Read a secret from the file `name` (with a /), or else from the credential or environment variable `name`.
+
+    Raises SettingsError, whose text starts with `label`.
+    """
     if "/" in name:
         try:
-            secret: str | None = Path(name).read_text(encoding="utf-8").strip()
+            secret = Path(name).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as e:
-            raise SettingsError(f"{what}: {name}: {getattr(e, 'strerror', None) or 'no UTF-8 text'}") from None
+            raise SettingsError(f"{label}: {name}: {reason(e)}") from None
+        if not secret:
+            raise SettingsError(f"{label}: {name}: the file is empty")
     else:
         secret = credential(name) or os.environ.get(name, "").strip()
-    if not secret:
-        raise SettingsError(f"{what}: there is no credential, file or variable {name}, or it is empty")
+        if not secret:
+            advice = "set this variable or credential, or name a file (/… or ./…)"
+            raise SettingsError(f"{label}: {name} is missing or empty: {advice}")
     if not secret.isascii() or not secret.isprintable() or " " in secret:
-        raise SettingsError(f"{what}: {name} holds something that cannot be a key: one word is wanted")
+        raise SettingsError(f"{label}: {name} does not contain a key: one word of printable ASCII is required")
     return secret
 
 
 def credential(name: str) -> str | None:
-    """Return the text of a credential, loaded by itself or else with a folder; None: there is none, or it is empty."""
+    """Return the text of a systemd credential, or None if it is missing or empty. Raises SettingsError.
+
+    A credential that is loaded by itself overrides one of the same name that is loaded with a folder.
+    """
     if not (folder := os.environ.get("CREDENTIALS_DIRECTORY")):
         return None
     for file in (name, LOADED + name):
@@ -41,13 +55,16 @@ def credential(name: str) -> str | None:
                 return text
         except FileNotFoundError:
             continue
-        except (OSError, UnicodeDecodeError) as e:  # not to be taken for one that was not given
-            raise SettingsError(f"the credential {name}: {getattr(e, 'strerror', None) or 'no UTF-8 text'}") from None
+        except (OSError, UnicodeDecodeError) as e:  # an unreadable credential must not count as a missing one
+            raise SettingsError(f"the credential {name}: {reason(e)}") from None
     return None
 
 
 def state_folder() -> Path:
-    """Return where the embedded PostgreSQL lives: systemd's StateDirectory, or the user's state folder."""
+    """Return the folder of the embedded PostgreSQL: systemd's StateDirectory, or one in the user's state folder.
+
+    Raises SettingsError.
+    """
     if given := os.environ.get("STATE_DIRECTORY"):
         return Path(given.split(":")[0])
     base = os.environ.get("XDG_STATE_HOME")
@@ -55,5 +72,5 @@ def state_folder() -> Path:
         return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state") / "checkpointd"
     except RuntimeError:
         raise SettingsError(
-            "no home folder for the embedded PostgreSQL: set HOME, or CHECKPOINTD_DATABASE_URL"
+            "no home folder for the embedded PostgreSQL: set HOME, or CHECKPOINTD_DATABASE_URL for another database"
         ) from None

@@ -1,4 +1,7 @@
-"""Every setting and source, with unit, bound and description. Secrets are named here, never held."""
+"""All settings of the daemon and of its sources, with units, bounds and descriptions.
+
+A key is named and not held. `database_url`, `headers` and `query` may hold secrets: no repr shows them.
+"""
 
 import re
 from typing import Annotated, ClassVar, Final, Literal, Self
@@ -19,42 +22,42 @@ def _base_url(value: str) -> str:
     try:
         url = URL(value)
     except ValueError:
-        raise ValueError("no URL") from None
+        raise ValueError("not a valid URL") from None
     if url.user is not None or url.password is not None:
-        raise ValueError("a URL with a password in it; name the key in api_key")
-    loopback = url.host in {"localhost", "::1"} or re.fullmatch(r"127\.\d+\.\d+\.\d+", url.host or "")
-    if not url.host or (url.scheme != "https" and not (url.scheme == "http" and loopback)):
-        raise ValueError("https:// is needed (http:// only for this machine itself)")
+        raise ValueError("must not contain a user or a password: name the key in api_key")
+    is_loopback = url.host in {"localhost", "::1"} or re.fullmatch(r"127\.\d+\.\d+\.\d+", url.host or "")
+    if not url.host or (url.scheme != "https" and not (url.scheme == "http" and is_loopback)):
+        raise ValueError("must begin with https:// and a host (http:// is accepted for this machine only)")
     if url.query_string or url.fragment:
-        raise ValueError("no query here; it goes into the source's table `query`")
+        raise ValueError("must not contain a query or a fragment: put parameters into the source's table `query`")
     return str(url).rstrip("/")
 
 
 def _key_reference(value: str) -> str:
     if value == "database_url":
-        raise ValueError("that credential is the database's, which no provider is to see")
-    a_file = re.fullmatch(r"\.{0,2}/[^\0]*", value)
-    a_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not looks_like_key(value)
-    if not a_file and not a_name:
-        raise ValueError("the name of a credential, a variable or a file (/… or ./…) is needed, never the key itself")
+        raise ValueError("must not be the credential of the database, which would be sent to the provider")
+    is_path = re.fullmatch(r"\.{0,2}/[^\0]*", value)
+    is_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not looks_like_key(value)
+    if not is_path and not is_name:
+        raise ValueError("must be the name of a credential, a variable or a file (/… or ./…), never the key itself")
     return value
 
 
 def _name(value: str) -> str:
     if not re.fullmatch(SOURCE_NAME, value):
-        raise ValueError("letters, digits, dots, _ and - are wanted, at most 63, a letter or a digit first")
+        raise ValueError("must be 1 to 63 letters, digits, dots, _ and -, and begin with a letter or a digit")
     return value
 
 
 def _header_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
-        raise ValueError("letters, digits, _ and - are wanted in a header's name")
+        raise ValueError("the name of a header must consist of letters, digits, _ and -")
     return value
 
 
 def _header(value: str) -> str:
     if not value.isascii() or not value.isprintable():
-        raise ValueError("one line of printable ASCII is needed")
+        raise ValueError("must be one line of printable ASCII")
     return value
 
 
@@ -62,52 +65,67 @@ Header = Annotated[str, AfterValidator(_header)]
 
 
 class Source(BaseModel):
-    """One account at one provider."""
+    """An account at a provider."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, frozen=True, allow_inf_nan=False)
 
-    name: Annotated[str, AfterValidator(_name), Field(description="how the database and the verbs call it")]
-    kind: Annotated[Literal["openai", "azure", "compatible"], Field(description="how requests are made")] = "openai"
-    base_url: Annotated[str, AfterValidator(_base_url), Field(description="up to, not with, /fine_tuning")] = OPENAI
+    name: Annotated[
+        str, AfterValidator(_name), Field(description="the name of the source in the database and in commands")
+    ]
+    kind: Annotated[
+        Literal["openai", "azure", "compatible"],
+        Field(description="the kind of API; azure sends the key in the header api-key"),
+    ] = "openai"
+    base_url: Annotated[
+        str, AfterValidator(_base_url), Field(description="the address up to, but without, /fine_tuning")
+    ] = OPENAI
     api_key: Annotated[
         str,
         AfterValidator(_key_reference),
-        Field(description="a credential's name, a file or a variable: never the key itself"),
+        Field(description="the credential, file or variable that contains the key, never the key itself"),
     ]
-    organization: Annotated[Header | None, Field(description="sent as OpenAI-Organization")] = None
-    project: Annotated[Header | None, Field(description="sent as OpenAI-Project")] = None
+    organization: Annotated[Header | None, Field(description="sent as the header OpenAI-Organization")] = None
+    project: Annotated[Header | None, Field(description="sent as the header OpenAI-Project")] = None
     headers: Annotated[
         dict[Annotated[str, AfterValidator(_header_name)], Header],
-        Field(repr=False, description="further request headers, of gateways"),
+        Field(repr=False, description="further request headers, for gateways"),
     ] = {}
     query: Annotated[
-        dict[str, str], Field(repr=False, description="further query parameters, such as Azure's api-version")
+        dict[str, str],
+        Field(repr=False, description="further query parameters, such as Azure's api-version"),
     ] = {}
     requests_per_minute: Annotated[
         float | None,
-        Field(ge=0.01, le=1e6, description="a budget over all daemons; none: no limit but what the provider answers"),
+        Field(
+            ge=0.01,
+            le=1e6,
+            description="the rate limit, shared by all daemons; without it, only the provider's own limits apply",
+        ),
     ] = None
 
     @model_validator(mode="after")
-    def _azure_needs_its_own_url(self) -> Self:
+    def _has_its_own_url(self) -> Self:
         if self.kind != "openai" and self.base_url == OPENAI:
-            raise ValueError(f"base_url is needed for kind {self.kind}")
+            raise ValueError(f"base_url is required for kind {self.kind}")
         return self
 
     @property
     def request_interval(self) -> float | None:
-        """Seconds between requests by its budget; None: no budget."""
+        """Seconds between requests, or None without a rate limit."""
         return 60 / self.requests_per_minute if self.requests_per_minute else None
 
-    def request_headers(self, key_called: str = "") -> dict[str, str]:
-        """Return the headers of a request, with the key that is read now. Raises SettingsError, which calls it so."""
-        key = read_secret(self.api_key, key_called or f"the key of source {self.name}")
-        auth = {"api-key": key} if self.kind == "azure" else {"Authorization": f"Bearer {key}"}
+    def request_headers(self, key_label: str = "") -> dict[str, str]:
+        """Return the headers of a request, with the key, which is read at each call.
+
+        Raises SettingsError, whose text starts with `key_label`, or else with the name of the source.
+        """
+        key = read_secret(self.api_key, key_label or f"the key of source {self.name}")
+        key_header = {"api-key": key} if self.kind == "azure" else {"Authorization": f"Bearer {key}"}
         named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
-        return {**self.headers, **{name: value for name, value in named.items() if value}, **auth}
+        return {**self.headers, **{name: value for name, value in named.items() if value}, **key_header}
 
     def is_job_id(self, text: str) -> bool:
-        """Say whether this can be the id of a job: it becomes a part of a URL's path."""
+        """Return whether this can be the id of a job. It becomes a segment of a URL's path."""
         pattern = r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}" if self.kind == "compatible" else r"ftjob-[A-Za-z0-9_-]{1,122}"
         return re.fullmatch(pattern, text) is not None
 
@@ -115,14 +133,15 @@ class Source(BaseModel):
 def _distinct(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     names = [source.name for source in sources]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError("two have one name" if looks_like_key(twice) else f"two have the name {twice}")
+        shared = "the same name" if looks_like_key(twice) else f"the name {twice}"
+        raise ValueError(f"two sources have {shared}: rename one of them")
     return sources
 
 
 class Settings(BaseSettings):
-    """What the daemon is told. Durations in seconds, decimals allowed."""
+    """The settings of the daemon. Durations are in seconds; decimals are allowed."""
 
-    heeds_environment: ClassVar[bool] = True
+    reads_environment: ClassVar[bool] = True
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="forbid", hide_input_in_errors=True, frozen=True, allow_inf_nan=False
     )
@@ -131,89 +150,109 @@ class Settings(BaseSettings):
         str | None,
         Field(
             repr=False,
-            description="the embedded PostgreSQL in the state folder; may come as a credential `database_url`",
+            description="the database; without it, an embedded PostgreSQL. It can be a credential named database_url",
         ),
     ] = None
     database_pooler: Annotated[
-        bool, Field(description="between us and PostgreSQL stands a pooler in transaction mode, such as pgbouncer")
+        bool,
+        Field(description="a pooler in transaction mode, such as pgbouncer, is between checkpointd and PostgreSQL"),
     ] = False
     min_poll_seconds: Annotated[
-        float, Field(ge=0.05, le=86400, description="the shortest gap between two polls of a job")
+        float, Field(ge=0.05, le=86400, description="the shortest time between two polls of a job")
     ] = 15
     max_poll_seconds: Annotated[
         float,
         Field(
             ge=0.05,
             le=86400,
-            description="the longest gap of a job that does not fail; equal to the shortest: a fixed interval",
+            description="the longest time between two polls of a job that does not fail. "
+            "Equal to the shortest, it makes a fixed interval",
         ),
     ] = 300
     settle_seconds: Annotated[
         float,
-        Field(ge=0, le=31_536_000, description="how long a job is watched after its end, before polling of it stops"),
+        Field(ge=0, le=31_536_000, description="how long an ended job is still polled before equal listings seal it"),
     ] = 86400
     assume_ended_seconds: Annotated[
         float,
         Field(
             ge=60,
             le=31_536_000,
-            description="without news for so long, a job of unknown status counts as ended",
+            description="a job of unknown status counts as ended when nothing new was seen for this long",
         ),
     ] = 259_200
     lease_seconds: Annotated[
-        float, Field(ge=2, le=3600, description="how long a daemon may take for one poll before another takes over")
+        float,
+        Field(
+            ge=2,
+            le=3600,
+            description="how long a daemon may take for one poll before another daemon can take the job over",
+        ),
     ] = 60
     request_timeout_seconds: Annotated[
         float,
-        Field(gt=0, le=600, description="for one request; a poll's deadline, three quarters of the lease, caps it"),
+        Field(
+            gt=0, le=600, description="the timeout of one request; a poll as a whole has three quarters of its lease"
+        ),
     ] = 10
-    concurrency: Annotated[int, Field(ge=1, le=256, description="requests at once per source and process")] = 16
-    page_size: Annotated[int, Field(ge=1, le=1000, description="items asked for per page")] = 100
-    job_list_seconds: Annotated[float, Field(ge=0.05, le=86400, description="how often the list of jobs is read")] = 30
+    concurrency: Annotated[
+        int, Field(ge=1, le=256, description="the most requests at the same time, for each source and process")
+    ] = 16
+    page_size: Annotated[int, Field(ge=1, le=1000, description="the number of items requested per page")] = 100
+    job_list_seconds: Annotated[
+        float, Field(ge=0.05, le=86400, description="the time between two readings of a source's job list")
+    ] = 30
     discover: Annotated[bool, Field(description="track every job that a source lists")] = False
     drain_seconds: Annotated[
         float,
         Field(
-            ge=0,
-            le=600,
-            description="how long a stop may take: polls may end in half of it, then are cut short",
+            ge=0, le=600, description="how long a stop may take. Polls may run on for half of it and are then cancelled"
         ),
     ] = 5
-    http_host: Annotated[str, Field(description="where the status port listens")] = "127.0.0.1"
+    http_host: Annotated[str, Field(description="the address on which the status port listens")] = "127.0.0.1"
     http_port: Annotated[
-        int, Field(ge=0, le=65535, description="the status port; one in use is a warning, polling goes on")
+        int,
+        Field(
+            ge=0,
+            le=65535,
+            description="the number of the status port; 0 selects a free one. "
+            "If it is in use, the daemon logs a warning and polls without it",
+        ),
     ] = 8787
-    log_format: Annotated[Literal["console", "json"] | None, Field(description="console on a terminal, else json")] = (
-        None
-    )
+    log_format: Annotated[
+        Literal["console", "json"] | None, Field(description="the default is console on a terminal, otherwise json")
+    ] = None
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Field(description="the least that is logged")
+        Literal["debug", "info", "warning", "error"], Field(description="the lowest level that is logged")
     ] = "info"
     sources: Annotated[
         tuple[Source, ...],
         AfterValidator(_distinct),
-        Field(description="tables [[sources]] of checkpointd.toml; none: the one of OPENAI_…"),
+        Field(description="the tables [[sources]] of the file; without any, one source from the variables OPENAI_…"),
     ] = ()
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _gaps_are_ordered(self) -> Self:
         if self.min_poll_seconds > self.max_poll_seconds:
             least, most = self.min_poll_seconds, self.max_poll_seconds
-            raise ValueError(f"min_poll_seconds ({least:g}) is larger than max_poll_seconds ({most:g})")
+            raise ValueError(f"min_poll_seconds ({least:g}) must not be larger than max_poll_seconds ({most:g})")
         return self
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
-        """Variables go over the file, whose values are the arguments."""
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let variables override the values of the file, which are the arguments of the class."""
         del settings_cls, dotenv_settings, file_secret_settings
-        return (env_settings, init_settings) if cls.heeds_environment else (init_settings,)
+        return (env_settings, init_settings) if cls.reads_environment else (init_settings,)
 
 
 class FixedSettings(Settings):
-    """Settings that no environment changes: the demo's."""
+    """Settings that ignore the environment, for the demo."""
 
-    heeds_environment: ClassVar[bool] = False
+    reads_environment: ClassVar[bool] = False

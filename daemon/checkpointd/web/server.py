@@ -51,7 +51,7 @@ async def serve(host: str, port: int, problems: Problems, store: Store) -> Async
 
     app = web.Application(middlewares=[_check_host(host, is_loopback_only), _show_problems(problems)])
     app.on_response_prepare.append(_add_headers)
-    app.add_routes(_routes(problems, store))
+    _add_routes(app.router, problems, store)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()
     try:
@@ -66,7 +66,7 @@ async def serve(host: str, port: int, problems: Problems, store: Store) -> Async
         await runner.cleanup()
 
 
-def _routes(problems: Problems, store: Store) -> list[web.RouteDef]:
+def _add_routes(router: web.UrlDispatcher, problems: Problems, store: Store) -> None:
     async def livez(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
@@ -86,14 +86,13 @@ def _routes(problems: Problems, store: Store) -> list[web.RouteDef]:
             raise web.HTTPNotFound
         return _html(render.job_page(found, problems()))
 
-    return [
-        web.get("/livez", livez),
-        web.get("/readyz", readyz),
-        web.get("/metrics", make_aiohttp_handler(REGISTRY)),
-        web.get("/", jobs),
-        web.get("/jobs/{source:[^/]+}/{job:[^/]+}", job),
-        *(web.get(f"/static/{name}", _file(name, content_type)) for name, content_type in _STATIC_FILES.items()),
-    ]
+    router.add_get("/livez", livez)
+    router.add_get("/readyz", readyz)
+    router.add_get("/metrics", make_aiohttp_handler(REGISTRY))
+    router.add_get("/", jobs)
+    router.add_get("/jobs/{source:[^/]+}/{job:[^/]+}", job)
+    for name, content_type in _STATIC_FILES.items():
+        router.add_get(f"/static/{name}", _file(name, content_type))
 
 
 def _page_number(request: web.Request) -> int:

@@ -1,6 +1,6 @@
-"""Daemons as processes that tests kill, stop and read; and a nursery that brings forth many, quickly.
+"""Daemons as processes that tests kill, suspend and read.
 
-Every daemon has a key of its own, by which the provider tells them apart.
+Each daemon has a key of its own, by which the provider tells the daemons apart.
 """
 
 import asyncio
@@ -19,96 +19,98 @@ from typing import Self
 
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.store import open_store
+from support.harness import until
 from support.verbs import environment, running
 
-INTERVAL = 0.2
+POLL_GAP = 0.2
 LEASE = 2.0
+"""The poll gap and the lease of the daemons, in seconds."""
 
 _numbers = itertools.count(1)
 
 
-def surroundings(home: Path, url: str, api: str, **more: str) -> dict[str, str]:
-    """Return the environment of a daemon that polls often, by small pages, with a short lease, and has its own key."""
+def daemon_env(home: Path, url: str, api: str, **more: str) -> dict[str, str]:
+    """Return the environment of a daemon that polls often, in small pages, with a short lease and a key of its own."""
     settings = {
-        "MIN_POLL_SECONDS": INTERVAL, "MAX_POLL_SECONDS": INTERVAL, "LEASE_SECONDS": LEASE, "PAGE_SIZE": 5,
-        "REQUEST_TIMEOUT_SECONDS": 1, "JOB_LIST_SECONDS": 1,
-    }  # fmt: skip
-    chosen = {f"CHECKPOINTD_{name}": str(value) for name, value in settings.items()}
-    return environment(home, url, api, **{**chosen, "OPENAI_API_KEY": f"key-of-daemon-{next(_numbers):05d}", **more})
-
-
-async def until(holds: Callable[[], object], seconds: float) -> None:
-    """Wait until something holds that another process brings about, and that gives no event."""
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        "MIN_POLL_SECONDS": POLL_GAP,
+        "MAX_POLL_SECONDS": POLL_GAP,
+        "LEASE_SECONDS": LEASE,
+        "PAGE_SIZE": 5,
+        "REQUEST_TIMEOUT_SECONDS": 1,
+        "JOB_LIST_SECONDS": 1,
+    }
+    variables = {f"CHECKPOINTD_{name}": str(value) for name, value in settings.items()}
+    return environment(home, url, api, **{**variables, "OPENAI_API_KEY": f"key-of-daemon-{next(_numbers):05d}", **more})
 
 
 @asynccontextmanager
-async def watching_the_machine() -> AsyncIterator[Callable[[], float]]:
-    """Yield what tells how many seconds this machine stood still meanwhile: so much later than due a clock rang."""
-    late = 0.0
+async def measure_stalls() -> AsyncIterator[Callable[[], float]]:
+    """Yield a function that returns for how many seconds the machine has stood still during the block.
 
-    async def ring() -> None:
-        nonlocal late
+    A timer measures it: the time by which it fires late. Limits in tests are extended by it.
+    """
+    stalled = 0.0
+
+    async def measure() -> None:
+        nonlocal stalled
         while True:
             due = time.monotonic() + 0.05
-            await asyncio.sleep(0.05)
-            late += max(time.monotonic() - due - 0.1, 0.0)  # what is less is no standstill
+            await asyncio.sleep(0.05)  # the timer
+            stalled += max(time.monotonic() - due - 0.1, 0.0)  # a delay of up to 0.1 s is normal
 
-    ringing = asyncio.create_task(ring())
+    measuring = asyncio.create_task(measure())
     try:
-        yield lambda: late
+        yield lambda: stalled
     finally:
-        ringing.cancel()
+        measuring.cancel()
 
 
 async def track(url: str, jobs: Sequence[str]) -> None:
-    """Track jobs of the one source."""
+    """Track jobs of the source `openai`."""
     async with open_store(lambda: connect(url)) as store:
         keys = await store.register_sources({"openai": "openai"})
         await store.track(keys["openai"], jobs)
 
 
 class Daemon:
-    """A daemon that runs, and what it logs."""
+    """A running daemon and its log."""
 
     def __init__(self, process: Process, env: dict[str, str]) -> None:
         self.process = process
         self.key = env["OPENAI_API_KEY"]
         self.log: list[str] = []
-        self._grown = asyncio.Event()
+        self._has_logged = asyncio.Event()
 
     async def read_log(self) -> None:
-        """Keep reading, so that the pipe never fills."""
+        """Read the log until the process ends, so that its pipe never fills."""
         assert self.process.stderr is not None
         while line := await self.process.stderr.readline():
             self.log.append(line.decode())
-            self._grown.set()
+            self._has_logged.set()
 
     def logged(self, word: str) -> list[str]:
-        """Return the lines with `word`."""
+        """Return the lines that contain a word."""
         return [line for line in self.log if word in line]
 
     async def wait_for(self, word: str, seconds: float = 60, *, after: int = 0) -> None:
-        """Wait for a line with `word`, behind the first `after` lines."""
+        """Wait for a line that contains a word, after the first `after` lines."""
         try:
             async with asyncio.timeout(seconds):
                 while not any(word in line for line in self.log[after:]):
-                    self._grown.clear()
-                    await self._grown.wait()
+                    self._has_logged.clear()
+                    await self._has_logged.wait()
         except TimeoutError:
             raise AssertionError(f"no {word} within {seconds} s:\n" + "".join(self.log)) from None
 
 
 @asynccontextmanager
 async def daemon(env: dict[str, str]) -> AsyncIterator[Daemon]:
-    """Run a daemon, ready to poll; it is killed at the end where it still runs."""
+    """Run a daemon. If it still runs at the end, it is killed."""
     async with running("run", env=env) as process:
-        one = Daemon(process, env)
-        reading = asyncio.ensure_future(one.read_log())
+        started = Daemon(process, env)
+        reading = asyncio.ensure_future(started.read_log())
         try:
-            yield one
+            yield started
         finally:
             if process.returncode is None:
                 process.kill()
@@ -116,7 +118,7 @@ async def daemon(env: dict[str, str]) -> AsyncIterator[Daemon]:
             await reading
 
 
-_NURSERY = """
+_FORK_SERVER = """
 import ctypes, json, os, signal, sys
 import checkpointd.service.daemon
 from checkpointd.__main__ import main
@@ -126,7 +128,7 @@ for line in sys.stdin:
     if child := os.fork():
         print(child, flush=True)
         continue
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -135,20 +137,23 @@ for line in sys.stdin:
     sys.argv = ["checkpointd", "run"]
     main()
 """
-"""Has the program imported, and forks at each line, an environment: a kill costs a tenth of what a start does."""
 
 
-class Nursery:
-    """Brings forth daemons that live for moments. Whatever becomes of the test, they end with it."""
+class ForkServer:
+    """Starts daemons by forking a process that has already imported the program: ten times as fast as a new process.
+
+    For each line of its standard input, an environment, the process forks a daemon and prints its process id. The
+    daemons end with the process.
+    """
 
     def __init__(self, log: Path) -> None:
         self._log = log
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", _NURSERY, stdin=PIPE, stdout=PIPE, stderr=log
+                sys.executable, "-c", _FORK_SERVER, stdin=PIPE, stdout=PIPE, stderr=log
             )
         return self
 
@@ -157,20 +162,20 @@ class Nursery:
         await self._process.communicate()
 
     async def start(self, env: dict[str, str]) -> int:
-        """Start a daemon; returns its process id."""
+        """Start a daemon. Returns its process id."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        async with self._one_at_a_time, asyncio.timeout(60):
+        async with self._lock, asyncio.timeout(60):
             self._process.stdin.write(json.dumps(env).encode() + b"\n")
             return int(await self._process.stdout.readline())
 
     @staticmethod
     async def kill(pid: int) -> None:
-        """Kill a daemon with -9, and wait until it is gone."""
+        """Kill a daemon with -9, and wait until it has ended."""
         with suppress(ProcessLookupError):
             handle = os.pidfd_open(pid)
             try:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
-                await until(lambda: select.select([handle], [], [], 0)[0], 60)
+                await until(lambda: select.select([handle], [], [], 0)[0])
             finally:
                 os.close(handle)

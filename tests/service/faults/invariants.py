@@ -1,6 +1,6 @@
-"""What must hold whatever happens, as SQL over the provider's truth and the views: each statement returns no row.
+"""What must hold whatever happens: SQL over the provider's record and the views. Each statement returns no row.
 
-The truth is read after the snapshot in which it is compared, so that it is never older than what was stored from it.
+The record is read after the snapshot with which it is compared, so that it is never older than what was stored from it.
 """
 
 import asyncio
@@ -14,10 +14,11 @@ import asyncpg
 
 from service.faults.truth import Truth
 
-AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+UNAVAILABLE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""What a reader meets while the database is down or the connection is cut."""
 
 ALWAYS = {
-    # A poll that began after a checkpoint was listed, and was complete before it was dropped, has stored it.
+    # A complete poll stores each checkpoint that was listed from before it began until after it ended.
     "lost": """
 select l.id from listed l join fine_tuning.freshness f on f.fine_tuning_job_id = l.job
 where f.last_complete_at >= f.last_attempt_at
@@ -49,16 +50,16 @@ having j.checkpoint_count <> count(c.id) or j.latest_step is distinct from max(c
     "feed out of order": """
 select o.seq from (select c.seq, c.at < lag(c.at) over (order by c.seq) as back from fine_tuning.changes c) o
 where o.back""",
-    "missed by who follows the feed": """
+    "missed by a reader of the feed": """
 select c.seq from fine_tuning.changes c where c.seq <= (select max(seq) from followed)
   and not exists (select from followed f where f.seq = c.seq)""",
-    "a row that is gone": """
+    "deleted": """
 select s.id from stored_before s where not exists (select from fine_tuning.checkpoints c where c.id = s.id)""",
-    # Complete means: between its claim and its save, every page was sent.
+    # A poll is complete only if every page was sent between its claim and its save.
     "false success": """
 select f.fine_tuning_job_id from fine_tuning.freshness f
-where f.last_complete_at is not null and not exists (select from whole w where w.job = f.fine_tuning_job_id
-  and w.ended_at <= f.last_complete_at and (f.last_complete_at < f.last_attempt_at or w.begun_at >= f.last_attempt_at))
+where f.last_complete_at is not null and not exists (select from complete c where c.job = f.fine_tuning_job_id
+  and c.ended <= f.last_complete_at and (f.last_complete_at < f.last_attempt_at or c.started >= f.last_attempt_at))
 union all
 select f.fine_tuning_job_id from fine_tuning.freshness f where f.last_success_at > f.last_complete_at""",
     "a transaction that does not end": """
@@ -66,6 +67,7 @@ select concat_ws(' ', a.pid, a.state, a.wait_event, a.query) from pg_stat_activi
 where a.application_name = 'checkpointd' and a.datname = current_database()
   and a.xact_start < clock_timestamp() - interval '15 s'""",
 }
+"""What must hold at any time."""
 
 AT_THE_END = {
     "lost at the end": """
@@ -79,90 +81,91 @@ select f.fine_tuning_job_id from fine_tuning.freshness f
 where f.consecutive_failures > 0 or f.is_stale or f.last_complete_at is null
   or f.last_complete_at < (select at from healed)""",
 }
+"""What must hold when every job has been polled after the last fault, at the time `healed`."""
 
 _TABLES = """
 create temp table listed (job text, id text primary key, listed_from timestamptz, listed_to timestamptz,
   full_valid_loss float8) on commit drop;
-create temp table whole (job text, begun_at timestamptz, ended_at timestamptz) on commit drop;
+create temp table complete (job text, started timestamptz, ended timestamptz) on commit drop;
 create temp table stored_before (id text primary key) on commit drop;
 create temp table followed (seq bigint primary key) on commit drop;
 create temp table healed (at timestamptz) on commit drop;"""
 
 
-class Judge:
-    """Looks at a database and at the truth, again and again. Follows the feed meanwhile, as a reader does."""
+class Invariants:
+    """Compares a database with the provider's record, and follows the feed meanwhile as a reader does."""
 
     def __init__(self, url: str, truth: Truth) -> None:
         self._url = url
         self._truth = truth
         self._stored: set[str] = set()
+        """The checkpoints that were stored at an earlier check."""
         self._followed: set[int] = set()
-        self._last = 0
-        self._over = False
-        self.looks = 0
+        self._last_seq = 0
+        self._is_over = False
+        self.checks = 0
 
-    async def look(self) -> None:
-        """Fail where something does not hold."""
-        broken = await self._broken(ALWAYS, healed=0)
-        assert not broken, broken
-        self.looks += 1
+    async def check(self) -> None:
+        """Raise AssertionError if something does not hold."""
+        violations = await self._violations(ALWAYS, healed=0)
+        assert not violations, violations
+        self.checks += 1
 
     @asynccontextmanager
-    async def watching(self, growth: float = 0.2) -> AsyncIterator[None]:
-        """Let the jobs grow every so many seconds, a reader follow the feed, and look again and again."""
+    async def checked(self, growth: float = 0.2) -> AsyncIterator[None]:
+        """During the block, check again and again, while the jobs grow every `growth` seconds and a reader follows."""
         async with asyncio.TaskGroup() as group:
-            works = (self._truth.keep_growing(growth), self._follow(), self._keep_looking())
+            works = (self._truth.keep_growing(growth), self._follow(), self._keep_checking())
             tasks = [group.create_task(work) for work in works]
-            self._over = False
+            self._is_over = False
             try:
                 yield
             finally:
-                self._over = True  # for whoever swallows the cancellation, as connecting with a timeout may
+                self._is_over = True  # a cancellation may be lost, for example by connecting with a timeout
                 for task in tasks:
                     task.cancel()
 
-    async def _keep_looking(self) -> None:
-        while not self._over:
-            with suppress(*AWAY):
-                await self.look()
-            await asyncio.sleep(1)
+    async def _keep_checking(self) -> None:
+        while not self._is_over:
+            with suppress(*UNAVAILABLE):
+                await self.check()
+            await asyncio.sleep(1)  # the pause between two checks
 
     async def until_all_is_stored(self, seconds: float = 60) -> None:
-        """Wait until all that is listed is stored, and every job was polled from now on; at most so long."""
+        """Wait until everything listed is stored and each job was polled from now on, for at most so many seconds."""
         loop, now = asyncio.get_running_loop(), time.time()
-        until = loop.time() + seconds
+        deadline = loop.time() + seconds
         while True:
-            await self.look()
-            broken = await self._broken(AT_THE_END, healed=now)
-            if not broken or loop.time() > until:
+            await self.check()
+            violations = await self._violations(AT_THE_END, healed=now)
+            if not violations or loop.time() > deadline:
                 break
-            await asyncio.sleep(0.1)
-        assert not broken, broken
+            await asyncio.sleep(0.1)  # another process stores it, and sends no event
+        assert not violations, violations
 
     async def _follow(self) -> None:
-        """Read the feed as it grows, remembering only the last seq; over every lost connection."""
-        while not self._over:
-            with suppress(*AWAY):
+        """Read the feed as it grows, and remember only the last seq. A lost connection is opened again."""
+        changes = "select seq from fine_tuning.changes where seq > $1 order by seq"
+        while not self._is_over:
+            with suppress(*UNAVAILABLE):
                 sql = await asyncpg.connect(self._url, timeout=5)
                 try:
-                    while not self._over:
-                        rows = await sql.fetch(
-                            "select seq from fine_tuning.changes where seq > $1 order by seq", self._last
-                        )
+                    while not self._is_over:
+                        rows = await sql.fetch(changes, self._last_seq)
                         self._followed.update(row["seq"] for row in rows)
-                        self._last = rows[-1]["seq"] if rows else self._last
-                        await asyncio.sleep(0.02)
+                        self._last_seq = rows[-1]["seq"] if rows else self._last_seq
+                        await asyncio.sleep(0.02)  # the interval of the reader
                 finally:
                     sql.terminate()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # before the next attempt to connect
 
-    async def _broken(self, statements: dict[str, str], healed: float) -> dict[str, str]:
-        """Return what does not hold, each with how often and some examples."""
+    async def _violations(self, statements: dict[str, str], healed: float) -> dict[str, str]:
+        """Return what does not hold, each with its number of rows and some examples."""
         sql = await asyncpg.connect(self._url, timeout=10)
         try:
             async with sql.transaction(isolation="repeatable_read"):
-                await sql.fetchval("select count(*) from fine_tuning.checkpoints")  # from here on nothing moves
-                await self._bring_the_truth(sql, healed)
+                await sql.fetchval("select count(*) from fine_tuning.checkpoints")  # takes the snapshot
+                await self._copy_record(sql, healed)
                 found = {name: [row[0] for row in await sql.fetch(s)] for name, s in statements.items()}
                 stored = [row["id"] for row in await sql.fetch("select id from fine_tuning.checkpoints")]
         finally:
@@ -170,11 +173,11 @@ class Judge:
         self._stored.update(stored)
         return {name: f"{len(rows)}: {rows[:3]}" for name, rows in found.items() if rows}
 
-    async def _bring_the_truth(self, sql: asyncpg.Connection, healed: float) -> None:
+    async def _copy_record(self, sql: asyncpg.Connection, healed: float) -> None:
         truth = self._truth
         tables: dict[str, list[tuple[Any, ...]]] = {
             "listed": [(o.job, o.id, _time(o.since), _time(o.until), o.full_valid_loss) for o in truth.listed.values()],
-            "whole": [(o.job, _time(o.begun), _time(o.ended)) for o in truth.whole],
+            "complete": [(o.job, _time(o.started), _time(o.ended)) for o in truth.complete],
             "stored_before": [(checkpoint_id,) for checkpoint_id in self._stored],
             "followed": [(seq,) for seq in self._followed],
             "healed": [(_time(healed),)],

@@ -1,4 +1,4 @@
-"""A TCP proxy of the tests' own: it passes, delays, swallows, resets, cuts, or refuses connections."""
+"""A TCP proxy in front of PostgreSQL that delays, drops, resets, cuts or refuses connections."""
 
 import asyncio
 import socket
@@ -9,15 +9,16 @@ from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
 _RESET = struct.pack("ii", 1, 0)
+"""The value of SO_LINGER with which a close sends RST."""
 
 
 class _Connection:
-    """The two ends of one connection, and what befell it."""
+    """The two ends of one connection, and its state."""
 
     def __init__(self, *ends: asyncio.StreamWriter) -> None:
         self.ends = ends
-        self.mute = False
-        self.left: float = float("inf")
+        self.is_mute = False
+        self.bytes_left: float = float("inf")
 
     def reset(self) -> None:
         for end in self.ends:
@@ -29,7 +30,7 @@ class _Connection:
 
 
 class Proxy:
-    """Stands before a PostgreSQL server. `url` is the server's, by way of the proxy; the attributes break it."""
+    """A proxy in front of a PostgreSQL server. `url` leads through it; its attributes set what goes wrong."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -40,19 +41,19 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._port = 0
         self.latency: Callable[[bytes], float] | None = None
-        """Seconds that a chunk takes longer."""
-        self.swallows = False
-        """A black hole: bytes are acknowledged and vanish. A connection that lost some stays mute for ever."""
+        """Returns the seconds by which a chunk is delayed."""
+        self.is_black_hole = False
+        """True if bytes are acknowledged and dropped. A connection that has dropped bytes drops all later ones, too."""
         self.cut_at: bytes | None = None
-        """An answer with these bytes is not delivered: the connection is reset instead."""
+        """An answer with these bytes is not delivered: its connection is reset instead."""
         self.cut_after: Callable[[], float] | None = None
-        """How many bytes, both ways, a new connection carries before it is reset."""
+        """Returns how many bytes a new connection carries, both ways together, before it is reset."""
         self.cuts = 0
         """How many connections were cut."""
 
     @property
     def url(self) -> str:
-        """The database's URL, through the proxy."""
+        """The URL of the database through the proxy."""
         return f"postgresql://postgres@127.0.0.1:{self._port}{self._path}"
 
     async def __aenter__(self) -> Self:
@@ -63,12 +64,12 @@ class Proxy:
         self.refuse()
 
     async def listen(self) -> None:
-        """Take connections, at the same port as before."""
+        """Accept connections, at the same port as before."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
     def refuse(self) -> None:
-        """Reset every connection, and take no more."""
+        """Reset every connection, and accept no more."""
         if self._server is not None:
             self._server.close()
         self.reset()
@@ -78,24 +79,22 @@ class Proxy:
         for connection in self._connections:
             connection.reset()
 
-    async def _serve(self, asker: asyncio.StreamReader, to_asker: asyncio.StreamWriter) -> None:
+    async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         try:
-            opened = (
-                asyncio.open_unix_connection(self._target)
-                if isinstance(self._target, str)
-                else asyncio.open_connection(*self._target)
-            )
-            server, to_server = await opened
+            if isinstance(self._target, str):
+                server, to_server = await asyncio.open_unix_connection(self._target)
+            else:
+                server, to_server = await asyncio.open_connection(*self._target)
         except OSError:
-            _Connection(to_asker).reset()
+            _Connection(to_client).reset()
             return
-        connection = _Connection(to_asker, to_server)
+        connection = _Connection(to_client, to_server)
         if self.cut_after is not None:
-            connection.left = self.cut_after()
+            connection.bytes_left = self.cut_after()
         self._connections.add(connection)
         pumps = [
-            asyncio.ensure_future(self._pump(asker, to_server, connection, answers=False)),
-            asyncio.ensure_future(self._pump(server, to_asker, connection, answers=True)),
+            asyncio.ensure_future(self._pump(client, to_server, connection, is_answer=False)),
+            asyncio.ensure_future(self._pump(server, to_client, connection, is_answer=True)),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -108,17 +107,18 @@ class Proxy:
             self._connections.discard(connection)
 
     async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, connection: _Connection, *, answers: bool
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, connection: _Connection, *, is_answer: bool
     ) -> None:
         tail = b""
         while chunk := await source.read(65536):
             if self.latency is not None:
-                await asyncio.sleep(self.latency(chunk))
-            connection.mute = connection.mute or self.swallows
-            if connection.mute:
+                await asyncio.sleep(self.latency(chunk))  # the delay that the test asked for
+            connection.is_mute = connection.is_mute or self.is_black_hole
+            if connection.is_mute:
                 continue
-            connection.left -= len(chunk)
-            if connection.left < 0 or (answers and self.cut_at is not None and self.cut_at in tail + chunk):
+            connection.bytes_left -= len(chunk)
+            is_cut = is_answer and self.cut_at is not None and self.cut_at in tail + chunk
+            if is_cut or connection.bytes_left < 0:
                 self.cuts += 1
                 connection.reset()
                 return

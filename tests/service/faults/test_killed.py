@@ -1,4 +1,4 @@
-"""F1, F3: daemons are killed with -9 and told to stop, anywhere in their work."""
+"""Daemons are killed with -9, and stopped by signals, at any moment of their work."""
 
 import asyncio
 import os
@@ -12,165 +12,171 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from service.faults.daemons import LEASE, Daemon, Nursery, daemon, surroundings, track, until, watching_the_machine
-from service.faults.invariants import Judge
+from service.faults.daemons import LEASE, Daemon, ForkServer, daemon, daemon_env, measure_stalls, track
+from service.faults.invariants import Invariants
 from service.faults.proxy import Proxy
 from service.faults.truth import Truth
+from support.harness import until
 from support.provider import Provider
 from support.verbs import get, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-PATIENT = {"CHECKPOINTD_LEASE_SECONDS": "60", "CHECKPOINTD_REQUEST_TIMEOUT_SECONDS": "60"}
-"""Settings of a daemon that would wait as long as a provider takes; how long a stop takes is the default."""
+LONG_TIMEOUTS = {"CHECKPOINTD_LEASE_SECONDS": "60", "CHECKPOINTD_REQUEST_TIMEOUT_SECONDS": "60"}
+"""With these settings a daemon waits for a slow provider. The drain time is the default."""
+
+STOP_SECONDS = 5
+"""The most seconds from a signal to the end of the process."""
 
 
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="kills by pidfd, which only Linux has")
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="kills through a pidfd, which only Linux has")
 async def test_kill_9_anywhere(url: str, provider: Provider, rng: random.Random, tmp_path: Path) -> None:
-    """F1. Of two replicas one after the other is killed, 5 to 300 ms after it began to ask: nothing is lost."""
-    truth = Truth(provider, 40, rng)  # those of who was killed are idle until its leases end: others must be due
-    for name in truth.jobs:
-        truth.grow(name)
+    """Of two replicas one after the other is killed, 5 to 300 ms after its first request: nothing is lost."""
+    # The jobs of a killed daemon wait until its leases expire. With many jobs, others are due meanwhile.
+    truth = Truth(provider, 40, rng)
     await track(url, truth.jobs)
-    judge = Judge(url, truth)
+    invariants = Invariants(url, truth)
     truth.delay = lambda: rng.uniform(0, 0.02)
-    killed = cut_off = 0
-    async with Nursery(tmp_path / "log") as nursery, judge.watching(0.1):
+    killed = killed_in_listing = 0
+    async with ForkServer(tmp_path / "log") as fork_server, invariants.checked(0.1):
 
-        async def live_and_die() -> bool:
-            env = surroundings(tmp_path, url, truth.provider.url, CHECKPOINTD_CONCURRENCY="2")
+        async def start_and_kill() -> bool:
+            """Return whether the daemon was killed during a listing."""
+            env = daemon_env(tmp_path, url, truth.provider.url, CHECKPOINTD_CONCURRENCY="2")
             key = env["OPENAI_API_KEY"]
-            pid = await nursery.start(env)
+            pid = await fork_server.start(env)
             with suppress(TimeoutError):
-                await until(lambda: truth.asked(key), 15 * LEASE)
-            await asyncio.sleep(rng.uniform(0.005, 0.3))
-            await nursery.kill(pid)
+                await until(lambda: truth.request_count(key), 15 * LEASE)
+            await asyncio.sleep(rng.uniform(0.005, 0.3))  # the life of the daemon
+            await fork_server.kill(pid)
             return key in truth.leaders().values()
 
-        async def replace_again_and_again() -> None:
-            nonlocal killed, cut_off
-            # A slow machine has longer for as many kills as prove something.
-            while killed < 120 and time.monotonic() < over + (90 if killed < 15 or cut_off < 10 else 0):
-                cut_off += await live_and_die()
+        async def keep_killing() -> None:
+            nonlocal killed, killed_in_listing
+            # A slow machine gets more time, until there were enough kills.
+            while killed < 120 and time.monotonic() < end + (90 if killed < 15 or killed_in_listing < 10 else 0):
+                killed_in_listing += await start_and_kill()
                 killed += 1
 
-        over = time.monotonic() + 25
-        await asyncio.gather(replace_again_and_again(), replace_again_and_again())
-    async with daemon(surroundings(tmp_path, url, truth.provider.url)):
-        await judge.until_all_is_stored()
-    print(f"{killed} kills, {cut_off} within a listing, {len(truth.listed)} checkpoints, {judge.looks} looks")  # noqa: T201
-    assert [] == truth.at_once
+        end = time.monotonic() + 25
+        await asyncio.gather(keep_killing(), keep_killing())
+    async with daemon(daemon_env(tmp_path, url, truth.provider.url)):
+        await invariants.until_all_is_stored()
+    print(f"{killed} kills, {killed_in_listing} of them during a listing")  # noqa: T201
+    print(f"{len(truth.listed)} checkpoints, {invariants.checks} checks")  # noqa: T201
+    assert [] == truth.overlaps
     assert killed >= 15
-    assert cut_off >= 10
+    assert killed_in_listing >= 10
 
 
-async def test_told_to_stop_anywhere(
-    url: str, truth: Truth, judge: Judge, sql: asyncpg.Connection, rng: random.Random, tmp_path: Path
+async def test_stopped_anywhere(
+    url: str, truth: Truth, invariants: Invariants, sql: asyncpg.Connection, rng: random.Random, tmp_path: Path
 ) -> None:
-    """F3. Replicas end within 5 s of SIGTERM or SIGINT, whatever the provider takes, with status 0 and no lease."""
+    """Replicas end within 5 s of SIGTERM or SIGINT, however slow the provider is, with status 0 and without a lease."""
     truth.delay = lambda: rng.choice([0, 0, 0, 0.05, 0.9, 30])
 
-    async def live_and_stop() -> float:
-        async with daemon(surroundings(tmp_path, url, truth.provider.url, **PATIENT)) as one:
+    async def start_and_stop() -> float:
+        async with daemon(daemon_env(tmp_path, url, truth.provider.url, **LONG_TIMEOUTS)) as one:
             await one.wait_for("daemon.ready")
-            await asyncio.sleep(rng.uniform(0, 2))
+            await asyncio.sleep(rng.uniform(0, 2))  # so that the signal comes at any moment
             return await _stop(one, rng.choice([signal.SIGTERM, signal.SIGINT]))
 
-    async with judge.watching():
-        seconds = await asyncio.gather(*(live_and_stop() for _ in range(4)))
-    assert 0 == await _leases(sql)
+    async with invariants.checked():
+        seconds = await asyncio.gather(*(start_and_stop() for _ in range(4)))
+    assert 0 == await _count_leases(sql)
     truth.delay = lambda: 0.0
-    async with daemon(surroundings(tmp_path, url, truth.provider.url)):
-        await judge.until_all_is_stored()
+    async with daemon(daemon_env(tmp_path, url, truth.provider.url)):
+        await invariants.until_all_is_stored()
     print(f"ended after {sorted(round(s, 2) for s in seconds)} s")  # noqa: T201
-    assert 5 > max(seconds)
-    assert [] == truth.at_once
+    assert STOP_SECONDS > max(seconds)
+    assert [] == truth.overlaps
 
 
 @pytest.mark.parametrize("working", [True, False], ids=["working", "starting"])
-@pytest.mark.usefixtures("judge")
-async def test_told_to_stop_while_nothing_answers(
+@pytest.mark.usefixtures("invariants")
+async def test_stopped_while_nothing_answers(
     url: str, truth: Truth, rng: random.Random, tmp_path: Path, *, working: bool
 ) -> None:
-    """F3 with F7. As quickly where neither the database nor the provider answers, and a status page is waited for."""
+    """Replicas end within 5 s of SIGTERM, even if nothing answers them and a client waits for their status page."""
     async with Proxy(url) as proxy:
-        proxy.swallows = not working
-        ready, silent = asyncio.Barrier(5), asyncio.Event()
+        proxy.is_black_hole = not working
+        ready, is_silent = asyncio.Barrier(5), asyncio.Event()
 
-        async def live_and_stop() -> float:
-            async with daemon(surroundings(tmp_path, proxy.url, truth.provider.url, **PATIENT)) as one:
+        async def start_and_stop() -> float:
+            async with daemon(daemon_env(tmp_path, proxy.url, truth.provider.url, **LONG_TIMEOUTS)) as one:
                 await one.wait_for("daemon.ready" if working else "web.listening")
                 port = int(re.findall(r"127\.0\.0\.1:(\d+)", one.logged("web.listening")[0])[0])
                 await ready.wait()
-                await silent.wait()
-                looking = asyncio.create_task(get(port, "/"))
-                await asyncio.sleep(rng.uniform(0, 3))
-                took = await _stop(one, signal.SIGTERM)
-                await asyncio.gather(looking, return_exceptions=True)
-                return took
+                await is_silent.wait()
+                page = asyncio.create_task(get(port, "/"))
+                await asyncio.sleep(rng.uniform(0, 3))  # so that the signal comes at any moment
+                seconds = await _stop(one, signal.SIGTERM)
+                await asyncio.gather(page, return_exceptions=True)
+                return seconds
 
         growing = asyncio.create_task(truth.keep_growing(0.2))
-        ending = [asyncio.create_task(live_and_stop()) for _ in range(4)]
+        stopping = [asyncio.create_task(start_and_stop()) for _ in range(4)]
         await ready.wait()
         truth.delay = lambda: rng.choice([0, 30])
-        await asyncio.sleep(rng.uniform(0, 1))
-        proxy.swallows = True
-        silent.set()
-        seconds = await asyncio.gather(*ending)
+        await asyncio.sleep(rng.uniform(0, 1))  # so that the database falls silent at any moment
+        proxy.is_black_hole = True
+        is_silent.set()
+        seconds = await asyncio.gather(*stopping)
         growing.cancel()
     print(f"ended after {sorted(round(s, 2) for s in seconds)} s")  # noqa: T201
-    assert 5 > max(seconds)
+    assert STOP_SECONDS > max(seconds)
 
 
-async def test_sync_told_to_stop(
-    url: str, truth: Truth, judge: Judge, sql: asyncpg.Connection, rng: random.Random, tmp_path: Path
+async def test_sync_is_stopped(
+    url: str, truth: Truth, invariants: Invariants, sql: asyncpg.Connection, rng: random.Random, tmp_path: Path
 ) -> None:
-    """F3. A pass that is told to stop ends within 5 s, says so, and leaves neither a lease nor half a listing."""
+    """`sync` ends within 5 s of a signal, prints that it was interrupted, and leaves no lease and no half listing."""
     truth.delay = lambda: rng.choice([0, 0.02, 0.2, 30])
 
-    async def begin_and_stop() -> None:
-        env = surroundings(tmp_path, url, truth.provider.url, **PATIENT)
-        async with running("sync", env=env) as one:
-            await until(lambda: truth.asked(env["OPENAI_API_KEY"]), 60)
-            await asyncio.sleep(rng.uniform(0, 0.5))
-            async with watching_the_machine() as stood_still:
-                asked = time.monotonic()
-                one.send_signal(rng.choice([signal.SIGTERM, signal.SIGINT]))
-                _, said = await asyncio.wait_for(one.communicate(), 60)
-                took = time.monotonic() - asked - stood_still()
-            assert (130, "checkpointd: interrupted") == (one.returncode, said.decode().strip())
-            assert 5 > took
+    async def start_and_stop() -> None:
+        env = daemon_env(tmp_path, url, truth.provider.url, **LONG_TIMEOUTS)
+        async with running("sync", env=env) as process:
+            await until(lambda: truth.request_count(env["OPENAI_API_KEY"]))
+            await asyncio.sleep(rng.uniform(0, 0.5))  # so that the signal comes at any moment
+            async with measure_stalls() as stalled:
+                signalled = time.monotonic()
+                process.send_signal(rng.choice([signal.SIGTERM, signal.SIGINT]))
+                _, err = await asyncio.wait_for(process.communicate(), 60)
+                seconds = time.monotonic() - signalled - stalled()
+            assert (130, "checkpointd: interrupted") == (process.returncode, err.decode().strip())
+            assert STOP_SECONDS > seconds
 
-    async with judge.watching():
-        await asyncio.gather(*(begin_and_stop() for _ in range(4)))
-    assert 0 == await _leases(sql)
-    assert [] == truth.at_once
+    async with invariants.checked():
+        await asyncio.gather(*(start_and_stop() for _ in range(4)))
+    assert 0 == await _count_leases(sql)
+    assert [] == truth.overlaps
 
 
 async def _stop(one: Daemon, number: signal.Signals) -> float:
-    """Tell a daemon to stop; returns after how many seconds it had ended, but for waits for a processor."""
-    async with watching_the_machine() as stood_still:
-        asked, queued = time.monotonic(), _queued(one.process.pid)
-        now = queued
+    """Stop a daemon. Returns the seconds until it ended, without those in which it waited for a processor."""
+    async with measure_stalls() as stalled:
+        signalled, queued_before = time.monotonic(), _queued_seconds(one.process.pid)
+        queued = queued_before
         one.process.send_signal(number)
         ending = asyncio.ensure_future(one.process.wait())
         while not ending.done():
-            now = max(now, _queued(one.process.pid))
+            queued = max(queued, _queued_seconds(one.process.pid))
             await asyncio.wait([ending], timeout=0.02)
         assert 0 == await ending
-        return time.monotonic() - asked - max(now - queued, stood_still())
+        return time.monotonic() - signalled - max(queued - queued_before, stalled())
 
 
-def _queued(pid: int) -> float:
-    """Return for how many seconds a process was ready to run and had no processor: no fault of its own. Linux knows."""
+def _queued_seconds(pid: int) -> float:
+    """Return for how many seconds in all a process was ready to run and had no processor; 0 if that is unknown."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
     except (OSError, IndexError):
         return 0.0
 
 
-async def _leases(sql: asyncpg.Connection) -> int:
+async def _count_leases(sql: asyncpg.Connection) -> int:
     """Count the leases on jobs and on job lists."""
-    query = """select (select count(*) from checkpointd.polling where lease_expires_at is not null)
-                    + (select count(*) from checkpointd.sources where job_list_lease_expires_at is not null)"""
+    query = """
+        select (select count(*) from checkpointd.polling where lease_expires_at is not null)
+          + (select count(*) from checkpointd.sources where job_list_lease_expires_at is not null)"""
     return int(await sql.fetchval(query))

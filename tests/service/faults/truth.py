@@ -1,4 +1,4 @@
-"""What the provider really listed: a provider whose jobs grow by bursts, and its log, against which all is judged."""
+"""What the provider really listed: a provider whose jobs grow in bursts, and a record of all that it sent."""
 
 import asyncio
 import itertools
@@ -14,41 +14,45 @@ from aiohttp import web
 from support.provider import Answer, Provider, checkpoint, error, job, page
 
 BURST = 20
-"""Checkpoints that come at once: four pages of five. Where bursts fit one page, a kill test proves nothing."""
+"""The checkpoints of a burst: four pages of five. A kill test proves nothing if a burst fits one page."""
 
-KEPT = 60
-"""How many a job lists at most; older ones drop off, as providers' do."""
+MOST_LISTED = 60
+"""The most checkpoints that a job lists. As at real providers, older ones are not listed any more."""
 
 
 class Listed(NamedTuple):
-    """A checkpoint that was listed: by which job, from when to when (Unix seconds; None: still), with what metric."""
+    """A checkpoint that was listed. Times are in Unix seconds."""
 
     job: str
     id: str
     since: float
     until: float | None
+    """When it was last listed, or None if it still is."""
     full_valid_loss: float | None
 
 
-class Whole(NamedTuple):
-    """A listing whose every page was sent in full: when its first page was asked for, and its last one sent."""
+class CompleteListing(NamedTuple):
+    """A listing whose every page was sent in full. Times are in Unix seconds."""
 
     job: str
-    begun: float
+    started: float
+    """When its first page was requested."""
     ended: float
+    """When its last page was sent."""
 
 
 class Request(NamedTuple):
-    """A request: when it came (the monotonic clock), with whose key, for which job (None: the job list), after what."""
+    """A request, at a time of the monotonic clock."""
 
     at: float
     key: str
     job: str | None
+    """The job whose checkpoints are requested, or None for the job list."""
     after: str | None
 
 
 class Overlap(NamedTuple):
-    """Two daemons at one job at once: when (the monotonic clock), whose requests, and for which job."""
+    """Requests of two daemons for one job at once, at a time of the monotonic clock."""
 
     at: float
     key: str
@@ -57,36 +61,40 @@ class Overlap(NamedTuple):
 
 
 class Truth:
-    """Lists growing jobs by way of a scripted provider, and remembers all that it listed, and who asked."""
+    """Lists growing jobs through a scripted provider, and records what was listed, and by which daemons."""
 
     def __init__(self, provider: Provider, jobs: int, rng: random.Random) -> None:
+        """Let the provider list so many jobs, each with a first burst."""
         self.provider = provider
         self.rng = rng
         self.listed: dict[str, Listed] = {}
-        self.whole: list[Whole] = []
+        self.complete: list[CompleteListing] = []
         self.requests: list[Request] = []
-        self.at_once: list[Overlap] = []
-        """Requests made while another daemon's was under way, or to go on with a listing after another one began."""
+        self.overlaps: list[Overlap] = []
+        """Requests during one of another daemon, or for a later page after another daemon has started a listing."""
         self.refused: set[str] = set()
-        """Keys that are turned away."""
+        """Keys that are refused."""
         self.faults: dict[str, Answer] = {}
-        """What a job answers instead."""
+        """What a job answers instead of its list."""
         self.delay: Callable[[], float] = lambda: 0.0
-        """Seconds that a page takes."""
+        """Returns the seconds that a page takes."""
         self._items: dict[str, list[dict[str, Any]]] = {f"ftjob-{n:02d}": [] for n in range(jobs)}
-        self._asked = Counter[str]()
+        self._request_counts = Counter[str]()
         self._numbers = {name: itertools.count(1) for name in self._items}
-        self._begun: dict[tuple[str, str], float] = {}
-        self._under_way: dict[str, list[tuple[str, web.Request]]] = {name: [] for name in self._items}
+        self._started: dict[tuple[str, str], float] = {}
+        """When the listing that continues after a cursor was started, by job and cursor."""
+        self._running: dict[str, list[tuple[str, web.Request]]] = {name: [] for name in self._items}
         self._leader: dict[str, str] = {}
+        """The key of the daemon that last started to list a job."""
         self._unfinished = set[str]()
         for name in self._items:
             provider.checkpoints[name] = self._answer_for(name)
+            self.grow(name)
         provider.jobs = self._job_list
 
     @property
     def jobs(self) -> list[str]:
-        """The jobs' ids."""
+        """The ids of the jobs."""
         return list(self._items)
 
     def item(self, name: str) -> dict[str, Any]:
@@ -94,110 +102,110 @@ class Truth:
         return self._items[name][0]
 
     def leaders(self) -> dict[str, str]:
-        """Return the jobs whose listing was begun and not read to its end, each with the key of the daemon."""
+        """Return the jobs whose listing was started and has not ended, each with the key of the daemon."""
         return {name: self._leader[name] for name in self._unfinished}
 
     def grow(self, name: str, count: int = BURST) -> None:
-        """List that many more checkpoints of a job at once, and drop the oldest."""
+        """List so many more checkpoints of a job at once, and drop the oldest."""
         items, now = self._items[name], time.time()
         for number in itertools.islice(self._numbers[name], count):
             item = {**checkpoint(number, name), "id": f"ftckpt_{name}_{number:05d}"}
             items.insert(0, item)
             self.listed[item["id"]] = Listed(name, item["id"], now, None, None)
-        for item in items[KEPT:]:
+        for item in items[MOST_LISTED:]:
             self.listed[item["id"]] = self.listed[item["id"]]._replace(until=now)
-        del items[KEPT:]
+        del items[MOST_LISTED:]
 
     def list_once(self, name: str, items: Iterable[dict[str, Any]]) -> None:
-        """Note checkpoints that a fault lists for a moment: they may be stored, or not."""
+        """Record checkpoints that a fault lists for a moment: they may be stored or not."""
         now = time.time()
         for item in items:
             self.listed.setdefault(item["id"], Listed(name, item["id"], now, now, None))
 
     def amend(self, name: str) -> None:
-        """Let one of a job's listed checkpoints have a late metric, or another value of it."""
+        """Add a late metric to a listed checkpoint of a job, or change it."""
         item, loss = self.rng.choice(self._items[name]), round(self.rng.random(), 6)
         item["metrics"] = {**item["metrics"], "full_valid_loss": loss}
         self.listed[item["id"]] = self.listed[item["id"]]._replace(full_valid_loss=loss)
 
     async def keep_growing(self, pause: float) -> None:
-        """Let some job grow again and again, and a metric of another one come late."""
+        """Let random jobs grow and be amended, on average every `pause` seconds."""
         while True:
-            await asyncio.sleep(self.rng.uniform(0, 2 * pause))
+            await asyncio.sleep(self.rng.uniform(0, 2 * pause))  # the pause between two bursts
             self.grow(self.rng.choice(self.jobs))
             self.amend(self.rng.choice(self.jobs))
 
-    def asked(self, key: str) -> int:
+    def request_count(self, key: str) -> int:
         """Return how many requests were made with a key."""
-        return self._asked[key]
+        return self._request_counts[key]
 
-    def _note(self, request: web.Request, name: str | None) -> Request:
+    def _record(self, request: web.Request, name: str | None) -> Request:
         key = request.headers["Authorization"].removeprefix("Bearer ")
-        note = Request(time.monotonic(), key, name, request.query.get("after"))
-        self.requests.append(note)
-        self._asked[key] += 1
-        return note
+        recorded = Request(time.monotonic(), key, name, request.query.get("after"))
+        self.requests.append(recorded)
+        self._request_counts[key] += 1
+        return recorded
 
     async def _job_list(self, request: web.Request) -> web.StreamResponse:
-        if self._note(request, None).key in self.refused:
+        if self._record(request, None).key in self.refused:
             return error(401, "invalid_api_key")
         return page([job(name) for name in self._items])
 
     def _answer_for(self, name: str) -> Answer:
         async def answer(request: web.Request) -> web.StreamResponse:
-            begun, note = time.time(), self._note(request, name)
-            if note.key in self.refused:
+            started, recorded = time.time(), self._record(request, name)
+            if recorded.key in self.refused:
                 return error(401, "invalid_api_key")
-            self._watch_for_two(note, request, name)
-            self._under_way[name].append((note.key, request))
+            self._record_overlaps(recorded, request, name)
+            self._running[name].append((recorded.key, request))
             try:
                 fault = self.faults.get(name)
                 if fault is not None:
                     return fault if isinstance(fault, web.StreamResponse) else await fault(request)
-                await asyncio.sleep(self.delay())
-                return await self._send(request, name, begun)
+                await asyncio.sleep(self.delay())  # the time that the page takes
+                return await self._send(request, name, started)
             finally:
-                self._under_way[name].remove((note.key, request))
+                self._running[name].remove((recorded.key, request))
 
         return answer
 
-    def _watch_for_two(self, note: Request, request: web.Request, name: str) -> None:
-        if _has_hung_up(request):  # it gave up while this provider was held up: no daemon is at it any more
+    def _record_overlaps(self, recorded: Request, request: web.Request, name: str) -> None:
+        if _has_hung_up(request):  # the daemon gave up while this process was busy, and does not poll any more
             return
-        if note.after is None:
-            self._leader[name] = note.key
+        if recorded.after is None:
+            self._leader[name] = recorded.key
             self._unfinished.add(name)
-        elif (leader := self._leader.get(name, "")) != note.key:
-            self.at_once.append(Overlap(note.at, note.key, leader, name))
-        for other, earlier in self._under_way[name]:
-            if other != note.key and not _has_hung_up(earlier):
-                self.at_once.append(Overlap(note.at, note.key, other, name))
+        elif (leader := self._leader.get(name, "")) != recorded.key:
+            self.overlaps.append(Overlap(recorded.at, recorded.key, leader, name))
+        for other, earlier in self._running[name]:
+            if other != recorded.key and not _has_hung_up(earlier):
+                self.overlaps.append(Overlap(recorded.at, recorded.key, other, name))
 
-    async def _send(self, request: web.Request, name: str, begun: float) -> web.StreamResponse:
-        """Send a page, and note it only when all of it is sent."""
+    async def _send(self, request: web.Request, name: str, started: float) -> web.StreamResponse:
+        """Send a page, and record it when all of it was sent."""
         items, after, limit = self._items[name], request.query.get("after"), int(request.query["limit"])
         ids = [item["id"] for item in items]
         if after is not None and after not in ids:
             return error(400, "invalid_cursor")
         start = 0 if after is None else ids.index(after) + 1
-        part, more = items[start : start + limit], len(items) > start + limit
-        begun = begun if after is None else self._begun.get((name, after), begun)
-        response, sent = page(part, has_more=more), time.time()
+        part, has_more = items[start : start + limit], len(items) > start + limit
+        started = started if after is None else self._started.get((name, after), started)
+        response, sent = page(part, has_more=has_more), time.time()
         try:
             await response.prepare(request)
             await response.write_eof()
-        except ConnectionResetError:  # whoever asked has gone
+        except ConnectionResetError:  # the daemon has gone
             return response
-        if more:
-            self._begun[name, part[-1]["id"]] = begun
+        if has_more:
+            self._started[name, part[-1]["id"]] = started
         else:
-            self.whole.append(Whole(name, begun, sent))
-            self._unfinished.discard(name)  # its last page may be asked for again, where the answer came too late
+            self.complete.append(CompleteListing(name, started, sent))
+            self._unfinished.discard(name)  # the last page may be requested again, if it came too late
         return response
 
 
 def _has_hung_up(request: web.Request) -> bool:
-    """Say whether who asked has closed the connection, whether that was read from it already or not."""
+    """Return whether the client has closed the connection, even if this process has not read that yet."""
     if request.transport is None or request.transport.is_closing():
         return True
     poll = select.poll()

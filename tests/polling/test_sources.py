@@ -1,0 +1,176 @@
+"""Sources: refused keys, pauses and rate limits stop the polls of a source, and none of them is blamed on a job."""
+
+import asyncio
+import time
+
+import asyncpg
+
+from checkpointd.domain.failure import Failure
+from checkpointd.postgres.store import Store
+from support.harness import polling_one, sync, tick, track
+from support.provider import JOB, Provider, body, checkpoint, error, page, paged
+
+STATE = "select state from fine_tuning.sources"
+
+
+async def test_refused_key_releases_its_jobs(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A 401 silences this process, is blamed on no job, and releases the leases: another key polls the jobs at once."""
+    jobs = [f"ftjob-{n}" for n in range(20)]
+    for name in jobs:
+        provider.checkpoints[name] = error(401, "invalid_api_key", "Incorrect API key provided: sk-abc***xyz")
+    await track(store, *jobs)
+    async with polling_one(store, provider) as (poller, source, _):
+        await tick(poller)
+        assert 0 == source.capacity(asyncio.get_running_loop().time()).slots
+    rows = await sql.fetch(
+        "select lease_expires_at, failures, last_error, next_poll_at <= now() as due from checkpointd.polling"
+    )
+    assert {(None, 0, None, True)} == {tuple(row) for row in rows}
+    assert "refused" == await sql.fetchval(STATE)
+    assert 8 >= len(provider.requests)
+    for name in jobs:
+        provider.checkpoints[name] = page([])
+    await sync(store, provider, *jobs)
+    assert "ok" == await sql.fetchval(STATE)
+
+
+async def test_key_that_lost_its_rights(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """If a key was accepted and then every job answers 403, the source is refused, and the jobs are released."""
+    jobs = [f"ftjob-{n}" for n in range(5)]
+    for name in jobs:
+        provider.checkpoints[name] = page([])
+    await sync(store, provider, *jobs)
+    for name in jobs:
+        provider.checkpoints[name] = error(403, "unsupported_country_region_territory")
+    await sql.execute("update checkpointd.polling set next_poll_at = now()")
+    async with polling_one(store, provider) as (poller, source, _):
+        source.key_accepted = True
+        await tick(poller)
+        assert source.refusals > 0
+    assert "refused" == await sql.fetchval(STATE)
+    assert 1 >= await sql.fetchval("select count(*) from checkpointd.polling where failures > 0")
+
+
+async def test_forbidden_job_silences_no_other(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """If the key was accepted for one job, a 403 for another one concerns that job alone."""
+    await track(store, JOB, "ftjob-2")
+    provider.checkpoints[JOB] = page([])
+    provider.checkpoints["ftjob-2"] = body("<html>blocked", "text/html", 403)
+    async with polling_one(store, provider) as (poller, source, _):
+        await poller.poll_named(await store.find_jobs([JOB]))
+        await poller.poll_named(await store.find_jobs(["ftjob-2"]))
+        assert 0 == source.refusals
+    phases = await sql.fetch("select phase from fine_tuning.jobs order by phase")
+    assert ["active", "forbidden"] == [row["phase"] for row in phases]
+
+
+async def test_throttling_pauses_the_source(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A 429 pauses the source for every daemon for the requested time, and is blamed on no job."""
+    await track(store, JOB, "ftjob-2")
+    provider.checkpoints[JOB] = provider.checkpoints["ftjob-2"] = error(429, "rate_limit_exceeded", retry_after="120")
+    async with polling_one(store, provider) as (poller, _, _):
+        await tick(poller)
+    row = await sql.fetchrow("select state, resume_at - since as pause from fine_tuning.sources")
+    assert row is not None
+    assert "paused" == row["state"]
+    assert 120 <= row["pause"].total_seconds() < 150  # from the first 429 until two minutes after the last one
+    assert [0, 0] == [row["failures"] for row in await sql.fetch("select failures from checkpointd.polling")]
+    async with polling_one(store, provider) as (poller, _, _):
+        assert 0 == await poller.tick()
+
+
+async def test_late_successes_end_no_pause(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """`poll_named` ends at once when the source pauses, and reports it for each job, even if requests still succeed."""
+    jobs = [f"ftjob-{n}" for n in range(40)]
+    for name in jobs:
+        provider.checkpoints[name] = page([])
+    provider.checkpoints[jobs[0]] = error(429, "rate_limit_exceeded", retry_after="120")
+    await track(store, *jobs)
+    started = asyncio.get_running_loop().time()
+    async with polling_one(store, provider) as (poller, source, outcomes):
+        left = await poller.poll_named(await store.find_jobs(jobs))
+        assert source.failure is not None
+    assert asyncio.get_running_loop().time() - started < 30
+    failures = [outcome for outcome in outcomes.values() if isinstance(outcome, Failure)]
+    assert {"throttled"} == {failure.error_class for failure in failures}
+    assert 40 == len(left) + len(outcomes)
+    assert "paused" == await sql.fetchval(STATE)
+
+
+async def test_pause_is_not_shortened(store: Store, sql: asyncpg.Connection) -> None:
+    """A shorter pause does not end a longer one early; a refusal after a pause is stored."""
+    key = (await store.register_sources({"test": "openai"}))["test"]
+    await store.pause_source(key, 900, "long")
+    await store.pause_source(key, 1, "short")
+    assert await sql.fetchval("select resume_at > now() + interval '800 s' from fine_tuning.sources")
+    await sql.execute("update checkpointd.sources set resume_at = now() - interval '1 s'")
+    await store.refuse_source(key, "no")
+    assert "refused" == await sql.fetchval(STATE)
+
+
+async def test_failing_jobs_get_a_quarter_of_the_slots(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """Of eight slots, jobs that fail get two, even if they have been due for longer than the others."""
+    failing, healthy = [f"ftjob-f{n}" for n in range(20)], [f"ftjob-h{n}" for n in range(20)]
+    await track(store, *failing, *healthy)
+    await sql.execute("""
+        update checkpointd.polling p set failures = 3, next_poll_at = now() - interval '1 day'
+        from checkpointd.jobs j where j.key = p.job and j.id like 'ftjob-f%'""")
+    async with polling_one(store, provider) as (poller, _, _):
+        assert 8 == await poller.tick()
+        rows = await sql.fetch(
+            "select failures > 0, count(*) from checkpointd.polling where lease_expires_at > now() group by 1"
+        )
+        assert {True: 2, False: 6} == dict(map(tuple, rows))
+
+
+# Rate limits
+
+
+async def test_rate_limit_of_claims(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """With a rate limit of one request in ten seconds, a claim takes one job, and the next claim takes none."""
+    jobs = [f"ftjob-{n}" for n in range(5)]
+    await track(store, *jobs)
+    async with polling_one(store, provider, request_interval=10) as (poller, _, _):
+        assert 1 == await poller.tick()
+        assert 0 == await poller.tick()
+    await sql.execute("update checkpointd.sources set budget_at = budget_at - interval '10 s'")
+    async with polling_one(store, provider, request_interval=10) as (poller, _, _):
+        assert 1 == await poller.tick()
+
+
+async def test_rate_limit_of_further_pages(store: Store, provider: Provider) -> None:
+    """With a rate limit of ten requests per second, two lists of sixteen pages are read at that rate."""
+    await track(store, "ftjob-1", "ftjob-2")
+    for name in ("ftjob-1", "ftjob-2"):
+        provider.checkpoints[name] = paged([checkpoint(n, name) for n in range(16, 0, -1)])
+    started = time.monotonic()
+    async with polling_one(store, provider, request_interval=0.1, page_size=1) as (poller, _, outcomes):
+        assert 2 == await tick(poller)
+    # Ten requests are allowed at once, the other 22 one after the other.
+    assert 2.1 < time.monotonic() - started < 30
+    assert [16, 16] == [outcomes[name].new for name in ("ftjob-1", "ftjob-2")]
+
+
+async def test_long_list_overdraws_the_rate_limit(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A list with more pages than the rate limit allows during a lease is read to its end; the limit is overdrawn."""
+    provider.checkpoints[JOB] = paged([checkpoint(n) for n in range(20, 0, -1)])
+    await track(store)
+    async with polling_one(store, provider, lease=8, page_size=1, request_interval=6) as (poller, _, _):
+        await poller.poll_named(await store.find_jobs([JOB]))
+    assert 20 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
+    assert await sql.fetchval("select last_complete_at is not null from fine_tuning.freshness")
+    assert await sql.fetchval("select budget_at > now() + interval '90 s' from checkpointd.sources")
+
+
+async def test_overdrawn_rate_limit_stops_claims(store: Store, provider: Provider) -> None:
+    """A listing that overdraws the rate limit is complete; then no job is claimed until the overdraft is made up."""
+    provider.checkpoints[JOB] = paged([checkpoint(n) for n in range(4, 0, -1)])
+    await track(store)
+    async with polling_one(store, provider, request_interval=10, lease=2, page_size=1) as (poller, _, outcomes):
+        assert 1 == await tick(poller)
+    assert (True, 4) == (outcomes[JOB].result.complete, outcomes[JOB].new)
+    await track(store, "ftjob-2")
+    async with polling_one(store, provider, request_interval=10) as (poller, _, _):
+        assert 0 == await tick(poller)
