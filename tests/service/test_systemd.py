@@ -1,4 +1,4 @@
-"""The units under a real systemd: installed by the README's lines, started, killed, blocked and stopped."""
+"""The units under a real systemd: installed by the documented lines, started, killed, blocked and stopped."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from support.documents import Document
 from support.harness import until
 from support.machine import Machine, booted
 from support.paths import TOP
@@ -24,6 +25,7 @@ from support.verbs import KEY, checkpointd, environment
 
 UNITS = sorted((TOP / "systemd").glob("*.service"))
 SERVICE = "checkpointd.service"
+SERVICE_DOCUMENT = Document("systemd/README.md")
 CREDENTIALS = "/etc/checkpointd/credentials"
 
 pytestmark = pytest.mark.timeout(900)  # the first test installs a wheel with pip
@@ -68,11 +70,11 @@ def test_units_are_hardened(unit: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Yield the server of the service, with the database and the logins that the README creates."""
+    """Yield the server of the service, with the documented database and logins."""
 
     async def administer() -> None:
         sql = await asyncpg.connect(running.url)
-        for statement in _blocks("sql")[0].splitlines():
+        for statement in SERVICE_DOCUMENT.blocks("sql", "Install")[0].splitlines():
             await sql.execute(statement)
         await sql.close()
 
@@ -183,7 +185,7 @@ async def test_from_a_wheel_to_a_running_unit(
     for unit in UNITS:
         assert "" == await _run(service, "systemd-analyze", "verify", f"/etc/systemd/system/{unit.name}")
     provider.jobs = page([])
-    typed = f"export OPENAI_BASE_URL={provider.url}\n{_blocks('sh')[1]}"
+    typed = f"export OPENAI_BASE_URL={provider.url}\n{SERVICE_DOCUMENT.blocks('sh', 'Operate')[0]}"
     printed = (await _run(service, "sh", "-ec", typed)).splitlines()
     assert "ok    role: checkpointd has the required rights on all existing objects" in printed
     assert {"ok"} == {line.split()[0] for line in printed}
