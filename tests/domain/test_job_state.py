@@ -1,11 +1,9 @@
-"""The table of job states has no dead end, and its documents agree with it."""
+"""The table of job states has no dead end."""
 
 import pytest
 
 from checkpointd.domain.job_state import TRANSITIONS, JobEvent, JobState
-from support.paths import TOP
 
-README = TOP / "daemon" / "README.md"
 CHANGES = {
     (before, event, after)
     for before, events in TRANSITIONS.items()
