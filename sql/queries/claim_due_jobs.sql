@@ -2,7 +2,7 @@
 -- $1 source: int[], key
 -- $2 slots: int[], how many jobs the source can take now
 -- $3 failing_slots: int[], how many of these may be failing jobs, so that they do not crowd out the others
--- $4 request_interval: float8[], seconds between requests; null: no rate limit
+-- $4 request_interval: float8[], seconds between requests; null if there is no rate limit
 -- $5 lease_seconds: float8, how long the leases last
 --
 -- If the server's clock was set back, times that it wrote before lie in the future. They must not hold work back: a
