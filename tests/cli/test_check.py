@@ -24,14 +24,13 @@ from checkpointd.postgres.connection import connect
 from checkpointd.postgres.store import open_store
 from checkpointd.provider import http
 from checkpointd.settings import model as settings
+from support.documents import Document
 from support.harness import read_job_list, sync
 from support.logins import as_role, login
-from support.paths import TOP
 from support.provider import JOB, Answer, Provider, body, checkpoint, error, job, page, raw
 from support.servers import self_signed
 from support.verbs import PROGRAM, Ended, checkpointd, environment, on_terminal
 
-README = (TOP / "README.md").read_text()
 QUERIES = "".join(text for name, text in vars(queries).items() if name.isupper())
 
 
@@ -195,14 +194,13 @@ async def _check(
     return found
 
 
-async def test_the_readme_names_each_subject(modest: str, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What findings are of stands in the README, and nothing else."""
+async def test_subjects_are_documented(modest: str, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each subject of a finding is documented, and no other."""
     provider.jobs = page([])
     found = await _check(modest, provider, monkeypatch, database_pooler=True)
     found |= await _check("postgresql://127.1:1/nowhere?sslmode=require", provider, monkeypatch)
-    table = README.split("## Is all well?")[1].split("\n## ")[0]
-    cells = "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))
-    assert set(found) == {subject.replace("NAME", "a") for subject in re.findall(r"`(.*?)`", cells)}
+    subjects = Document("daemon/README.md").first_words("check", "subject")
+    assert set(found) == {subject.replace("NAME", "a") for subject in subjects}
 
 
 async def test_several_sources(modest: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:

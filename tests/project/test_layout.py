@@ -148,3 +148,28 @@ def test_the_lock_names_no_address() -> None:
     lock = (TOP / "requirements.lock").read_text()
     assert "://" not in lock
     assert all("--hash=sha256:" in package for package in re.split(r"\n(?=\S)", lock) if package.strip())
+
+
+def test_the_package_has_fourteen_entries() -> None:
+    """The top level of the package has ten packages and four modules."""
+    packages = {
+        "domain",
+        "provider",
+        "postgres",
+        "settings",
+        "telemetry",
+        "polling",
+        "service",
+        "web",
+        "cli",
+        "simulator",
+    }
+    modules = {"__init__.py", "__main__.py", "redaction.py", "presentation.py"}
+    assert packages | modules == {path.name for path in PACKAGE.iterdir()} - {"__pycache__"}
+
+
+def test_no_module_is_long() -> None:
+    """No module has more than 300 lines, and the entry point has fewer than 130."""
+    lengths = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
+    assert {} == {name: length for name, length in lengths.items() if length > 300}
+    assert lengths["__main__"] < 130
