@@ -98,7 +98,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 @pytest.fixture
 async def service(machine: Machine, server: Server, provider: Provider) -> AsyncIterator[Machine]:
-    """Yield the machine, on which the service is installed by the README's lines and polls the test's provider."""
+    """Yield the machine, on which the service is installed by the documented lines and polls the test's provider."""
     drop_in = f"""[Service]
 Environment=OPENAI_BASE_URL={provider.url} CHECKPOINTD_HTTP_PORT=0 CHECKPOINTD_LEASE_SECONDS=4
 Environment=CHECKPOINTD_MIN_POLL_SECONDS=0.1 CHECKPOINTD_MAX_POLL_SECONDS=0.1
@@ -121,20 +121,14 @@ TimeoutStopSec=60
     await sql.close()
 
 
-def _blocks(language: str) -> list[str]:
-    """Return the code blocks of the README's section about the service."""
-    section = (TOP / "README.md").read_text().split("\n## As a service\n")[1].split("\n## ")[0]
-    return re.findall(rf"```{language}\n(.*?)```", section, flags=re.DOTALL)
-
-
 def _dsn(server: Server, role: str = "checkpointd") -> str:
-    """Return the DSN of the README's database, by default for the role of the daemon."""
+    """Return the DSN of the documented database, by default for the role of the daemon."""
     return f"postgresql://{role}@127.0.0.1:{server.port}/finetuning"
 
 
 def _install(machine: Machine, server: Server) -> None:
-    """Run the README's five lines with the DSNs and the key of the tests, and the versions of requirements.lock."""
-    lines = _blocks("sh")[0]
+    """Run the five documented lines with the DSNs and the key of the tests, and the versions of requirements.lock."""
+    (lines,) = SERVICE_DOCUMENT.blocks("sh", "Install")
     assert 5 == len(lines.splitlines())
     script = lines.replace("'sk-…'", f"'{KEY}'")
     script, of_owner = re.subn("'postgresql://owner:[^']*'", f"'{_dsn(server, 'owner')}'", script)
@@ -176,7 +170,7 @@ async def _track(server: Server, provider: Provider, tmp_path: Path) -> None:
 async def test_from_a_wheel_to_a_running_unit(
     service: Machine, server: Server, provider: Provider, tmp_path: Path
 ) -> None:
-    """The README's lines lead to a running service; systemd shows its status, and reports nothing about its units."""
+    """The documented lines lead to a running service; systemd shows its status, and reports nothing about its units."""
     assert ["active", "running"] == service.properties(SERVICE, "ActiveState", "SubState")
     assert ["exited", "success"] == service.properties("checkpointd-migrate.service", "SubState", "Result")
     provider.checkpoints[JOB] = page([checkpoint(1)])
@@ -348,7 +342,8 @@ api_key = "azure_key"
         await _run(service, "timeout", "60", "systemctl", "restart", "checkpointd-migrate", SERVICE)
         assert ["active", "success"] == service.properties("checkpointd-migrate.service", "ActiveState", "Result")
         await _until_property(service, "ActiveState", "^active$")
-        await _run(service, "sh", "-ec", _blocks("sh")[1].replace("checkpointd check", f"checkpointd track {JOB}"))
+        typed = SERVICE_DOCUMENT.blocks("sh", "Operate")[0]
+        await _run(service, "sh", "-ec", typed.replace("checkpointd check", f"checkpointd track {JOB}"))
         await until(lambda: provider.asked(JOB))
         assert {KEY} == {request.headers.get("api-key") for request in provider.requests}
 
