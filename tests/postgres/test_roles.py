@@ -145,7 +145,7 @@ async def test_owner_without_rights(bare: str, provider: Provider, tmp_path: Pat
     assert 0 == ended.code
     assert ended.out.startswith("applied 0001_initial.sql, ")
     assert re.fullmatch(
-        r"checkpointd: the roles .*permission denied.*: .* administrator can run .*roles\.sql with psql\n", ended.err
+        r"checkpointd: the roles .*permission denied.*: run .*roles\.sql with psql as an administrator\n", ended.err
     )
     sql = await asyncpg.connect(bare.format("app"))
     assert {"app"} == await _owners(sql)
