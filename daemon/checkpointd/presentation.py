@@ -37,7 +37,7 @@ class Label(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a training is: finished epochs, all epochs (or None if unknown), and a text about its expected end."""
+    """The progress of a job: finished epochs, all epochs (None if unknown), and a text about its expected end."""
 
     epoch: int | None
     epochs: int | None
@@ -59,7 +59,7 @@ def cut(text: str, most: int) -> str:
 
 
 def plural(noun: str, number: int) -> str:
-    """Return the singular or the plural of a noun, as it follows this number."""
+    """Return the singular or the plural of a noun, as needed after this number."""
     return noun if number == 1 else f"{noun}s"
 
 
@@ -134,7 +134,7 @@ def problems(job: Row) -> str:
 
 
 def progress(job: Row, epoch: int | None, now: datetime) -> Progress:
-    """Return how far a job is. `epoch` is the last one for whose end there is a checkpoint."""
+    """Return the progress of a job. `epoch` is the last epoch that has a checkpoint at its end."""
     epochs = hyperparameters(job["hyperparameters"]).get("n_epochs", "").removesuffix(".0")
     expected = None
     if job["finished_at"] is None and (end := job["estimated_finish"]) is not None and now - end < OVERDUE:

@@ -1,14 +1,18 @@
 """Find secrets in the texts of other programs, plain or encoded, and remove them. Pure.
 
-Providers repeat keys in errors, headers and names: whole or cut off, and in any encoding that a layer between applied.
+Providers repeat keys in errors, headers and names. The keys may be complete or cut off, and encoded by a program in
+between.
 
-Found: a secret as it is; with the escapes of JSON, Python, URLs or HTML, up to four layers of them; in base64, its
-form for URLs, or hex, even if the encoded text began long before the secret; and two layers of these encodings with
-escapes between them.
+These forms of a secret are found:
 
-Not found: other encodings, such as Python's names of characters; compressed or encrypted texts; secrets that are
-reversed, or split (by line breaks, by the colons of a hex dump, over two items); more layers; and of a secret that was
-cut off, fewer than PREFIX_LENGTH characters.
+- unchanged;
+- with the escapes of JSON, Python, URLs or HTML, in up to four layers;
+- in base64, base64 for URLs, or hex, also as a part of a longer encoded text;
+- in two layers of these encodings, with escapes between them.
+
+These are not found: other encodings, such as Python's names of characters; compressed or encrypted texts; secrets that
+are reversed, or split (by line breaks, by the colons of a hex dump, over two items); more layers; and secrets that were
+cut off before PREFIX_LENGTH characters.
 """
 
 import re
@@ -23,26 +27,27 @@ SHORTEST: Final = 6
 """Characters. Shorter values are not treated as secrets: a header such as `on` would be removed from every text."""
 
 PREFIX_LENGTH: Final = 8
-"""Characters. What starts with so many characters of a secret counts as that secret, cut off."""
+"""Characters. In a text that may be cut off, a word that begins like a secret for this length is treated as one."""
 
 _KEY: Final = re.compile(r"^sk[-_]|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{20}")
-"""A key where a name is expected. Names that people choose do not have twenty mixed letters and digits in a row."""
+"""Matches a key where a name is expected. Names that people choose do not have 20 mixed letters and digits in a row."""
 
 _LIKELY_SECRET: Final = re.compile(
     r"""(?ix) \bsk-[\w*.-]{6,} | bearer\s+\S+
     | (?<![\w*-]) [\w*-]* \*{3} [\w*-]*  # a key that was masked
     | (?<=://) [^\s:/@]{0,99}:\S{1,999} (?=@) | (?<=password=) ["']?[^\s&"']+"""
 )
-"""A secret in running text, recognized by what surrounds it: ids of jobs have twenty letters and digits, too."""
+"""Matches a likely secret in running text, by its beginning, its mask or the text around it. A long mix of
+letters and digits is not enough, because the ids of jobs look like that."""
 
 _SECRET_NAME: Final = re.compile(
     r"auth(?!or(?!iz))|key|token(?!s)|secret|cookie|credential|passw|(?<![a-z])(?:sig|signature|pwd)(?![a-z])|^code$",
     re.IGNORECASE,
 )
-"""The name of a header or parameter with a secret; not `author`, not `max_tokens`, and not `country-code`."""
+"""Matches the name of a header or parameter with a secret, but not `author`, `max_tokens` or `country-code`."""
 
 _PUBLIC_HEADERS: Final = {"openai-organization", "openai-project"}
-"""Their values look like keys, but are in every job record."""
+"""Headers that are not secret, although their values look like keys: every job record contains them."""
 
 _REDACTED: Final = "[secret]"
 _ESCAPE_LAYERS: Final = 4
@@ -55,7 +60,7 @@ def looks_like_key(value: str) -> bool:
 
 
 def redact_likely(text: str) -> str:
-    """Return a text without what looks like a secret, known or not. Slow if a word has thousands of characters."""
+    """Return a text without anything that looks like a secret. Slow if a word has thousands of characters."""
     return _LIKELY_SECRET.sub(_REDACTED, text)
 
 
@@ -95,15 +100,15 @@ class Secrets:
         return self._encoded.finds_in(data)
 
     def redact(self, text: str) -> str:
-        """Return a text without the secrets, and without what looks like one.
+        """Return a text without the secrets, and without anything that looks like one.
 
-        If a secret is encoded in it, nothing of the text is returned.
+        If the text contains an encoded secret, none of it is returned.
         """
         text = self._plain.sub(_REDACTED, text)
         return _REDACTED if self.occur_in(text.encode(errors="replace")) else redact_likely(text)
 
     def redact_truncated(self, text: str) -> str:
-        """Redact a text that may have been cut off within a secret: also remove what starts like one."""
+        """Redact a text that may have been cut off within a secret: also remove words that begin like one."""
         text = self._plain_prefix.sub(_REDACTED, self._plain.sub(_REDACTED, text))
         has_prefix = self._encoded_prefix.finds_in(text.encode(errors="replace"))
         return _REDACTED if has_prefix else redact_likely(text)
@@ -116,7 +121,7 @@ class _EncodedSearch:
         # Removing the escapes of a text also removes those that belong to a value, so both forms are searched for.
         forms = {form for value in values for form in _unescaped(value.encode())}
         self._forms = [form for form in forms if len(form) >= SHORTEST]
-        # Base64 makes four characters of three, and is the shortest of the encodings.
+        # Base64 is the shortest of the encodings: it makes four characters out of three.
         self._shortest_run = min(map(len, self._forms), default=0) * 4 // 3
 
     def finds_in(self, data: bytes) -> bool:
@@ -129,7 +134,7 @@ def _decodings(data: bytes, shortest_run: int, layers: int) -> Iterator[bytes]:
     unescaped = data
     for unescaped in _unescaped(data):
         yield unescaped
-    # Few texts have so long a run. This test takes a twentieth of the time of the regular expressions.
+    # Few texts have a run of this length. The test takes a twentieth of the time of the regular expressions.
     if layers and b"x" * shortest_run in unescaped.translate(_MARK_RUNS):
         for decoded in _decoded_runs(unescaped, shortest_run):
             yield from _decodings(decoded, shortest_run, layers - 1)
@@ -170,7 +175,7 @@ _STANDARD_BASE64: Final = bytes.maketrans(b"-_", b"+/")
 
 
 def _decoded_runs(data: bytes, shortest_run: int) -> Iterator[bytes]:
-    """Yield what the long runs are in base64 and in hex, at each offset at which a group of characters may begin."""
+    """Decode the long runs as base64 and as hex, once for each offset at which a group of characters may begin."""
     runs = re.findall(rb"(?<![\w+/-])[\w+/-]{%d,}" % shortest_run, data)
     for start in range(4):
         padded = (run[start:] + b"A" * ((start - len(run)) % 4) for run in runs)

@@ -288,7 +288,7 @@ ANSWERS: list[tuple[Answer, str, str]] = [
     (error(404, "unknown_url"), "fail", "base_url"),
     (error(400, "missing_version"), "fail", "api-version"),
     (error(429, "rate_limit_exceeded"), "warn", "requests_per_minute"),
-    (error(429, "insufficient_quota"), "fail", "until it has some again"),
+    (error(429, "insufficient_quota"), "fail", "until it has quota again"),
     (error(503), "warn", "the provider has a problem"),
     (error(302, Location="https://h.example"), "fail", "redirects are not followed"),
     (body("<html>", "text/html"), "fail", "base_url"),

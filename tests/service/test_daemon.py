@@ -156,7 +156,7 @@ __main__.main()"""
     assert 1 == daemon.returncode
     *log, message = err.decode().splitlines()
     assert ["daemon.crashed", "daemon.draining", "daemon.stopped"] == [json.loads(line)["event"] for line in log][-3:]
-    assert "checkpointd: stopped by a fault of its own: see daemon.crashed in the log" == message
+    assert "checkpointd: stopped by an error of checkpointd itself: see daemon.crashed in the log" == message
     assert KEY.encode() not in out + err
 
 

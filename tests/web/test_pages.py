@@ -285,7 +285,7 @@ async def test_job_without_validation(site: Site, store: Store, provider: Provid
     provider.checkpoints[JOB] = page([checkpoint(10)])
     await sync(store, provider)
     shown = await site.open(f"/jobs/test/{JOB}")
-    assert "No checkpoint to deploy can be named, because no checkpoint has a validation loss." in shown.text
+    assert "The checkpoint to deploy is unknown, because no checkpoint has a validation loss." in shown.text
     assert ["step 10, latest: train 0.1000"] == shown.all("g", "aria-label")
 
 

@@ -1,4 +1,4 @@
-"""The commands with their options and help. Each imports its module when called, and so loads only what it needs."""
+"""The commands with their options and help. A command imports its module when it is called, to load nothing else."""
 
 from pathlib import Path
 from typing import Annotated
@@ -166,7 +166,7 @@ def simulate(
 ) -> None:
     """Run the simulated provider alone, on 127.0.0.1.
 
-    The first lines that it prints connect the other commands to it.
+    First it prints the settings that connect other commands to it.
     """
     from checkpointd.cli import simulate as module
 

@@ -1,4 +1,4 @@
-"""Which jobs and which source the arguments of a command mean."""
+"""From the arguments of a command to its jobs and its source."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -9,11 +9,11 @@ from checkpointd.settings.model import Settings, Source
 
 
 class UsageError(Exception):
-    """The command cannot be run with these arguments. The text says why."""
+    """The command cannot be run with these arguments. The text is the reason."""
 
 
 class CommandError(Exception):
-    """The command failed. The text says why and what to do."""
+    """The command failed. The text is the reason and the remedy."""
 
 
 def read_ids(given: Iterable[str], sources: Sequence[Source]) -> list[str]:

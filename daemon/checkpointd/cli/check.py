@@ -1,4 +1,4 @@
-"""The command check: try the database and each source, and report what would stop the daemon and how to fix it.
+"""The command check: test the database and each source, and report what would stop the daemon and how to fix it.
 
 It reads from the database and sends one or two requests to each source. It changes nothing, except that the embedded
 database is created, started and migrated, as by every command.
@@ -124,7 +124,7 @@ async def _read_server(store: Store) -> tuple[dict[str, Any], Finding]:
 
 
 async def _check_source(settings: Settings, source: Source, job: str | None, http: Session) -> list[Finding]:
-    """Try the key with one request, or with two if the first is inconclusive. `job` is a tracked job, or None."""
+    """Test the key with one request, or with two if the first is inconclusive. `job` is a tracked job, or None."""
     subject = f"source {source.name}"
     try:
         headers = source.request_headers("its key")

@@ -1,4 +1,4 @@
-"""Open the database for a command: the one of the settings or the embedded one. And the command migrate."""
+"""Open the database for a command, which is the one of the settings or the embedded one; and the command migrate."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -47,9 +47,9 @@ async def database(settings: Settings, *, announce_psql: bool = False) -> AsyncI
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[Store]:
-    """Open the database, whose schema must be up to date; that of the embedded one is migrated.
+    """Open the database. The embedded one is migrated; the schema of another one must be up to date.
 
-    Raises CommandError if the database is unavailable, also later, from the block.
+    Raises CommandError if the database is unavailable, now or later in the block.
     """
     async with database(settings) as connect_, open_store(connect_) as store:
         with _as_command_error():

@@ -1,4 +1,4 @@
-"""The command demo: an embedded PostgreSQL, a simulated provider at speed, and the daemon, shown while they work."""
+"""The command demo: an embedded PostgreSQL, an accelerated simulated provider, and the daemon, shown at work."""
 
 import asyncio
 import socket
@@ -43,7 +43,7 @@ def show_demo(seconds: float | None) -> None:
 
 
 async def run(console: Console, seconds: float | None, stop: Stop) -> None:
-    """Run the demo until `stop`, or for this many seconds. Everything that it started ends with it."""
+    """Run the demo until `stop`, or for this many seconds. Everything that it started is stopped at the end."""
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,8 +1,8 @@
-"""What the observations of `check` mean: each becomes a finding with a state, and a message that says what to do. Pure.
+"""Turn the observations of `check` into findings: a state, and a message with the problem and the remedy. Pure.
 
-A failure needs a person: nothing works without a database, its schema and rights, and a source is not polled if it
-cannot be reached, has no API of fine-tuning jobs or refuses the key. A warning passes by itself or only makes the work
-worse: throttling, a slow provider, a certificate that is not verified, a clock that differs.
+`fail` means that a person must act. Nothing works without a database, its schema and the rights on it. A source is not
+polled if it cannot be reached, has no API of fine-tuning jobs or refuses the key. `warn` means that a problem passes by
+itself, or only impairs the work: throttling, a slow provider, a certificate that is not verified, a clock that differs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ SKEW_SECONDS: Final = 5.0
 """Clocks may differ by this much. A Date header has whole seconds and is written before it arrives."""
 
 LACKING_SHOWN: Final = 5
-"""Missing rights that are listed by name."""
+"""The most missing rights that are listed by name."""
 
 
 class Finding(NamedTuple):
@@ -46,7 +46,7 @@ class Try(NamedTuple):
 
 
 def assess_settings(settings: Settings) -> list[Finding]:
-    """Return the findings that need no request."""
+    """Return the findings about the settings alone."""
     names = ", ".join(source.name for source in settings.sources)
     findings = [Finding("ok", "settings", f"complete, with the {plural('source', len(settings.sources))} {names}")]
     host = dsn.parse(settings.database_url).unverified_host if settings.database_url else None
@@ -57,7 +57,7 @@ def assess_settings(settings: Settings) -> list[Finding]:
 
 
 def assess_server(server: Mapping[str, Any]) -> Finding:
-    """Return whether the server's version is supported, and whether it can be written to."""
+    """Return the finding about the server: whether its version is supported, and whether it can be written to."""
     if server["version"] < OLDEST:
         return Finding("fail", "database", f"PostgreSQL {server['version_name']} is too old: 15 or newer is required")
     if server["is_read_only"]:
@@ -67,7 +67,10 @@ def assess_server(server: Mapping[str, Any]) -> Finding:
 
 
 def assess_role(server: Mapping[str, Any], missing: Sequence[tuple[str, ...]], *, embedded: bool) -> Finding:
-    """Return whether the role has the rights that polling needs, and not many more. `missing` is objects and rights."""
+    """Return whether the role has the rights that polling needs, and not many more.
+
+    `missing` are the rights that it lacks, each as an object and a privilege.
+    """
     role = server["role"]
     if missing:
         lacking = ", ".join(f"{privilege} on {name}" for name, privilege in missing[:LACKING_SHOWN])
@@ -83,7 +86,7 @@ def assess_role(server: Mapping[str, Any], missing: Sequence[tuple[str, ...]], *
 
 
 def assess_pooler(server: Mapping[str, Any]) -> Finding:
-    """Return whether the role has the settings that the daemon cannot make itself behind a pooler."""
+    """Return whether the role has the settings that the daemon cannot set itself behind a pooler."""
     if unset := server["unset"]:
         advice = "run these statements, then reconnect the pooler"
         return Finding(
@@ -119,7 +122,7 @@ _MEANINGS: Final[Mapping[ErrorClass, tuple[State, str]]] = {
         "fail",
         "the key is wrong or revoked, or may not read fine-tuning jobs: replace it, or give it that right",
     ),
-    ErrorClass.QUOTA: ("fail", "the account is out of quota: nothing is polled until it has some again"),
+    ErrorClass.QUOTA: ("fail", "the account is out of quota: nothing is polled until it has quota again"),
     ErrorClass.NETWORK: ("fail", _UNREACHABLE),
     ErrorClass.REDIRECT: ("fail", f"{_NO_API}; redirects are not followed"),
     ErrorClass.BAD_REQUEST: ("fail", "check base_url, `query` (such as api-version) and `headers`"),
@@ -132,7 +135,7 @@ _MEANINGS: Final[Mapping[ErrorClass, tuple[State, str]]] = {
 
 
 def assess_source(source: Source, tries: Sequence[Try]) -> Finding:
-    """Return what the answers to one or two requests mean. The last one is conclusive, unless all were 403 or 404."""
+    """Return the finding about a source. The last request is conclusive, unless all responses were 403 or 404."""
     subject = f"source {source.name}"
     first, last = tries[0], tries[-1]
     if last.failure is None:
@@ -152,7 +155,10 @@ def _informative_first(tried: Try) -> tuple[bool, bool]:
 
 
 def _meaning(source: Source, job: str | None, failure: Failure, tracked_job: str | None) -> tuple[State, str]:
-    """Return what a failed request for `job`, or for the job list, means. `tracked_job` is the one that was tried."""
+    """Return the state and the meaning of a failed request for the checkpoints of `job`, or for the job list.
+
+    `tracked_job` is the job whose checkpoints were requested in any of the requests, or None.
+    """
     if failure.error_class is ErrorClass.NETWORK and "certificate verify failed" in failure.message:
         return "fail", "check base_url; if an authority of your own signed the certificate, name it in SSL_CERT_FILE"
     if failure.error_class is ErrorClass.FORBIDDEN and job:

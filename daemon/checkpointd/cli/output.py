@@ -19,16 +19,16 @@ from checkpointd.telemetry.journal import is_journal
 
 WIDE: Final = 110
 WIDEST: Final = 150
-"""Widths of a terminal, in characters, from which on the less important and the least important columns are shown."""
+"""From these widths of a terminal, in characters, the less important and the least important columns are shown."""
 
 CELL_CHARACTERS: Final = 300
 """Longer texts are cut on a terminal. Ids and meaningful errors are shorter."""
 
 UNBROKEN_CHARACTERS: Final = 30
-"""An id and the freshness of a job are not wrapped below this width: in pieces they are hard to read."""
+"""Ids and the freshness of jobs are not wrapped to less than this width, because in pieces they are hard to read."""
 
 ROWS_SHOWN: Final = 200
-"""Rows of a table on a terminal. Colouring more takes long."""
+"""The most rows of a table on a terminal. It takes long to colour more."""
 
 _STYLES: Final = {"live": "cyan", "good": "green", "warn": "yellow", "bad": "red", "neutral": "dim"}
 _STATE_TONES: Final = {"ok": "good", "warn": "warn", "fail": "bad"}
@@ -148,7 +148,7 @@ def _freshness_cells(row: Row) -> list[Cell]:
 
 
 def _source_column(rows: Sequence[Row]) -> Column:
-    """Return the column of sources: on every terminal if the rows have several, else only on the widest."""
+    """Return the column of sources. It is shown on every terminal if there are several sources, else on the widest."""
     has_several = len({row["source"] for row in rows}) > 1
     return Column("source", from_width=0 if has_several else WIDEST)
 
@@ -167,7 +167,7 @@ def show_finding(state: str, subject: str, message: str) -> None:
 
 
 def _show_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], command: str) -> None:
-    """Print a table. `command` is the one that prints all rows, for a terminal, which shows only the first ones."""
+    """Print a table. A terminal shows the first rows only, and then `command`, which prints all."""
     if not rows:
         print("No jobs are tracked: run `checkpointd track ftjob-…`")
     elif sys.stdout.isatty():
@@ -185,7 +185,7 @@ def _show_plain(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> No
 
 
 def _show_on_terminal(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], command: str) -> None:
-    """Print a table in colours, as wide as the terminal, without columns that are empty or of a wider one."""
+    """Print a table in colours, as wide as the terminal, without columns that are empty or need a wider terminal."""
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     shown = [

@@ -14,8 +14,8 @@ from checkpointd.telemetry.logs import log
 
 
 def run_daemon(settings: Settings) -> None:
-    """Run the daemon until SIGTERM or SIGINT. Raises CommandError after a fault of the program."""
-    faulthandler.enable()  # systemd's watchdog ends a daemon that hangs by SIGABRT: this shows where it hung
+    """Run the daemon until SIGTERM or SIGINT. Raises CommandError after an error of checkpointd itself."""
+    faulthandler.enable()  # systemd's watchdog sends SIGABRT to a daemon that hangs: then this shows where it hangs
     headers_by_source = read_headers(settings)
     configure_log(settings, headers_by_source, settings.log_level)
     address = None if settings.database_url is None else dsn.parse(settings.database_url)
@@ -27,6 +27,6 @@ def run_daemon(settings: Settings) -> None:
             async with database(settings, announce_psql=True) as connect:
                 await daemon.run(settings, connect, headers_by_source, migrate=settings.database_url is None, stop=stop)
             if stop.crashed:
-                raise CommandError("stopped by a fault of its own: see daemon.crashed in the log")
+                raise CommandError("stopped by an error of checkpointd itself: see daemon.crashed in the log")
 
     event_loop.run(work())

@@ -53,10 +53,10 @@ def _serve(serving: AbstractAsyncContextManager[str], kind: Kind, ids: Sequence[
 
 
 def _how_to_reach(url: str, kind: Kind, ids: Sequence[str]) -> str:
-    """Return what points the other commands at the provider: variables for kind openai, else a settings file."""
+    """Return how to connect other commands to the provider: variables for kind openai, otherwise a settings file."""
     track = f"checkpointd track {' '.join(ids)}"
     if kind == "openai":
         return "\n".join([f"export OPENAI_BASE_URL={url} OPENAI_API_KEY=any", *([track] if ids else [])])
     source = f'[[sources]]\nname = "simulated"\nkind = "{kind}"\nbase_url = "{url}"\napi_key = "SIMULATED_KEY"'
     lines = ["# A file for --config. Any key is accepted: export SIMULATED_KEY=any", source]
-    return "\n".join([*lines, *([f"# It lists no jobs: {track}"] if ids else [])])
+    return "\n".join([*lines, *([f"# This provider lists no jobs. To track them: {track}"] if ids else [])])

@@ -36,7 +36,7 @@ class FailedJob(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """What a pass did, in jobs, checkpoints and items."""
+    """The result of a sync: the numbers of jobs, new and changed checkpoints, and rejected items; and the failures."""
 
     jobs: int
     new: int
@@ -83,8 +83,8 @@ async def sync_jobs(
 ) -> Summary:
     """Poll these jobs, or all tracked ones (of one source, if given).
 
-    `progress` is called with the number of finished jobs and that of all jobs, or None while that is unknown. The job
-    lists are read first, for the statuses; their failures do not count. Raises DatabaseUnavailableError.
+    `progress` is called with the number of finished jobs and the number of all jobs, which is None while it is unknown.
+    The job lists are read first, for the statuses; their failures do not count. Raises DatabaseUnavailableError.
     """
     keys = await store.register_sources({s.name: s.kind for s in settings.sources})
     names = {key: name for name, key in keys.items()}

@@ -28,7 +28,7 @@ WAIT_SECONDS: Final = 2.0
 """The interval of attempts while the database is unreachable or its schema is old."""
 
 START_SECONDS: Final = 90.0
-"""The time that the daemon requests from systemd for each attempt. systemd kills a start that hangs longer."""
+"""The time that the daemon requests from systemd for each attempt. If a start hangs for longer, systemd kills it."""
 
 SPARE_SECONDS: Final = 10.0
 """The time that the daemon requests from systemd beyond the drain time, to close connections on a busy machine."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Stop:
-    """Whether the process shall stop."""
+    """A request to stop the process: `asked` is set when it is made."""
 
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     hurry: Callable[[], object] = lambda: None
@@ -20,7 +20,7 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Let SIGTERM and SIGINT request a stop. Each further signal calls `hurry`."""
+    """Request a stop at SIGTERM or SIGINT. Each further signal calls `hurry`."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     stop = Stop()
     if task is not None:

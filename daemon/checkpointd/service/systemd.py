@@ -25,7 +25,7 @@ def listens() -> bool:
 def watchdog_seconds() -> float | None:
     """Return the seconds without WATCHDOG=1 after which systemd kills this process, or None if it does not.
 
-    As sd_watchdog_enabled(3).
+    The variables are read as by sd_watchdog_enabled(3).
     """
     given, process = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     if not given.isdecimal() or int(given) == 0 or process not in {"", str(os.getpid())}:

@@ -1,8 +1,8 @@
 """The ticker: APScheduler sets events at fixed intervals. The work is done by the tasks that wait for these events.
 
-APScheduler uses the wall clock: after a step back it stops firing, and after a step forward it makes up for every
-missed run. Therefore the trigger here skips missed runs, and a task waits for at most a few intervals by the event
-loop's clock.
+APScheduler uses the wall clock. If that clock is set back, it fires no events for as long; if it is set forward, it
+makes up for every missed run. Therefore the trigger here skips missed runs, and a task waits for a few intervals at
+most by the event loop's clock.
 """
 
 import asyncio
@@ -76,10 +76,10 @@ async def repeat(
     """Run `work` at each tick, and whenever `event` is set in between, until `stop`."""
     ticker.start(event, seconds)
     try:
-        while not stop.asked.is_set():  # work that is cancelled may raise another error instead
+        while not stop.asked.is_set():  # cancelled work may return normally: then this condition ends the loop
             await ticker.wait(event, seconds)
             await work()
-    except Exception:  # noqa: BLE001  # an error of checkpointd itself stops the daemon, but in order
+    except Exception:  # noqa: BLE001  # an error of checkpointd itself stops the daemon, but with a drain
         log.exception("daemon.crashed")
         stop.crashed = True
         stop.asked.set()

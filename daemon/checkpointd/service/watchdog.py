@@ -1,4 +1,4 @@
-"""Report the state of the daemon to systemd: WATCHDOG=1 while its work goes on, and a line of status in STATUS=.
+"""Report the state of the daemon to systemd: WATCHDOG=1 while its work goes on, and its status as a line in STATUS=.
 
 An unreachable database or provider does not stop the work: claims and polls then fail, one after the other, each within
 its timeout.
@@ -15,7 +15,7 @@ from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.logs import log
 
 REPORT_SECONDS: Final = 10.0
-"""The interval of reports to systemd. Its watchdog may need a shorter one."""
+"""The interval of reports to systemd. It is shorter if the time of the watchdog requires that."""
 
 LAG_SECONDS: Final = 5.0
 """If a sleep ends so much later than it should, the event loop was blocked."""

@@ -1,4 +1,4 @@
-"""Secrets that the settings name and do not contain, and the folder of the embedded PostgreSQL."""
+"""The secrets, which the settings refer to by name, and the folder of the embedded PostgreSQL."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ FOLDER_PREFIX: Final = "checkpointd_"
 
 
 class SettingsError(Exception):
-    """A setting is wrong. The text is one line that names the setting and says what to do, without secrets."""
+    """A setting is wrong. The text is one line with the setting, the problem and the remedy, without secrets."""
 
     def __init__(self, text: str) -> None:
         super().__init__("".join(c if c.isprintable() else " " for c in text))
@@ -21,7 +21,7 @@ def reason(error: OSError | UnicodeDecodeError) -> str:
 
 
 def read_secret(name: str, label: str) -> str:
-    """Read a secret from the file `name` (with a /), or else from the credential or environment variable `name`.
+    """Read a secret. If `name` contains a /, it is a file, and otherwise a credential or an environment variable.
 
     Raises SettingsError, whose text starts with `label`.
     """

@@ -1,6 +1,7 @@
-"""Settings from checkpointd.toml, CHECKPOINTD_… variables and credentials, or one line that says what is wrong where.
+"""Read the settings from checkpointd.toml, CHECKPOINTD_… variables and credentials.
 
-The line never shows a value, because it may be a secret. The settings library's own messages show their input.
+An error is one line with the place and the problem, but without the value, because it may be a secret. The messages of
+the settings library are not used, because they contain their input.
 """
 
 import difflib
@@ -29,7 +30,7 @@ _MESSAGES: Final = {
     "tuple_type": "write each source as a table of its own, under a line [[sources]]",
     "model_type": "write each source as a table of its own, under a line [[sources]]",
 }
-"""Messages for types of the settings library's errors, where its own are less clear."""
+"""Messages for those errors of the settings library whose own messages are less clear."""
 
 
 def load(config: Path | None = None) -> Settings:
@@ -74,7 +75,7 @@ def _read(path: Path, *, must_exist: bool) -> dict[str, Any]:
         raise SettingsError(f"{path}: permission denied: {advice}") from None
     except (OSError, UnicodeDecodeError) as e:
         raise SettingsError(f"{path}: {reason(e)}") from None
-    except (ValueError, RecursionError) as e:  # the parser does not raise TOMLDecodeError for everything
+    except (ValueError, RecursionError) as e:  # some errors of the parser are not a TOMLDecodeError
         raise SettingsError(f"{path}: {_explain_toml(str(e))}") from None
 
 
@@ -103,7 +104,7 @@ def _is_in_environment(name: str) -> bool:
 
 
 def _default_source() -> dict[str, str]:
-    """Return the source that the variables of OpenAI's own clients describe."""
+    """Return the source that is configured by the variables of OpenAI's own clients."""
     given = {field: os.environ.get(variable, "") for field, variable in _OPENAI_ENV.items()}
     return {"name": "openai", "api_key": "OPENAI_API_KEY", **{field: value for field, value in given.items() if value}}
 
@@ -130,14 +131,14 @@ def _explain(error: ValidationError, path: Path, sources: object, *, is_default:
 
 
 def _source_label(sources: Any, index: int) -> str:  # noqa: ANN401  # the content of the file
-    """Return what a message calls a source: its name, or its number if the name is missing, wrong or like a secret."""
+    """Return the name of a source for a message, or its number if the name is missing, wrong or looks like a secret."""
     name = sources[index].get("name")
     is_name = isinstance(name, str) and re.fullmatch(SOURCE_NAME, name) and not looks_like_key(name)
     return f"source {name if is_name else index + 1}"
 
 
 def _explain_toml(message: str) -> str:
-    """Return where a file is not TOML, without what is written there."""
+    """Return where a file is not TOML, without the text at that place."""
     found = re.search(r"\(at (line \d+, column \d+|end of document)\)$", message)
     if not found:
         return "not valid TOML: nested too deeply, or a number with too many digits"

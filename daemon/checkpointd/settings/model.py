@@ -1,6 +1,7 @@
 """All settings of the daemon and of its sources, with units, bounds and descriptions.
 
-A key is named and not held. `database_url`, `headers` and `query` may hold secrets: no repr shows them.
+The settings have the names of keys, and not the keys. `database_url`, `headers` and `query` may contain secrets, so
+repr() omits them.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Metrics of the sources and their jobs, read from the database. They are the same in all daemons that share it.
 
-They are read at an interval and not during a scrape, so that a database that hangs does not delay /metrics. If the
-reading fails, they are removed: an old number would suggest that all is well.
+They are read at intervals and not during a scrape, so that a database that hangs does not delay /metrics. If a reading
+fails, the metrics are removed, because old numbers would hide the problem.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ async def refresh(store: Store, health: Health) -> bool:
     with suppress(DatabaseUnavailableError), health.unit("counting"):
         async with database_deadline_in(READ_SECONDS):
             rows = await store.count_by_source()
-    # No await from here on, so that a scrape sees either all of the new values or none.
+    # There is no await from here on, so that a scrape returns either all of the new values or none.
     for gauge in (SOURCE_STATE, TRACKED_JOBS, *_GAUGES_BY_COLUMN.values()):
         gauge.clear()
     for row in rows or ():

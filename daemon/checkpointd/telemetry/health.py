@@ -1,4 +1,7 @@
-"""What keeps this process from its work: failing units of work with the database, and sources that turn it away."""
+"""The problems of this process: units of work that fail, and sources that are paused or refuse its key.
+
+A unit of work is one use of the database, such as a claim or a save.
+"""
 
 import asyncio
 from collections import defaultdict
@@ -25,7 +28,7 @@ class Unit:
 
 
 class Health:
-    """The health of one process. Its owner passes it to all that works with the database or with sources."""
+    """The health of one process. It is passed to everything that uses the database or a source."""
 
     def __init__(self, waiting_for: str | None = None) -> None:
         self.waiting_for = waiting_for
@@ -34,13 +37,13 @@ class Health:
         """The last error of each unit of work whose last run failed."""
         self._running: set[Unit] = set()
         self._source_states: dict[str, str] = {}
-        """The state of each source that turns this process away: refused or paused."""
+        """The state of each source to which this process sends no requests: refused or paused."""
 
     @contextmanager
     def unit(self, work: str, duration: Histogram | None = None) -> Iterator[Unit]:
-        """Run a unit of work: measure its duration, and log its first failure and its recovery, once each.
+        """Run the block as a unit of work: measure its duration, and log its first failure and its recovery once.
 
-        A failure of another kind is logged again. Raises what the block raises.
+        If the kind of the failure changes, it is logged again. Raises what the block raises.
         """
         unit = Unit(work, asyncio.get_running_loop().time())
         self._running.add(unit)
@@ -66,7 +69,7 @@ class Health:
         return max((now - unit.started for unit in self._running if unit.work == work), default=0.0)
 
     def record_source(self, name: str, failure: Failure | None) -> None:
-        """Record whether a source turns this process away; a new state and the recovery are logged once each."""
+        """Record the failure of a source, or None. A change of its state is logged once."""
         known = self._source_states.pop(name, None)
         if failure:
             state = self._source_states[name] = "refused" if failure.error_class is ErrorClass.REFUSED else "paused"
@@ -77,7 +80,7 @@ class Health:
             log.info("source.recovered", source=name)
 
     def problems(self) -> list[str]:
-        """Return what keeps the process from its work, one text for each reason, without secrets."""
+        """Return the reasons why the process cannot work, one text for each, without secrets."""
         if self.waiting_for is not None:
             return [self.waiting_for]
         works = defaultdict[str, list[str]](list)
@@ -86,5 +89,5 @@ class Health:
         return [f"database: {', '.join(failed)} failed: {reason}" for reason, failed in works.items()]
 
     def source_problems(self) -> list[str]:
-        """Return which sources turn this process away, and how."""
+        """Return which sources are refused or paused for this process."""
         return [f"source {name} {state}" for name, state in self._source_states.items()]

@@ -27,7 +27,7 @@ def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -
     removed from every line, also from the lines of libraries.
     """
     chosen = log_format or ("console" if sys.stderr.isatty() else "json")
-    # Otherwise the logging module prints a record that cannot be formatted, with its arguments, which may be secrets.
+    # Otherwise the logging module prints the arguments of a record that cannot be formatted. They may be secrets.
     logging.raiseExceptions = False
     processors = _processors(chosen, Secrets(secrets))
     handler = logging.StreamHandler(sys.stderr)
@@ -37,7 +37,7 @@ def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -
             processors=[
                 _add_priority,
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                _render_with_priority(_renderer(chosen), is_shown=is_journal(sys.stderr)),
+                _render_with_priority(_renderer(chosen), shows_priority=is_journal(sys.stderr)),
             ],
         )
     )
@@ -100,12 +100,14 @@ def _add_priority(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return event
 
 
-def _render_with_priority(renderer: Processor, *, is_shown: bool) -> Callable[[WrappedLogger, str, EventDict], str]:
-    """Return a renderer that puts the priority before the line (sd-daemon(3)) if `is_shown`."""
+def _render_with_priority(
+    renderer: Processor, *, shows_priority: bool
+) -> Callable[[WrappedLogger, str, EventDict], str]:
+    """Return a renderer that puts the priority before the line (sd-daemon(3)) if `shows_priority`."""
 
     def render(logger: WrappedLogger, name: str, event: EventDict) -> str:
         priority = event.pop("_priority")
         line = str(renderer(logger, name, event))
-        return f"<{priority}>{line}" if is_shown else line
+        return f"<{priority}>{line}" if shows_priority else line
 
     return render

@@ -1,4 +1,4 @@
-"""The metrics of this process, and what is counted and logged about saved polls."""
+"""The metrics of this process, and the counters and log lines of saved polls."""
 
 from collections import Counter as Tally
 from collections import defaultdict
@@ -19,7 +19,7 @@ from checkpointd import __version__
 from checkpointd.domain.poll import SavedPoll
 from checkpointd.telemetry.logs import log
 
-# Otherwise each counter would have a second series with the time of its creation, which is the start of the process.
+# Otherwise each counter would have a second series with the time of its creation, which is always the process start.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REGISTRY: Final = CollectorRegistry()

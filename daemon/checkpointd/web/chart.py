@@ -1,4 +1,4 @@
-"""The geometry of charts: metrics by step in, positions in a drawing out. Pure, and independent of HTML and SVG.
+"""The geometry of charts: from metrics by step to positions in a drawing. Pure, and independent of HTML and SVG.
 
 Positions are percentages of the drawing's width or height, from its top left, so that a drawing can have any size
 without its text being scaled. A path is for a view box of 1000 by 1000.
@@ -15,10 +15,10 @@ MAX_FLOAT: Final = sys.float_info.max
 
 DECIMAL_FACTORS: Final = (1, 2, 2.5, 5, 10)
 INTEGER_FACTORS: Final = (1, 2, 5, 10)
-"""A distance of ticks is round if it is one of these factors times a power of ten."""
+"""A distance between ticks is round if it is one of these factors times a power of ten."""
 
 MAX_TICKS: Final = 5
-"""The number of distances into which an axis is divided at most."""
+"""The most distances between ticks on an axis."""
 
 MARGIN: Final = 0.06
 """The share of the values' range that is left free above and below them."""
@@ -39,13 +39,13 @@ class Scale:
     high: float
 
     def __call__(self, value: float) -> float:
-        """Return the position of a value. It computes with halves, because a difference of large values overflows."""
+        """Return the position of a value, computed with halves, because a difference of large values may overflow."""
         position = 100 * ((value / 2 - self.low / 2) / (self.high / 2 - self.low / 2))
         return min(max(round(position, 2), 0.0), 100.0)
 
 
 class PlottedStep(NamedTuple):
-    """One step: its position, the part of the width that is nearest to it, and the height of each curve or None."""
+    """One step: its position, the part of the width that is nearest to it, and the position of each curve or None."""
 
     x: float
     left: float
@@ -85,7 +85,7 @@ def fit_scale(values: Sequence[float], *, margin: float = MARGIN) -> Scale:
 
 
 def ticks(scale: Scale, *, integers: bool = False) -> list[Tick]:
-    """Return ticks at round values of a scale. With `integers` all of them are at integers."""
+    """Return ticks at round values of a scale. With `integers`, they are at integers only."""
     least = (scale.high / 2 - scale.low / 2) / MAX_TICKS * 2
     distance = max(_round_up(least, INTEGER_FACTORS), 1.0) if integers else _round_up(least, DECIMAL_FACTORS)
     first = math.ceil(scale.low / distance)
@@ -144,7 +144,7 @@ def draw(steps: Sequence[float], curves: Sequence[Sequence[float | None]]) -> Ch
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:
-    """Return an SVG path of straight lines. A single point is a line to itself, which rounded ends show as a dot."""
+    """Return an SVG path of straight lines. A single point becomes a line of length 0, which round ends make a dot."""
     first, *rest = [f"{10 * x:g} {10 * y:g}" for x, y in points] or [""]
     return f"M{first}L{'L'.join(rest or [first])}" if first else ""
 

@@ -1,4 +1,4 @@
-"""The data of the pages. All that one page shows is read from the views in one snapshot."""
+"""The data of the pages. Everything that one page shows is read from the views in one snapshot."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -72,7 +72,7 @@ class JobPage(NamedTuple):
     checkpoints: Sequence[Row]
     changes: Sequence[Row]
     are_latest: bool
-    """Whether `changes` contains the latest change."""
+    """True if `changes` contains the latest change."""
     older_than: int | None
     """The `seq` of the oldest change shown, if there are older ones, or None."""
 
@@ -105,7 +105,7 @@ async def read_job_page(
 ) -> JobPage | None:
     """Read a job, or return None if it was never tracked. Raises DatabaseUnavailableError.
 
-    `number` is the page of its checkpoints. Of its changes, the latest with a `seq` less than `before` are read.
+    `number` is the page of its checkpoints. Its changes are the latest ones with a `seq` less than `before`.
     """
     key = visible(source), visible(job_id)
     async with snapshot(store) as views:

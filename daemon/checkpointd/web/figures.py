@@ -8,7 +8,7 @@ from checkpointd.presentation import Row
 from checkpointd.web import chart
 
 MAX_DOTS: Final = 60
-"""With more steps the dots of a curve overlap, so only the dots of the best and the selected step are shown."""
+"""With more steps, the dots of a curve would overlap, so only those of the best and the selected step are shown."""
 
 _LOSSES: Final = {"train_loss": "train", "valid_loss": "valid", "full_valid_loss": "full valid"}
 _ACCURACIES: Final = {
@@ -83,7 +83,7 @@ def accuracies(rows: Sequence[Row]) -> Figure:
 
 
 def _figure(title: str, metrics: dict[str, str], rows: Sequence[Row]) -> Figure:
-    """Draw those of the metrics that have a value, over the steps that have one of them."""
+    """Draw the metrics that have a value, over the steps at which one of them has a value."""
     shown = {
         metric: name for metric, name in metrics.items() if any(chart.finite(row[metric]) is not None for row in rows)
     }

@@ -18,7 +18,7 @@ from checkpointd.web import figures
 from checkpointd.web.data import JobPage, JobsPage
 
 MAX_COPYABLE: Final = 300
-"""Characters. A longer model name is cut and has no copy button: it is not the name of a model."""
+"""Characters. A longer model name is cut and has no copy button, because no real model has such a name."""
 
 
 def _finalize(value: object) -> object:

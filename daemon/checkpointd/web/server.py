@@ -1,4 +1,4 @@
-"""The status port: health checks, metrics, and the status page. It changes nothing."""
+"""The status port: health checks, metrics, and the status page. All of it is read-only."""
 
 import ipaddress
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -26,7 +26,7 @@ PAGE_SECONDS: Final = 5.0
 """The longest time that the database may take for one page."""
 
 _HEADERS: Final = {
-    # The browser loads only what this port serves. So even markup that was not escaped could not run or send anything.
+    # The browser loads only what this port serves. So even unescaped markup could not run scripts or send data.
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; "
         "base-uri 'none'; frame-ancestors 'none'"
@@ -123,7 +123,7 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
 
 
 def _show_problems(problems: Problems) -> Middleware:
-    """Return a middleware that shows a page that does not exist, and an unavailable database, as pages."""
+    """Return a middleware that responds with a page if a path does not exist or the database is unavailable."""
 
     @web.middleware
     async def show_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -153,7 +153,7 @@ def _unavailable(reasons: Sequence[str]) -> str:
 
 
 def _check_host(host: str, is_loopback_only: Callable[[], bool]) -> Middleware:
-    """Return a middleware that refuses requests for other host names, if the port listens on loopback only.
+    """Return a middleware that rejects requests for other host names, if the port listens on loopback only.
 
     Otherwise any web page could read this port through the browser of this machine, by resolving its own host name to
     127.0.0.1 (DNS rebinding). If other machines can reach the port, every name is accepted: Prometheus and proxies may

@@ -1,7 +1,7 @@
-// Copy buttons and keys for charts. The pages also work without it.
+// Copy buttons, and keyboard control of the charts. The pages also work without this script.
 "use strict";
 
-// Copy buttons are hidden without scripts. One click on the text beside a button then selects it.
+// Without scripts, the copy buttons stay hidden, and one click on the text selects it (user-select: all).
 for (const button of document.querySelectorAll("button.copy")) {
   button.hidden = false;
   button.addEventListener("click", async () => {
@@ -15,7 +15,7 @@ async function copy(text, button) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // Browsers give pages no clipboard over plain http from another machine. So select the text and copy the selection.
+    // Without https, browsers allow this only on localhost. So the text is selected, and the selection is copied.
     getSelection().selectAllChildren(button.nextElementSibling);
     return document.execCommand("copy");
   }
