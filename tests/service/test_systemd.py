@@ -342,8 +342,8 @@ api_key = "azure_key"
         await _run(service, "timeout", "60", "systemctl", "restart", "checkpointd-migrate", SERVICE)
         assert ["active", "success"] == service.properties("checkpointd-migrate.service", "ActiveState", "Result")
         await _until_property(service, "ActiveState", "^active$")
-        typed = SERVICE_DOCUMENT.blocks("sh", "Operate")[0]
-        await _run(service, "sh", "-ec", typed.replace("checkpointd check", f"checkpointd track {JOB}"))
+        commands = SERVICE_DOCUMENT.blocks("sh", "Operate")[0].replace("checkpointd check", f"checkpointd track {JOB}")
+        await _run(service, "sh", "-ec", commands)
         await until(lambda: provider.asked(JOB))
         assert {KEY} == {request.headers.get("api-key") for request in provider.requests}
 
