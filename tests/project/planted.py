@@ -95,7 +95,7 @@ def _name(error'''),
     ),
     Planted(
         "no fence",
-        "tests/polling/test_poller.py::test_zombie_writes_nothing",
+        "tests/polling/test_poller.py::test_poll_that_lost_its_lease_writes_nothing",
         [
             Edit("sql/queries/fence_polls.sql", "using (job, lease_token)", "using (job)"),
             Edit(f"{PACKAGE}/postgres/save_rows.py", ' and p.lease.lease_token == held[p.lease.job]["lease_token"]]', "]"),
@@ -121,7 +121,7 @@ def _name(error'''),
     ),
     Planted(
         "swallowed CancelledError",
-        "tests/polling/test_poller.py::test_drain_gives_back_what_does_not_end",
+        "tests/polling/test_poller.py::test_drain_releases_polls_that_do_not_end",
         [
             Edit(f"{PACKAGE}/polling/poller.py", """\
         except asyncio.CancelledError:
@@ -132,7 +132,7 @@ def _name(error'''),
     ),
     Planted(
         "ignored has_more",
-        "tests/polling/test_no_false_success.py::test_pages_smaller_than_asked_for",
+        "tests/polling/test_no_false_success.py::test_pages_smaller_than_requested",
         [
             Edit(f"{PACKAGE}/provider/client.py", "        self._backoff = limits.backoff\n", "        self._backoff = limits.backoff\n        self._page_size = limits.page_size\n"),
             Edit(f"{PACKAGE}/provider/client.py", "                pages.append(page.items)\n", """\
@@ -157,7 +157,7 @@ def _name(error'''),
     ),
     Planted(
         "no dedupe",
-        "tests/polling/test_leases.py::test_items_given_twice_are_one_checkpoint",
+        "tests/polling/test_leases.py::test_items_listed_twice_are_one_checkpoint",
         [
             Edit(f"{PACKAGE}/domain/listing.py", "    checkpoints: dict[str, Checkpoint] = {}\n", "    checkpoints: list[Checkpoint] = []\n"),
             Edit(f"{PACKAGE}/domain/listing.py", "checkpoints.update((checkpoint.id, checkpoint) for checkpoint in read)", "checkpoints += read"),

@@ -24,7 +24,7 @@ from checkpointd import __main__
 from checkpointd.cli.app import app
 from checkpointd.domain.failure import ErrorClass
 from checkpointd.domain.job_state import TRANSITIONS, JobEvent, JobState
-from checkpointd.settings.credentials import LOADED
+from checkpointd.settings.credentials import FOLDER_PREFIX
 from checkpointd.settings.load import load
 from checkpointd.settings.model import PREFIX, Settings, Source
 from checkpointd.telemetry import database_metrics
@@ -204,7 +204,7 @@ def test_the_service_reads_what_the_document_writes() -> None:
     lines = "\n".join(SERVICE.commands("Install"))
     units = "".join(unit.read_text() for unit in (TOP / "systemd").glob("*.service"))
     loaded = dict(re.findall(r"^LoadCredential=(\w+):/etc/checkpointd/(\S+)", units, flags=re.MULTILINE))
-    assert {LOADED.removesuffix("_"): "credentials", "database_url": "owner_database_url"} == loaded
+    assert {FOLDER_PREFIX.removesuffix("_"): "credentials", "database_url": "owner_database_url"} == loaded
     written = ["credentials/OPENAI_API_KEY", "credentials/database_url", "owner_database_url"]
     assert written == re.findall(r"> (\S+)", lines)
     for program in re.findall(r"^ExecStart=(\S+)", units, flags=re.MULTILINE):

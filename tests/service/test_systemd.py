@@ -121,6 +121,11 @@ TimeoutStopSec=60
     await sql.close()
 
 
+def _check_command() -> str:
+    """Return the documented shell lines that run `checkpointd check` as the service would."""
+    return SERVICE_DOCUMENT.blocks("sh", "Operate")[0]
+
+
 def _dsn(server: Server, role: str = "checkpointd") -> str:
     """Return the DSN of the documented database, by default for the role of the daemon."""
     return f"postgresql://{role}@127.0.0.1:{server.port}/finetuning"
@@ -179,7 +184,7 @@ async def test_from_a_wheel_to_a_running_unit(
     for unit in UNITS:
         assert "" == await _run(service, "systemd-analyze", "verify", f"/etc/systemd/system/{unit.name}")
     provider.jobs = page([])
-    typed = f"export OPENAI_BASE_URL={provider.url}\n{SERVICE_DOCUMENT.blocks('sh', 'Operate')[0]}"
+    typed = f"export OPENAI_BASE_URL={provider.url}\n{_check_command()}"
     printed = (await _run(service, "sh", "-ec", typed)).splitlines()
     assert "ok    role: checkpointd has the required rights on all existing objects" in printed
     assert {"ok"} == {line.split()[0] for line in printed}
@@ -342,8 +347,7 @@ api_key = "azure_key"
         await _run(service, "timeout", "60", "systemctl", "restart", "checkpointd-migrate", SERVICE)
         assert ["active", "success"] == service.properties("checkpointd-migrate.service", "ActiveState", "Result")
         await _until_property(service, "ActiveState", "^active$")
-        commands = SERVICE_DOCUMENT.blocks("sh", "Operate")[0].replace("checkpointd check", f"checkpointd track {JOB}")
-        await _run(service, "sh", "-ec", commands)
+        await _run(service, "sh", "-ec", _check_command().replace("checkpointd check", f"checkpointd track {JOB}"))
         await until(lambda: provider.asked(JOB))
         assert {KEY} == {request.headers.get("api-key") for request in provider.requests}
 
