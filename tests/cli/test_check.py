@@ -304,7 +304,7 @@ async def test_what_an_answer_means(
     """One request is enough to recognize each answer; what a person has to fix is a failure."""
     provider.jobs = answer
     findings = await _check("postgresql://127.0.0.1:1/nowhere", provider, monkeypatch)
-    assert "nothing listens there" in findings["database"].message
+    assert "connection refused" in findings["database"].message
     assert state == findings["source a"].state
     assert words in findings["source a"].message
     assert 1 == len(provider.requests)
@@ -313,12 +313,15 @@ async def test_what_an_answer_means(
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("postgresql://me:hunter2@127.0.0.1:1/x", "127.0.0.1:1: nothing listens there: is it up, and is"),
-        ("postgresql://me:hunter2@nowhere.invalid/x", "nowhere.invalid: its name is unknown: is its address right?"),
-        ("postgresql:///x?host=/nowhere&port=1", "/nowhere:1: there is no such socket: is it up, and is"),
+        ("postgresql://me:hunter2@127.0.0.1:1/x", "127.0.0.1:1: connection refused: check that"),
+        ("postgresql://me:hunter2@nowhere.invalid/x", "nowhere.invalid: unknown host name: check the address"),
+        ("postgresql:///x?host=/nowhere&port=1", "/nowhere:1: no such socket: check that"),
         (
             "postgresql://me:hunter2@127.0.0.1:1,[::1]:1/x",
-            "no host is primary: 127.0.0.1:1: nothing listens there: is it up, and is its address right?; [::1]:1: ",
+            (
+                "no host is primary: 127.0.0.1:1: connection refused: check that the server runs and its address is "
+                "right; [::1]:1: "
+            ),
         ),
     ],
 )
@@ -341,7 +344,7 @@ async def test_unreachable_and_slow_providers(provider: Provider, monkeypatch: p
                 ("http://127.0.0.1:1/v1", 20, 20, "fail", "no connection: "),
                 (provider.url, 20, 20, "fail", "the connection was lost: "),
                 (full_url, 0.5, 20, "fail", "no connection within 0.5 s"),
-                (slow_url, 20, 0.5, "warn", "no complete answer within 0.5 s"),
+                (slow_url, 20, 0.5, "warn", "no complete response within 0.5 s"),
             ):
                 monkeypatch.setattr(http, "CONNECT_SECONDS", connecting)
                 found = await _check(None, base_url, monkeypatch, request_timeout_seconds=request)

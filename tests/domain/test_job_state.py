@@ -1,9 +1,13 @@
-"""The table of job states has no dead end."""
+"""The table of job states has no dead end, and its documents agree with it."""
+
+import re
 
 import pytest
 
 from checkpointd.domain.job_state import TRANSITIONS, JobEvent, JobState
+from support.paths import TOP
 
+README = TOP / "daemon" / "README.md"
 CHANGES = {
     (before, event, after)
     for before, events in TRANSITIONS.items()
@@ -49,3 +53,30 @@ def test_only_settled_jobs_are_sealed() -> None:
     sealing = {(before, event) for before, event, after in CHANGES if after is JobState.SEALED}
     assert {JobEvent.SETTLED} == {event for _, event in sealing}
     assert JobState.ACTIVE not in {before for before, _ in sealing}
+
+
+def _rows(text: str, head: str) -> list[list[str]]:
+    """Return the cells of the table whose first head is `head`."""
+    (table,) = re.findall(rf"^\| {head} .*\n\|[-| ]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def _words(cell: str) -> list[str]:
+    return re.findall(r"`(\w+)`", cell)
+
+
+def test_document() -> None:
+    """daemon/README.md draws each state, explains each event, and lists each transition to another state."""
+    section = README.read_text(encoding="utf-8").split("\n## Job states\n")[1].split("\n## ")[0]
+    drawn = re.findall(r"\w+", section.split("```")[1])
+    assert set(JobState) <= set(drawn)
+    assert {word for word in drawn if "_" in word} <= set(JobEvent)
+    assert list(JobState) == [_words(row[0])[0] for row in _rows(section, "state")]
+    assert list(JobEvent) == [_words(row[0])[0] for row in _rows(section, "event")]
+    assert {
+        (before, event, after)
+        for row in _rows(section, "from")
+        for before in _words(row[0])
+        for after in _words(row[1])
+        for event in _words(row[2])
+    } == CHANGES

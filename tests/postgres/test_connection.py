@@ -75,7 +75,7 @@ async def test_the_primary_of_several_hosts(tmp_path: Path) -> None:
         with pytest.raises(ConnectionError) as caught:
             await connect(f"postgresql://postgres@127.0.0.1:{closed_port},127.0.0.1:{server.port}/postgres")
         assert "no host is primary" in str(caught.value)
-        assert "nothing listens there" in str(caught.value)
+        assert "connection refused" in str(caught.value)
         assert "a standby" in str(caught.value)
 
 
@@ -142,7 +142,7 @@ async def test_pgbouncer_in_transaction_mode(provider: Provider, tmp_path: Path)
                 out, err = await daemon.communicate()
                 assert (0, b"") == (daemon.returncode, out)
                 assert [] == [
-                    line for line in err.splitlines() if b"unavailable" in line and b"no answer in time" not in line
+                    line for line in err.splitlines() if b"unavailable" in line and b"no response in time" not in line
                 ]
 
 

@@ -106,7 +106,7 @@ async def test_the_deadline_caps_the_timeout(provider: Provider, list_checkpoint
     started = time.monotonic()
     listing = await list_checkpoints(seconds=1, request_timeout=60)
     assert (ErrorClass.TIMEOUT, 2, 1) == (failure_class(listing), listing.requests, len(ids(listing)))
-    within = re.fullmatch(r"no complete answer within ([\d.]+) s", message(listing))
+    within = re.fullmatch(r"no complete response within ([\d.]+) s", message(listing))
     assert within
     assert 0 < float(within[1]) <= 1
     assert time.monotonic() - started < 30

@@ -203,7 +203,7 @@ async def test_name_lookup_that_hangs_delays_no_exit(
     elif signalled:
         assert "checkpointd: interrupted" == last_line
     else:
-        assert f"{JOB}: timeout: no complete answer within 0.2 s" == last_line
+        assert f"{JOB}: timeout: no complete response within 0.2 s" == last_line
         assert out.endswith(b"1 failed\n")
 
 

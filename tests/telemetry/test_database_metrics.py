@@ -135,7 +135,7 @@ async def test_removed_while_the_database_hangs(
         assert [] == re.findall(r"^checkpointd_\w+_(?:jobs|seconds|state)\{.*source=.*", shown, flags=re.MULTILINE)
         assert (
             503,
-            "database: counting failed: no answer in time: is it up, and is its address right?\n",
+            "database: counting failed: no response in time: check that the server runs and its address is right\n",
         ) == await get(port, "/readyz")
     await database_metrics.refresh(store, health)
     assert {"active": 1} == _phases()

@@ -440,7 +440,7 @@ async def test_slow_database(site: Site, sql: asyncpg.Connection, monkeypatch: p
     async with sql.transaction():
         await sql.execute("lock table checkpointd.jobs in access exclusive mode")
         response = await site.get("/")
-        assert (503, True) == (response.status, "no answer in time" in response.text)
+        assert (503, True) == (response.status, "no response in time" in response.text)
     monkeypatch.undo()
     await site.open("/")
 

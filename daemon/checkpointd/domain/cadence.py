@@ -1,10 +1,10 @@
-"""When to poll a job next. Pure: the state is a few columns of its row of `polling`, and the time is an argument.
+"""When to poll a job next. Pure: the state of the job and the time are arguments.
 
 All times are those of the database's clock, in Unix seconds; all gaps are in seconds.
 
-The checkpoints of a job arrive at regular intervals. After two arrivals, polls are frequent in the window in which the
-next arrival is expected, and rare outside of it. Before that, and when an arrival is overdue, the gap grows with the
-time since the last arrival.
+A checkpoint arrives when a listing contains it for the first time. The checkpoints of a job arrive at regular
+intervals. After two arrivals, polls are frequent in the window in which the next arrival is expected, and rare before
+it. Before the second arrival, and when an arrival is overdue, the poll gap grows with the time since the last arrival.
 """
 
 from collections.abc import Iterable
@@ -15,25 +15,25 @@ from checkpointd.domain.job import WAITING_STATUSES, has_ended
 
 FAILURE_CAP: Final = 900.0
 REFUSAL_CAP: Final = 3600.0
-"""The largest gaps, in seconds, that failures double up to."""
+"""Each failure doubles the poll gap, up to FAILURE_CAP seconds, or REFUSAL_CAP seconds for LASTING_REFUSALS."""
 
 GONE_GAP: Final = 86400.0
-"""The gap of a job that is gone, in seconds."""
+"""The poll gap of a job that is gone, in seconds."""
 GONE_FAILURES: Final = 5
 GONE_AFTER: Final = 3600.0
-"""A job is gone after so many polls in a row without it, over at least so many seconds."""
+"""A job is gone if GONE_FAILURES polls in a row did not find it, over at least GONE_AFTER seconds."""
 
 
 class CadenceSettings(NamedTuple):
-    """The settings of an operator, in seconds."""
+    """The settings on which the cadence depends, in seconds."""
 
     shortest: float
     longest: float
-    """The gaps between polls of a job that does not fail are between these two."""
+    """The limits of the poll gap of a job that does not fail."""
     settle: float
-    """How long a job is polled after its end. Checkpoints and metrics arrive minutes to hours after it."""
+    """How long a job is polled after its end, at least. Checkpoints and metrics can arrive hours after the end."""
     assume_ended: float
-    """A job whose status is unknown counts as ended after so long without a change."""
+    """A job whose status is unknown counts as ended after this time without a change."""
 
     def clamp(self, gap: float) -> float:
         """Return the nearest permitted gap."""
@@ -41,10 +41,10 @@ class CadenceSettings(NamedTuple):
 
 
 class ArrivalHistory(NamedTuple):
-    """What is remembered of a job's arrivals.
+    """A summary of the arrivals of a job.
 
-    The largest step, when it was first listed, and the mean and the mean deviation of the times between arrivals. All
-    are None before the first arrival; the last two are None before the second.
+    The fields are the largest step, the time when it arrived, and the mean and the mean deviation of the seconds
+    between arrivals. All are None before the first arrival; the last two are None before the second.
     """
 
     newest_step: int | None
@@ -54,16 +54,17 @@ class ArrivalHistory(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The seconds from the claim of this poll to the next, and whether equal listings may seal the job by now."""
+    """The seconds from the claim of this poll to the next poll, and whether equal listings may now seal the job."""
 
     gap: float
     settled: bool
 
 
 def learn(history: ArrivalHistory, steps: Iterable[int], now: float) -> ArrivalHistory:
-    """Return the history after a listing of these steps that was claimed at `now`.
+    """Return the history after a poll that was claimed at `now` and listed these steps.
 
-    Mean and deviation are exponential averages, as TCP keeps them of round-trip times (RFC 6298).
+    The mean and the deviation are exponential moving averages, as in TCP's estimate of the round-trip time (RFC 6298),
+    but with a weight of 0.3 for the newest value.
     """
     arrived = {step for step in steps if history.newest_step is None or step > history.newest_step}
     if not arrived:
@@ -87,12 +88,17 @@ def seems_ended(
     now: float,
     settings: CadenceSettings,
 ) -> bool:
-    """Return whether a job has ended, by its status or, if that is unknown, by a long time without a change."""
+    """Return whether a job has ended.
+
+    It has if its status is final, or if its status is unknown and nothing changed for longer than
+    `settings.assume_ended`.
+    """
     if has_ended(status):
         return True
-    word = (status or "").casefold()
+    folded = (status or "").casefold()
+    is_unknown = folded != "running" and folded not in WAITING_STATUSES
     last_news = max(tracked_at, history.newest_seen_at or tracked_at, changed_at or tracked_at)
-    return word != "running" and word not in WAITING_STATUSES and now - last_news > settings.assume_ended
+    return is_unknown and now - last_news > settings.assume_ended
 
 
 def plan(
@@ -118,22 +124,22 @@ def _running_gap(history: ArrivalHistory, age: float, shortest: float) -> float:
     """Return the gap of a running job whose last arrival was `age` seconds ago."""
     if history.spacing_s is None or history.spread_s is None:
         return age / 8
-    early = history.spacing_s - 2 * history.spread_s - shortest
-    late = history.spacing_s + 2 * history.spread_s + shortest
-    if age < early:
-        return early - age
-    if age < late:
+    window_start = history.spacing_s - 2 * history.spread_s - shortest
+    window_end = history.spacing_s + 2 * history.spread_s + shortest
+    if age < window_start:
+        return window_start - age
+    if age < window_end:
         return history.spread_s / 2
     return (age - history.spacing_s) / 4
 
 
 def is_gone(failures: int, since: float | None, now: float) -> bool:
-    """Return whether a job is gone, after so many polls in a row in which the provider did not know it."""
+    """Return whether a job is gone. The last `failures` polls did not find it, the first of them at `since`."""
     return failures >= GONE_FAILURES and since is not None and now - since >= GONE_AFTER
 
 
 def back_off(gap: float, failures: int, cap: float, job: int) -> float:
-    """Return the seconds to wait after `failures` failed polls in a row (including this one), doubled up to `cap`.
+    """Return the poll gap after `failures` failed polls in a row: `gap`, doubled for each of them, up to `cap`.
 
     A hash of the job and the count shortens it by up to a fifth, so that jobs that failed together are not polled
     together again.

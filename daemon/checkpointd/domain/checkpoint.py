@@ -1,7 +1,7 @@
 """A checkpoint, and the strict reading of one item of a checkpoint list. Pure.
 
-Strict, because PostgreSQL and its drivers convert values without an error: they store 1.5 as 1, and true as 1. Each
-item is read by itself, so that a bad item affects no other.
+The reading is strict, because the driver of PostgreSQL converts values without an error: it stores 1.5 as 1, and true
+as 1. Each item is read by itself, so that a bad item affects no other.
 """
 
 import json
@@ -133,7 +133,7 @@ def _read_as_specified(raw: RawItem) -> _ParsedItem | None:
     return (item, payload, None) if has_only_specified_members else None
 
 
-# Every other item: read by the standard library, which accepts more, and then checked member by member.
+# Any other item is read by the standard library, which accepts more, and then checked member by member.
 
 
 def _read_each_member(raw: bytes) -> _ParsedItem:
@@ -183,7 +183,7 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_int(digits: str) -> float:
-    """Return an integer, or a float if it is far beyond 64 bits: int() refuses thousands of digits."""
+    """Return an integer, or a float if it is far beyond 64 bits: int() raises an error for thousands of digits."""
     return int(digits) if len(digits) < 64 else float(digits)
 
 
@@ -249,5 +249,5 @@ def _check_names(extra_metrics: Collection[str]) -> None:
 
 
 def _printable(name: str) -> str:
-    """Return a name of the provider in a form that may be repeated in a reason."""
+    """Return a name that the provider sent, in a form that can be shown in a reason."""
     return name[:NAME_CHARACTERS] if name.isprintable() else "an unprintable name"

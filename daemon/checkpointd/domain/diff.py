@@ -1,7 +1,8 @@
 """What differs between a listing and the stored checkpoints of its job. Pure.
 
-A value is compared twice: with the item as last received, so that a null that stays null is one change; and with the
-stored value, which is the last known one, so that a stored value can never stay wrong.
+Each value is compared with two others. The first is the value in the item as last received: if a metric becomes null
+and stays null, that is one change, and not one in each poll. The second is the stored value, which is the last known
+one: if it is wrong for any reason, it is corrected.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -15,7 +16,10 @@ Value = str | int | float | None
 
 
 class Change(NamedTuple):
-    """A row of the feed. `kind` is new, changed, regressed, missing or returned; without `field` it is the whole."""
+    """A row of the feed. `kind` is new, changed, regressed, missing or returned.
+
+    If `field` is None, the change concerns the checkpoint as a whole.
+    """
 
     kind: str
     checkpoint_id: str
@@ -39,7 +43,7 @@ class Diff:
 
     new: list[Checkpoint] = field(default_factory=list)
     updated: list[tuple[Checkpoint, bool]] = field(default_factory=list)
-    """Checkpoints to overwrite, each with whether a value changed, or else only its bytes."""
+    """Checkpoints to overwrite. The flag is true if a value changed, and false if only the bytes of the item did."""
     marked: dict[str, bool] = field(default_factory=dict)
     """Checkpoints to mark as missing (true) or as listed again (false), by id."""
     absent: list[str] = field(default_factory=list)
@@ -53,7 +57,7 @@ class Diff:
 
 
 def values(checkpoint: Checkpoint) -> dict[str, Value]:
-    """Return the values of a checkpoint by the view's columns; other metrics are named extra_metrics.NAME."""
+    """Return the values of a checkpoint by column of the view `checkpoints`; extra metrics are extra_metrics.NAME."""
     found: dict[str, Value] = {
         "step_number": checkpoint.step_number,
         "created_at": checkpoint.created_at,
@@ -69,9 +73,8 @@ def compare(
 ) -> Diff:
     """Compare a listing with the stored checkpoints of its job.
 
-    `stored` has at least every stored checkpoint that is listed or not yet missing. Only a complete listing shows that
-    a checkpoint is absent. Only the second one in a row makes it missing: `absent_before` are those that the last
-    complete listing lacked.
+    `stored` has at least every stored checkpoint that is listed or not yet missing. A checkpoint becomes missing if two
+    complete listings in a row lack it. `absent_before` are the ids that the last complete listing lacked.
     """
     diff = Diff()
     for checkpoint in listing.checkpoints:

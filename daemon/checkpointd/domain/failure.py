@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 LONGEST_PAUSE: Final = 3600.0
-"""Seconds. A provider that asks for a longer pause gets this one."""
+"""Seconds. A longer time in a Retry-After header is reduced to this one."""
 
 
 class ErrorClass(StrEnum):
@@ -41,10 +41,11 @@ class ErrorClass(StrEnum):
 
 
 SOURCE_FAILURES: Final = frozenset({ErrorClass.THROTTLED, ErrorClass.QUOTA, ErrorClass.REFUSED})
-"""Failures of the source: it pauses for all daemons (throttled, quota) or is silent in this process (refused)."""
+"""Failures of the source. It pauses for all daemons (throttled, quota), or this daemon sends it no requests for some
+time (refused)."""
 
 LASTING_REFUSALS: Final = frozenset({ErrorClass.FORBIDDEN, ErrorClass.BAD_REQUEST, ErrorClass.REDIRECT})
-"""Refusals of one job that do not pass by themselves. Its polls back off further than after other failures."""
+"""Refusals of one job that do not pass by themselves. Its poll gap grows further than after other failures."""
 
 _TRIES: Final = {
     ErrorClass.TIMEOUT: 3,
@@ -68,11 +69,11 @@ class Failure:
     error_class: ErrorClass
     message: str
     retry_after: float | None = None
-    """Seconds that the provider asks to wait."""
+    """The seconds to wait, from the headers of the response, or None."""
     no_retry: bool = False
-    """The provider reports that a retry cannot succeed now (header x-should-retry: false)."""
+    """True if a retry cannot succeed now, according to the provider (header x-should-retry: false)."""
     status: int | None = None
-    """The HTTP status, or None if there was no answer or the status was 200."""
+    """The HTTP status, or None if there was no response or the status was 200."""
 
     @property
     def tries(self) -> int:
@@ -81,5 +82,5 @@ class Failure:
 
 
 def pause_seconds(failure: Failure) -> float:
-    """Return the seconds that a source pauses: as the provider asks, else 900 (quota) or 60 (throttled)."""
+    """Return how many seconds a source pauses: `retry_after`, or else 900 (quota) or 60 (throttled)."""
     return failure.retry_after or (900.0 if failure.error_class is ErrorClass.QUOTA else 60.0)

@@ -1,4 +1,4 @@
-"""A job, its status, and its record as the job list gives it. Pure.
+"""A job, its status, and its job record, which is its entry in the job list. Pure.
 
 A job record is read leniently: a field that cannot be read is None, and the whole record is kept as received.
 The states of a job are in job_state.py.
@@ -12,20 +12,20 @@ from typing import Any, Final, NamedTuple
 from checkpointd.domain.checkpoint import RawItem, is_valid_id
 
 ENDED_STATUSES: Final = frozenset({"succeeded", "failed", "cancelled", "canceled"})
-"""Statuses after which training does not go on, in lower case: OpenAI's, and Azure's spelling."""
+"""The final statuses, in lower case: training does not go on after them."""
 
 WAITING_STATUSES: Final = frozenset({"validating_files", "queued", "created", "pending", "paused", "pausing"})
-"""Statuses in which no checkpoint can arrive, in lower case. Any other one, even if unknown, counts as running."""
+"""The statuses in which no checkpoint can arrive, in lower case. A status in neither set counts as running."""
 
 
 def has_ended(status: str | None) -> bool:
-    """Return whether training has ended under this status, in upper or lower case. None has not ended."""
+    """Return whether a status is final, in upper or lower case. None is not."""
     return (status or "").casefold() in ENDED_STATUSES
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as the commands name it."""
+    """A stored job, for the commands."""
 
     key: int
     """The private key of its row."""
@@ -72,7 +72,7 @@ def read_jobs(items: Iterable[RawItem], holds_secret: Callable[[bytes], bool] = 
             continue
         if not isinstance(job, dict) or holds_secret(bytes(raw)):
             continue
-        # The ids become a parameter of one query: an invalid one would fail the query for all records.
+        # All ids become one parameter of a query, and an invalid id would make the query fail for all records.
         if isinstance(job.get("id"), str) and is_valid_id(job["id"]):
             records[job["id"]] = _record(job, payload)
     return list(records.values())
@@ -134,5 +134,5 @@ def _is_utf8(text: str) -> bool:
 def _hyperparameters(job: dict[str, Any]) -> object:
     """Return the hyperparameters of the job or, if it has none, those of its method (dpo, reinforcement)."""
     method = job.get("method")
-    own = method.get(str(method.get("type"))) if isinstance(method, dict) else None
-    return job.get("hyperparameters") or (own.get("hyperparameters") if isinstance(own, dict) else None) or None
+    options = method.get(str(method.get("type"))) if isinstance(method, dict) else None
+    return job.get("hyperparameters") or (options.get("hyperparameters") if isinstance(options, dict) else None) or None

@@ -38,8 +38,8 @@ class JobState(StrEnum):
 class JobEvent(StrEnum):
     """The events that can change the state of a job. A poll is an event when it is saved.
 
-    A status has ended if it is one of ENDED_STATUSES (job.py). Claims, released leases and records of the job list
-    without a new status never change the state.
+    A status is final if it is one of ENDED_STATUSES (job.py). Claims, released leases and job records without a new
+    status never change the state.
     """
 
     TRACKED = "tracked"
@@ -49,19 +49,19 @@ class JobEvent(StrEnum):
     RESYNCED = "resynced"
     """A full comparison was requested by an operator."""
     RUNNING = "running"
-    """The job list has a new status, which has not ended."""
+    """The job list has a new status, which is not final."""
     ENDED = "ended"
-    """The job list has a new status, which has ended."""
+    """The job list has a new status, which is final."""
     QUIET = "quiet"
     """A quiet poll. The job has not ended, or it was resynced or got a status during the poll."""
     QUIET_ENDED = "quiet_ended"
-    """A quiet poll. The job has ended by its status, or its status is unknown and nothing arrived for long."""
+    """A quiet poll. The status is final, or it is unknown and nothing changed for a long time."""
     SETTLED = "settled"
     """The third quiet poll in a row after the settle time, of a job without rejects."""
     LISTED = "listed"
-    """A complete listing was compared. Nothing changed, or the status has ended."""
+    """A complete listing was compared. Nothing changed, or the status is final."""
     CHANGED = "changed"
-    """A complete listing was compared. Something changed, and the status has not ended."""
+    """A complete listing was compared. Something changed, and the status is not final."""
     NOT_FOUND = "not_found"
     """The provider did not find the job (404)."""
     NOT_FOUND_FOR_LONG = "not_found_for_long"
@@ -133,7 +133,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, frozenset[JobState]]]] = 
         JobEvent.FAILED: _SEALED,
         JobEvent.SOURCE_FAILED: _SEALED,
     },
-    # A job in one of the next three states may have ended: it is settling after the failure.
+    # A job in one of the next three states may have ended. Then it is settling again when the failure is over.
     JobState.MISSING: {
         JobEvent.TRACKED: _MISSING,
         JobEvent.UNTRACKED: _UNTRACKED,
@@ -183,7 +183,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, frozenset[JobState]]]] = 
         JobEvent.FAILED: _POLLED,
         JobEvent.SOURCE_FAILED: _FORBIDDEN,
     },
-    # Only `tracked` ends this state. A failure that was stored before or meanwhile is then shown until the next poll.
+    # Only `tracked` ends this state. If a failure is stored, it then determines the state until the next poll.
     JobState.UNTRACKED: dict.fromkeys(JobEvent, _UNTRACKED) | {JobEvent.TRACKED: _ACTIVE | _FAILING},
 }
 """State → event → the states that can follow. A new job is active.

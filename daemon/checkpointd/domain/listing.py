@@ -17,11 +17,11 @@ from checkpointd.domain.checkpoint import (
 from checkpointd.domain.failure import Failure
 
 READER: Final = b"2"
-"""The version of this reader. It is a part of every digest, so that a new reader compares every listing in full."""
+"""The version of this reader. Every digest includes it, so that each listing is compared in full after an upgrade."""
 
 
 class RawListing(NamedTuple):
-    """What a provider sent: the items of each page, why the listing is incomplete or None, and the requests made."""
+    """A listing as received: the items of each page, the failure that cut it short or None, and the requests made."""
 
     pages: list[Sequence[RawItem]]
     failure: Failure | None
@@ -46,7 +46,7 @@ class Listing(NamedTuple):
 
 
 def digest(pages: Sequence[Sequence[RawItem]]) -> bytes:
-    """Return a hash of these pages, 32 bytes: of the bytes of each item, and of the version of this reader."""
+    """Return the SHA-256 hash of the version of this reader and of the bytes of each item."""
     summary = sha256(READER)
     for items in pages:
         summary.update(b"\n".join(items))
@@ -57,7 +57,7 @@ def digest(pages: Sequence[Sequence[RawItem]]) -> bytes:
 def read_listing(
     job_id: str, pages: Sequence[Sequence[RawItem]], holds_secret: Callable[[bytes], bool] = lambda _: False
 ) -> Listing:
-    """Read the checkpoints of a job. Of items with the same id the last one counts.
+    """Read the checkpoints of a job. If several items have the same id, the last one counts.
 
     An item for which `holds_secret` is true (the provider repeated the key) becomes a reject without its bytes.
     """
@@ -95,7 +95,7 @@ def _read_page(
             rejects.append(_SECRET_REJECT)
             continue
         if (earlier := found.get(checkpoint.id)) and not _is_same(earlier, checkpoint):
-            reason = "given twice on one page, differently: the last one counts"
+            reason = "a later item on the same page has the same id and differs: that one counts"
             rejects.append(Reject(earlier.payload.encode(), reason, checkpoint.id))
         found[checkpoint.id] = checkpoint
         if flaw:
@@ -111,7 +111,7 @@ _SECRET_REJECT: Final = Reject(None, "it contains a secret", None)
 
 
 def _id_of(raw: RawItem) -> str | None:
-    """Return the id of an item whose type is that of a checkpoint, or None: such a reject may be any checkpoint."""
+    """Return the id of an item that has the type of a checkpoint, or None. One without id may be any checkpoint."""
     try:
         sent = json.loads(bytes(raw))
         found = sent.get("id") if sent.get("object") == OBJECT else None

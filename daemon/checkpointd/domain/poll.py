@@ -1,4 +1,4 @@
-"""One poll: the lease it holds, what its listing means, and what a save needs. Pure."""
+"""One poll: its lease, the evaluation of its listing, and its result. Pure."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -37,7 +37,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     status: str | None
     tracked_at: float
     troubled: bool
-    """The state of the source is not `ok`."""
+    """True if the state of the source is not `ok`."""
 
 
 class PollResult(msgspec.Struct, frozen=True):
@@ -46,20 +46,20 @@ class PollResult(msgspec.Struct, frozen=True):
     lease: Lease
     complete: bool
     listing: Listing | None
-    """What was listed, or None if it equals the last complete listing or nothing was read."""
+    """The listing, or None if it equals the last complete listing or nothing was read."""
     digest: bytes | None
     error_class: str | None
     error: str | None
     blames_job: bool
     """True if the failure counts against the job, and not against its source."""
     gone: bool
-    """True if the provider has not known the job for long."""
+    """True if the provider has not found the job for a long time: see cadence.is_gone()."""
     delay: float
     """Seconds from the claim to the next poll."""
     gap: float
-    """The same without the back-off after failures."""
+    """The poll gap in seconds, which is the delay without the back-off after failures."""
     ended: bool
-    """True if the job has ended, by its status or by its silence."""
+    """True if the job has ended: its status is final, or it is unknown and nothing changed for a long time."""
     settled: bool
     """True if it ended so long ago that equal listings may seal it."""
     newest_step: int | None
@@ -74,17 +74,17 @@ class PollResult(msgspec.Struct, frozen=True):
 
 
 class SavedPoll(msgspec.Struct, frozen=True):
-    """What the save of a poll wrote, in checkpoints."""
+    """A poll that was saved, with the numbers of checkpoints that the save added and changed."""
 
     result: PollResult
     new: int = 0
     changed: int = 0
     rejected: int = 0
-    """Items that cannot be read; of a quiet poll, those of the last listing that was compared."""
+    """The number of items that cannot be read. For a quiet poll, it is that of the last compared listing."""
 
 
 def is_forbidden_job(failure: Failure, *, key_accepted: bool) -> bool:
-    """Return whether a 403 concerns this job alone: the key was accepted for other jobs since it was last refused."""
+    """Return whether a failure is a 403 for this job alone: the key has been accepted since it was last refused."""
     return failure.status == HTTPStatus.FORBIDDEN and key_accepted
 
 
@@ -105,7 +105,7 @@ def evaluate(
                 failure = Failure(ErrorClass.OTHER_LIST, f"a list of {listing.foreign}, not of checkpoints")
             history = cadence.learn(history, (item.step_number for item in listing.checkpoints), lease.claimed_at)
     now, settling_since = lease.claimed_at, lease.settling_since
-    # The silence of a job counts only once a listing shows it: while none could be read, something may have come.
+    # Only a quiet poll shows that nothing changed. After a failed poll, checkpoints may have arrived unseen.
     if settling_since is None and failure is None and listing is None and _seems_ended(lease, history, settings):
         settling_since = now
     plan = cadence.plan(
@@ -148,13 +148,13 @@ def _seems_ended(lease: Lease, history: ArrivalHistory, settings: CadenceSetting
 
 
 def _is_gone(lease: Lease, failure: Failure) -> bool:
-    """Return whether the provider has not known the job for long, by this failure and those before it."""
+    """Return whether this failure and those before it show that the job is gone."""
     same = failure.error_class is ErrorClass.MISSING and lease.error_class == failure.error_class
     return same and cadence.is_gone(lease.equal_failures + 1, lease.failing_since, lease.claimed_at)
 
 
 def _delay(lease: Lease, gap: float, failure: Failure | None) -> float:
-    """Return the seconds until the next poll: the gap of the cadence, which grows with failures in a row."""
+    """Return the seconds until the next poll: the poll gap, increased by failures in a row and by Retry-After."""
     if failure is None:
         return gap
     cap = cadence.REFUSAL_CAP if failure.error_class in LASTING_REFUSALS else cadence.FAILURE_CAP

@@ -22,14 +22,14 @@ LIST_SHARE: Final = 0.75
 """The share of the lease within which the job list must be read."""
 
 LONGEST_GAP: Final = 900.0
-"""The most seconds until a job list that could not be read is tried again, unless its normal gap is longer."""
+"""The longest time in seconds until a job list that could not be read is tried again, unless its gap is longer."""
 
 RATE_SHARE: Final = 0.5
 """The share of a source's rate limit that its job list may use; the rest is for polls."""
 
 
 class JobList:
-    """The job list of one source. A lease on the source's row keeps replicas from reading it at the same time."""
+    """The job list of one source. A lease on the source's row prevents other daemons from reading it meanwhile."""
 
     def __init__(
         self, store: Store, source: ActiveSource, health: Health, *, gap: float, lease_seconds: float, discover: bool
@@ -43,12 +43,15 @@ class JobList:
         self._discover = discover
         self._has_read_all = False
         self._unlisted: set[str] = set()
-        """Tracked jobs that were not in the list when it was last read to its end. Later passes do not search them."""
+        """Tracked jobs that were not in the list when it was last read to its end. Only a full pass looks for them."""
         self._failures = 0
         self._requests = 0
         """The number of requests of the last reading."""
         self._silent_until = 0.0
-        """On the event loop's clock. Set when this daemon's key may not read the list; that of another daemon may."""
+        """The list is not read before this time, on the event loop's clock.
+
+        It is set if the key of this daemon may not read the list. The key of another daemon may be allowed to.
+        """
 
     async def tick(self, *, due_or_not: bool = False) -> None:
         """Read the job list if it is due. Failures are logged, not raised."""
@@ -81,11 +84,11 @@ class JobList:
                 await self._store.finish_job_list(lease, gap, whole=whole, error=error)
 
     def _next_gap(self) -> float:
-        affordable = self._requests * (self._source.request_interval or 0) / RATE_SHARE
-        return max(min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap)), affordable)
+        rate_limited_gap = self._requests * (self._source.request_interval or 0) / RATE_SHARE
+        return max(min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap)), rate_limited_gap)
 
     async def _pass(self, lease: JobListLease, deadline: float, *, full: bool) -> bool:
-        """Read page after page to the end or, if not `full`, until nothing new is expected.
+        """Read the list page by page: to its end or, if not `full`, until nothing new is expected.
 
         Returns whether the list was read to its end.
         """
@@ -116,5 +119,5 @@ class JobList:
         if failure.error_class in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN}:
             self._silent_until = asyncio.get_running_loop().time() + self._next_gap()
         if failure.error_class in {ErrorClass.THROTTLED, ErrorClass.QUOTA}:
-            # A pause applies to polls, too. A refusal may not: the key may be valid for polls alone.
+            # A pause applies to polls too. A refusal may concern the job list only: the key may be valid for polls.
             await report_failure(self._store, self._source.key, failure)

@@ -6,12 +6,12 @@
 
 Four clocks are in use:
 
-- The database's clock decides what replicas must agree on: due times, leases, pauses, and all stored times.
-- The event loop's clock is monotonic. It measures what concerns this process only: deadlines, timeouts and silence. The
-  deadline of a lease counts from before the claim, so it passes no later than the lease expires.
-- The wall clock gives the times of log lines and metrics, and drives the ticks of APScheduler. The ticks continue when
-  it is stepped (service/ticker.py).
-- systemd measures the watchdog's time by its own clock (service/watchdog.py).
+- The database's clock is used for what all daemons share: due times, leases, pauses, and all stored times.
+- The event loop's clock is monotonic. It is used for what concerns this process only: deadlines, timeouts and silence.
+  The deadline of a save is computed from a time before the claim, so it is not later than the end of the lease.
+- The wall clock is used for the times of log lines and metrics, and by APScheduler for the ticks. The ticks continue if
+  it is set back or forward (service/ticker.py).
+- systemd uses its own clock for the watchdog (service/watchdog.py).
 """
 
 import asyncio
@@ -40,14 +40,14 @@ DRAIN_SHARE: Final = 0.5
 """The share of the drain time in which running polls may end; then they are cancelled."""
 
 LONGEST_TICK_SECONDS: Final = 33.0
-"""The longest time between the ends of two ticks, after which the poller is stuck: three intervals of the ticker, and a
-claim that waits for a database that hangs, first to connect and then until its timeout."""
+"""If no tick has ended for this long, the poller is stuck. The time is enough for three intervals of the ticker and a
+claim from a database that hangs: the time to connect and the timeout of the statement."""
 
 LATE_SECONDS: Final = 5.0
-"""How long a poll may outlive its lease, after which the poller is stuck. Only a suspended process is late at all."""
+"""If a poll still runs this long after its lease expired, it is stuck. Only a suspended process is late at all."""
 
 LONGEST_SAVE_SECONDS: Final = 300.0
-"""The longest time of a save, after which the poller is stuck. Each statement of a save has a timeout of its own."""
+"""If a save takes longer than this, the poller is stuck. Each statement of a save has a timeout of its own."""
 
 HELD_SECONDS: Final = 0.25
 """The interval at which `poll_named` tries again to claim jobs that another daemon is polling."""
@@ -129,8 +129,8 @@ class Poller:
         pending = {job.key: job for job in jobs if job.source in self._sources}
         intervals = {s.key: s.request_interval for s in self._sources.values() if s.request_interval}
         # A job that another daemon holds is free when its lease expires, but a rate limit may delay its claim.
-        patience_seconds = self._lease_seconds + 2 * max(intervals.values(), default=0)
-        patience = loop.time() + patience_seconds
+        wait_seconds = self._lease_seconds + 2 * max(intervals.values(), default=0)
+        give_up_at = loop.time() + wait_seconds
         left: list[Job] = []
         self._wants_more = True
         while pending:
@@ -145,13 +145,13 @@ class Poller:
                 if batch:
                     leases = await self._store.claim_named_jobs(batch, intervals, self._lease_seconds)
             except DatabaseUnavailableError:
-                if loop.time() > patience:
+                if loop.time() > give_up_at:
                     raise
             _move_to_the_end(pending, batch, {lease.job for lease in leases})
             self._start(leases, claimed_before)
             if leases or self._workers:
-                patience = loop.time() + patience_seconds
-            elif loop.time() > patience:
+                give_up_at = loop.time() + wait_seconds
+            elif loop.time() > give_up_at:
                 break
             if pending:
                 with suppress(TimeoutError):
@@ -225,7 +225,7 @@ class Poller:
         return finished
 
     def _evaluate(self, claim: Claim, source: ActiveSource, raw: RawListing) -> FinishedPoll:
-        """Decide what a listing means for its job and its source."""
+        """Evaluate a listing, for its job and for its source."""
         now = asyncio.get_running_loop().time()
         failure = raw.failure
         if failure and is_forbidden_job(failure, key_accepted=source.key_accepted):

@@ -1,4 +1,4 @@
-"""Finished polls that wait for a save. One commit saves many polls, and no poll waits for a slower one."""
+"""Finished polls that wait for a save. One commit saves many polls, and does not wait for polls that still run."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -22,7 +22,7 @@ from checkpointd.telemetry.logs import log
 BATCH_POLLS: Final = 512
 BATCH_ITEMS: Final = 10_000
 BATCH_SECONDS: Final = 0.05
-"""A save takes at most so many polls and about so many items. It waits at most so many seconds for more polls."""
+"""A save takes up to BATCH_POLLS polls and about BATCH_ITEMS items. It waits BATCH_SECONDS at most for more polls."""
 
 ITEM_CHARACTERS: Final = 4096
 """The length from which an item counts as two; from twice this length it counts as three, and so on."""
@@ -33,7 +33,7 @@ BACKLOG_ITEMS: Final = 3 * BATCH_ITEMS
 RETRY_SECONDS: Final = 1.0
 """The delay before a failed save is tried again. It is tried until its leases expire."""
 
-LEASE_LOST: Final = "its lease was lost: another daemon polls it, or the database did not save it in time"
+LEASE_LOST: Final = "its lease was lost: another daemon polls the job, or the poll was not saved in time"
 
 
 class FinishedPoll(msgspec.Struct, frozen=True):
@@ -48,7 +48,7 @@ class FinishedPoll(msgspec.Struct, frozen=True):
 
     @property
     def items(self) -> int:
-        """Its size in items. A long item counts as several, so that a batch is some tens of megabytes at most."""
+        """The size in items. A long item counts as several, so that a batch is some tens of megabytes at most."""
         listing = self.result.listing if self.result else None
         return 1 + (sum(1 + len(item.payload) // ITEM_CHARACTERS for item in listing.checkpoints) if listing else 0)
 
@@ -152,7 +152,7 @@ class SaveQueue:
         if changed:
             saved += await self._retry(lambda: save_changed(self._store, changed), save_by) or []
         self._report_outcomes(batch, {one.result.lease.job: one for one in saved})
-        # If this fails, the next poll of the source has the same failure to store.
+        # If this fails, it is not repeated: the next poll of the source stores the state of the source.
         with suppress(DatabaseUnavailableError), self._health.unit("source"):
             async with database_deadline(self._close_by) as self._limit:
                 await self._update_sources(batch)

@@ -1,4 +1,4 @@
-"""Create what polls from the settings: the sources with their clients, the job lists, the save queue and the poller."""
+"""Create the parts of polling, as configured: sources with their clients, job lists, the save queue, the poller."""
 
 import asyncio
 import gc
@@ -31,7 +31,7 @@ HeadersBySource = Mapping[str, Mapping[str, str]]
 def open_sources(
     settings: Settings, keys: Mapping[str, int], http: Session, headers_by_source: HeadersBySource
 ) -> list[ActiveSource]:
-    """Return the sources that have headers. `keys` are the keys of their database rows, by name."""
+    """Return an ActiveSource for each source that has headers. `keys` are the keys of their rows, by name."""
     limits = Limits(settings.page_size, settings.request_timeout_seconds)
     return [
         ActiveSource(
@@ -57,7 +57,7 @@ async def start_polling(
     settings: Settings, store: Store, sources: Sequence[ActiveSource], health: Health, report: Report | None = None
 ) -> AsyncIterator[tuple[Poller, list[JobList]]]:
     """Open the poller and the job lists. At the end the poller is drained."""
-    # The objects that exist now live as long as the process. A garbage collector that ignores them makes a quiet poll
+    # The objects that exist now live as long as the process. If the garbage collector ignores them, a quiet poll is
     # 8 % faster.
     gc.freeze()
     cadence = CadenceSettings(

@@ -1,4 +1,7 @@
-"""One source at run time: its client, how many jobs it can take now, when it must be silent, and its rate limit."""
+"""One source at run time: its client, how many jobs it can take now, its silence, and its rate limit.
+
+A source is silent while this daemon sends it no requests, because it pauses or because it refused the key.
+"""
 
 import asyncio
 import math
@@ -15,10 +18,10 @@ from checkpointd.provider.client import Client
 
 AHEAD_SECONDS: Final = 0.25
 AHEAD_JOBS: Final = 512
-"""Jobs are claimed beyond the free slots only if their polls will start within this time, and at most so many."""
+"""Jobs beyond the free slots are claimed only if their polls will start within AHEAD_SECONDS; AHEAD_JOBS at most."""
 
 REFUSED_SILENCE: Final = (60.0, 120.0, 300.0, 900.0)
-"""The seconds of silence after the key of this process was refused for the first, second, … time in a row."""
+"""The seconds of silence after the key of this daemon was refused for the first, second, … time in a row."""
 
 
 class Claim(NamedTuple):
@@ -54,15 +57,17 @@ class ActiveSource:
     """How often in a row the key of this process was refused."""
     silent_until: float = 0.0
     _finished: int = 0
+    """Polls that finished since `_since`."""
     _since: float = 0.0
     _ahead: int = 0
+    """How many jobs may be claimed beyond the free slots."""
 
     def is_silent(self, now: float) -> bool:
         """Return whether no request may be made now, because the source pauses or the key was refused."""
         return now < self.silent_until
 
     def capacity(self, now: float) -> Capacity:
-        """Return how many jobs to claim. When the silence after a refusal ends, it is one job, to test the key."""
+        """Return how many jobs can be claimed. After a refusal and its silence, it is one job, to test the key."""
         if self.is_silent(now):
             return Capacity(0, 0, self.request_interval)
         if self.refusals:
@@ -94,7 +99,7 @@ class ActiveSource:
         self._finished += 1
 
     def record_failure(self, failure: Failure, now: float) -> None:
-        """Become silent, because the key was refused or a pause is needed.
+        """Start the silence of the source, because the key was refused or a pause is needed.
 
         During the silence, the failures of requests that were sent before it do not count again.
         """
@@ -118,7 +123,7 @@ class ActiveSource:
 
 
 async def report_failure(store: Store, source: int, failure: Failure) -> None:
-    """Store a failure that concerns a source: a pause applies to all daemons, a refused key to this one only."""
+    """Store a failure of a source. A pause applies to all daemons, a refused key only to this one."""
     if failure.error_class is ErrorClass.REFUSED:
         await store.refuse_source(source, failure.message)
     else:
@@ -129,16 +134,17 @@ class RateLimiter:
     """Makes the requests of one listing wait for the rate limit of the source, which all daemons share.
 
     The waits of a listing take at most half of its remaining time in all, so that a list of many pages is read to its
-    end. The rate limit is then overdrawn, and no job is claimed until the overdraft is made up.
+    end. If that exceeds the rate limit, no job is claimed until the excess is made up for.
     """
 
     def __init__(self, store: Store, source: int, request_interval: float | None, *, paid: int) -> None:
-        """`request_interval` is in seconds, or None without a rate limit; the claim has paid for `paid` requests."""
+        """`request_interval` is in seconds, or None without a rate limit; the claim has charged `paid` requests."""
         self._store = store
         self._source = source
         self._request_interval = request_interval
         self._paid = paid
-        self._patience = math.inf
+        self._wait_left = math.inf
+        """The seconds that the next waits may take in all."""
 
     async def wait(self, deadline: float) -> None:
         """Wait until a request may be made; `deadline` is that of the listing, on the event loop's clock."""
@@ -152,7 +158,7 @@ class RateLimiter:
                 ahead = await self._store.charge_source(self._source, self._request_interval)
         except DatabaseUnavailableError:  # the rate limit is unknown, and nothing can be saved now anyway
             ahead = math.inf
-        self._patience = min(self._patience, (deadline - asyncio.get_running_loop().time()) / 2)
-        seconds = max(min(ahead, self._patience), 0.0)
-        self._patience -= seconds
+        self._wait_left = min(self._wait_left, (deadline - asyncio.get_running_loop().time()) / 2)
+        seconds = max(min(ahead, self._wait_left), 0.0)
+        self._wait_left -= seconds
         await asyncio.sleep(seconds)

@@ -8,15 +8,15 @@ rolls the transaction back. The limits, and why they have these values:
 - Connecting takes 4 s at most (DATABASE_CONNECT_SECONDS: TCP, TLS and login). Taking a connection from the pool takes
   5 s at most (store.ACQUIRE_SECONDS), so the first limit is reached first, and its error names the host.
 - A statement takes 15 s at most (STATEMENT_SECONDS, on both sides). Even a save of 10,000 checkpoints takes less than a
-  second, so a statement that takes longer hangs.
-- A transaction takes 12 s at most (TRANSACTION_SECONDS, on both sides). For so long it can hold rows and the feed gate.
-  After a poll with the default lease of 60 s, at least 15 s remain: enough to repeat a save that was cut off.
+  second, so a statement that takes 15 s hangs.
+- A transaction takes 12 s at most (TRANSACTION_SECONDS, on both sides). It can lock rows and the feed gate for that
+  long. After a poll with the default lease of 60 s, at least 15 s remain: enough to repeat a save that was cut off.
 - On the server, `transaction_timeout` is the only limit that applies while the server waits for the rest of a statement
   of which it has received a part. PostgreSQL has it since version 17.
-- On the server, `idle_in_transaction_session_timeout` is 3 s. We send the statements of a transaction without a pause,
+- On the server, `idle_in_transaction_session_timeout` is 3 s. The statements of a transaction are sent without a pause,
   so a client that sends none for 3 s is suspended or cut off.
-- On the server, `lock_timeout` is 3 s, because a session that holds a lock for longer hangs. The waiting statement
-  fails and is repeated later.
+- On the server, `lock_timeout` is 3 s, because a session that holds a lock for longer hangs. The statement that waits
+  for the lock fails and is repeated later.
 - TCP keepalive detects that the other end has disappeared, also while no statement runs. A connection is probed when it
   was silent for 15 s. Without an answer the client gives up after 20 s, and the server after 30 s. Both are longer
   than the limit of a statement, which is therefore reached first.
@@ -45,7 +45,7 @@ TRANSACTION_SECONDS: Final = 12.0
 TRANSACTION_TIMEOUT: Final = f"{TRANSACTION_SECONDS:g}s"
 
 LOCK_RETRY_DELAYS: Final = (0.02, 0.1, 0.3)
-"""Seconds between attempts at a row that another transaction has locked. Our own transactions are shorter than that."""
+"""Seconds between attempts at a row that another transaction has locked. Transactions of checkpointd are shorter."""
 
 _SESSION_SETTINGS: Final = {
     "application_name": "checkpointd",
@@ -105,7 +105,7 @@ def _close_unless_chosen(chosen: asyncpg.Connection | None, attempt: asyncio.Tas
 
 
 async def _connect(target: Dsn, host: Host | None = None, *, pooler: bool) -> asyncpg.Connection:
-    """Connect to one host, or to the default socket. A note in an error names the host; explain() begins with it."""
+    """Connect to one host, or to the default socket. Errors get a note with the host, with which explain() begins."""
     try:
         connection: asyncpg.Connection = await asyncpg.connect(
             target.driver_url,
@@ -130,7 +130,10 @@ async def _connect(target: Dsn, host: Host | None = None, *, pooler: bool) -> as
 
 
 async def _limit_transactions(connection: asyncpg.Connection) -> None:
-    """Set transaction_timeout. A server before version 17 would refuse a connection with that setting."""
+    """Set transaction_timeout.
+
+    It is not one of _SESSION_SETTINGS, because a server before version 17 would refuse the connection.
+    """
     try:
         await connection.execute(queries.LIMIT_TRANSACTIONS, TRANSACTION_TIMEOUT, timeout=DATABASE_CONNECT_SECONDS)
     except BaseException:
@@ -154,7 +157,7 @@ async def transaction(connection: Connection, *, keep: bool = True) -> AsyncIter
     """Run the block in a transaction of at most TRANSACTION_SECONDS.
 
     Commits at the end of the block. Rolls back if the block raises, or if `keep` is false. If the block is cancelled or
-    the time is over, it sends nothing, because the server may not answer: Store.connection() closes the connection, and
+    the time is over, nothing is sent, because the server may not respond: Store.connection() closes the connection, and
     the server rolls back.
     """
     async with asyncio.timeout(TRANSACTION_SECONDS):
@@ -171,13 +174,13 @@ async def transaction(connection: Connection, *, keep: bool = True) -> AsyncIter
 
 
 def database_deadline_in(seconds: float | None) -> AbstractAsyncContextManager[asyncio.Timeout]:
-    """Limit work with the database to so many seconds, or None for no limit. Otherwise as database_deadline()."""
+    """Limit work with the database to this many seconds, or None for no limit. Otherwise like database_deadline()."""
     return database_deadline(None if seconds is None else asyncio.get_running_loop().time() + seconds)
 
 
 @asynccontextmanager
 async def database_deadline(at: float | None) -> AsyncIterator[asyncio.Timeout]:
-    """Limit work with the database until `at` on the event loop's clock, or None for no limit.
+    """Limit work with the database: it must end by `at` on the event loop's clock; None means no limit.
 
     Raises DatabaseUnavailableError for errors of the driver, and when the deadline passes.
     """

@@ -25,7 +25,7 @@ _HOST: Final = r"(\[[^][/?@,]+\]|[^][:/?@,]*)(?::([^/?@,]*))?"
 _URL: Final = re.compile(
     rf"""postgres(?:ql)?://
     (?: (?P<user>[^:/?@]*) (?: :(?P<password>[^/?@]*) )? @
-      | (?! [^/]*@ | [^?]*@ ) )     # any other @ may end a password with an unescaped / or ?
+      | (?! [^/]*@ | [^?]*@ ) )     # no other @: it could end a password that has an unescaped / or ?
     (?P<hosts> {_HOST} (?: ,{_HOST} )* )
     (?: /(?P<dbname>[^?]*) )?
     (?: \?(?P<parameters>.*) )?""",
@@ -40,34 +40,34 @@ _FILES: Final = {
     "sslcert": ("PGSSLCERT", "postgresql.crt"),
     "sslkey": ("PGSSLKEY", "postgresql.key"),
 }
-"""Options that name a file: the variable, and the file in ~/.postgresql, that are used if the URL omits the option."""
+"""Options that name a file. If the URL omits one, the variable is used, and otherwise the file in ~/.postgresql."""
 
 
 class DsnError(ValueError):
-    """The URL is invalid. The message repeats nothing of the URL, because the URL contains a password."""
+    """The URL is invalid. The message repeats nothing of the URL, because the URL may contain a password."""
 
 
 class DsnFileError(DsnError, OSError):
-    """A certificate file cannot be used now. As an OSError it is retried: someone may be replacing the file."""
+    """A certificate file cannot be used now. It is an OSError, so connecting is retried: the file may be replaced."""
 
 
 class Host(NamedTuple):
     """One server: a name, an IP address, or the folder of its Unix socket (begins with /); and its port or None.
 
-    Without a port, PGPORT applies, else 5432.
+    None stands for the port in PGPORT, or else for 5432.
     """
 
     name: str
     port: int | None
 
     def __str__(self) -> str:
-        """Return it as it is written in a URL, but without escapes."""
+        """Return the host and the port as they are written in a URL, but without escapes."""
         name = f"[{self.name}]" if ":" in self.name else self.name
         return f"{name}:{self.port}" if self.port else name
 
     @property
     def is_local(self) -> bool:
-        """True if the name alone shows that it is this machine."""
+        """True if the name alone shows that the host is this machine."""
         try:
             return self.name.startswith("/") or self.name == "localhost" or ipaddress.ip_address(self.name).is_loopback
         except ValueError:
@@ -79,13 +79,13 @@ class Dsn:
     """A parsed URL, completed from the environment. Returned by parse()."""
 
     hosts: tuple[Host, ...]
-    """Empty if no host is named: then the server is the one at this machine's default socket."""
+    """Empty if no host is named. The default socket of this machine is then used."""
     sslmode: SslMode | None
     """None if neither the URL nor PGSSLMODE sets it."""
     target_session_attrs: str
     """One of SESSION_ATTRIBUTES: the condition that a host must meet."""
     options: Mapping[str, str] = field(repr=False)
-    """All that the URL sets, by libpq's names (user, dbname, …), without empty values."""
+    """All options that the URL sets, by libpq's names (user, dbname, …), without empty values."""
     secrets: tuple[str, ...] = field(repr=False)
     """The passwords in the URL."""
 
@@ -111,7 +111,7 @@ class Dsn:
             return self.sslmode
         if self._file("sslrootcert") not in {None, "system"}:
             return "verify-full"
-        # asyncpg's own verify-full fails without a root certificate file; the system's certificates serve instead.
+        # asyncpg's own verify-full requires a root certificate file. Without one, the system's certificates are used.
         context = ssl.create_default_context()
         if revoked := self._file("sslcrl"):
             context.load_verify_locations(revoked)
@@ -122,7 +122,7 @@ class Dsn:
     def check_files(self) -> None:
         """Raise DsnError if a certificate file that the URL or a variable names cannot be used.
 
-        asyncpg reports a missing certificate file and a missing socket by the same error.
+        asyncpg raises the same error for a missing certificate file and for a missing socket.
         """
         if self.sslmode == "disable" or (self.hosts and all(host.name.startswith("/") for host in self.hosts)):
             return
@@ -151,7 +151,7 @@ class Dsn:
             raise DsnFileError(f"{message}; sslpassword must be the key's password, if it has one") from None
 
     def _load_client_certificate(self, context: ssl.SSLContext) -> None:
-        """Load this client's certificate, if there is one. Without a password OpenSSL would ask at the terminal."""
+        """Load this client's certificate, if there is one. Without a password, OpenSSL would prompt for one."""
         if certificate := self._file("sslcert"):
             context.load_cert_chain(certificate, self._file("sslkey"), self.options.get("sslpassword", ""))
 
@@ -166,12 +166,12 @@ class Dsn:
 def parse(url: str) -> Dsn:
     """Parse a URL, complete it from the environment and check its certificate files. Raises DsnError.
 
-    What is accepted is read as libpq reads it. libpq accepts some URLs that are rejected here: those in which an
-    unescaped character is likely to cut a password in two, so that a part of it would be shown as a host's name.
+    An accepted URL has the same meaning as in libpq. Some URLs that libpq accepts are rejected: those in which an
+    unescaped character probably splits a password, so that a part of the password would be shown as a host name.
     """
     if not url.startswith(("postgresql://", "postgres://")):
         raise DsnError("it must begin with postgresql://")
-    match = _URL.fullmatch(url.rstrip())  # such as the newline at the end of a file; recent libpqs ignore it too
+    match = _URL.fullmatch(url.rstrip())  # a file may end with a newline, which recent versions of libpq ignore too
     if not match or "#" in url:  # most other parsers end the URL at a #
         raise DsnError(f"it is not a valid PostgreSQL URL; {_ESCAPE}")
     main, parameters = _main_options(match), _parameters(match["parameters"] or "")
@@ -194,7 +194,7 @@ def parse(url: str) -> Dsn:
 
 
 def _main_options(match: re.Match[str]) -> dict[str, str]:
-    """Return what stands before the ?, as libpq's options: `[::1]:1,h` becomes host `::1,h` and port `1,`."""
+    """Return the part before the ? as libpq's options: `[::1]:1,h` becomes host `::1,h` and port `1,`."""
     elements = [re.findall(_HOST, element)[0] for element in match["hosts"].split(",")]
     raw = {
         "user": match["user"],
@@ -207,7 +207,7 @@ def _main_options(match: re.Match[str]) -> dict[str, str]:
 
 
 def _parameters(text: str) -> dict[str, str]:
-    """Return what stands after the ?. Of a name that is given twice, the last value counts."""
+    """Return the parameters after the ?. If a name occurs twice, the last value counts."""
     parameters = {}
     for parameter in text.removesuffix("&").split("&") if text else ():
         match = re.fullmatch("([^=]+)=([^=]*)", parameter)
@@ -231,8 +231,8 @@ def _unescape(text: str) -> str:
 def _hosts(options: Mapping[str, str]) -> tuple[Host, ...]:
     """Return the hosts that the options or the environment name.
 
-    A single empty host is the default socket. In a list an empty host is an error: libpq would try the default socket
-    there too, but a database that happens to run on this machine must not take the place of a forgotten host.
+    A single empty host means the default socket. In a list, an empty host is an error. libpq would use the default
+    socket for it, but then a database on this machine could be used by mistake instead of a host that was forgotten.
     """
     names = (options.get("host") or os.environ.get("PGHOST") or "").split(",")
     given = options.get("port", "")
@@ -240,7 +240,7 @@ def _hosts(options: Mapping[str, str]) -> tuple[Host, ...]:
     if not all(not port or (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536) for port in ports):
         raise DsnError(f"a port in it or in PGPORT must be a number from 1 to 65535; {_ESCAPE}")
     if len(ports) not in {1, len(names)}:
-        raise DsnError("it must name one port, or as many ports as hosts; PGHOST and PGPORT count if it names none")
+        raise DsnError("it must name one port, or as many ports as hosts; PGHOST and PGPORT are used for what it omits")
     if names == [""]:
         return ()
     if not all(map(_is_host, names)):
@@ -250,7 +250,7 @@ def _hosts(options: Mapping[str, str]) -> tuple[Host, ...]:
 
 
 def _is_host(name: str) -> bool:
-    """Return whether it is a socket's folder, an IPv6 address or a name that can be looked up.
+    """Return whether the name is a socket's folder, an IPv6 address or a name that can be looked up.
 
     getaddrinfo() raises UnicodeError for a name with a label that is empty or longer than 63 bytes.
     """

@@ -66,7 +66,7 @@ class EmbeddedPostgres:
         self._log = self._folder / "postgres.log"
         self._sync = sync
         self.socket_folder = self._choose_socket_folder()
-        """The folder `run` in `folder`, or one for temporary files if a socket's path cannot be that long."""
+        """The folder `run` in `folder`, or a temporary one if a socket there would have too long a path, or a comma."""
         self._process: Process | None = None
 
     @property
@@ -202,7 +202,7 @@ class EmbeddedPostgres:
     def _adopt(self, data: Path) -> None:
         data.rename(self._data)
         folder = os.open(self._folder, os.O_RDONLY)
-        os.fsync(folder)  # without it a power cut could undo the renaming, and lose the data with it
+        os.fsync(folder)  # otherwise a power cut could undo the renaming, and the data would be lost
         os.close(folder)
 
     async def _spawn(self, program: str, data: Path, options: list[str], *inherited: int) -> Process:
@@ -214,12 +214,12 @@ class EmbeddedPostgres:
             )
 
     async def _launcher(self, data: Path) -> list[str]:
-        """Return the prefix of a command that makes a program end with this thread, and run as another user than root.
+        """Return a command prefix that makes a program end with this thread, and run as another user than root.
 
-        PostgreSQL refuses to run as root. In a user namespace root appears as another user, and its files remain its
-        own. Most containers forbid namespaces, and in one the files may be out of reach. Then the data is given to the
-        user `nobody`, who runs the server with one capability of root: to pass all folders, because the data may be
-        below a private one such as /root.
+        PostgreSQL refuses to run as root. In a user namespace, root appears as another user and still owns its files.
+        This is not possible in most containers, which forbid namespaces, or if the files cannot be reached from the
+        namespace. Then the user `nobody` becomes the owner of the data and runs the server. It has one capability of
+        root, to pass through all folders, because the data may be below a private one such as /root.
         """
         if shutil.which("setpriv") is None:  # not Linux
             return []
@@ -241,7 +241,10 @@ class EmbeddedPostgres:
             )
 
     def _remove_reused_pids(self) -> None:
-        """Remove pid files whose number another program has now, as after a reboot: PostgreSQL would not start."""
+        """Remove pid files whose process id now belongs to another program, as after a reboot.
+
+        PostgreSQL would not start with such a file.
+        """
         for file in (self._data / "postmaster.pid", self.socket_folder / f"{_SOCKET}.lock"):
             with suppress(FileNotFoundError, ProcessLookupError, IndexError):
                 pid = file.read_text().split()[0]

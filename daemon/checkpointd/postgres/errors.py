@@ -1,6 +1,6 @@
 """Errors of the database as one exception, DatabaseUnavailableError, whose text is one line for people.
 
-The line has the server's own text, because it names the table, the role or the file, and then our advice.
+The line has the server's own text, which names the table, the role or the file, and then the remedy.
 """
 
 import re
@@ -37,11 +37,11 @@ class DatabaseUnavailableError(Exception):
 
 
 class MigrationError(Exception):
-    """The schema cannot be upgraded, or it is not the one of this version. The text says why and what to do."""
+    """The schema cannot be upgraded, or it is not the one of this version. The text is the reason and the remedy."""
 
 
 class EmbeddedError(Exception):
-    """The embedded PostgreSQL cannot be used. The text says why and what to do."""
+    """The embedded PostgreSQL cannot be used. The text is the reason and the remedy."""
 
 
 @contextmanager
@@ -53,22 +53,23 @@ def driver_errors_wrapped() -> Iterator[None]:
         raise DatabaseUnavailableError(explain(error), type(error).__name__) from error
 
 
+_CHECK_SERVER: Final = "check that the server runs and its address is right"
 _REPLACEMENTS: Final[Mapping[type, str]] = {
-    TimeoutError: "no answer in time: is it up, and is its address right?",
-    FileNotFoundError: "there is no such socket: is it up, and is its address right?",
-    ConnectionRefusedError: "nothing listens there: is it up, and is its address right?",
-    socket.gaierror: "its name is unknown: is its address right?",
-    asyncpg.TargetServerAttributeNotMatched: "it is read-only (perhaps a standby)",
+    TimeoutError: f"no response in time: {_CHECK_SERVER}",
+    FileNotFoundError: f"no such socket: {_CHECK_SERVER}",
+    ConnectionRefusedError: f"connection refused: {_CHECK_SERVER}",
+    socket.gaierror: "unknown host name: check the address of the server",
+    asyncpg.TargetServerAttributeNotMatched: "the server is read-only (perhaps a standby)",
 }
-"""Used instead of the driver's text, which explains less. `it` is the server, whose address precedes the text."""
+"""Used instead of the driver's text, which explains less."""
 
 _POOLER: Final = "if a pooler is used, set CHECKPOINTD_DATABASE_POOLER=true"
 _SCHEMA: Final = "the schema is missing or old: run `checkpointd migrate`"
 _ADVICE: Final[Mapping[type, str]] = {
     asyncpg.InsufficientPrivilegeError: "this role lacks a right: run `checkpointd migrate` as the owner, or grant it",
     asyncpg.ReadOnlySQLTransactionError: "the server is read-only, perhaps a standby: the URL must name the primary",
-    asyncpg.DiskFullError: "free space on the server's disk; what is still listed then will be stored",
-    asyncpg.TooManyConnectionsError: "raise max_connections or the role's limit: a daemon uses up to 6",
+    asyncpg.DiskFullError: "free space on the server's disk; then all checkpoints that are still listed are stored",
+    asyncpg.TooManyConnectionsError: "raise max_connections or the role's limit: a daemon uses up to 6 connections",
     asyncpg.InvalidAuthorizationSpecificationError: "the role, its password or pg_hba.conf is wrong",
     asyncpg.InvalidCatalogNameError: "create the database first, for example with createdb",
     asyncpg.UndefinedObjectError: "remove that parameter from the URL",
@@ -76,9 +77,9 @@ _ADVICE: Final[Mapping[type, str]] = {
     asyncpg.InvalidSchemaNameError: _SCHEMA,
     asyncpg.InvalidSQLStatementNameError: _POOLER,
     asyncpg.DuplicatePreparedStatementError: _POOLER,
-    ssl.SSLCertVerificationError: "name the certificate of its authority: sslrootcert=FILE in the URL",
+    ssl.SSLCertVerificationError: "set sslrootcert=FILE in the URL to the certificate of its authority",
 }
-"""Appended to the driver's text, by the class of the error or of one of its bases."""
+"""Appended to the driver's text. The key is the class of the error or one of its base classes."""
 
 
 def explain(error: Exception) -> str:
@@ -103,5 +104,5 @@ def _advice(error: Exception, text: str) -> str | None:
 
 
 def _by_class(error: Exception, texts: Mapping[type, str]) -> str | None:
-    """Return the text of the error's class, else that of the nearest of its bases."""
+    """Return the text for the class of the error, or else for the nearest base class that has one."""
     return next((texts[kind] for kind in type(error).__mro__ if kind in texts), None)

@@ -16,22 +16,23 @@ from checkpointd.postgres.store import JobListLease, Store
 
 
 class _LeaseLostError(Exception):
-    """The lease expired, and another daemon reads the job list now: these records may be outdated."""
+    """The lease was lost to another daemon, which reads the job list again: these records may be outdated."""
 
 
 async def save_job_records(store: Store, lease: JobListLease, records: Sequence[JobRecord]) -> int:
     """Save the records of tracked jobs that differ, if the lease still holds. Returns how many statuses changed.
 
     A changed status makes its job due at once: a job that has ended is listed once more, and a job that goes on again
-    is polled again. A record whose job stays locked for longer than LOCK_RETRY_DELAYS is left to the next reading.
+    is polled again. If a job stays locked for longer than LOCK_RETRY_DELAYS, its record is saved when the job list is
+    read the next time.
     """
-    changed, left = 0, records
+    changed, remaining = 0, records
     for delay in (0, *connection_module.LOCK_RETRY_DELAYS):
         await asyncio.sleep(delay)
         async with store.connection() as connection:
-            saved, left = await _save_differing(connection, lease, left)
+            saved, remaining = await _save_differing(connection, lease, remaining)
         changed += saved
-        if not left:
+        if not remaining:
             break
     return changed
 
@@ -68,7 +69,10 @@ async def _save_differing(
 
 
 async def _wake(connection: Connection, old: Mapping[int, Any], new: Mapping[int, Any]) -> list[int]:
-    """Make jobs whose status changed due, unless they had none before. Returns the jobs that were locked."""
+    """Record that the statuses of jobs changed; jobs that had a status before become due.
+
+    Returns the keys of the jobs whose rows were locked.
+    """
     if not new:
         return []
     rows = [WokenRow(key, ended=has_ended(status), wake=old[key] is not None) for key, status in new.items()]

@@ -20,10 +20,10 @@ from checkpointd.postgres.errors import MigrationError
 
 VIEWS: Final = "views"
 VIEWS_VERSION: Final = 3
-"""Raised by each release that changes views, so that an older checkpointd does not replace them by its own."""
+"""Increased by each release that changes views, so that an older checkpointd does not replace them with its own."""
 
 LOCK_TIMEOUT: Final = "250ms"
-"""How long a file waits for each of its locks. Sessions that use the same table or view wait behind the file.
+"""How long a file waits for each of its locks. Other sessions that use the same table or view wait meanwhile.
 
 They wait ten times as long at most, because a file takes several locks.
 """

@@ -1,4 +1,4 @@
-"""Every statement of sql/queries: one constant for each file, named as the file."""
+"""Every statement of sql/queries: one constant for each file, named after the file."""
 
 from functools import cache
 from importlib.resources import files

@@ -8,7 +8,7 @@ Quiet polls take one statement, the others one transaction (save_rows.py). Four 
 - Locked row. Another transaction holds the row of a job, such as a change of its status. The fence skips locked rows,
   and `_save_locked_again` saves those polls after LOCK_RETRY_DELAYS. So one locked row never blocks a batch.
 - Invalid value. The database rejects a value (DATA_ERRORS). `_save_isolating` halves the batch, and then the items of
-  the failing poll, until the item is found. It becomes a reject; all else is saved.
+  the failing poll, until the item is found. It becomes a reject, and the rest is saved.
 - Deadlock, serialization failure, or a prepared statement that a migration made invalid (TRANSIENT_ERRORS).
   `_save_retrying` runs the transaction again at once, three times in all.
 """
@@ -40,7 +40,7 @@ DATA_ERRORS: Final = (
     OverflowError,
     UnicodeEncodeError,
 )
-"""Errors that a value causes, so that a retry with the same value would fail again."""
+"""Errors caused by a value: a retry with the same value would fail again."""
 
 TRANSIENT_ERRORS: Final = (
     asyncpg.SerializationError,
@@ -68,7 +68,8 @@ async def save_changed(store: Store, polls: Sequence[PollResult]) -> list[SavedP
 async def _save_locked_again(save: _Save, connection: Connection, polls: Sequence[PollResult]) -> list[SavedPoll]:
     """Save polls, and after LOCK_RETRY_DELAYS save again those whose row was locked by another transaction.
 
-    They look like polls whose lease was lost, so those are saved again too, which writes nothing.
+    The result of a save does not show whether a row was locked or a lease was lost. So polls whose lease was lost are
+    saved again too, which writes nothing.
     """
     saved = await save(connection, polls)
     for delay in connection_module.LOCK_RETRY_DELAYS:
@@ -111,9 +112,9 @@ async def _save_retrying(connection: Connection, polls: Sequence[PollResult]) ->
 
 
 async def _without_invalid_items(connection: Connection, poll: PollResult, error: Exception) -> PollResult:
-    """Return the poll with those items as rejects whose values the database rejects.
+    """Return the poll with a reject instead of each checkpoint that the database rejects.
 
-    If no single item causes the error, the poll is saved as a failure of the job, without the listing.
+    If no single item causes the error, return the poll as a failure of the job, without the listing.
     """
     listing = poll.listing or Listing([], [], None)
     invalid = await _find_invalid_items(connection, poll, listing.checkpoints)
@@ -152,13 +153,13 @@ async def _find_invalid_items(
 
 
 def _name(error: Exception) -> str:
-    """Return the class of an error without `Error`: the message could contain values."""
+    """Return the name of an error's class, without `Error`. The message is not used, because it may contain values."""
     return type(error).__name__.removesuffix("Error")
 
 
 async def _save_in_transaction(
     connection: Connection, polls: Sequence[PollResult], *, keep: bool = True
 ) -> dict[int, SavedPoll]:
-    """Save polls in one transaction. If `keep` is false, roll it back: this only tests the values."""
+    """Save polls in one transaction. If `keep` is false, it is rolled back, which only tests the values."""
     async with transaction(connection, keep=keep):
         return await write_polls(connection, polls)

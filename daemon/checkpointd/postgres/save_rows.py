@@ -1,4 +1,4 @@
-"""What one save writes of polls that are not quiet, in one short transaction.
+"""Write polls that are not quiet, in one short transaction.
 
 First the fence: fence_polls.sql locks the `polling` rows of the polls that still hold their lease. Then the stored
 checkpoints are read and compared, and checkpoints, rejects, polls and changes are written. To avoid deadlocks, all
@@ -32,13 +32,14 @@ from checkpointd.postgres.rows import (
 )
 
 REJECT_BYTES: Final = 64 * 1024
-"""How much of a reject is stored."""
+"""The most bytes of a reject that are stored."""
 
 REJECTS_PER_JOB: Final = 1000
-"""How many rejects of a job are stored. Further ones are only counted: a broken provider must not fill the disk."""
+"""The most rejects of a job that are stored. Others are only counted: a broken provider must not fill the disk."""
 
 BURST: Final = 3
-"""Providers list the checkpoints of the last three epochs. If more come at once, others may have come and gone."""
+"""More new checkpoints than this in one poll are a burst: providers list only those of the last three epochs, so others
+may have come and gone unseen."""
 
 _METRIC_SET: Final = frozenset(METRICS)
 _VALUES: Final = ("step_number", "created_at", "fine_tuned_model_checkpoint", *METRICS)
@@ -107,7 +108,7 @@ async def _read_stored(
 async def _write_checkpoints(connection: Connection, diffs: Mapping[int, Diff]) -> None:
     if any(diff.new for diff in diffs.values()):
         # COPY is twice as fast as an insert. A process suspended inside COPY keeps its rows locked until its connection
-        # ends: before version 17, no timeout of PostgreSQL applies meanwhile. Only the jobs of its own leases wait.
+        # ends: before version 17, no timeout of PostgreSQL applies meanwhile. This delays only the jobs of its leases.
         await connection.copy_records_to_table(
             "checkpoints",
             schema_name="checkpointd",
@@ -155,7 +156,7 @@ async def _write_rejects(connection: Connection, polls: Iterable[PollResult]) ->
 
 
 async def _summarise(connection: Connection, diffs: Mapping[int, Diff], knew_all: Collection[int]) -> None:
-    """Rewrite the summaries of changed jobs. A burst counts only where all that was listed before is stored."""
+    """Rewrite the summaries of changed jobs. A burst counts only if everything that was listed before is stored."""
     rows = [
         SummaryRow(job, burst=job in knew_all and len(diff.new) > BURST) for job, diff in diffs.items() if diff.changes
     ]

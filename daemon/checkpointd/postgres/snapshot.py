@@ -1,4 +1,4 @@
-"""The statements of the status page. Everything on one page is read from the views as of the same moment."""
+"""The statements of the status page. Everything on one page is read from the views as of one moment."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -27,7 +27,7 @@ class Snapshot:
     async def list_curves(self, sources: Sequence[str], jobs: Sequence[str], points: int) -> list[Record]:
         """Return the losses by step, one row for each of these jobs that has checkpoints.
 
-        The column `n` is the job's place in the list, from 1. The points are thinned evenly to `points` at most.
+        The column `n` is the job's position in `jobs`, from 1. The points are thinned evenly to `points` at most.
         """
         return await self._connection.fetch(queries.LIST_CURVES, sources, jobs, points)
 

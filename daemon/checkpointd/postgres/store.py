@@ -1,4 +1,4 @@
-"""The statements that claim, release and track jobs, and those that report. Each is a transaction of its own.
+"""Claim, release and track jobs, and read what commands and metrics show. Each statement is its own transaction.
 
 The statements that save are in save.py and job_records.py, those of the status page in snapshot.py.
 """
@@ -24,7 +24,7 @@ ACQUIRE_SECONDS: Final = 5.0
 """How long to wait for a connection of the pool, including the time to connect."""
 
 CLOSE_SECONDS: Final = 0.25
-"""How long all connections together may take to close. Then they are cut."""
+"""How long all connections together may take to close. After that they are aborted."""
 
 UNDO_SECONDS: Final = 1.0
 """How long cancelled work may take to finish and be undone. After that, its lease has to expire."""
@@ -36,7 +36,7 @@ _POOL_IS_STALE: Final = (
     asyncpg.OperatorInterventionError,
     asyncpg.ReadOnlySQLTransactionError,
 )
-"""Errors after which all connections are replaced: after a failover they may lead to the old primary."""
+"""Errors after which all connections are replaced. After a failover, they may be connected to the old primary."""
 
 
 class Capacity(NamedTuple):
@@ -55,9 +55,9 @@ class JobListLease(NamedTuple):
     source: int
     lease_token: int
     troubled: bool
-    """The state of the source is not `ok`."""
+    """True if the state of the source is not `ok`."""
     full_pass: bool
-    """The list was not read to its end for a day."""
+    """True if the list has not been read to its end for a day."""
 
 
 async def finish_or_undo(work: Awaitable[T], undo: Callable[[T], Awaitable[object]] | None = None) -> T:
@@ -89,7 +89,7 @@ class Store:
         """Lend a connection. Errors of the driver leave the block as DatabaseUnavailableError.
 
         If the block is cancelled, or a time limit ends it, the connection is closed at once: its state is unknown, and
-        a server that hangs would not answer.
+        a server that hangs would not respond.
         """
         with driver_errors_wrapped():
             try:
@@ -110,7 +110,7 @@ class Store:
             return await lent.fetch(query, *args)
 
     async def register_sources(self, kinds: Mapping[str, str]) -> dict[str, int]:
-        """Create the configured sources that do not exist. Takes the kind of each by name, returns the keys by name."""
+        """Create the configured sources that do not exist. `kinds` are by name; returns the keys by name."""
         rows = await self._fetch(queries.REGISTER_SOURCES, list(kinds), list(kinds.values()))
         return {row["name"]: row["key"] for row in rows}
 
@@ -156,7 +156,7 @@ class Store:
                 return
 
     async def claim_job_list(self, source: int, lease_seconds: float, *, due_or_not: bool) -> list[JobListLease]:
-        """Lease the job list of a source if it is due, or even if it is not. If cancelled, releases it again.
+        """Lease the job list of a source if it is due; with `due_or_not`, always. If cancelled, releases it again.
 
         Returns no lease if the list is leased already.
         """
@@ -174,8 +174,8 @@ class Store:
     async def finish_job_list(self, lease: JobListLease, gap: float, *, whole: bool, error: str | None) -> None:
         """Give the lease of a job list back.
 
-        `gap` is the number of seconds until the next reading, `whole` whether the list was read to its end, and `error`
-        why it could not be read. A task that is being cancelled waits for UNDO_SECONDS at most.
+        `gap` is the number of seconds from the claim to the next reading, `whole` whether the list was read to its end,
+        and `error` why it could not be read, or None. A task that is being cancelled waits for UNDO_SECONDS at most.
         """
         task = asyncio.current_task()
         finish = self._fetch(queries.FINISH_JOB_LIST, lease.source, lease.lease_token, gap, whole, error)
@@ -183,7 +183,7 @@ class Store:
             await finish_or_undo(finish)
 
     async def find_unfinished_jobs(self, source: int, ended_statuses: Sequence[str]) -> set[str]:
-        """Return the ids of tracked jobs whose last known status is no ended one, without sealed and missing jobs."""
+        """Return the ids of tracked jobs whose last known status is not final, except sealed and missing jobs."""
         return {row["id"] for row in await self._fetch(queries.FIND_UNFINISHED_JOBS, source, ended_statuses)}
 
     async def pause_source(self, source: int, seconds: float, reason: str) -> None:
@@ -195,7 +195,7 @@ class Store:
         await self._fetch(queries.REFUSE_SOURCE, source, reason)
 
     async def accept_sources(self, sources: Sequence[int]) -> list[str]:
-        """Record that these sources answer again. Returns the names of those whose state was not `ok` before."""
+        """Record that these sources accept requests again. Returns the names of those whose state was not `ok`."""
         return [row["name"] for row in await self._fetch(queries.ACCEPT_SOURCES, sources)]
 
     async def charge_source(self, source: int, request_interval: float) -> float:
@@ -252,7 +252,7 @@ class Store:
         return dict((await self._fetch(queries.COUNT_TRACKED_JOBS))[0])
 
     async def count_by_source(self) -> list[dict[str, Any]]:
-        """Return the state of each source, and how many of its tracked jobs are in each job state and in trouble."""
+        """Return the state of each source, and the numbers of its tracked jobs by job state, and by kind of problem."""
         return [dict(row) for row in await self._fetch(queries.COUNT_BY_SOURCE)]
 
     async def read_server(self) -> dict[str, Any]:
@@ -276,14 +276,14 @@ async def _leases(claim: Awaitable[Sequence[asyncpg.Record]]) -> list[Lease]:
 async def open_store(connect: Connect, size: int = POOL_SIZE) -> AsyncIterator[Store]:
     """Open a store with up to `size` connections, which `connect` opens when they are needed."""
 
-    async def connect_with_pools_arguments(*_: object, **__: object) -> asyncpg.Connection:
+    async def connect_ignoring_arguments(*_: object, **__: object) -> asyncpg.Connection:
         return await connect()
 
     pool = asyncpg.create_pool(
         min_size=0,
         max_size=size,
         max_inactive_connection_lifetime=60,
-        connect=connect_with_pools_arguments,
+        connect=connect_ignoring_arguments,
         reset=_keep_session,
     )
     await pool  # opens no connection yet

@@ -1,1 +1,1 @@
-"""The provider's API: requests, pages of lists, and what each answer means."""
+"""The provider's API: requests, pages of lists, and what each response means."""

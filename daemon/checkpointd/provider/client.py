@@ -21,7 +21,7 @@ PAGES: Final = 100
 """The most pages of a checkpoint list; a job list may have ten times as many."""
 LISTING_BYTES: Final = 32 * 1024 * 1024
 CURSOR_RESTARTS: Final = 2
-"""How often a listing starts again because its cursor was lost."""
+"""How many times a listing starts again, at most, because its cursor was lost."""
 LONGEST_WAIT: Final = 5.0
 """Seconds. If a retry would wait longer, it is left to the next poll."""
 
@@ -32,11 +32,11 @@ Wait = Callable[[float], Awaitable[None]]
 
 
 async def no_wait(_: float) -> None:
-    """Wait for nothing: the source has no rate limit."""
+    """Return at once, for a source without a rate limit."""
 
 
 class ProbeResult(NamedTuple):
-    """Why a probe failed, or None; and the time of the provider's clock, or None if the answer had no Date header."""
+    """Why a probe failed, or None; and the time of the provider's clock, or None if the response had no Date header."""
 
     failure: Failure | None
     date: datetime | None
@@ -49,7 +49,7 @@ class Client:
         self, http: Session, base_url: str, headers: Mapping[str, str], query: Mapping[str, str], limits: Limits,
         secrets: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        """`headers` include the key; `secrets` are removed from every text of the provider."""
+        """`headers` include the key; `secrets` are removed from every text that the provider sends."""
         self._endpoint = Endpoint(http, base_url, headers, query, limits, secrets)
         self._backoff = limits.backoff
         self.holds_secret = self._endpoint.holds_secret
@@ -108,7 +108,7 @@ class Client:
     async def _page(
         self, path: str, cursor: str | None, pagination: "Pagination", deadline: float, wait: Wait
     ) -> Page:  # fmt: skip
-        """Read the page after `cursor`. Retries where the failure may pass and the deadline permits."""
+        """Read the page after `cursor`. Tries again if the failure may pass and the deadline allows it."""
         url = self._endpoint.url(path, cursor)
         tries = 0
         while True:

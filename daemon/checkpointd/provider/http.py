@@ -1,6 +1,6 @@
 """One bounded GET request: its URL, its limits, and its failures as `ApiError`.
 
-The body is bounded in bytes and the request in time. No text of an answer is repeated unchanged: it may contain the
+The body is limited in bytes and the request in time. No text of a response is repeated unchanged: it may contain the
 key.
 """
 
@@ -25,6 +25,8 @@ Session = aiohttp.ClientSession
 
 PAGE_BYTES: Final = 8 * 1024 * 1024
 ERROR_BYTES: Final = 64 * 1024
+"""The most bytes that are read of a page, and of a response with another status than 200."""
+
 CONNECT_SECONDS: Final = 5.0
 """Connect timeout. Shorter than the request timeout, so that unreachable and slow are reported apart."""
 
@@ -38,14 +40,14 @@ class Limits(NamedTuple):
 
 
 class Response(NamedTuple):
-    """The body of an answer with status 200, and its Date header; an empty text if there is none."""
+    """The body of a response with status 200, and its Date header; an empty text if there is none."""
 
     body: bytes
     date: str
 
 
 class ApiError(Exception):
-    """A request failed. `date` is the Date header of the answer; an empty text if there is none."""
+    """A request failed. `date` is the Date header of the response; an empty text if there is none."""
 
     def __init__(self, failure: Failure, date: str = "") -> None:
         super().__init__(failure.message)
@@ -73,12 +75,12 @@ class Endpoint:
         self, http: Session, base_url: str, headers: Mapping[str, str], query: Mapping[str, str], limits: Limits,
         secrets: Sequence[str],
     ) -> None:  # fmt: skip
-        """`headers` include the key; `secrets` are removed from every text of the provider."""
+        """`headers` include the key; `secrets` are removed from every text that the provider sends."""
         self._http = http
         self._base = URL(base_url.rstrip("/"))
-        # identity: compressed answers cost more than they save, and could be decompression bombs.
-        ours = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": f"checkpointd/{__version__}"}
-        self._headers = CIMultiDictProxy(CIMultiDict({**ours, **headers}))
+        # identity: decompression would cost more than it saves, and a response could be a decompression bomb.
+        own = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": f"checkpointd/{__version__}"}
+        self._headers = CIMultiDictProxy(CIMultiDict({**own, **headers}))
         self._query = urlencode({**query, "limit": limits.page_size})
         self._request_timeout = limits.request_timeout
         self._secrets = Secrets(secrets)
@@ -95,8 +97,8 @@ class Endpoint:
     async def get(self, url: URL, deadline: float, *, paging: bool) -> Response:
         """Make one request, until `deadline` on the event loop's clock; `paging` is true if a cursor is sent.
 
-        Raises ApiError for any answer but a JSON document with status 200. Redirects are not followed: they would
-        carry the key to another host.
+        Raises ApiError unless the response has status 200 and is JSON. Redirects are not followed, because that would
+        send the key to another host.
         """
         body, date = b"", ""
         seconds = max(min(deadline - asyncio.get_running_loop().time(), self._request_timeout), 0.0)
@@ -110,30 +112,30 @@ class Endpoint:
         except aiohttp.ConnectionTimeoutError:
             failure = Failure(ErrorClass.NETWORK, f"no connection within {CONNECT_SECONDS:g} s")
         except TimeoutError:
-            failure = Failure(ErrorClass.TIMEOUT, f"no complete answer within {round(seconds, 2):g} s")
+            failure = Failure(ErrorClass.TIMEOUT, f"no complete response within {round(seconds, 2):g} s")
         except (aiohttp.ClientError, OSError, ValueError) as e:
-            # Not the error's own text: some errors show the request, and with it the key.
+            # The error's own text is not used: some errors show the request, which contains the key.
             reason = e.strerror if isinstance(e, OSError) and e.strerror else type(e).__name__
             what = "no connection" if isinstance(e, aiohttp.ClientConnectorError) else "the connection was lost"
             failure = Failure(ErrorClass.NETWORK, f"{what}: {reason}")
-        # Raised out here, where the error has no context that could show the request.
+        # Raised outside of the except blocks. In them the error would get a context that could show the request.
         if failure is not None:
             raise ApiError(self.clean(failure), date)
         return Response(body, date)
 
     def clean(self, failure: Failure) -> Failure:
         """Return a failure whose message can be repeated: one line of at most 200 characters, without secrets."""
-        # 1000 characters: the time of the search grows with the square of the length.
+        # The text is cut first, because the time of the search grows with the square of its length.
         text = self._secrets.redact_truncated(failure.message[:1000])
         return replace(failure, message="".join(c if c.isprintable() else " " for c in text)[:200])
 
     def holds_secret(self, json_text: bytes) -> bool:
-        """Return whether the key is contained in what a provider sent, encoded or not."""
+        """Return whether a text that the provider sent contains the key, encoded or not."""
         return self._secrets.occur_in(json_text)
 
 
 async def _read(response: aiohttp.ClientResponse, *, paging: bool) -> tuple[Failure | None, bytes]:
-    """Return why an answer cannot be used, or None, and its body."""
+    """Return why a response cannot be used, or None; and its body."""
     if response.status != HTTPStatus.OK:
         body, _ = await _read_body(response, ERROR_BYTES)
         return responses.failure_of(response.status, response.headers, body, paging=paging), body

@@ -1,4 +1,4 @@
-"""Split the body of an answer into the items of one page of a list, each with its bytes as received. Pure.
+"""Split the body of a response into the items of one page of a list, each with its bytes as received. Pure.
 
 A list is an object with `data`, an array, and `has_more`, a boolean: OpenAI's published specification requires both,
 and its official client relies on them. Any other body raises an error, so that it is never taken for an empty list.
@@ -66,10 +66,10 @@ def read_page(body: bytes) -> Page:
 
 
 def _may_repeat_a_name(body: bytes, items: Sequence[msgspec.Raw]) -> bool:
-    """Return whether `data` or `has_more` may be given twice. msgspec uses the last value, without an error.
+    """Return whether `data` or `has_more` may occur twice. msgspec would use the last value, without an error.
 
-    Counts the quoted names in the two ends of the body, which contain all bytes outside the items but the commas
-    between them. To search the items as well would cost more, and find names inside them.
+    The quoted names are counted in the two ends of the body. All bytes outside the items are there, except the commas
+    between the items. A search of the items would take longer, and would also count names inside them.
     """
     outside_items = len(body) - sum(memoryview(item).nbytes for item in items)
     longest_end = outside_items - (len(items) - 1)  # at least one comma between two items
@@ -92,11 +92,11 @@ def _last_id(items: Sequence[RawItem]) -> str | None:
         return found if isinstance(found, str) and found.isprintable() else None
 
 
-# Every other body: a list with a value that msgspec rejects, or not a list. The standard library accepts more values.
+# Any other body is no list, or a list with a value that msgspec rejects. The standard library accepts more values.
 
 
 def _read_leniently(body: bytes) -> Page:
-    """Read a body that msgspec rejects, or find out what it is instead of a list."""
+    """Read a body that msgspec rejects. Raises NotAListError, with a class for what it is instead of a list."""
     if not body.strip():
         raise NotAListError(ErrorClass.EMPTY_BODY, "an empty body")
     try:
@@ -135,7 +135,7 @@ def _excerpt(value: object) -> str:
     return (message if isinstance(message, str) else json.dumps(value))[:160]
 
 
-# int() refuses thousands of digits, which would fail the page: only the first 40 are used.
+# int() raises an error for thousands of digits, which would make the page fail: only the first 40 digits are used.
 _decoder = json.JSONDecoder(parse_int=lambda digits: int(digits[:40]))
 _decode_value: Callable[[str, int], tuple[Any, int]] = _decoder.raw_decode
 
@@ -148,7 +148,7 @@ class _Scanner:
         self._at = 0
 
     def list_members(self) -> dict[str, Any] | None:
-        """Return the members of the object that the text is, with `data` as the bytes of each item.
+        """Return the members of the JSON object, with the array `data` as a list of the bytes of each item.
 
         Returns None for JSON that is not an object. Raises NotAListError if `data` or `has_more` has two values.
         """

@@ -1,4 +1,4 @@
-"""What an answer means, by its status and headers: the failure, and how long the provider asks to wait. Pure.
+"""What a response with an error status means: the class of the failure, and the seconds to wait. Pure.
 
 The rules follow what providers document and what their own clients do.
 """
@@ -25,12 +25,12 @@ _QUOTA_CODES: Final = frozenset(
 
 
 def failure_of(status: int, headers: Mapping[str, str], body: bytes, *, paging: bool) -> Failure:
-    """Return what an answer with a status other than 200 means; `paging` is true if a cursor was sent.
+    """Return what a response with a status other than 200 means; `paging` is true if a cursor was sent.
 
     The message of the failure repeats the provider's text, which may contain secrets.
     """
     error = _error_object(body)
-    # The provider's message of a 401 shows a part of the key.
+    # The message of a 401 contains a part of the key.
     message = "" if status == HTTPStatus.UNAUTHORIZED else error.get("message")
     code = error.get("code") or error.get("type")
     words = [f"HTTP {status}", *(word for word in (code, message) if isinstance(word, str) and word)]
@@ -72,7 +72,7 @@ def _classify(status: int, error: Mapping[str, Any], *, paging: bool) -> ErrorCl
         return ErrorClass.REFUSED
     if status == HTTPStatus.FORBIDDEN:
         return ErrorClass.REFUSED if _concerns_key(error) else ErrorClass.FORBIDDEN
-    if status in {400, 404, 422} and paging:  # the page before was read, so the job exists: the cursor is the reason
+    if status in {400, 404, 422} and paging:  # the job exists, because its previous page was read: the cursor is lost
         return ErrorClass.CURSOR_LOST
     if status == HTTPStatus.NOT_FOUND:
         return ErrorClass.MISSING
@@ -82,7 +82,7 @@ def _classify(status: int, error: Mapping[str, Any], *, paging: bool) -> ErrorCl
 
 
 def _concerns_key(error: Mapping[str, Any]) -> bool:
-    """Return whether a 403 concerns the key, and so all jobs of the source, and not one job."""
+    """Return whether a 403 concerns the key, and therefore all jobs of the source, and not only one job."""
     if not error:  # not from the API, but from a gateway or a regional block in front of it
         return True
     if str(error.get("code")).startswith(("unsupported_country", "insufficient_permissions")):
@@ -91,9 +91,9 @@ def _concerns_key(error: Mapping[str, Any]) -> bool:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that the provider asks to wait, or None.
+    """Return the seconds to wait from the headers, or None.
 
-    The headers have milliseconds, seconds, or a date, which is compared with the answer's own Date header.
+    They are in milliseconds, in seconds, or a date, which is compared with the Date header of the same response.
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         if (value := headers.get(name)) is None:
