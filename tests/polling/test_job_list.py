@@ -40,6 +40,7 @@ async def test_cancelled_claim_is_undone(
     url: str, provider: Provider, sql: asyncpg.Connection, set_undo_seconds: Callable[[float], None]
 ) -> None:
     """A stop between the claim of the job list and its answer leaves no lease. The list is due again after its gap."""
+    provider.jobs = page([])
     set_undo_seconds(30)
     async with (
         Proxy(url) as proxy,
