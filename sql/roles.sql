@@ -162,7 +162,7 @@ begin
     where pronamespace in ('fine_tuning'::regnamespace, 'checkpointd'::regnamespace)
   loop
     if callable.is_private and callable.provolatile <> 'v' then
-      -- Views use these functions, and call them with the rights of the role that reads the view.
+      -- Views and queries use these functions. A view calls them with the rights of the role that reads it.
       execute format('grant execute on function %s to checkpointd, checkpointd_reader', callable.name);
     elsif callable.is_private then
       execute format('revoke all on function %s from public', callable.name);

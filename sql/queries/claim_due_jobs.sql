@@ -1,5 +1,6 @@
 -- Lease due jobs of each source, the longest overdue first.
 -- $1 source: int[], key
+<<<<<<< HEAD
 -- $2 slots: int[], the most jobs of the source to lease
 -- $3 failing_slots: int[], the most failing jobs among these, so that they do not take all slots
 -- $4 request_interval: float8[], seconds between requests; null: no rate limit
@@ -10,6 +11,17 @@
 -- and its lease are ignored. The claim is tested twice. A test against `clock` is cheap, and false for nearly all jobs.
 -- A test against the time at which the row is read is needed because another claim may have been committed while
 -- this statement was running.
+=======
+-- $2 slots: int[], how many jobs the source can take now
+-- $3 failing_slots: int[], how many of these may be failing jobs, so that they do not crowd out the others
+-- $4 request_interval: float8[], seconds between requests; null if there is no rate limit
+-- $5 lease_seconds: float8, how long the leases last
+--
+-- If the server's clock was set back, times that it wrote before lie in the future. They must not hold work back: a
+-- pause that ends more than an hour from now is ignored, and so are the due time and the lease of a job whose last
+-- claim lies in the future. This last comparison reads the clock for each row. It cannot use the time of `clock`,
+-- because another claim may have committed since, and would seem to lie in the future.
+>>>>>>> main
 with clock as materialized (select clock_timestamp() as now),
 
 requested as (
@@ -65,10 +77,12 @@ candidate as materialized (
       and case when share.failing then polling.failures > 0 else polling.failures = 0 end
       and (
         polling.next_poll_at <= (select now from clock)
-          and (polling.lease_expires_at is null or polling.lease_expires_at <= (select now from clock))
-        or polling.next_poll_at < 'infinity'
-          and polling.last_attempt_at > (select now from clock)
-          and polling.last_attempt_at > clock_timestamp()
+        or polling.last_attempt_at > clock_timestamp() and polling.next_poll_at < 'infinity'
+      )
+      and (
+        polling.lease_expires_at is null
+        or polling.lease_expires_at <= (select now from clock)
+        or polling.last_attempt_at > clock_timestamp()
       )
     order by polling.next_poll_at
     limit greatest(share.slots, 0)
@@ -90,7 +104,9 @@ claimed as (
     poll_again = false
   from clock
   where polling.job = any (array(select job from chosen where fits))
-  returning polling.*
+  returning polling.job, polling.source, polling.lease_token, polling.digest, polling.failures, polling.equal_failures,
+    polling.failing_since, polling.error_class, polling.settling_since, polling.last_change_at, polling.newest_step,
+    polling.newest_seen_at, polling.spacing_s, polling.spread_s, polling.last_attempt_at
 ),
 
 charged as (

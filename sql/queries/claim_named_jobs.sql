@@ -56,7 +56,9 @@ claimed as (
     poll_again = false
   from clock
   where polling.job = any (array(select job from chosen))
-  returning polling.*
+  returning polling.job, polling.source, polling.lease_token, polling.digest, polling.failures, polling.equal_failures,
+    polling.failing_since, polling.error_class, polling.settling_since, polling.last_change_at, polling.newest_step,
+    polling.newest_seen_at, polling.spacing_s, polling.spread_s, polling.last_attempt_at
 ),
 
 charged as (

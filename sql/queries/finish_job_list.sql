@@ -3,7 +3,7 @@
 -- $2 lease_token: bigint, from the claim
 -- $3 gap: float8, seconds from the claim to the next reading
 -- $4 complete: bool, whether the list was read to its end
--- $5 error: text, why it could not be read; null: it could
+-- $5 error: text, why it could not be read; null if it could
 update checkpointd.sources
 set job_list_lease_expires_at = null,
   job_list_due_at = job_list_attempt_at + $3::float8 * interval '1 s',

@@ -1,11 +1,11 @@
 -- Append changes to the feed, as the last statement of a transaction.
 -- $1 job: bigint[], key
--- $2 poll: bigint[], row of polls; null: the change did not come from a poll
+-- $2 poll: bigint[], row of polls; null if the change does not come from a poll
 -- $3 kind: text[], new, changed, regressed, missing, returned or status
--- $4 checkpoint_id: text[], the provider's id; null: the change concerns the job itself
--- $5 field: text[], column of the view checkpoints, or extra_metrics.NAME; null: the whole checkpoint
--- $6 old_value: text[], null: none
--- $7 new_value: text[], null: none
+-- $4 checkpoint_id: text[], the provider's id; null if the change concerns the job itself
+-- $5 field: text[], column of the view checkpoints, or extra_metrics.NAME; null for the whole checkpoint
+-- $6 old_value: text[], before the change; or null
+-- $7 new_value: text[], after the change; or null
 --
 -- The lock on feed_gate is taken first and held until the commit, so that seq follows the order of commits. COPY
 -- cannot be used: PostgreSQL waits for its rows without a timeout, so a suspended daemon would keep the lock. The

@@ -1,7 +1,7 @@
 -- Insert rows for polls that changed something or failed in a new way, and return their ids.
 -- $1 job: bigint[], key
 -- $2 outcome: text[], changed, partial or failed
--- $3 error_class: text[], null: the poll did not fail
+-- $3 error_class: text[], of the failure; null if the listing is complete
 -- $4 items: int[], items that were read
 -- $5 new: int[], checkpoints that were stored
 -- $6 changed: int[], checkpoints that changed, went missing or returned

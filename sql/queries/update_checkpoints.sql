@@ -5,14 +5,14 @@
 -- $4 step_number: bigint[]
 -- $5 created_at: bigint[], Unix seconds
 -- $6 fine_tuned_model_checkpoint: text[]
--- $7 step: float8[], metric; null: not given, as for all metrics
+-- $7 step: float8[], metric; null if it is not given, as for all metrics
 -- $8 train_loss: float8[]
 -- $9 train_mean_token_accuracy: float8[]
 -- $10 valid_loss: float8[]
 -- $11 valid_mean_token_accuracy: float8[]
 -- $12 full_valid_loss: float8[]
 -- $13 full_valid_mean_token_accuracy: float8[]
--- $14 extra_metrics: text[], JSON object of other metrics by name; null: none
+-- $14 extra_metrics: text[], JSON object of other metrics by name; or null
 -- $15 payload: text[], JSON as received
 update checkpointd.checkpoints
 set step_number = listed.step_number,

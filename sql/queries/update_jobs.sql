@@ -1,6 +1,6 @@
 -- Update job records; a null never overwrites a known value.
 -- $1 job: bigint[], key
--- $2 status: text[], null: not given, as for all columns up to metadata
+-- $2 status: text[], null if it is not given, as for all columns up to metadata
 -- $3 model: text[]
 -- $4 fine_tuned_model: text[]
 -- $5 created_at: bigint[], Unix seconds

@@ -24,19 +24,18 @@ from checkpointd.postgres.connection import connect
 from checkpointd.postgres.store import open_store
 from checkpointd.provider import http
 from checkpointd.settings import model as settings
+from support.documents import Document
 from support.harness import read_job_list, sync
 from support.logins import as_role, login
-from support.paths import TOP
 from support.provider import JOB, Answer, Provider, body, checkpoint, error, job, page, raw
 from support.servers import self_signed
 from support.verbs import PROGRAM, Ended, checkpointd, environment, on_terminal
 
-README = (TOP / "README.md").read_text()
 QUERIES = "".join(text for name, text in vars(queries).items() if name.isupper())
 
 
 @pytest.fixture
-async def modest(url: str) -> AsyncIterator[str]:
+async def daemon_login(url: str) -> AsyncIterator[str]:
     """Yield the URL of a login that has only the role that sql/roles.sql creates for the daemon."""
     async with login(url, "in role checkpointd") as login_url:
         yield login_url
@@ -62,10 +61,10 @@ def _does_not_repeat(subject: str, message: str) -> None:
     assert not re.match(rf"(the key of |the )?{subject}\b", message), message
 
 
-async def test_all_ok(modest: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
+async def test_all_ok(daemon_login: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
     """If the daemon can work, each line is ok and the exit code is 0. One request is made, and nothing is changed."""
     provider.jobs = page([job()])
-    env = environment(tmp_path, modest, provider.url)
+    env = environment(tmp_path, daemon_login, provider.url)
     ended = await checkpointd("check", env=env)
     assert (0, {"ok"}) == (ended.code, {state for state, _ in _lines(ended).values()}), ended.out
     of_database = ["settings", "database", "clock of database", "role", "schema"]
@@ -79,10 +78,10 @@ async def test_all_ok(modest: str, provider: Provider, sql: asyncpg.Connection, 
 
 
 @pytest.mark.parametrize("columns", [40, 200])
-async def test_on_a_terminal(modest: str, provider: Provider, tmp_path: Path, columns: int) -> None:
+async def test_on_a_terminal(daemon_login: str, provider: Provider, tmp_path: Path, columns: int) -> None:
     """On a terminal the state is coloured, further lines are indented, and a provider's text cannot control it."""
     provider.jobs = error(500, "down", "\x1b[2Jevil " + "and long " * 20)
-    shown = await on_terminal("check", env=environment(tmp_path, modest, provider.url), columns=columns)
+    shown = await on_terminal("check", env=environment(tmp_path, daemon_login, provider.url), columns=columns)
     assert "\x1b[33mwarn\x1b[0m  source openai: HTTP 500 down" in shown
     assert "\x1b[2J" not in shown
     lines = [re.sub(r"\x1b\[\d*m", "", line).rstrip() for line in shown.splitlines()]
@@ -90,9 +89,9 @@ async def test_on_a_terminal(modest: str, provider: Provider, tmp_path: Path, co
     assert all(re.match(r"(ok  |warn|    )  \S", line) for line in lines), shown
 
 
-async def test_the_checked_rights_are_enough(modest: str, provider: Provider, sql: asyncpg.Connection) -> None:
+async def test_the_checked_rights_are_enough(daemon_login: str, provider: Provider, sql: asyncpg.Connection) -> None:
     """The daemon's role has exactly the rights that a check tests, and with them a daemon does all of its work."""
-    async with open_store(lambda: connect(modest)) as store:
+    async with open_store(lambda: connect(daemon_login)) as store:
         assert [] == await store.find_missing_rights()
         provider.jobs = page([job()])
         provider.checkpoints[JOB] = page([checkpoint(1), checkpoint(2), {"object": "fine_tuning.job.checkpoint"}])
@@ -112,7 +111,7 @@ async def test_the_checked_rights_are_enough(modest: str, provider: Provider, sq
     assert {"new", "changed", "missing", "status"} == kinds
 
 
-async def test_each_missing_right_is_named(modest: str, sql: asyncpg.Connection) -> None:
+async def test_each_missing_right_is_named(daemon_login: str, sql: asyncpg.Connection) -> None:
     """Each right that is revoked from the daemon's role is reported as missing, and no other."""
     granted = await sql.fetch(
         """select c.oid::regclass::text as name, lower(a.privilege_type) as privilege
@@ -122,7 +121,7 @@ async def test_each_missing_right_is_named(modest: str, sql: asyncpg.Connection)
     needed = [tuple(row) for row in granted if row["name"] not in of_others]
     assert not any(re.search(rf"\b{view}\b", QUERIES) for view in of_others)
     assert len(needed) > 30
-    async with open_store(lambda: connect(modest)) as store:
+    async with open_store(lambda: connect(daemon_login)) as store:
 
         async def missing() -> list[tuple[str, str]]:
             return await store.find_missing_rights()
@@ -161,7 +160,7 @@ async def test_a_login_without_the_daemons_role(
     ],
 )
 async def test_what_would_stop_the_daemon(
-    modest: str,
+    daemon_login: str,
     provider: Provider,
     sql: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
@@ -171,10 +170,10 @@ async def test_what_would_stop_the_daemon(
 ) -> None:
     """A problem of the database that would stop the daemon is a failure with a remedy; sources are still checked."""
     provider.jobs = page([])
-    await sql.execute(statement.format(role=_role(modest)))
-    found = await _check(modest, provider, monkeypatch)
+    await sql.execute(statement.format(role=_role(daemon_login)))
+    found = await _check(daemon_login, provider, monkeypatch)
     assert "fail" == found[subject].state
-    assert words.format(role=_role(modest)) in found[subject].message
+    assert words.format(role=_role(daemon_login)) in found[subject].message
     assert "ok" == found["source a"].state
     assert "complete, with the source a" == found["settings"].message
 
@@ -195,17 +194,16 @@ async def _check(
     return found
 
 
-async def test_the_readme_names_each_subject(modest: str, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What findings are of stands in the README, and nothing else."""
+async def test_subjects_are_documented(daemon_login: str, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each subject of a finding is documented, and no other."""
     provider.jobs = page([])
-    found = await _check(modest, provider, monkeypatch, database_pooler=True)
+    found = await _check(daemon_login, provider, monkeypatch, database_pooler=True)
     found |= await _check("postgresql://127.1:1/nowhere?sslmode=require", provider, monkeypatch)
-    table = README.split("## Is all well?")[1].split("\n## ")[0]
-    cells = "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))
-    assert set(found) == {subject.replace("NAME", "a") for subject in re.findall(r"`(.*?)`", cells)}
+    subjects = Document("daemon/README.md").first_words("check", "subject")
+    assert set(found) == {subject.replace("NAME", "a") for subject in subjects}
 
 
-async def test_several_sources(modest: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
+async def test_several_sources(daemon_login: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
     """Each source has a line: with a missing, a refused or an accepted key, or in the database alone."""
     await sql.execute("insert into checkpointd.sources (name, kind) values ('left', 'openai')")
     await sql.execute("insert into checkpointd.jobs (source, id, tracked_by) values (1, 'ftjob-1', 'operator')")
@@ -215,7 +213,7 @@ async def test_several_sources(modest: str, provider: Provider, sql: asyncpg.Con
     keys = {"good": tmp_path / "key", "refused": tmp_path / "key", "keyless": tmp_path / "gone"}
     source = "[[sources]]\nname = '{}'\nbase_url = '{}'\napi_key = '{}'\n"
     config.write_text("".join(source.format(name, provider.url, key) for name, key in keys.items()))
-    env = environment(tmp_path, modest, CHECKPOINTD_CONFIG=str(config))
+    env = environment(tmp_path, daemon_login, CHECKPOINTD_CONFIG=str(config))
     ended = await checkpointd("check", env=env)
     found = _lines(ended)
     assert 1 == ended.code
@@ -401,7 +399,7 @@ SCOPE = error(403, None, "Missing scopes: api.fine_tuning.jobs.read")
     ],
 )
 async def test_a_key_is_tested_with_what_exists(
-    modest: str,
+    daemon_login: str,
     sql: asyncpg.Connection,
     provider: Provider,
     monkeypatch: pytest.MonkeyPatch,
@@ -434,7 +432,7 @@ async def test_a_key_is_tested_with_what_exists(
     provider.jobs = listed
     if polled is not None:
         provider.checkpoints[JOB] = polled
-    found = await _check(modest, provider, monkeypatch, kind=kind)
+    found = await _check(daemon_login, provider, monkeypatch, kind=kind)
     assert state == found["source a"].state
     assert words in found["source a"].message
     assert requests == len(provider.requests)
@@ -466,7 +464,7 @@ def test_a_version_that_is_too_old() -> None:
 
 
 async def test_settings_of_a_role_behind_a_pooler(
-    url: str, modest: str, provider: Provider, monkeypatch: pytest.MonkeyPatch, sql: asyncpg.Connection
+    url: str, daemon_login: str, provider: Provider, monkeypatch: pytest.MonkeyPatch, sql: asyncpg.Connection
 ) -> None:
     """Behind a pooler the role needs settings of its own: a check prints the statements, and afterwards it is ok.
 
@@ -475,7 +473,7 @@ async def test_settings_of_a_role_behind_a_pooler(
     await sql.execute('alter role checkpointd login; create role "Our daemon" login in role checkpointd')
     try:
         settings = 4 + (sql.get_server_version().major >= 17)  # with transaction_timeout
-        for role, lacking in ((_role(modest), settings), ("Our%20daemon", settings), ("checkpointd", 0)):
+        for role, lacking in ((_role(daemon_login), settings), ("Our%20daemon", settings), ("checkpointd", 0)):
             for left in (lacking, 0):
                 found = await _check(as_role(url, role), provider, monkeypatch, database_pooler=True)
                 finding = found["pooler"]

@@ -65,7 +65,6 @@ def _words(cell: str) -> list[str]:
     return re.findall(r"`(\w+)`", cell)
 
 
-@pytest.mark.skipif(not README.exists(), reason="there is no daemon/README.md yet")
 def test_document() -> None:
     """daemon/README.md draws each state, explains each event, and lists each transition to another state."""
     section = README.read_text(encoding="utf-8").split("\n## Job states\n")[1].split("\n## ")[0]

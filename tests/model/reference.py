@@ -20,7 +20,7 @@ class Item(NamedTuple):
     """One item of a page."""
 
     id: str | None
-    """None if nobody can tell which checkpoint it is."""
+    """None if it has no id that can be read: it may be any checkpoint."""
     values: Mapping[str, Value]
     """Its values by the names of the view's columns; None for null."""
     flaw: str | None

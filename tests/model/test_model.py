@@ -1,4 +1,4 @@
-"""Histories: whatever a provider does, and whatever happens to the daemons, the views show what the promises say.
+"""Histories: whatever a provider does, and whatever happens to the daemons, the views show what the promises require.
 
 Hypothesis makes up histories (steps.py). Two daemons play each one over a real server and a real PostgreSQL (play.py).
 After each step the views (views.py) are compared with the reference model (reference.py).

@@ -19,7 +19,7 @@ from support.harness import open_source, polling_one, read_job_list, sync, tick,
 from support.provider import JOB, Provider, error, held, job, page, paged
 
 IS_LEASED = "select job_list_lease_expires_at is not null from checkpointd.sources"
-IS_DUE = "select job_list_due_at <= clock_timestamp() from checkpointd.sources"
+GAP = "select extract(epoch from job_list_due_at - job_list_attempt_at)::float from checkpointd.sources"
 
 
 def _job_list(store: Store, source: ActiveSource, health: Health | None = None, *, gap: float = 30) -> JobList:
@@ -39,7 +39,8 @@ def set_undo_seconds(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]
 async def test_cancelled_claim_is_undone(
     url: str, provider: Provider, sql: asyncpg.Connection, set_undo_seconds: Callable[[float], None]
 ) -> None:
-    """A stop between the claim of the job list and its answer leaves no lease, and the list is due again at once."""
+    """A stop between the claim of the job list and its answer leaves no lease. The list is due again after its gap."""
+    provider.jobs = page([])
     set_undo_seconds(30)
     async with (
         Proxy(url) as proxy,
@@ -48,7 +49,6 @@ async def test_cancelled_claim_is_undone(
     ):
         job_list = _job_list(store, source)
         await job_list.tick()  # connects and prepares the statements, without delay
-        assert not await sql.fetchval(IS_DUE)
         provider.requests.clear()
         proxy.latency = lambda _: 0.5
         reading = asyncio.ensure_future(job_list.tick(due_or_not=True))
@@ -57,7 +57,7 @@ async def test_cancelled_claim_is_undone(
         await asyncio.wait([reading])
         assert reading.cancelled()
     assert not await sql.fetchval(IS_LEASED)
-    assert await sql.fetchval(IS_DUE)
+    assert 30 == await sql.fetchval(GAP)
     assert [] == provider.requests
 
 
@@ -162,14 +162,13 @@ async def test_half_of_the_rate_limit_is_left_to_polls(
     """With a rate limit, the next reading of the list is due only after the limit allows as many requests for polls."""
     provider.jobs = paged([job(f"ftjob-{n}") for n in range(6)])
     await track(store)
-    gap = "select extract(epoch from job_list_due_at - job_list_attempt_at)::float from checkpointd.sources"
     async with open_source(store, provider, page_size=2, request_interval=0.1) as source:
         await _job_list(store, source, gap=0.05).tick()
         assert 3 == len(provider.requests)
-        assert 0.6 == pytest.approx(await sql.fetchval(gap))
+        assert 0.6 == pytest.approx(await sql.fetchval(GAP))
     async with open_source(store, provider, page_size=2) as source:
         await _job_list(store, source, gap=0.05).tick(due_or_not=True)
-        assert 0.05 == pytest.approx(await sql.fetchval(gap))
+        assert 0.05 == pytest.approx(await sql.fetchval(GAP))
 
 
 async def test_locked_job_delays_no_other(

@@ -226,7 +226,7 @@ async def test_a_lost_save_is_not_remembered(store: Store, provider: Provider, s
     assert 1 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
 
 
-async def test_items_given_twice_are_one_checkpoint(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+async def test_items_listed_twice_are_one_checkpoint(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """A checkpoint that is twice on a page, and once more on the next page, is stored once, with its last values."""
     text = json.dumps(checkpoint(1, train_loss=0.75))
     first = body(f'{{"object": "list", "data": [{text}, {text}, {json.dumps(checkpoint(2))}], "has_more": true}}')

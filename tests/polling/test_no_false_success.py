@@ -158,7 +158,7 @@ async def test_more_pages_than_the_limit(store: Store, provider: Provider, sql: 
     assert await sql.fetchval("select last_complete_at < last_attempt_at from fine_tuning.freshness")
 
 
-async def test_pages_smaller_than_asked_for(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+async def test_pages_smaller_than_requested(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """Only `has_more` decides whether a list ends: a page may have fewer items than requested."""
 
     async def two_at_most(request: web.Request) -> web.StreamResponse:

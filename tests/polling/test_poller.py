@@ -235,7 +235,9 @@ async def test_odd_values_break_no_view(store: Store, provider: Provider, sql: a
     assert 3 == await sql.fetchval("select checkpoint_count from fine_tuning.jobs")
 
 
-async def test_zombie_writes_nothing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+async def test_poll_that_lost_its_lease_writes_nothing(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
     """A poll whose job another daemon has claimed since writes nothing, and is logged as dropped."""
     provider.checkpoints[JOB], reached, go_on = held(page([checkpoint(1)]))
     polling = asyncio.create_task(sync(store, provider))
@@ -263,7 +265,7 @@ async def test_resync_during_a_poll(store: Store, provider: Provider, sql: async
     assert (None, True) == tuple(row or ())
 
 
-async def test_drain_gives_back_what_does_not_end(
+async def test_drain_releases_polls_that_do_not_end(
     store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A drain cancels a poll that does not end in time and releases its job, without counting a failure."""

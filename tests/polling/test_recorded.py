@@ -19,9 +19,14 @@ from support.verbs import checkpointd, environment, running
 
 COMPLETE = sorted(p.name for p in RECORDED.glob("*.json") if p.name != "openai_documented_example.json")
 METRICS = (
-    "step", "train_loss", "train_mean_token_accuracy", "valid_loss", "valid_mean_token_accuracy", "full_valid_loss",
+    "step",
+    "train_loss",
+    "train_mean_token_accuracy",
+    "valid_loss",
+    "valid_mean_token_accuracy",
+    "full_valid_loss",
     "full_valid_mean_token_accuracy",
-)  # fmt: skip
+)
 
 
 def _row(item: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""Backup and restore by the README's commands. The database may be the only copy of what the provider lists no more."""
+"""Backup and restore by the documented commands. The database may be the only copy of what providers list no more."""
 
 import asyncio
 import os
-import re
 import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 import asyncpg
 import pytest
 
+from support.documents import Document
 from support.logins import connected, login
-from support.paths import TOP
 from support.provider import JOB, Provider, checkpoint, job, page
 from support.verbs import checkpointd, environment
 
-README = (TOP / "README.md").read_text()
 VIEWS = "select viewname from pg_views where schemaname = 'fine_tuning' and viewname <> 'freshness' order by 1"
 
 
@@ -47,13 +45,12 @@ async def test_backup_and_restore(
     admin = await asyncpg.connect(bare.format("postgres"))
     await admin.execute("create database restored")
     await admin.close()
-    commands = re.search(r"^## Backup.*?^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    assert commands is not None
+    (commands,) = Document("sql/OPERATING.md").blocks("sh", "Backup")
     async with login(url, "in role checkpointd_owner") as owner:
         path = os.pathsep.join([str(binaries), str(Path(sys.executable).parent), os.environ["PATH"]])
         env = environment(tmp_path, owner, PATH=path, NEW_DATABASE_URL=bare.format("restored"))
         shell = await asyncio.create_subprocess_exec(
-            *("sh", "-eu", "-c", commands[1]), cwd=tmp_path, env=env, stdout=PIPE, stderr=PIPE
+            *("sh", "-eu", "-c", commands), cwd=tmp_path, env=env, stdout=PIPE, stderr=PIPE
         )
         assert (b"the schema is up to date\n", b"") == await shell.communicate()
         assert 0 == shell.returncode

@@ -12,13 +12,13 @@ from checkpointd.postgres import migrations, queries
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.store import Store
 from checkpointd.settings.model import Source
+from support.documents import Document
 from support.logins import as_role, connected, login
-from support.paths import TOP
 from support.provider import JOB, Provider, checkpoint, job, page
 from support.verbs import checkpointd, environment, running, wait_for_line
 from support.waiting import eventually
 
-README = (TOP / "README.md").read_text()
+OPERATING = Document("sql/OPERATING.md")
 OBJECTS = """
     select pg_get_userbyid(nspowner) as owner from pg_namespace where nspname in ('checkpointd', 'fine_tuning')
     union select pg_get_userbyid(relowner) from pg_class where relkind in ('r', 'v', 'S') and relnamespace in
@@ -145,7 +145,7 @@ async def test_owner_without_rights(bare: str, provider: Provider, tmp_path: Pat
     assert 0 == ended.code
     assert ended.out.startswith("applied 0001_initial.sql, ")
     assert re.fullmatch(
-        r"checkpointd: the roles .*permission denied.*: .* administrator can run .*roles\.sql with psql\n", ended.err
+        r"checkpointd: the roles .*permission denied.*: run .*roles\.sql with psql as an administrator\n", ended.err
     )
     sql = await asyncpg.connect(bare.format("app"))
     assert {"app"} == await _owners(sql)
@@ -425,24 +425,26 @@ async def test_timeouts_hold_for_the_role_itself(url: str, sql: asyncpg.Connecti
         assert timeouts == tuple(found), role
 
 
-async def test_the_readmes_login(url: str, sql: asyncpg.Connection) -> None:
-    """The README's three lines create a login that can read the views and has timeouts."""
-    lines = re.search(r"^## Who may do what.*?^```sql\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    assert lines is not None
-    assert 3 == len(lines[1].splitlines())
+async def test_documented_logins(url: str, sql: asyncpg.Connection) -> None:
+    """The documented statements make a login that reads the views, with timeouts, and let two roles log in."""
+    for_dashboard, for_daemon = OPERATING.blocks("sql", "Roles")
+    (for_grafana,) = Document("config/grafana/README.md").blocks("sql")
     try:
-        await sql.execute(lines[1])
-        reader = await asyncpg.connect(as_role(url, "grafana"))
-        assert 0 == await reader.fetchval("select count(*) from fine_tuning.checkpoints")
-        assert "1min" == await reader.fetchval("show statement_timeout")
-        await reader.close()
+        for statements in (for_dashboard, for_daemon, for_grafana):
+            await sql.execute(statements)
+        for name in ("grafana", "checkpointd", "checkpointd_reader"):
+            login = await asyncpg.connect(as_role(url, name))
+            assert 0 == await login.fetchval("select count(*) from fine_tuning.checkpoints")
+            assert ("15s" if name == "checkpointd" else "1min") == await login.fetchval("show statement_timeout")
+            await login.close()
     finally:
         await sql.execute("drop role if exists grafana")
+        for name in ("checkpointd", "checkpointd_reader"):
+            await sql.execute(f"alter role {name} nologin password null")
 
 
-def test_the_readme_names_each_role() -> None:
-    """The README's table of roles has each role that roles.sql creates, and no other."""
+def test_roles_are_documented() -> None:
+    """Each role that is made is documented, and no other."""
     made = set(re.findall(r"^--   (checkpointd\w*) ", migrations.roles_file().read_text(), re.MULTILINE))
-    section = README.split("## Who may do what")[1].split("\n## ")[0]
     assert 4 == len(made)
-    assert made == set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert made == {words[0] for words in (re.findall(r"`(\w+)`", cells[0]) for cells in OPERATING.rows("Roles"))}

@@ -1,7 +1,7 @@
-"""Twelve mistakes that programs like this one are known for, and for each a test that must catch it.
+"""Twelve mistakes that are common in programs of this kind, and for each a test that must catch it.
 
-`python tests/project/planted.py` makes each mistake in a copy of the project and runs its test there, which must fail; without
-any mistake all these tests must pass.
+`python tests/project/planted.py` makes each mistake in a copy of the project and runs its test there, which must fail.
+Without a mistake all these tests must pass.
 """
 
 import os
@@ -20,7 +20,7 @@ PACKAGE = "daemon/checkpointd"
 
 
 class Edit(NamedTuple):
-    """In this file the old text, which stands there just once, becomes the new one."""
+    """A change of a file: `old`, which occurs in it exactly once, is replaced by `new`."""
 
     file: str
     old: str
@@ -28,7 +28,7 @@ class Edit(NamedTuple):
 
 
 class Planted(NamedTuple):
-    """A mistake: what it is called, how it is made, and the test that catches it."""
+    """A mistake: its name, the test that catches it, and the edits that make it."""
 
     name: str
     test: str
@@ -95,7 +95,7 @@ def _name(error'''),
     ),
     Planted(
         "no fence",
-        "tests/polling/test_poller.py::test_zombie_writes_nothing",
+        "tests/polling/test_poller.py::test_poll_that_lost_its_lease_writes_nothing",
         [
             Edit("sql/queries/fence_polls.sql", "using (job, lease_token)", "using (job)"),
             Edit(f"{PACKAGE}/postgres/save_rows.py", ' and p.lease.lease_token == held[p.lease.job]["lease_token"]]', "]"),
@@ -121,7 +121,7 @@ def _name(error'''),
     ),
     Planted(
         "swallowed CancelledError",
-        "tests/polling/test_poller.py::test_drain_gives_back_what_does_not_end",
+        "tests/polling/test_poller.py::test_drain_releases_polls_that_do_not_end",
         [
             Edit(f"{PACKAGE}/polling/poller.py", """\
         except asyncio.CancelledError:
@@ -132,7 +132,7 @@ def _name(error'''),
     ),
     Planted(
         "ignored has_more",
-        "tests/polling/test_no_false_success.py::test_pages_smaller_than_asked_for",
+        "tests/polling/test_no_false_success.py::test_pages_smaller_than_requested",
         [
             Edit(f"{PACKAGE}/provider/client.py", "        self._backoff = limits.backoff\n", "        self._backoff = limits.backoff\n        self._page_size = limits.page_size\n"),
             Edit(f"{PACKAGE}/provider/client.py", "                pages.append(page.items)\n", """\
@@ -157,7 +157,7 @@ def _name(error'''),
     ),
     Planted(
         "no dedupe",
-        "tests/polling/test_leases.py::test_items_given_twice_are_one_checkpoint",
+        "tests/polling/test_leases.py::test_items_listed_twice_are_one_checkpoint",
         [
             Edit(f"{PACKAGE}/domain/listing.py", "    checkpoints: dict[str, Checkpoint] = {}\n", "    checkpoints: list[Checkpoint] = []\n"),
             Edit(f"{PACKAGE}/domain/listing.py", "checkpoints.update((checkpoint.id, checkpoint) for checkpoint in read)", "checkpoints += read"),
@@ -181,16 +181,16 @@ def _name(error'''),
 
 
 def plant(edits: Sequence[Edit], top: Path) -> None:
-    """Make edits below `top`. Raises ValueError where the old text does not stand just once."""
+    """Make edits below `top`. Raises ValueError if an old text does not occur exactly once."""
     for file, old, new in edits:
         text = (top / file).read_text(encoding="utf-8")
         if text.count(old) != 1:
-            raise ValueError(f"{file}: stands there {text.count(old)} times, not once: {old!r}")
+            raise ValueError(f"{file}: occurs {text.count(old)} times, not once: {old!r}")
         (top / file).write_text(text.replace(old, new), encoding="utf-8")
 
 
 def try_out(edits: Sequence[Edit], tests: Sequence[str]) -> tuple[bool, str]:
-    """Run tests in a copy of the project with these edits. Returns whether they passed, and what pytest said."""
+    """Run tests in a copy of the project with these edits. Returns whether they passed, and the output of pytest."""
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
         top = Path(folder)
         for name in COPIED:
@@ -205,25 +205,25 @@ def try_out(edits: Sequence[Edit], tests: Sequence[str]) -> tuple[bool, str]:
             [sys.executable, "-c", where], cwd=top, env=env, capture_output=True, text=True, check=True
         )
         if not all(Path(path).is_relative_to(top) for path in imported.stdout.splitlines()):
-            raise RuntimeError(f"not the copy is imported, but {imported.stdout}")
+            raise RuntimeError(f"this is imported instead of the copy: {imported.stdout}")
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-        done = subprocess.run(command, cwd=top, env=env, capture_output=True, text=True, check=False)
-    if done.returncode not in {0, 1} or re.search(r"^ERROR ", done.stdout, flags=re.MULTILINE):
-        raise RuntimeError(f"the tests could not run:\n{done.stdout}")
-    return done.returncode == 0, done.stdout
+        ended = subprocess.run(command, cwd=top, env=env, capture_output=True, text=True, check=False)
+    if ended.returncode not in {0, 1} or re.search(r"^ERROR ", ended.stdout, flags=re.MULTILINE):
+        raise RuntimeError(f"the tests could not run:\n{ended.stdout}")
+    return ended.returncode == 0, ended.stdout
 
 
 def main() -> int:
-    """Try all mistakes out. Returns 0 if each is caught."""
-    passed, said = try_out([], sorted({planted.test for planted in PLANTED}))
+    """Try out all mistakes. Returns 0 if each is caught."""
+    passed, output = try_out([], sorted({planted.test for planted in PLANTED}))
     if not passed:
-        print(said, "Without any mistake these tests must pass.", sep="\n")
+        print(output, "Without a mistake these tests must pass.", sep="\n")
         return 1
     missed = 0
     for planted in PLANTED:
-        passed, said = try_out(planted.edits, [planted.test])
+        passed, output = try_out(planted.edits, [planted.test])
         missed += passed
-        reason = next(iter(re.findall(r"^E +(.*)", said, flags=re.MULTILINE)), "")
+        reason = next(iter(re.findall(r"^E +(.*)", output, flags=re.MULTILINE)), "")
         print(f"{'MISSED' if passed else 'caught'}: {planted.name}: {planted.test}: {reason[:100]}", flush=True)
     print(f"{len(PLANTED) - missed} of {len(PLANTED)} planted mistakes caught")
     return int(missed > 0)

@@ -1,4 +1,4 @@
-"""The planted mistakes can still be made, and the tests' README tells of each."""
+"""The planted mistakes can still be made, and the README of the tests describes them and the folders."""
 
 import re
 import shutil
@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from project.planted import PLANTED, TOP, Planted, plant
+from support.documents import Document
+
+README = Document("tests/README.md")
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=[planted.name for planted in PLANTED])
@@ -21,14 +24,24 @@ def test_can_be_planted(planted: Planted, tmp_path: Path) -> None:
 
 
 def test_the_table_is_true() -> None:
-    """The README of the tests names each planted mistake and the test that catches it, and no other."""
-    rows = re.findall(r"^\| (.+?) \| .+ \| `(.+?)` \|$", (TOP / "tests" / "README.md").read_text(), flags=re.MULTILINE)
+    """The README of the tests describes each planted mistake and names the test that catches it, and no other."""
+    rows = [(name, test.strip("`")) for name, _, test in README.rows("Planted mistakes")]
     assert [(planted.name, planted.test.removeprefix("tests/")) for planted in PLANTED] == rows
 
 
-def test_every_file_has_its_line() -> None:
-    """The README of the tests names each file that holds tests or is shared by them."""
+def test_every_target_has_its_line() -> None:
+    """The README of the tests describes each make target, but for those that test nothing."""
+    targets = re.findall(r"^([a-z-]+):.*## ", (TOP / "Makefile").read_text(), flags=re.MULTILINE)
+    documented = [words.removeprefix("make ") for words in README.first_words("Run them")]
+    assert set(targets) - {"help", "demo", "lock", "wheel", "clean"} == set(documented) - {"lint"}
+
+
+def test_every_folder_has_its_line() -> None:
+    """The README of the tests describes each folder of tests and each file that they share, and no other."""
     tests = TOP / "tests"
-    named = set(re.findall(r"`([\w/]+\.(?:py|sh))`", (tests / "README.md").read_text()))
-    found = {str(path.relative_to(tests)) for path in tests.rglob("*.[ps][yh]") if "faults" not in path.parts}
-    assert set() == found - named
+    folders = {
+        f"{path.relative_to(tests)}/" for path in [*tests.iterdir(), tests / "service" / "faults"] if path.is_dir()
+    }
+    assert folders - {"support/", "__pycache__/"} == set(README.first_words("Folders"))
+    shared = {path.name for path in (tests / "support").iterdir() if path.is_file()}
+    assert shared == set(README.first_words("Shared helpers"))

@@ -1,11 +1,13 @@
-"""The README is true: its tables are complete, its words exist, and its commands do what it says, as written."""
+"""The documents are true: their tables are complete, and their commands and examples work as written."""
 
 import ast
 import asyncio
 import os
 import re
 import signal
+import subprocess
 import sys
+import textwrap
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -18,43 +20,29 @@ from prometheus_client.metrics import MetricWrapperBase
 from typer.main import get_command
 
 from checkpointd import __main__
-from checkpointd.cli.app import app, simulate
+from checkpointd.cli.app import app
 from checkpointd.domain.failure import ErrorClass
-from checkpointd.settings.credentials import LOADED
+from checkpointd.settings.credentials import FOLDER_PREFIX
+from checkpointd.settings.load import load
 from checkpointd.settings.model import PREFIX, Settings, Source
-from checkpointd.telemetry import database_metrics as gauges
+from checkpointd.telemetry import database_metrics
 from checkpointd.telemetry.metrics import REGISTRY
 from checkpointd.web import server as web
-from support.paths import TOP
+from project.planted import Edit, try_out
+from project.test_layout import IMPORTS
+from support.documents import Document
+from support.paths import PACKAGE, TOP
 from support.provider import JOB, Provider, checkpoint, page
 from support.verbs import environment
 
-README = (TOP / "README.md").read_text()
-SECTIONS = {part.splitlines()[0]: part for part in re.split(r"^## ", README, flags=re.MULTILINE)[1:]}
-SHELL = re.findall(r"^```sh\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+README = Document("README.md")
+SETTINGS = Document("config/README.md")
+METRICS = Document("config/prometheus/README.md")
+DAEMON = Document("daemon/README.md")
+SIMULATOR = Document("daemon/checkpointd/simulator/README.md")
+READING = Document("sql/README.md")
+SERVICE = Document("systemd/README.md")
 COMMANDS: dict[str, Any] = getattr(get_command(app), "commands")  # noqa: B009  # click's type has it only on groups
-
-LEFT_OUT = {
-    "make test": "it is what runs this",
-    "python3 -m pip install 'checkpointd[embedded]'": "tests/project/check_wheel.sh installs it",
-    "ssh -L 8787:127.0.0.1:8787 the-machine": "needs another machine",
-    **dict.fromkeys(
-        "".join(re.findall(r"```sh\n(.*?)```", SECTIONS["As a service"], flags=re.DOTALL)).splitlines(),
-        "tests/service/test_systemd.py runs it, under a real systemd",
-    ),
-}
-"""The README's shell lines that no test below runs, and why."""
-
-
-def _rows(section: str) -> list[list[str]]:
-    """Return the cells of the tables in a section, without their heads."""
-    rows = re.findall(r"^\| (.*) \|$", SECTIONS[section], flags=re.MULTILINE)
-    return [cells for row in rows if (cells := row.split(" | "))[0] not in {"exit code", "key", "option"}]
-
-
-def _first_cells(section: str) -> list[str]:
-    """Return the code words of the first column of the tables in a section."""
-    return [word for cells in _rows(section) for word in re.findall(r"`([^`]*)`", cells[0])]
 
 
 def _options(command: str) -> dict[str, Any]:
@@ -62,93 +50,132 @@ def _options(command: str) -> dict[str, Any]:
     return {o.opts[0]: o for o in COMMANDS[command].params if o.opts[0].startswith("--") and o.opts[0] != "--help"}
 
 
+def _settings() -> dict[str, str]:
+    """Return the documented default of each setting."""
+    sections = ("Database", "Polling", "Requests", "Status port and log")
+    return {cells[0].strip("`"): cells[1] for section in sections for cells in SETTINGS.rows(section)}
+
+
 def test_settings() -> None:
-    """Each setting and each key of a source stands in the README, and no other."""
-    settings = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name != "sources"}
-    assert settings | set(Source.model_fields) == set(_first_cells("Settings"))
+    """Each setting and each key of a source is documented, and no other."""
+    assert {f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name != "sources"} == set(_settings())
+    assert set(Source.model_fields) == set(SETTINGS.first_words("Sources", "key"))
 
 
 def test_defaults() -> None:
-    """The README tells each default."""
-    for name, default in re.findall(rf"^\| `{PREFIX}(\w+)` \| (\S+) \|", README, flags=re.MULTILINE):
-        value = Settings.model_fields[name.lower()].default
+    """Each default is documented."""
+    documented = {name.removeprefix(PREFIX).lower(): default for name, default in _settings().items()}
+    assert "the embedded PostgreSQL" == documented.pop("database_url")
+    for name, default in documented.items():
+        value = Settings.model_fields[name].default
         assert default == {None: "json", False: "false"}.get(value, str(value)), name
 
 
+def test_examples_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each example of a settings file is accepted."""
+    monkeypatch.delenv(f"{PREFIX}DATABASE_URL", raising=False)
+    for block in SETTINGS.blocks("toml"):
+        (tmp_path / "checkpointd.toml").write_text(block)
+        assert load(tmp_path / "checkpointd.toml").sources
+
+
 def test_commands() -> None:
-    """Each command stands in the README with each of its options, and no other of either."""
-    assert set(COMMANDS) == {words.split()[1] for words in _first_cells("Commands")}
-    for call, does in (cells for cells in _rows("Commands") if cells[0].startswith("`")):
+    """Each command is documented with each of its options, and no other of either; the README names each, too."""
+    rows = DAEMON.rows("Commands", "command")
+    assert set(COMMANDS) == {row[0].strip("`").split()[1] for row in rows}
+    assert set(COMMANDS) == {words.split()[1] for words in README.first_words("Commands")}
+    for call, options, *_ in rows:
         name = call.strip("`").split()[1]
         if name != "simulate":  # it has a table of its own
-            assert _options(name).keys() - {"--config"} == set(re.findall(r"`(--[a-z-]+)", does)), name
+            assert _options(name).keys() - {"--config"} == set(re.findall(r"`(--[a-z-]+)`", options)), name
     without_config = {name for name in COMMANDS if "--config" not in _options(name)}
-    assert "Each takes `--config FILE`, but `demo` and `simulate`." in README
+    assert "Each command takes `--config FILE`, except `demo` and `simulate`." in " ".join(DAEMON.prose.split())
     assert {"demo", "simulate"} == without_config
 
 
 def test_simulate() -> None:
-    """Each option of `simulate` stands in the README with its default and all that it can be."""
-    told = {cells[0].strip("`"): cells[1:] for cells in _rows("A provider in a box")}
-    options, kinds = _options("simulate"), get_type_hints(simulate)
-    assert options.keys() == told.keys()
+    """Each option of `simulate` is documented with its default and all its values."""
+    documented = {cells[0].strip("`"): cells[1:] for cells in SIMULATOR.rows("Options")}
+    options, kinds = _options("simulate"), get_type_hints(COMMANDS["simulate"].callback)
+    assert options.keys() == documented.keys()
     for name, option in options.items():
-        default, says = told[name]
+        default, meaning = documented[name]
         assert default == ("none" if option.default is None else str(option.default)), name
         choices = get_args(kinds[option.name]) if get_origin(kinds[option.name]) is Literal else ()
-        assert [] == [choice for choice in choices if not re.search(rf"(^|[ ,]){choice}\b", says)], name
+        assert [] == [choice for choice in choices if not re.search(rf"(^|[ ,]){choice}\b", meaning)], name
 
 
 def test_exit_codes() -> None:
-    """Each exit code that the program sets stands in the README, and no other."""
-    calls = [node for node in ast.walk(ast.parse(Path(__main__.__file__).read_text())) if isinstance(node, ast.Call)]
+    """Each exit code that the program sets is documented, and no other."""
+    modules = [Path(__main__.__file__), *(PACKAGE / "cli").glob("*.py")]
+    nodes = (node for module in modules for node in ast.walk(ast.parse(module.read_text())))
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
     exits = [call for call in calls if ast.unparse(call.func) in {"_fail", "sys.exit", "os._exit"}]
     codes = {call.args[-1].value for call in exits if isinstance(call.args[-1], ast.Constant)}
-    assert {0, *codes} == {int(cells[0]) for cells in _rows("Commands") if cells[0].isdecimal()}
+    assert {0, *codes} == {int(cells[0]) for cells in DAEMON.rows("Commands", "exit code")}
 
 
 async def test_views(sql: asyncpg.Connection) -> None:
-    """Each view stands in the README, and no other; the columns that it names are in them."""
+    """Each view is documented, and no other."""
     rows = await sql.fetch("select viewname from pg_views where schemaname = 'fine_tuning'")
-    assert {row["viewname"] for row in rows} == set(_first_cells("Views"))
-    columns = await sql.fetch(
-        "select table_name, column_name from information_schema.columns where table_schema = 'fine_tuning'"
-    )
-    for view, says in _rows("Views"):
-        named = set(re.findall(r"`([^`]*)`", says))
-        assert named <= {row["column_name"] for row in columns if row["table_name"] == view.strip("`")}, view
+    assert {row["viewname"] for row in rows} == set(READING.first_words("Views"))
 
 
 def test_status_port() -> None:
-    """The README names each path of the status port."""
-    paths = re.findall(r'add_get\("(/\w+)"', Path(web.__file__).read_text())
-    assert paths == re.findall(r"`(/\w+z|/metrics)`", SECTIONS["Settings"])
+    """Each path of the status port is documented."""
+    paths = re.findall(r'get\("(/\w+)"', Path(web.__file__).read_text())
+    assert paths == METRICS.first_words("Metrics and alerts", "path")
+    assert set(paths) == {word for word in SETTINGS.words if word.startswith("/") and word[1:].isalpha()} - {
+        "/fine_tuning"
+    }
 
 
 def test_error_classes() -> None:
-    """Each class of failures stands in the README, and no other."""
-    assert set(ErrorClass) == set(_first_cells("Error classes"))
+    """Each class of failures is documented, and no other."""
+    assert set(ErrorClass) == set(DAEMON.first_words("Error classes"))
+
+
+def test_statements_of_job_states() -> None:
+    """Each statement that changes the state of a job is a file of sql/queries."""
+    statements = {word for row in DAEMON.rows("Job states", "event") for word in re.findall(r"`(\w+)`", row[2])}
+    assert len(statements) == 7
+    assert statements <= {path.stem for path in (TOP / "sql" / "queries").iterdir()}
+
+
+def test_packages() -> None:
+    """The table of packages has the imports that are allowed."""
+    documented = {
+        re.findall(r"`([\w.]+)`", cells[0])[0]: set(re.findall(r"`([\w.]+)`", cells[2]))
+        for cells in DAEMON.rows("Packages")
+    }
+    assert "all of the above" == DAEMON.rows("Packages")[-2][2]
+    documented["cli"] = documented.keys() - {"cli", "__main__", "polling.setup"}
+    assert documented == IMPORTS
+
+
+def test_glossary() -> None:
+    """The glossary explains ten to fifteen concepts."""
+    assert 10 <= len(DAEMON.rows("Glossary")) <= 15
 
 
 def test_metrics() -> None:
-    """Each metric stands in the README with its labels, and no other."""
-    section = SECTIONS["Metrics and alerts"]
+    """Each metric is documented with its labels, and no other."""
     suffix = {"counter": "_total", "info": "_info"}
     shown = {
         of._name + suffix.get(of._type, ""): ", ".join(of._labelnames)
         for of in REGISTRY._collector_to_names
         if isinstance(of, MetricWrapperBase)
     }
-    told = dict(re.findall(r"^\| `(checkpointd_\w+)` \| (.*?) ?\|", section, flags=re.MULTILINE))
-    assert shown | {"checkpointd_build_info": "version"} == told
-    assert f"read each {gauges.REFRESH_SECONDS:g} s" in section
+    documented = {cells[0].strip("`"): cells[1] for cells in METRICS.rows("Metrics")}
+    assert shown | {"checkpointd_build_info": "version"} == documented
+    assert f"every {database_metrics.REFRESH_SECONDS:g} s" in METRICS.sections["Metrics"]
 
 
-def test_make_targets() -> None:
-    """The README's make targets exist."""
-    makefile = (TOP / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)|`make ([\w-]+)", README, flags=re.MULTILINE):
-        assert re.search(rf"^{''.join(target)}:", makefile, flags=re.MULTILINE), target
+def test_alerts() -> None:
+    """Each alert is documented with its severity, and no other."""
+    rules = (TOP / "config" / "prometheus" / "checkpointd.rules.yml").read_text()
+    alerts = re.findall(r"- alert: (\w+).*?severity: (\w+)", rules, flags=re.DOTALL)
+    assert dict(alerts) == {cells[0].strip("`"): cells[1] for cells in METRICS.rows("Alerts")}
 
 
 def test_settings_file_is_annotated_completely() -> None:
@@ -158,22 +185,16 @@ def test_settings_file_is_annotated_completely() -> None:
         assert re.search(rf"^# \[?\[?{name}\b", text, flags=re.MULTILINE), name
 
 
-def test_the_service_reads_what_the_readme_writes() -> None:
+def test_the_service_reads_what_the_document_writes() -> None:
     """The lines for a service name the files (those of one folder are loaded together) and the program of its units."""
-    lines = SECTIONS["As a service"].split("```sh")[1]
+    lines = "\n".join(SERVICE.commands("Install"))
     units = "".join(unit.read_text() for unit in (TOP / "systemd").glob("*.service"))
     loaded = dict(re.findall(r"^LoadCredential=(\w+):/etc/checkpointd/(\S+)", units, flags=re.MULTILINE))
-    assert {LOADED.removesuffix("_"): "credentials", "database_url": "owner_database_url"} == loaded
+    assert {FOLDER_PREFIX.removesuffix("_"): "credentials", "database_url": "owner_database_url"} == loaded
     written = ["credentials/OPENAI_API_KEY", "credentials/database_url", "owner_database_url"]
     assert written == re.findall(r"> (\S+)", lines)
     for program in re.findall(r"^ExecStart=(\S+)", units, flags=re.MULTILINE):
         assert f"{Path(program).parent}/pip install" in lines
-
-
-def _lines(first_word: str = "") -> list[str]:
-    """Return the README's shell lines, without comments, of the block that has this word first, or of all."""
-    blocks = [block for block in SHELL if block.startswith(first_word)]
-    return [re.sub(r"\s+# .*", "", line) for block in blocks for line in block.splitlines()]
 
 
 @asynccontextmanager
@@ -205,13 +226,6 @@ async def _reads(process: Process, word: str) -> str:
     return printed
 
 
-def test_every_line_is_run_or_left_out_by_name() -> None:
-    """The tests below and test_backup.py run each shell line of the README, but for those left out by name."""
-    run = {"make demo", *_lines("python3 -m pip install 'checkpointd["), *_lines("export CHECKPOINTD_DATABASE_URL"),
-           *_lines("checkpointd simulate"), *_lines("pg_dump")} - LEFT_OUT.keys()  # fmt: skip
-    assert set(_lines()) == run | LEFT_OUT.keys()
-
-
 async def test_make_demo(tmp_path: Path) -> None:
     """`make demo` shows checkpoints arriving, and how to look."""
     async with _typed(["make demo"], tmp_path) as demo:
@@ -219,35 +233,82 @@ async def test_make_demo(tmp_path: Path) -> None:
         assert "psql" in printed
 
 
-async def test_with_a_real_key(provider: Provider, tmp_path: Path) -> None:
-    """What is to be typed with a real key tracks a job, and polls it into a PostgreSQL of its own."""
+async def test_with_a_real_key(provider: Provider, empty_url: str, tmp_path: Path) -> None:
+    """The lines for a real key track a job and poll it into an embedded PostgreSQL; those for a database migrate it."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
-    lines = [line for line in _lines("python3 -m pip install 'checkpointd[") if line not in LEFT_OUT]
-    typed = [line.replace("ftjob-…", JOB).replace("KEY=…", "KEY=any") for line in lines]
+    embedded, own = README.blocks("sh", "Use it with a real key")
+    typed = [
+        line.replace("ftjob-…", JOB).replace("KEY=…", "KEY=any")
+        for line in embedded.splitlines() if not line.startswith("python3 -m pip install")
+    ]  # fmt: skip
     async with _typed(typed, tmp_path, OPENAI_BASE_URL=provider.url) as process:
         printed = await _reads(process, "poll.changed")
         assert "1 job tracked (1 new)" in printed
         assert "using the embedded PostgreSQL" in printed
         os.killpg(process.pid, signal.SIGTERM)
         await _reads(process, "daemon.stopped")
-
-
-async def test_with_a_database(empty_url: str, tmp_path: Path) -> None:
-    """What is to be typed with a database creates the schema, which the README's queries read."""
-    typed = [line.replace("postgresql://…", f"'{empty_url}'") for line in _lines("export CHECKPOINTD_DATABASE_URL")]
+    typed = [line.replace("postgresql://…", f"'{empty_url}'") for line in own.splitlines()]
     async with _typed(typed, tmp_path, OPENAI_API_KEY="any") as process:
         assert "applied 0001_initial" in await _reads(process, "applied")
     sql = await asyncpg.connect(empty_url)
-    for query in re.findall(r"^```sql\n(select.*?)^```", README, flags=re.MULTILINE | re.DOTALL):
-        assert [] == await sql.fetch(query), query
+    (query,) = README.blocks("sql")
+    assert [] == await sql.fetch(query)
     await sql.close()
 
 
-@pytest.mark.parametrize("line", _lines("checkpointd simulate"))
-async def test_a_provider_in_a_box(line: str, tmp_path: Path) -> None:
-    """Each way to call `simulate` says how to reach it; on a free port here, where the usual one may be taken."""
+@pytest.mark.parametrize("line", SIMULATOR.commands("The simulated provider")[:3])
+async def test_ways_to_simulate(line: str, tmp_path: Path) -> None:
+    """Each way to call `simulate` prints how to reach it; on a free port here, because the usual one may be in use."""
     words = "base_url" if "azure" in line else "export OPENAI_BASE_URL=http://127.0.0.1:"
     async with _typed([f"exec {line} --port 0"], tmp_path) as process:
         await _reads(process, words)
         process.terminate()
         assert 0 == await asyncio.wait_for(process.wait(), 60)
+
+
+async def test_simulated_provider(url: str, tmp_path: Path) -> None:
+    """The printed variables lead a daemon to the simulated provider, as the document describes it."""
+    simulate, *_, run = SIMULATOR.commands("The simulated provider")
+    async with _typed([f"exec {simulate} --port 0"], tmp_path) as provider:
+        export = (await _reads(provider, "export")).strip()
+        (example,) = SIMULATOR.blocks("")
+        assert re.sub(r":\d+/", ":8788/", export) == example.strip()
+        async with _typed([export, f"exec env {run}"], tmp_path, CHECKPOINTD_DATABASE_URL=url) as daemon:
+            await _reads(daemon, "job_list.changed")
+
+
+def test_dashboards_are_installed(tmp_path: Path) -> None:
+    """The lines for Grafana copy the dashboards to the folder that the provisioning names."""
+    grafana = TOP / "config" / "grafana"
+    lines = [line.replace("/etc/grafana", str(tmp_path)) for line in Document("config/grafana/README.md").commands()]
+    subprocess.run(["sh", "-eu", "-c", "\n".join(lines)], cwd=grafana, check=True)
+    provider = (tmp_path / "provisioning" / "dashboards" / "checkpointd.yml").read_text()
+    (folder,) = re.findall(r"path: /etc/grafana/(\S+)", provider)
+    assert 3 == len(list((tmp_path / folder).glob("*.json")))
+    assert (tmp_path / "provisioning" / "datasources" / "checkpointd.yml").exists()
+
+
+def test_a_first_change() -> None:
+    """The example of a first change works as it is described: its test passes after it, and the class is complete."""
+    (case,), (branch,) = (DAEMON.blocks(language, "A first change") for language in ("text", "python"))
+    case, branch = (textwrap.indent(block, "    ") for block in (case, branch))
+    (statuses,) = re.findall(r"`(tests/provider/\w+\.py)`", DAEMON.sections["A first change"])
+    (chosen,) = re.findall(r"test-unit ARGS='-k (\w+)'", DAEMON.sections["A first change"])
+    (test,) = re.findall(rf"def ({chosen}\w*)", (TOP / statuses).read_text())
+    package, table = "daemon/checkpointd", "STATUSES: list[tuple[Answer, ErrorClass, int]] = [\n"
+    (last_line,) = re.findall(
+        r"^    return .*BAD_REQUEST\n", (TOP / package / "provider/responses.py").read_text(), re.MULTILINE
+    )
+    edits = [
+        Edit(statuses, "422, 451)", "422)"),
+        Edit(statuses, table, f"{table}{case}"),
+        Edit(
+            f"{package}/domain/failure.py",
+            '    INTERNAL = "internal"\n',
+            '    INTERNAL = "internal"\n    LEGAL = "legal"\n',
+        ),
+        Edit(f"{package}/domain/failure.py", "ErrorClass.REDIRECT})", "ErrorClass.REDIRECT, ErrorClass.LEGAL})"),
+        Edit(f"{package}/provider/responses.py", last_line, f"{branch}{last_line}"),
+    ]
+    passed, printed = try_out(edits, [f"{statuses}::{test}"])
+    assert passed, printed

@@ -110,8 +110,13 @@ async def test_no_sink_has_a_canary(provider: Provider, tmp_path: Path) -> None:
         credentials.mkdir()
         (credentials / "THE_KEY").write_text(KEY)
         (credentials / "database_url").write_text(url)
-        source = (f"[[sources]]\nname = 'NAME'\napi_key = 'THE_KEY'\nbase_url = '{provider.url}'\n"
-                  f"query = {{ code = '{CODE}', subscription-key = '{SUBSCRIPTION}' }}\n")  # fmt: skip
+        source = f"""
+            [[sources]]
+            name = 'NAME'
+            api_key = 'THE_KEY'
+            base_url = '{provider.url}'
+            query = {{ code = '{CODE}', subscription-key = '{SUBSCRIPTION}' }}
+            """
         (tmp_path / "config.toml").write_text(source.replace("NAME", "main") + source.replace("NAME", "silenced"))
         settings = {
             "LOG_LEVEL": "debug",

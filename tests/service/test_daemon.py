@@ -250,7 +250,7 @@ async def test_kill_during_a_burst(url: str, provider: Provider, sql: asyncpg.Co
     """A daemon that is killed with -9 at each page of a burst of four pages, or during its save, loses nothing.
 
     In each round the provider lists twenty more checkpoints, newest first, in pages of five. A program that remembers
-    the newest checkpoint that it saw, or that stops at one that it knows, never sees those below it.
+    the newest checkpoint that it saw, or that stops at a known one, never sees those below it.
     """
     items = [checkpoint(n) for n in range(3, 0, -1)]
     pages_until_kill = 0

@@ -1,4 +1,4 @@
-"""The units under a real systemd: installed as the README says, started, killed, hung, stopped and read."""
+"""The units under a real systemd: installed by the documented lines, started, killed, blocked and stopped."""
 
 import asyncio
 import json
@@ -15,6 +15,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from support.documents import Document
+from support.harness import until
 from support.machine import Machine, booted
 from support.paths import TOP
 from support.provider import JOB, Provider, checkpoint, error, held, page
@@ -23,31 +25,32 @@ from support.verbs import KEY, checkpointd, environment
 
 UNITS = sorted((TOP / "systemd").glob("*.service"))
 SERVICE = "checkpointd.service"
+SERVICE_DOCUMENT = Document("systemd/README.md")
 CREDENTIALS = "/etc/checkpointd/credentials"
 
-pytestmark = pytest.mark.timeout(900)  # the first one installs a wheel with pip
+pytestmark = pytest.mark.timeout(900)  # the first test installs a wheel with pip
 
-# Without a booted one
+# Without a booted systemd
 
 
 def _systemd_analyze(*arguments: str | Path) -> str:
-    version = (
-        re.match(r"systemd (\d+)", _said("systemd-analyze", "--version")) if shutil.which("systemd-analyze") else None
-    )
+    """Return the output of systemd-analyze. Skips the test if it is missing or too old."""
+    has_program = shutil.which("systemd-analyze") is not None
+    version = re.match(r"systemd (\d+)", _output("systemd-analyze", "--version")) if has_program else None
     if version is None or int(version[1]) < 250:
         pytest.skip("no systemd-analyze of version 250 or newer here")
-    return _said("systemd-analyze", *arguments)
+    return _output("systemd-analyze", *arguments)
 
 
-def _said(*command: str | Path) -> str:
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+def _output(*command: str | Path) -> str:
+    ended = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_units_are_sound(unit: Path, tmp_path: Path) -> None:
-    """Its verifier finds nothing to say of the units."""
+    """`systemd-analyze verify` reports nothing about the units."""
     copy = tmp_path / unit.name
     copy.write_text(unit.read_text().replace("/opt/checkpointd/bin/checkpointd", sys.executable))
     assert "" == _systemd_analyze("verify", "--recursive-errors=no", copy)
@@ -55,23 +58,23 @@ def test_units_are_sound(unit: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_units_are_hardened(unit: Path) -> None:
-    """They are judged as exposed by at most 1.2 of 10."""
-    judged = _systemd_analyze("security", "--offline=true", "--threshold=12", "--no-pager", unit)
-    exposure = re.search(r"exposure level for \S+ ([\d.]+)", judged)
+    """`systemd-analyze security` rates the exposure of the units as 1.2 of 10 at most."""
+    report = _systemd_analyze("security", "--offline=true", "--threshold=12", "--no-pager", unit)
+    exposure = re.search(r"exposure level for \S+ ([\d.]+)", report)
     assert exposure
     assert float(exposure[1]) <= 1.2
 
 
-# With one
+# With a booted systemd
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Yield the server that the service uses, with the database and the logins of the README: the owner is plain."""
+    """Yield the server of the service, with the documented database and logins."""
 
     async def administer() -> None:
         sql = await asyncpg.connect(running.url)
-        for statement in _blocks("sql")[0].splitlines():
+        for statement in SERVICE_DOCUMENT.blocks("sql", "Install")[0].splitlines():
             await sql.execute(statement)
         await sql.close()
 
@@ -82,7 +85,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """Yield a booted machine with a wheel of this checkout in its folder /wheel."""
+    """Yield a booted machine. Its folder /wheel has a wheel of this checkout."""
     folder = tmp_path_factory.mktemp("machine")
     with booted(folder / "console") as running:
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder]
@@ -95,15 +98,16 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 @pytest.fixture
 async def service(machine: Machine, server: Server, provider: Provider) -> AsyncIterator[Machine]:
-    """Yield the machine with the service installed by the README's lines and running, asking this test's provider."""
-    machine.write(f"/etc/systemd/system/{SERVICE}.d/test.conf", f"""[Service]
+    """Yield the machine, on which the service is installed by the documented lines and polls the test's provider."""
+    drop_in = f"""[Service]
 Environment=OPENAI_BASE_URL={provider.url} CHECKPOINTD_HTTP_PORT=0 CHECKPOINTD_LEASE_SECONDS=4
 Environment=CHECKPOINTD_MIN_POLL_SECONDS=0.1 CHECKPOINTD_MAX_POLL_SECONDS=0.1
 Environment=CHECKPOINTD_DRAIN_SECONDS=20
 RestartSec=0.2
 WatchdogSec=30
 TimeoutStopSec=60
-""")  # fmt: skip
+"""
+    machine.write(f"/etc/systemd/system/{SERVICE}.d/test.conf", drop_in)
     if not (machine.root / "opt/checkpointd").exists():
         await asyncio.to_thread(_install, machine, server)
     else:
@@ -112,30 +116,29 @@ TimeoutStopSec=60
     yield machine
     await _run(machine, "systemctl", "stop", SERVICE)
     await _run(machine, "systemctl", "reset-failed", check=False)
-    sql = await asyncpg.connect(_address(server, "postgres"))
+    sql = await asyncpg.connect(_dsn(server, "postgres"))
     await sql.execute("truncate checkpointd.jobs, checkpointd.checkpoints, checkpointd.changes cascade")
     await sql.close()
 
 
-def _blocks(language: str) -> list[str]:
-    """Return what the README says to type."""
-    section = (TOP / "README.md").read_text().split("\n## As a service\n")[1].split("\n## ")[0]
-    return re.findall(rf"```{language}\n(.*?)```", section, flags=re.DOTALL)
+def _check_command() -> str:
+    """Return the documented shell lines that run `checkpointd check` as the service would."""
+    return SERVICE_DOCUMENT.blocks("sh", "Operate")[0]
 
 
-def _address(server: Server, role: str = "checkpointd") -> str:
-    """Return the address of the README's database for a role, the daemon's unless told otherwise."""
+def _dsn(server: Server, role: str = "checkpointd") -> str:
+    """Return the DSN of the documented database, by default for the role of the daemon."""
     return f"postgresql://{role}@127.0.0.1:{server.port}/finetuning"
 
 
 def _install(machine: Machine, server: Server) -> None:
-    """Follow the README's five lines, with this test's addresses and key, and the versions of the lock."""
-    lines = _blocks("sh")[0]
+    """Run the five documented lines with the DSNs and the key of the tests, and the versions of requirements.lock."""
+    (lines,) = SERVICE_DOCUMENT.blocks("sh", "Install")
     assert 5 == len(lines.splitlines())
     script = lines.replace("'sk-…'", f"'{KEY}'")
-    script, owners = re.subn("'postgresql://owner:[^']*'", f"'{_address(server, 'owner')}'", script)
-    script, own = re.subn("'postgresql://checkpointd:[^']*'", f"'{_address(server)}'", script)
-    assert (1, 1, False) == (owners, own, "…" in script)
+    script, of_owner = re.subn("'postgresql://owner:[^']*'", f"'{_dsn(server, 'owner')}'", script)
+    script, of_daemon = re.subn("'postgresql://checkpointd:[^']*'", f"'{_dsn(server)}'", script)
+    assert (1, 1, False) == (of_owner, of_daemon, "…" in script)
     pins = re.findall(r"^[\w.-]+==[\w.]+", (TOP / "requirements.lock").read_text(), flags=re.MULTILINE)
     machine.write("/wheel/pins", "\n".join(pins))
     machine.run("sh", "-ec", "cd /wheel; export PIP_CONSTRAINT=/wheel/pins\n" + script)
@@ -145,45 +148,43 @@ async def _run(machine: Machine, *command: str, check: bool = True) -> str:
     return await asyncio.to_thread(machine.run, *command, check=check)
 
 
-async def _until(machine: Machine, name: str, wanted: str, seconds: float = 60) -> None:
-    """Wait until a property of the service matches."""
+async def _until_property(machine: Machine, name: str, pattern: str, seconds: float = 60) -> None:
+    """Wait until a property of the service matches a pattern."""
     deadline = time.monotonic() + seconds
-    while not re.search(wanted, found := (await asyncio.to_thread(machine.properties, SERVICE, name))[0]):
-        assert time.monotonic() < deadline, f"{name}={found!r} instead of {wanted!r}"
-        await asyncio.sleep(0.1)
+    while not re.search(pattern, value := (await asyncio.to_thread(machine.properties, SERVICE, name))[0]):
+        assert time.monotonic() < deadline, f"{name}={value!r} does not match {pattern!r}"
+        await asyncio.sleep(0.1)  # systemd sends no event
 
 
 async def _journal(machine: Machine) -> list[dict[str, Any]]:
-    """Return what the service logged since it was last started by hand."""
-    await _run(machine, "journalctl", "--sync")  # what it was given and has not read yet
+    """Return the log lines of the service."""
+    await _run(machine, "journalctl", "--sync")  # so that no line is left in its sockets
     lines = await _run(machine, "journalctl", "-u", SERVICE, "-o", "json", "--no-pager")
     return [json.loads(line) for line in lines.splitlines()]
 
 
 async def _track(server: Server, provider: Provider, tmp_path: Path) -> None:
     """Track the job, and wait until the service has polled it."""
-    env = environment(tmp_path, _address(server), provider.url)
+    env = environment(tmp_path, _dsn(server), provider.url)
     assert 0 == (await checkpointd("track", JOB, env=env)).code
-    asked = provider.asked()
-    async with asyncio.timeout(60):
-        while provider.asked() == asked:  # noqa: ASYNC110  # another process asks
-            await asyncio.sleep(0.05)
+    requests = provider.asked()
+    await until(lambda: provider.asked() > requests)
 
 
 @pytest.mark.slow
 async def test_from_a_wheel_to_a_running_unit(
     service: Machine, server: Server, provider: Provider, tmp_path: Path
 ) -> None:
-    """The README's lines lead to a running service; systemd says how it fares, and finds nothing to say of it."""
+    """The documented lines lead to a running service; systemd shows its status, and reports nothing about its units."""
     assert ["active", "running"] == service.properties(SERVICE, "ActiveState", "SubState")
     assert ["exited", "success"] == service.properties("checkpointd-migrate.service", "SubState", "Result")
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await _track(server, provider, tmp_path)
-    await _until(service, "StatusText", "^polling: 1 tracked, [01] due, 0 failing, last poll [01] s ago$")
+    await _until_property(service, "StatusText", "^polling: 1 tracked, [01] due, 0 failing, last poll [01] s ago$")
     for unit in UNITS:
         assert "" == await _run(service, "systemd-analyze", "verify", f"/etc/systemd/system/{unit.name}")
     provider.jobs = page([])
-    typed = f"export OPENAI_BASE_URL={provider.url}\n{_blocks('sh')[1]}"
+    typed = f"export OPENAI_BASE_URL={provider.url}\n{_check_command()}"
     printed = (await _run(service, "sh", "-ec", typed)).splitlines()
     assert "ok    role: checkpointd has the required rights on all existing objects" in printed
     assert {"ok"} == {line.split()[0] for line in printed}
@@ -191,83 +192,87 @@ async def test_from_a_wheel_to_a_running_unit(
 
 @pytest.mark.slow
 async def test_ready_when_polling_can_work(service: Machine, server: Server) -> None:
-    """With the database down the service is starting, for however long, and says why; when it is back, it is ready."""
+    """While the database is down the service is starting, and its status says why; when it is back, it is active."""
     await _run(service, "systemctl", "stop", SERVICE)
     server.stop()
     drop_in = f"etc/systemd/system/{SERVICE}.d/with_start.conf"
     service.write(drop_in, "[Service]\nTimeoutStartSec=10\n")
     await _run(service, "systemctl", "daemon-reload")
     await _run(service, "systemctl", "start", "--no-block", SERVICE)
-    await _until(service, "StatusText", "^waiting: database: .*connection refused")
+    await _until_property(service, "StatusText", "^waiting: database: .*connection refused")
     await asyncio.sleep(11)  # longer than it has by itself
     assert ["activating", "0"] == service.properties(SERVICE, "ActiveState", "NRestarts")
     (service.root / drop_in).unlink()
     server.start()
-    await _until(service, "ActiveState", "^active$")
-    await _until(service, "StatusText", "^polling: ")
+    await _until_property(service, "ActiveState", "^active$")
+    await _until_property(service, "StatusText", "^polling: ")
 
 
 @pytest.mark.slow
 async def test_restarted_after_a_kill(service: Machine, server: Server, provider: Provider, tmp_path: Path) -> None:
-    """Killed with -9 the service starts again, and polls on."""
+    """A service that is killed with -9 starts again, and continues to poll."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await _track(server, provider, tmp_path)
     await _run(service, "systemctl", "kill", "--kill-whom=main", "--signal=KILL", SERVICE)
-    await _until(service, "NRestarts", "^1$")
-    await _until(service, "ActiveState", "^active$")
-    asked = provider.asked()
-    async with asyncio.timeout(60):
-        while provider.asked() < asked + 2:  # noqa: ASYNC110  # another process asks
-            await asyncio.sleep(0.05)
+    await _until_property(service, "NRestarts", "^1$")
+    await _until_property(service, "ActiveState", "^active$")
+    requests = provider.asked()
+    await until(lambda: provider.asked() >= requests + 2)
+
+
+HANG_ON_SIGUSR2 = """import signal, time
+
+def hang(*_):
+    time.sleep(1000)
+
+signal.signal(signal.SIGUSR2, hang)
+"""
 
 
 @pytest.mark.slow
 async def test_restarted_when_it_hangs(service: Machine) -> None:
-    """A blocked loop is noticed by the watchdog: the journal tells where it hung, and the service starts again."""
-    hang = "import signal, time\n\ndef hang(*_):\n    time.sleep(1000)\n\nsignal.signal(signal.SIGUSR2, hang)\n"
-    service.write("/wheel/hang/sitecustomize.py", hang)
+    """If the event loop is blocked, the watchdog restarts the service, and the journal shows where it was blocked."""
+    service.write("/wheel/hang/sitecustomize.py", HANG_ON_SIGUSR2)
     drop_in = f"etc/systemd/system/{SERVICE}.d/with_hang.conf"  # read after test.conf
     service.write(drop_in, "[Service]\nWatchdogSec=6\nEnvironment=PYTHONPATH=/wheel/hang\n")
     await _run(service, "systemctl", "daemon-reload")
     await _run(service, "systemctl", "restart", SERVICE)
-    await asyncio.sleep(8)  # longer than the watchdog's patience: that it is fed is what keeps the service alive
+    await asyncio.sleep(8)  # longer than WatchdogSec: the service is alive only because it feeds the watchdog
     assert ["active", "0"] == service.properties(SERVICE, "ActiveState", "NRestarts")
     await _run(service, "systemctl", "kill", "--kill-whom=main", "--signal=USR2", SERVICE)
-    await _until(service, "NRestarts", "^1$")
-    await _until(service, "ActiveState", "^active$")
+    await _until_property(service, "NRestarts", "^1$")
+    await _until_property(service, "ActiveState", "^active$")
     (service.root / drop_in).unlink()
-    said = "\n".join(str(line["MESSAGE"]) for line in await _journal(service))
-    assert "Watchdog timeout" in said
-    assert re.search(r'File "/wheel/hang/sitecustomize.py", line 4 in hang', said)
+    messages = "\n".join(str(line["MESSAGE"]) for line in await _journal(service))
+    assert "Watchdog timeout" in messages
+    assert re.search(r'File "/wheel/hang/sitecustomize.py", line 4 in hang', messages)
 
 
 @pytest.mark.slow
 async def test_drains_when_it_is_stopped(service: Machine, server: Server, provider: Provider, tmp_path: Path) -> None:
-    """A stop lets the poll under way end, saves what it found, leaves no lease, and is over in a few seconds."""
+    """A stop lets the running poll end, saves its result, leaves no lease, and takes a few seconds."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await _track(server, provider, tmp_path)
     provider.checkpoints[JOB], reached, go_on = held(page([checkpoint(2), checkpoint(1)]))
     await asyncio.wait_for(reached.wait(), 60)
     stop = asyncio.create_task(_run(service, "systemctl", "stop", SERVICE))
-    await _until(service, "StatusText", "^draining$")
+    await _until_property(service, "StatusText", "^draining$")
     go_on.set()
-    began = time.monotonic()
+    started = time.monotonic()
     await stop
-    assert time.monotonic() - began < 8, (
-        "it ends with the poll, not with the time for it, which is half of twenty seconds"
-    )
+    assert time.monotonic() - started < 8, "it used all the time for running polls: half of CHECKPOINTD_DRAIN_SECONDS"
     assert ["success", "0"] == service.properties(SERVICE, "Result", "ExecMainStatus")
-    sql = await asyncpg.connect(_address(server))
+    sql = await asyncpg.connect(_dsn(server))
     assert 2 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
     assert 0 == await sql.fetchval("select count(*) from checkpointd.polling where lease_expires_at is not null")
     await sql.close()
 
 
 @pytest.mark.slow
-async def test_the_key_is_a_credential_alone(
+async def test_only_the_service_can_read_the_key(
     service: Machine, server: Server, provider: Provider, tmp_path: Path
 ) -> None:
-    """The key is used, and the service alone can read it: it stands in no environment, argument or readable file."""
+    """The key is used, and only root and the service can read it: no environment, argument or other file has it."""
     await _track(server, provider, tmp_path)
     assert f"Bearer {KEY}" == provider.requests[0].headers["Authorization"]
     pid = service.properties(SERVICE, "MainPID")[0]
@@ -282,23 +287,23 @@ async def test_the_key_is_a_credential_alone(
 
 @pytest.mark.slow
 async def test_priorities_in_the_journal(service: Machine, server: Server, provider: Provider, tmp_path: Path) -> None:
-    """What the service logs has its level as the journal's priority, and no prefix in its text."""
+    """In the journal, the priority of a log line is its level, and its text has no prefix."""
     provider.checkpoints[JOB] = error(500)
     await _track(server, provider, tmp_path)
-    wanted = {"daemon.ready": "6", "poll.failed": "4"}
-    found: dict[str, str] = {}
+    expected = {"daemon.ready": "6", "poll.failed": "4"}
+    priorities: dict[str, str] = {}
     deadline = time.monotonic() + 60
-    while wanted.keys() - found.keys():
-        assert time.monotonic() < deadline, found
+    while expected.keys() - priorities.keys():
+        assert time.monotonic() < deadline, priorities
         for line in await _journal(service):
             if line.get("_COMM") == "checkpointd" and line["MESSAGE"].startswith("{"):
-                found[json.loads(line["MESSAGE"])["event"]] = line["PRIORITY"]
-    assert wanted == {event: found[event] for event in wanted}
+                priorities[json.loads(line["MESSAGE"])["event"]] = line["PRIORITY"]
+    assert expected == {event: priorities[event] for event in expected}
 
 
 @pytest.mark.slow
-async def test_wrong_settings_are_not_tried_again(service: Machine) -> None:
-    """A misspelt setting ends the service for good, and the journal says which one it is."""
+async def test_not_restarted_with_wrong_settings(service: Machine) -> None:
+    """A service with a misspelt setting fails and is not restarted; the journal names the setting."""
     service.write(
         f"/etc/systemd/system/{SERVICE}.d/wrong.conf", "[Service]\nEnvironment=CHECKPOINTD_MIN_POL_SECONDS=1\n"
     )
@@ -311,7 +316,7 @@ async def test_wrong_settings_are_not_tried_again(service: Machine) -> None:
 
 @contextmanager
 def _changed_files(machine: Machine) -> Iterator[Path]:
-    """Yield the folder of the service's settings, to change what is in it; at the end all is as it was."""
+    """Yield the folder of the service's settings. At the end its contents are restored."""
     machine.run("cp", "-a", "/etc/checkpointd", "/etc/checkpointd.kept")
     try:
         yield machine.root / "etc/checkpointd"
@@ -321,50 +326,46 @@ def _changed_files(machine: Machine) -> Iterator[Path]:
 
 @pytest.mark.slow
 async def test_a_key_of_another_name(service: Machine, server: Server, provider: Provider) -> None:
-    """A source has its key in a file of the name that its settings say; no other is needed, the unit stays as it is.
+    """The key of a source may be in a file of any name, which its settings give, without a change of the unit.
 
-    Nor is a file with the database's address, where that is a setting; the schema is still upgraded by its owner.
+    If the settings have the DSN, no file with it is needed. The schema is still upgraded by its owner.
     """
-    sql = await asyncpg.connect(_address(server, "postgres"))
+    sql = await asyncpg.connect(_dsn(server, "postgres"))
     await sql.execute("update checkpointd.schema_migrations set checksum = 'older' where name like 'views%'")
     await sql.close()
     with _changed_files(service) as folder:
         shutil.rmtree(folder / "credentials")
         service.write(f"{CREDENTIALS}/azure_key", f"{KEY}\n")
-        service.write(
-            "/etc/checkpointd/checkpointd.toml", f"""database_url = "{_address(server)}"
+        settings = f"""database_url = "{_dsn(server)}"
 [[sources]]
 name = "azure"
 kind = "azure"
 base_url = "{provider.url}"
 api_key = "azure_key"
 """
-        )  # fmt: skip
+        service.write("/etc/checkpointd/checkpointd.toml", settings)
         await _run(service, "timeout", "60", "systemctl", "restart", "checkpointd-migrate", SERVICE)
         assert ["active", "success"] == service.properties("checkpointd-migrate.service", "ActiveState", "Result")
-        await _until(service, "ActiveState", "^active$")
-        await _run(service, "sh", "-ec", _blocks("sh")[1].replace("checkpointd check", f"checkpointd track {JOB}"))
-        asked = f"/fine_tuning/jobs/{JOB}/checkpoints"
-        async with asyncio.timeout(60):
-            while not any(request.path.endswith(asked) for request in provider.requests):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        await _until_property(service, "ActiveState", "^active$")
+        await _run(service, "sh", "-ec", _check_command().replace("checkpointd check", f"checkpointd track {JOB}"))
+        await until(lambda: provider.asked(JOB))
         assert {KEY} == {request.headers.get("api-key") for request in provider.requests}
 
 
 @pytest.mark.slow
-async def test_what_is_missing_is_said(service: Machine) -> None:
-    """Without a database, or without any credential, the service ends for good, and says in one line what it lacks."""
-    for gone, expected in (
+async def test_not_restarted_without_a_database_or_a_key(service: Machine) -> None:
+    """A service without a DSN, or without a credential, fails and is not restarted; one line names what is missing."""
+    for removed, message in (
         (f"{CREDENTIALS}/database_url", "CHECKPOINTD_DATABASE_URL: required for a service: put the URL into"),
         (CREDENTIALS, "the key of source openai: OPENAI_API_KEY is missing or empty"),
     ):
         await _run(service, "systemctl", "stop", SERVICE)
         logged = len(await _journal(service))
         with _changed_files(service):
-            await _run(service, "rm", "-r", gone)
+            await _run(service, "rm", "-r", removed)
             assert "failed" in await _run(service, "systemctl", "start", SERVICE, check=False)
         assert ["failed", "2", "0"] == service.properties(SERVICE, "ActiveState", "ExecMainStatus", "NRestarts")
         new = (await _journal(service))[logged:]
-        said = [(line["PRIORITY"], line["MESSAGE"]) for line in new if line["SYSLOG_IDENTIFIER"] == "checkpointd"]
-        assert ["3"] == [priority for priority, _ in said]
-        assert said[0][1].startswith(f"checkpointd: {expected}")
+        lines = [line for line in new if line["SYSLOG_IDENTIFIER"] == "checkpointd"]
+        assert ["3"] == [line["PRIORITY"] for line in lines]
+        assert lines[0]["MESSAGE"].startswith(f"checkpointd: {message}")

@@ -1,8 +1,10 @@
 #!/bin/sh
-# Boots a real systemd over this machine's own files (read-only below, a tmpfs above), in namespaces of its own: nothing
-# that happens inside is left behind. Needs root, systemd-nspawn and cgroup2. $1: a name that nobody else uses.
-# It shares the network, so that it reaches the servers of the tests on loopback; basic.target starts nothing that would
-# touch it. Exits with 8 or 9 where the mounts are refused.
+# Boots a real systemd in namespaces of its own. Its root is an overlay: this machine's files, read-only, below a tmpfs.
+# So nothing that happens inside is left behind. It shares the network, so that it reaches the servers of the tests on
+# loopback; basic.target starts nothing that would configure the network.
+#
+# Needs root, systemd-nspawn and cgroup2. $1 is a unique name. Exits with 8 if an overlay cannot be mounted, with 9 if
+# there is no cgroup2.
 set -eu
 name=$1
 cgroup=/sys/fs/cgroup
@@ -10,7 +12,7 @@ cgroup=/sys/fs/cgroup
 [ -f "$cgroup/cgroup.procs" ] || exit 9
 mkdir "$cgroup/$name"
 clean() {
-  # A moment after the last process has gone; deepest first.
+  # A cgroup can be removed only a moment after its last process has ended, and only after those below it.
   for _ in 1 2 3 4 5 6 7 8 9 10; do
     find "$cgroup/$name" -depth -type d -exec rmdir {} + 2> /dev/null || true
     [ -d "$cgroup/$name" ] || break
@@ -18,7 +20,7 @@ clean() {
   done
 }
 trap clean EXIT
-# The trap's shell stays outside of the cgroup that it is to remove.
+# A new shell enters the cgroup. The one with the trap must stay outside, because it removes the cgroup.
 sh -c 'echo $$ > "$1/cgroup.procs"; shift; exec "$@"' sh "$cgroup/$name" \
   unshare --mount --cgroup --pid --fork --kill-child --mount-proc sh -ec '
   mount --make-rprivate /
@@ -29,7 +31,7 @@ sh -c 'echo $$ > "$1/cgroup.procs"; shift; exec "$@"' sh "$cgroup/$name" \
   cd /run/overlay
   mkdir upper work root
   mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root || exit 8
-  # Its own identity, and no units that this machine has enabled or overridden.
+  # An identity of its own, and none of the units that are enabled or changed on this machine.
   rm -f root/etc/machine-id
   : > root/etc/machine-id
   rm -rf root/etc/systemd/system root/etc/checkpointd root/opt/checkpointd

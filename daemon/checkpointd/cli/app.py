@@ -173,5 +173,6 @@ def simulate(
     if replay is None:
         module.simulate_jobs(Shape(kind, publish, order, retain, per_epoch), jobs, seed, speed, port)
     else:
-        given = [name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
+        origins = {name: context.get_parameter_source(name) for name in context.params}
+        given = [name for name, origin in origins.items() if origin is not None and origin.name == "COMMANDLINE"]
         module.simulate_recorded(replay, kind, port, given)

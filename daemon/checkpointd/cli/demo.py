@@ -75,8 +75,11 @@ async def run(console: Console, seconds: float | None, stop: Stop) -> None:
                 await asyncio.wait_for(stop.asked.wait(), seconds)
             stop.asked.set()
         totals = dict.fromkeys(("jobs", "checkpoints", "changes"), 0)
-        with suppress(DatabaseUnavailableError):  # the demo ended before the schema was created
+        try:
             totals |= await store.count_everything()
+        except DatabaseUnavailableError as e:
+            if e.kind != "UndefinedTableError":  # the demo ended before the schema was created
+                raise
         say("{jobs} jobs, {checkpoints} checkpoints, {changes} changes".format(**totals))
 
 
@@ -125,9 +128,9 @@ def _losses(row: Mapping[str, Any]) -> list[str]:
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title="fine-tuning jobs, the latest change first", title_justify="left", box=None, pad_edge=False)
-    # On a narrow terminal only the ids are cut.
-    for name, least in (("job", 12), ("status", 16)):
-        table.add_column(name, no_wrap=True, min_width=least)
+    # On a narrow terminal only the ids are cut: rich narrows columns that may wrap, and an id has no place to wrap.
+    table.add_column("job", overflow="ellipsis", min_width=12)
+    table.add_column("status", no_wrap=True, min_width=16)
     for name in ("checkpoints", "latest step", "train loss", "valid loss"):
         table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     for row in rows:

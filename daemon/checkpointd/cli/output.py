@@ -15,7 +15,7 @@ from rich.text import Text
 
 from checkpointd import presentation
 from checkpointd.presentation import Label, Row, cut, plural, timestamp, visible
-from checkpointd.telemetry.logs import is_journal
+from checkpointd.telemetry.journal import is_journal
 
 WIDE: Final = 110
 WIDEST: Final = 150

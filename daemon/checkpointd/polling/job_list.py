@@ -66,7 +66,9 @@ class JobList:
 
     async def _read(self, *, due_or_not: bool) -> None:
         deadline = asyncio.get_running_loop().time() + LIST_SHARE * self._lease_seconds
-        claimed = await self._store.claim_job_list(self._source.key, self._lease_seconds, due_or_not=due_or_not)
+        claimed = await self._store.claim_job_list(
+            self._source.key, self._lease_seconds, self._next_gap(), due_or_not=due_or_not
+        )
         for lease in claimed:
             error, whole, self._requests = None, False, 0
             try:
@@ -79,11 +81,14 @@ class JobList:
                 error = e.failure.message
                 await self._record_failure(e.failure)
             finally:  # also if cancelled, so that other daemons can claim the list
-                now = asyncio.get_running_loop().time()
-                gap = 0.0 if now < self._silent_until else self._next_gap()
-                await self._store.finish_job_list(lease, gap, whole=whole, error=error)
+                await self._store.finish_job_list(lease, self._next_gap(), whole=whole, error=error)
 
     def _next_gap(self) -> float:
+        """Return the seconds to the next reading; 0 if only the key of this daemon may not read the list."""
+        now = asyncio.get_running_loop().time()
+        return 0.0 if now < self._silent_until else self._failure_gap()
+
+    def _failure_gap(self) -> float:
         rate_limited_gap = self._requests * (self._source.request_interval or 0) / RATE_SHARE
         return max(min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap)), rate_limited_gap)
 
@@ -117,7 +122,7 @@ class JobList:
             log.warning("job_list.failed", source=self._source.name, error_class=error_class, error=failure.message)
         self._failures += 1
         if failure.error_class in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN}:
-            self._silent_until = asyncio.get_running_loop().time() + self._next_gap()
+            self._silent_until = asyncio.get_running_loop().time() + self._failure_gap()
         if failure.error_class in {ErrorClass.THROTTLED, ErrorClass.QUOTA}:
             # A pause applies to polls too. A refusal may concern the job list only: the key may be valid for polls.
             await report_failure(self._store, self._source.key, failure)

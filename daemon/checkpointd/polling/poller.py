@@ -97,6 +97,7 @@ class Poller:
     def stuck(self) -> str | None:
         """Return what is stuck, or None. An unreachable database or provider blocks nothing: its waits time out."""
         now = asyncio.get_running_loop().time()
+        # The most specific reason first: a poll or a save that hangs may delay the ticks, too.
         if self._listing and (late := now - min(self._listing.values())) > LATE_SECONDS:
             return f"a poll has outlived its lease by {late:.0f} s"
         if (saving := self.queue.saving_seconds()) > LONGEST_SAVE_SECONDS:

@@ -34,6 +34,8 @@ from checkpointd.postgres.rows import (
 REJECT_BYTES: Final = 64 * 1024
 """The most bytes of a reject that are stored."""
 
+SECRET_REJECT_KEY: Final = b"a secret stands in it"
+"""Hashed for the key of a reject without bytes. It must never change: each other text makes a second row."""
 REJECTS_PER_JOB: Final = 1000
 """The most rejects of a job that are stored. Others are only counted: a broken provider must not fill the disk."""
 
@@ -145,7 +147,10 @@ def _values(item: Checkpoint) -> tuple[Any, ...]:
 
 async def _write_rejects(connection: Connection, polls: Iterable[PollResult]) -> None:
     rejects = {
-        (p.lease.job, sha256(r.raw or r.reason.encode()).digest()): (r.reason, r.raw and r.raw[:REJECT_BYTES])
+        (p.lease.job, sha256(SECRET_REJECT_KEY if r.raw is None else r.raw).digest()): (
+            r.reason,
+            r.raw and r.raw[:REJECT_BYTES],
+        )
         for p in polls
         if p.listing
         for r in p.listing.rejects

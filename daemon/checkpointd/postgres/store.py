@@ -155,10 +155,12 @@ class Store:
             if not left:
                 return
 
-    async def claim_job_list(self, source: int, lease_seconds: float, *, due_or_not: bool) -> list[JobListLease]:
-        """Lease the job list of a source if it is due; with `due_or_not`, always. If cancelled, releases it again.
+    async def claim_job_list(
+        self, source: int, lease_seconds: float, gap: float, *, due_or_not: bool
+    ) -> list[JobListLease]:
+        """Lease the job list of a source if it is due; with `due_or_not`, always.
 
-        Returns no lease if the list is leased already.
+        Returns no lease if the list is leased already. If cancelled, releases it again: it is due after `gap` seconds.
         """
 
         async def claim() -> list[JobListLease]:
@@ -167,7 +169,7 @@ class Store:
 
         async def undo(leases: Sequence[JobListLease]) -> None:
             for lease in leases:
-                await self.finish_job_list(lease, 0.0, whole=False, error=None)
+                await self.finish_job_list(lease, gap, whole=False, error=None)
 
         return await finish_or_undo(claim(), undo)
 

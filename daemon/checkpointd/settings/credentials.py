@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-LOADED: Final = "checkpointd_"
+FOLDER_PREFIX: Final = "checkpointd_"
 """The prefix of credentials that a unit loads as a folder: LoadCredential=checkpointd:FOLDER (systemd.exec(5))."""
 
 
@@ -49,7 +49,7 @@ def credential(name: str) -> str | None:
     """
     if not (folder := os.environ.get("CREDENTIALS_DIRECTORY")):
         return None
-    for file in (name, LOADED + name):
+    for file in (name, FOLDER_PREFIX + name):
         try:
             if text := Path(folder, file).read_text(encoding="utf-8").strip():
                 return text

@@ -1,15 +1,15 @@
 """Logging: events with fields, without secrets, written to standard error."""
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from checkpointd.redaction import Secrets
+from checkpointd.telemetry.journal import is_journal
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("checkpointd")
 
@@ -18,18 +18,6 @@ _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical
 
 _VERBOSE_LIBRARIES: Final = ("apscheduler", "asyncio", "aiohttp")
 """Libraries of which only warnings and errors are logged, at every level."""
-
-
-def is_journal(stream: TextIO) -> bool:
-    """Return whether a stream is connected to the journal (JOURNAL_STREAM in systemd.exec(5)).
-
-    False for a stream that was redirected after systemd set the variable.
-    """
-    try:
-        found = os.fstat(stream.fileno())
-    except (OSError, ValueError):
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -> None:

@@ -112,7 +112,7 @@ class Proxy:
         tail = b""
         while chunk := await source.read(65536):
             if self.latency is not None:
-                await asyncio.sleep(self.latency(chunk))  # the delay that the test asked for
+                await asyncio.sleep(self.latency(chunk))  # the latency that the test has set
             connection.is_mute = connection.is_mute or self.is_black_hole
             if connection.is_mute:
                 continue
