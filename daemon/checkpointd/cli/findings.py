@@ -1,8 +1,9 @@
 """What the observations of `check` mean: each becomes a finding with a state, and a message that says what to do. Pure.
 
-A failure needs a person: nothing works without a database, its schema and rights, and a source is not polled if it
-cannot be reached, has no API of fine-tuning jobs or refuses the key. A warning passes by itself or only makes the work
-worse: throttling, a slow provider, a certificate that is not verified, a clock that differs.
+A failure must be fixed by a person: a missing database, schema or right; and no connection to a source, a source without
+an API of fine-tuning jobs, one that refuses the key, or one whose quota is used up. A warning passes by itself or only
+makes the work worse: throttling, a provider that is slow or does not answer in time, a certificate that is not
+verified, a clock that differs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ SKEW_SECONDS: Final = 5.0
 """Clocks may differ by this much. A Date header has whole seconds and is written before it arrives."""
 
 LACKING_SHOWN: Final = 5
-"""Missing rights that are listed by name."""
+"""How many missing rights are listed by name."""
 
 
 class Finding(NamedTuple):
@@ -67,7 +68,10 @@ def assess_server(server: Mapping[str, Any]) -> Finding:
 
 
 def assess_role(server: Mapping[str, Any], missing: Sequence[tuple[str, ...]], *, embedded: bool) -> Finding:
-    """Return whether the role has the rights that polling needs, and not many more. `missing` is objects and rights."""
+    """Return whether the role has the rights that polling needs, and is not a superuser.
+
+    `missing` has pairs of an object and a right.
+    """
     role = server["role"]
     if missing:
         lacking = ", ".join(f"{privilege} on {name}" for name, privilege in missing[:LACKING_SHOWN])
