@@ -37,7 +37,10 @@ class Label(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a job's training has come: finished epochs, all epochs (or None if unknown), and a text about its expected end."""
+    """How far a job's training has come.
+
+    The fields are the finished epochs, all epochs (or None if unknown), and a text about its expected end.
+    """
 
     epoch: int | None
     epochs: int | None
@@ -73,7 +76,10 @@ def number(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in days and hours, hours and minutes, minutes, or seconds, rounded down; the sign is ignored."""
+    """Return a duration in days and hours, hours and minutes, minutes, or seconds, rounded down.
+
+    The sign is ignored.
+    """
     whole = int(abs(seconds))
     for unit, size, lesser, lesser_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
         if whole >= size:

@@ -1,8 +1,8 @@
 """What the observations of `check` mean: each becomes a finding with a state, and a message that says what to do. Pure.
 
-A failure must be fixed by a person: a missing database, schema or right; and no connection to a source, a source without
-an API of fine-tuning jobs, one that refuses the key, or one whose quota is used up. A warning passes by itself or only
-makes the work worse: throttling, a provider that is slow or does not answer in time, a certificate that is not
+A failure must be fixed by a person: the database, its schema or a right is missing; or there is no connection to a
+source, it has no API of fine-tuning jobs, it refuses the key, or its quota is used up. A warning passes by itself or
+only makes the work worse: throttling, a provider that is slow or does not answer in time, a certificate that is not
 verified, a clock that differs.
 """
 

@@ -42,8 +42,8 @@ DRAIN_SHARE: Final = 0.5
 LONGEST_TICK_SECONDS: Final = 33.0
 """If no tick has ended for this long, the poller is stuck.
 
-A tick can be late by 3 s (the ticker waits for three intervals of 1 s). With a database that hangs, its claim then takes
-up to 5 s to get a connection and up to 15 s for the statement. These 23 s, and a margin of 10 s, make 33 s.
+A tick can come 3 s after the last one (the ticker waits for three intervals of 1 s). If the database hangs, its claim
+then takes up to 5 s to get a connection and up to 15 s for the statement. These 23 s and a margin of 10 s make 33 s.
 """
 
 LATE_SECONDS: Final = 5.0
