@@ -31,6 +31,7 @@ RUN = {
     ("sql/OPERATING.md", "Backup"): "tests/postgres/test_backup.py::test_backup_and_restore",
     ("systemd/README.md", "Install"): "tests/service/test_systemd.py::test_from_a_wheel_to_a_running_unit",
     ("systemd/README.md", "Operate"): "tests/service/test_systemd.py::test_from_a_wheel_to_a_running_unit",
+    ("systemd/README.md", "Upgrade"): "tests/service/test_systemd.py::test_upgrade",
     **{
         ("sql/README.md", section): "tests/postgres/test_guide.py::test_answers"
         for section in Document("sql/README.md").sections if re.match(r"\d+\. ", section)
