@@ -1,4 +1,4 @@
--- Set sources to ok after an accepted request, unless they are paused, and return the names of those that were not.
+-- Set sources to ok after an accepted request, except paused ones, and return the names of those that were not ok.
 -- $1 sources: int[], keys
 update checkpointd.sources
 set state = 'ok', state_since = clock_timestamp(), resume_at = null

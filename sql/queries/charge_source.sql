@@ -1,4 +1,4 @@
--- Charge one request to the rate limit of a source, and return how many seconds it has to wait.
+-- Charge one request to the rate limit of a source, and return how many seconds the request has to wait.
 -- $1 source: int, key
 -- $2 request_interval: float8, seconds between requests
 --

@@ -4,7 +4,7 @@
 -- $3 due_or_not: bool, whether to lease job lists that are not due, too
 --
 -- Times that lie too far in the future are ignored: the server's clock was set back since (see claim_due_jobs.sql). A
--- rate limit may be used up for long by a list of many pages, so only more than 30 days are too far.
+-- list of many pages can use up a rate limit for days, so budget_at is ignored only if it is more than 30 days ahead.
 with clock as materialized (select clock_timestamp() as now),
 
 due as (

@@ -5,7 +5,7 @@
 -- $4 request_interval: float8[], seconds between requests of each of these sources
 -- $5 lease_seconds: float8, how long the leases last
 --
--- Jobs beyond what a rate limit allows now are left out, too. A lease that was given in the future is ignored (see
+-- Jobs beyond what a rate limit allows now are left out too. A lease is ignored if its claim lies in the future (see
 -- claim_due_jobs.sql).
 with clock as materialized (select clock_timestamp() as now),
 

@@ -1,12 +1,12 @@
--- Lock the polling rows that still hold the given leases, and return what a save needs to know of them.
+-- Lock the polling rows that still hold the given leases, and return the columns that a save needs.
 -- $1 job: bigint[], key
 -- $2 lease_token: bigint[], from the claim
 --
 -- Rows are locked in the order of their keys, as everywhere, so that saves do not deadlock. A row that another
--- transaction has locked is left out: the save of its poll is repeated a moment later. `knew_all` means that
+-- transaction has locked is left out: the save of its poll is repeated a moment later. `all_stored` means that
 -- everything listed before this poll is stored: some listing was complete, and the last compared one had no rejects.
 select polling.job, polling.lease_token, polling.absent_ids, polling.error_class, polling.failure_poll,
-  polling.last_complete_at is not null and polling.rejected = 0 as knew_all
+  polling.last_complete_at is not null and polling.rejected = 0 as all_stored
 from checkpointd.polling
 join unnest($1::bigint[], $2::bigint[]) as held (job, lease_token) using (job, lease_token)
 where polling.lease_expires_at is not null

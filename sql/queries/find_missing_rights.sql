@@ -1,4 +1,4 @@
--- List the privileges that the daemon needs in its own schemas and that the current role lacks.
+-- List the privileges that the daemon needs in its schemas and that the current role lacks.
 with needed as (
   select 'checkpointd' as schema, needs.name, letters.privilege
   from (

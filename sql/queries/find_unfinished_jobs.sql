@@ -1,8 +1,8 @@
--- Find the tracked jobs of a source that have not ended as far as the job list has shown.
+-- Find the tracked jobs of a source that have not ended according to the job list.
 -- $1 source: int, key
 -- $2 ended: text[], statuses of ended jobs, in lower case
 --
--- The provider does not know a missing job, so its job list cannot show that it ended.
+-- Missing jobs are left out: the provider does not find them, so its job list cannot show that they have ended.
 select jobs.id
 from checkpointd.polling
 join checkpointd.jobs on jobs.key = polling.job

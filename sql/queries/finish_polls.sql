@@ -4,6 +4,18 @@
 -- $3 gap: float8[], the poll gap of the cadence in seconds, without back-off
 -- $4 complete: bool[], whether the listing is complete
 -- $5 changed: bool[], whether the poll changed a stored checkpoint or added one
+<<<<<<< HEAD
+-- $6 reopens: bool[], whether the poll changed something and the status is not final: this ends its settling
+-- $7 digest: bytea[], of the listing; null: compare the next one in full
+-- $8 absent_ids: text[], known checkpoints that the listing lacks, joined by newlines; null: none
+-- $9 rejected: int[], items that could not be read; null: no listing was compared
+-- $10 error_class: text[], null: the poll did not fail
+-- $11 error: text[], the failure in words; null: the poll did not fail
+-- $12 poll: bigint[], row of polls; null: the poll has none
+-- $13 newest_step: bigint[], null: no newer step than before
+-- $14 spacing_s: float8[], arrival history: seconds between new checkpoints; null: not known yet
+-- $15 spread_s: float8[], arrival history: how much the spacing varies, in seconds; null: not known yet
+=======
 -- $6 reopens: bool[], whether a change shows that a job which seemed to have ended goes on
 -- $7 digest: bytea[], of the listing; null if the next one must be compared in full
 -- $8 absent_ids: text[], ids of known checkpoints that the listing lacks, joined by newlines; or null
@@ -14,12 +26,13 @@
 -- $13 newest_step: bigint[], arrival history: largest step; null if it is not larger than before
 -- $14 spacing_s: float8[], arrival history: seconds between new checkpoints; null if unknown
 -- $15 spread_s: float8[], arrival history: variation of the spacing in seconds; null if unknown
+>>>>>>> main
 -- $16 blames_job: bool[], whether the failure counts against the job and not against its source
--- $17 gone: bool[], whether the provider has not known the job for long
+-- $17 gone: bool[], whether the provider has not found the job for a long time
 --
 -- fence_polls.sql has locked the rows. A sealed job is reopened only by a complete listing, or if another poll was
--- requested during this one (poll_again). A failure of the source does not change what is stored of the job's
--- failures.
+-- requested during this one (poll_again). A failure of the source does not change the columns about the failures of
+-- the job.
 with clock as materialized (select clock_timestamp() as now)
 
 update checkpointd.polling

@@ -8,7 +8,7 @@
 -- $7 new_value: text[], after the change; or null
 --
 -- The lock on feed_gate is taken first and held until the commit, so that seq follows the order of commits. COPY
--- cannot be used: PostgreSQL waits for its rows without a timeout, and a daemon that froze would keep the lock. The
+-- cannot be used: PostgreSQL waits for its rows without a timeout, so a suspended daemon would keep the lock. The
 -- arrays are expanded in the select list because that is 10 % faster than in the from clause, which would store all
 -- rows first.
 with gate as materialized (select one from checkpointd.feed_gate for no key update),

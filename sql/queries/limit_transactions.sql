@@ -1,5 +1,5 @@
 -- Let the server end this session if one of its transactions takes too long (PostgreSQL 17 or newer).
--- $1 transaction_timeout: text, a time as PostgreSQL writes it
+-- $1 transaction_timeout: text, with a unit of PostgreSQL, such as 12s
 --
 -- No other timeout runs while the server waits for the rest of a statement of which it has received a part.
 select set_config('transaction_timeout', $1, false)

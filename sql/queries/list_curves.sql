@@ -1,7 +1,7 @@
 -- List the loss curves of jobs, thinned out evenly: one row for each job that has checkpoints.
 -- $1 source: text[], name
 -- $2 id: text[], the provider's id of the job
--- $3 points: numeric, how many points of a curve at most
+-- $3 points: numeric, the most points of a curve
 --
 -- The validation loss is the one by which the best checkpoint is chosen.
 select requested.n, max(points.epoch) as epoch, array_agg(points.step_number order by points.step_number) as steps,

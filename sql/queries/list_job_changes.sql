@@ -1,8 +1,8 @@
--- List the latest changes of a job that precede a given one.
+-- List the latest changes of a job before a given one.
 -- $1 source: text, name
 -- $2 id: text, the provider's id of the job
--- $3 before: bigint, seq of the change that all rows precede
--- $4 count: bigint, how many rows at most
+-- $3 before: bigint, all rows have a smaller seq
+-- $4 count: bigint, the most rows to return
 select changes.seq, changes.at, changes.kind, changes.checkpoint_id, changes.field, changes.old_value,
   changes.new_value, checkpoints.step_number
 from fine_tuning.changes

@@ -1,8 +1,8 @@
 -- List a part of the checkpoints of a job, the last step first.
 -- $1 source: text, name
 -- $2 id: text, the provider's id of the job
--- $3 count: bigint, how many rows at most
--- $4 skipped: bigint, how many rows to leave out first
+-- $3 count: bigint, the most rows to return
+-- $4 skipped: bigint, the number of rows to leave out at the beginning
 select id, step_number, epoch, fine_tuned_model_checkpoint, train_loss, valid_loss, full_valid_loss,
   train_mean_token_accuracy, valid_mean_token_accuracy, full_valid_mean_token_accuracy, extra_metrics, is_final,
   first_seen_at, missing_since

@@ -2,7 +2,7 @@
 -- $1 source: text, name
 -- $2 id: text, the provider's id
 --
--- `rejects` is 0 if the last complete listing had none, whatever earlier ones had.
+-- `rejects` is 0 if the last complete listing had none, even if earlier listings had some.
 select now() as at, jobs.id, jobs.source, jobs.status, jobs.model, jobs.fine_tuned_model, jobs.created_at,
   jobs.finished_at, jobs.estimated_finish, jobs.hyperparameters, jobs.error, jobs.trained_tokens, jobs.phase,
   jobs.tracked_by, jobs.tracked_at, jobs.checkpoint_count, jobs.latest_step, jobs.suspected_gap,

@@ -1,4 +1,4 @@
--- Read the server's version and state, the current role, and what that role should still be given.
+-- Read the version and state of the server, the current role, and the membership and settings that the role lacks.
 --
 -- `membership` is the statement that makes the role a member of checkpointd, or null if it is one. `unset` has a
 -- statement for each setting of sql/roles.sql that this session lacks.

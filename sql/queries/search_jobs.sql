@@ -1,8 +1,9 @@
 -- List one page of the jobs that match every search word, the newest first, with totals over all pages.
--- $1 word: text[], in lower case; each is part of the job's id, source, status, phase or models, or of stale, failing
--- $2 page_size: bigint, how many jobs at most
--- $3 page: int, from 1; after the last page the last one is listed
--- $4 status_count: bigint, how many statuses to count, the most frequent first
+-- $1 word: text[], in lower case; each occurs in the id, source, status, phase or models of a job, or in the words
+--   stale and failing for a job in that state
+-- $2 page_size: bigint, the most jobs to return
+-- $3 page: int, from 1; a number after the last page means the last page
+-- $4 status_count: bigint, the most statuses to return, the most frequent first
 --
 -- Each row has the totals. If no job matches, there is one row with the totals only.
 with found as materialized (

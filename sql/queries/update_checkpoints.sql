@@ -1,7 +1,7 @@
 -- Update checkpoints whose item differs from the last one; a null never overwrites a known metric.
 -- $1 job: bigint[], key
 -- $2 id: text[], the provider's id of the checkpoint
--- $3 changed: bool[], whether a value changed, and not only the item's bytes
+-- $3 changed: bool[], true if a value changed, false if only the item's bytes did
 -- $4 step_number: bigint[]
 -- $5 created_at: bigint[], Unix seconds
 -- $6 fine_tuned_model_checkpoint: text[]

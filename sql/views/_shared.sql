@@ -20,8 +20,8 @@ return case
   when seconds >= 1420070400 and seconds <= extract(epoch from now() + ahead) then to_timestamp(seconds)
 end;
 comment on function checkpointd.unix_time is
-  'Converts a provider''s time in Unix seconds. Returns null if it is implausible: before 2015, or later than ahead '
-  'from now.';
+  'Converts a provider''s time in Unix seconds. Returns null if it is implausible: before 2015, or further in the '
+  'future than the interval ahead.';
 
 create or replace function checkpointd.epoch(
   step_number bigint, step_distance double precision, latest_step bigint, n_epochs text, status text
@@ -38,9 +38,9 @@ return case
 end;
 comment on function checkpointd.epoch is
   'Returns the epoch that ended at a checkpoint, assuming one checkpoint at the end of each epoch. Returns null if '
-  'the steps contradict this: if there are more of them than epochs, if those of a succeeded job do not end with its '
-  'last epoch, or if a step is more than a tenth of an epoch away from the end of one (epochs may not divide evenly '
-  'into steps).';
+  'the steps contradict this: if the latest step is after the last epoch, if the job has succeeded and its latest '
+  'step is not the end of the last epoch, or if the step is more than a tenth of an epoch away from the end of an '
+  'epoch (an epoch is not always a whole number of steps).';
 
 create or replace function checkpointd.spent_until(budget_at timestamptz, request_interval interval, now timestamptz)
 returns timestamptz
@@ -51,9 +51,9 @@ return greatest(
 );
 comment on function checkpointd.spent_until is
   'Returns the time up to which the requests of a rate limit are used up. This is sources.budget_at, with two '
-  'exceptions. A time in the past is limited to one second, or one request interval if that is longer, so that unused '
-  'requests do not add up. A time too far in the future for the debt of a long list is ignored: the clock was set '
-  'back since.';
+  'exceptions. A time in the past is at most one second ago, or one request interval if that is longer, so that '
+  'unused requests do not add up. A time so far in the future that even a long list cannot be the reason is ignored: '
+  'the clock was set back since.';
 
 create or replace function checkpointd.summarise(jobs bigint[], bursts boolean[]) returns void
 language sql as $$
@@ -138,9 +138,9 @@ set checkpoint_count = excluded.checkpoint_count,
   best_id = excluded.best_id
 $$;
 comment on function checkpointd.summarise is
-  'Rewrites the summaries of jobs. For each job, bursts has whether more than three of its checkpoints came at once.';
+  'Rewrites the summaries of jobs. For each job, bursts is true if more than three new checkpoints came in one poll.';
 
--- An upgrade from a version without summaries: write those that are lacking.
+-- After an upgrade from a version without summaries, write those that do not exist yet.
 select checkpointd.summarise(array_agg(jobs.key), array_agg(false))
 from checkpointd.jobs
 where not exists (select from checkpointd.summaries where summaries.job = jobs.key)

@@ -16,7 +16,7 @@ comment on view fine_tuning.best_checkpoints is
   'One row for each job that has checkpoints: the checkpoint with the smallest validation loss. Candidates are the '
   'checkpoints that the provider still lists, or all if it lists none. They are compared by full_valid_loss if all of '
   'them have it, or all but one (the newest may get it late), or at least as many as have valid_loss; otherwise by '
-  'valid_loss. If two are equal, the later step wins. NaN never wins.';
+  'valid_loss. If two values are equal, the later step is chosen. NaN is never chosen.';
 comment on column fine_tuning.best_checkpoints.source is 'Source of the job.';
 comment on column fine_tuning.best_checkpoints.fine_tuning_job_id is 'The provider''s id of the job.';
 comment on column fine_tuning.best_checkpoints.checkpoint_id is

@@ -1,4 +1,4 @@
--- The feed of changes: a reader that remembers the last seq it has read misses none.
+-- The feed of changes. A reader that stores the last seq that it has read, and continues after it, misses no change.
 create or replace view fine_tuning.changes as
 select changes.seq, changes.at, changes.poll as poll_id, changes.kind, sources.name as source,
   jobs.id as fine_tuning_job_id, changes.checkpoint_id, changes.field, changes.old_value, changes.new_value
@@ -10,10 +10,10 @@ comment on view fine_tuning.changes is
   'One row for each change, append-only, in the order of commits: each new checkpoint, each changed value, each '
   'checkpoint that disappears or returns, each new status of a job.';
 comment on column fine_tuning.changes.seq is
-  'Increases in the order of commits. There may be gaps, which mean nothing.';
+  'Increases in the order of commits. Gaps between the numbers have no meaning.';
 comment on column fine_tuning.changes.at is 'Time when checkpointd stored the change.';
 comment on column fine_tuning.changes.poll_id is
-  'Poll that found the change (polls.id); null for a status, which the job list shows.';
+  'Poll that found the change (polls.id); null for a status, which is found in the job list.';
 comment on column fine_tuning.changes.kind is
   'new; changed; regressed (the provider sent null after a value, and the value is kept); missing; returned; status.';
 comment on column fine_tuning.changes.source is 'Source of the job.';

@@ -21,7 +21,7 @@ cross join lateral (
 where metrics.value is not null;
 
 comment on view fine_tuning.checkpoint_metrics is
-  'One row for each checkpoint and metric that has a value, extra metrics included: the long form of checkpoints.';
+  'One row for each checkpoint and each of its metrics that has a value, including extra metrics.';
 comment on column fine_tuning.checkpoint_metrics.checkpoint_id is 'Id of the checkpoint.';
 comment on column fine_tuning.checkpoint_metrics.source is 'Source of the job.';
 comment on column fine_tuning.checkpoint_metrics.fine_tuning_job_id is 'The provider''s id of the job.';

@@ -48,8 +48,8 @@ comment on column fine_tuning.checkpoints.is_final is
   'True if the checkpoint is the result of the job: its model is the fine-tuned model of the job or, as long as that '
   'is unknown, its name does not end with :ckpt-step-N.';
 comment on column fine_tuning.checkpoints.epoch is
-  'Epoch that ended at this checkpoint, calculated from the n_epochs of the job and the usual distance of its steps '
-  '(providers make one checkpoint per epoch); null if either is unknown or they do not fit together.';
+  'Epoch that ended at this checkpoint, calculated from the n_epochs of the job and the usual distance between its '
+  'steps (providers make one checkpoint per epoch); null if either is unknown or they do not fit together.';
 comment on column fine_tuning.checkpoints.first_seen_at is 'Time when checkpointd stored the checkpoint.';
 comment on column fine_tuning.checkpoints.last_changed_at is 'Time when a value of the checkpoint last changed.';
 comment on column fine_tuning.checkpoints.missing_since is

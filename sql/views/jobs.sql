@@ -40,5 +40,5 @@ comment on column fine_tuning.jobs.checkpoint_count is 'Number of stored checkpo
 comment on column fine_tuning.jobs.latest_step is 'Largest training step of the stored checkpoints.';
 comment on column fine_tuning.jobs.suspected_gap is
   'True if the provider may have dropped a checkpoint before it could be read: two neighbouring steps are more than '
-  '1.5 times the usual distance apart (the median, or the smaller of the two middle ones), or more than three '
-  'checkpoints came between two polls. The latter is never reset.';
+  '1.5 times the usual distance apart (the median, or the smaller of the two middle ones), or more than three new '
+  'checkpoints came in one poll. After the latter it stays true.';

@@ -1,4 +1,4 @@
--- The metrics of a job as they were known at an earlier time: the present values, with later changes undone.
+-- The metrics of a job as they were stored at an earlier time: the present values, with later changes undone.
 create or replace function fine_tuning.metrics_as_of(job text, at timestamptz)
 returns table (
   checkpoint_id text, source text, fine_tuning_job_id text, step_number bigint, metric text, value double precision
@@ -12,8 +12,8 @@ with seen as (
     and changes.at <= metrics_as_of.at
 ),
 
--- The value of each field that ever changed: the new value of its last change up to then, or else the old value of its
--- first change after that.
+-- The value at that time of each field that ever changed: the new value of its last change before, or else the old
+-- value of its first change after.
 known as (
   select changes.source, changes.checkpoint_id, changes.field,
     case
@@ -51,6 +51,5 @@ where metrics.fine_tuning_job_id = metrics_as_of.job
 $$;
 
 comment on function fine_tuning.metrics_as_of is
-  'Returns the metrics of a job''s checkpoints as they were known at the given time, one per row as in '
-  'checkpoint_metrics. A value that the provider did not show until later is not included. Times are those of '
-  'changes.at.';
+  'Returns the metrics of a job''s checkpoints as they were stored at the given time, one per row as in '
+  'checkpoint_metrics. A value that was received later is not included. Times are those of changes.at.';

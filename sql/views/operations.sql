@@ -1,8 +1,9 @@
 -- The functions behind track, untrack and resync.
 --
--- Those in schema checkpointd work on many jobs. The commands call them, with the rights of their own role. Those in
--- schema fine_tuning do the same for one job, with the rights of the functions' owner. The role checkpointd_operator
--- calls them. Rows of polling are locked in the order of their keys and before rows of jobs, as everywhere.
+-- The functions in schema checkpointd change many jobs at once. The commands call them, with the rights of their own
+-- role. The functions in schema fine_tuning do the same for one job, with the rights of the functions' owner, so that
+-- the role checkpointd_operator can call them. Rows of polling are locked in the order of their keys and before rows
+-- of jobs, as everywhere.
 
 create or replace function checkpointd.track_jobs(source int, ids text[]) returns setof bigint
 language sql as $$
@@ -16,7 +17,7 @@ with locked as materialized (
   for no key update of polling
 ),
 
--- The condition on the count makes PostgreSQL lock the rows of polling first.
+-- The condition on the count, which is always true, makes PostgreSQL lock the rows of polling first.
 tracked as (
   insert into checkpointd.jobs (source, id, tracked_by)
   select $1, given.id, 'operator'
@@ -105,8 +106,8 @@ begin
   perform set_config('idle_in_transaction_session_timeout', '3s', true);
 end $$;
 comment on function checkpointd.be_brief is
-  'Lets the server end this session if it leaves the current transaction open, because that holds locks for which '
-  'polls wait.';
+  'Makes the server end this session if it leaves the current transaction idle for 3 seconds, because polls may wait '
+  'for its locks.';
 
 create or replace function checkpointd.tracked_job(id text, source text) returns bigint
 language plpgsql stable as $$
@@ -133,7 +134,8 @@ begin
   return keys[1];
 end $$;
 comment on function checkpointd.tracked_job is
-  'Returns the key of the tracked job with this id, in the given source or, if that is null, in any.';
+  'Returns the key of the tracked job with this id, in the given source or, if that is null, in any source. Raises an '
+  'error if there is none or more than one.';
 
 create or replace function fine_tuning.track(job text, source text default null) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -170,8 +172,8 @@ begin
   return (select count(*) > 0 from checkpointd.track_jobs(matching.key, array[track.job]));
 end $$;
 comment on function fine_tuning.track is
-  'Tracks a job of the given source, or of the only one, as the command track does. Returns true if it was not '
-  'tracked.';
+  'Tracks a job of the given source, or of the only source if none is given, as the command track does. Returns false '
+  'if the job was tracked already.';
 
 create or replace function fine_tuning.untrack(job text, source text default null) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$

@@ -18,6 +18,6 @@ comment on column fine_tuning.polls.count is 'Number of polls that the row stand
 comment on column fine_tuning.polls.outcome is
   'changed; partial (the listing is incomplete, and what was read is stored); failed.';
 comment on column fine_tuning.polls.error_class is 'Class of the failure; null if the listing is complete.';
-comment on column fine_tuning.polls.items is 'Number of checkpoints that were read.';
+comment on column fine_tuning.polls.items is 'Number of checkpoints that the last poll of the row read.';
 comment on column fine_tuning.polls.new is 'Number of checkpoints that were stored.';
 comment on column fine_tuning.polls.changed is 'Number of checkpoints that changed, went missing or returned.';

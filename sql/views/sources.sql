@@ -13,7 +13,8 @@ comment on column fine_tuning.sources.state is
   'of a daemon).';
 comment on column fine_tuning.sources.since is 'Time of the last change of the state.';
 comment on column fine_tuning.sources.resume_at is 'Time when polling goes on; null if there is no pause.';
-comment on column fine_tuning.sources.last_error is 'Why the source is paused or refused, or was when it last was.';
+comment on column fine_tuning.sources.last_error is
+  'Reason of the last pause or refusal, which stays after the source is ok again; null if there was none.';
 comment on column fine_tuning.sources.jobs is 'Number of tracked jobs.';
 comment on column fine_tuning.sources.job_list_complete_at is 'Time when the job list was last read to its end.';
 comment on column fine_tuning.sources.job_list_error is 'Why the job list could not be read; null if it could.';

@@ -1,4 +1,4 @@
-"""From the arguments of a command to its jobs and its source."""
+"""Find the jobs and the source to which the arguments of a command refer."""
 
 import sys
 from collections.abc import Iterable, Sequence

@@ -19,7 +19,7 @@ from checkpointd.telemetry.journal import is_journal
 
 WIDE: Final = 110
 WIDEST: Final = 150
-"""From these widths of a terminal, in characters, the less important and the least important columns are shown."""
+"""A terminal of at least these widths, in characters, shows the less important and the least important columns."""
 
 CELL_CHARACTERS: Final = 300
 """Longer texts are cut on a terminal. Ids and meaningful errors are shorter."""

@@ -59,7 +59,7 @@ class JobRecord(NamedTuple):
 
 
 def read_jobs(items: Iterable[RawItem], holds_secret: Callable[[bytes], bool] = lambda _: False) -> list[JobRecord]:
-    """Read the records of one page. Of records with the same id the last one counts.
+    """Read the records of one page. If several records have the same id, the last one counts.
 
     An item is left out if it is not a JSON object, if its id is not valid, or if `holds_secret` is true for it.
     """

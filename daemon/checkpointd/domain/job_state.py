@@ -24,7 +24,7 @@ class JobState(StrEnum):
     SETTLING = "settling"
     """The job has ended. It is still polled, because checkpoints and metrics arrive late."""
     SEALED = "sealed"
-    """The job has ended, and its listing no longer changed. It is not polled any more."""
+    """The job has ended, and its listing no longer changes. It is not polled any more."""
     MISSING = "missing"
     """The provider does not find the job."""
     GONE = "gone"

@@ -84,11 +84,12 @@ class JobList:
                 await self._store.finish_job_list(lease, self._next_gap(), whole=whole, error=error)
 
     def _next_gap(self) -> float:
-        """Return the seconds to the next reading; 0 if only the key of this daemon may not read the list."""
+        """Return the seconds to the next reading, or 0 if another daemon may try its key at once."""
         now = asyncio.get_running_loop().time()
         return 0.0 if now < self._silent_until else self._failure_gap()
 
     def _failure_gap(self) -> float:
+        """Return the seconds between readings: doubled by each failure, and long enough for the rate limit."""
         rate_limited_gap = self._requests * (self._source.request_interval or 0) / RATE_SHARE
         return max(min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap)), rate_limited_gap)
 

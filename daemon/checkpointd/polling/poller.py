@@ -127,7 +127,8 @@ class Poller:
     async def poll_named(self, jobs: Iterable[Job]) -> list[Job]:
         """Poll these jobs now, due or not. Returns those that were not polled.
 
-        Waits for jobs that other daemons hold, but at most as long as a lease. Raises DatabaseUnavailableError.
+        Waits for jobs that other daemons hold, until none could be claimed for about as long as a lease. Raises
+        DatabaseUnavailableError.
         """
         loop = asyncio.get_running_loop()
         pending = {job.key: job for job in jobs if job.source in self._sources}
@@ -135,11 +136,11 @@ class Poller:
         # A job that another daemon holds is free when its lease expires, but a rate limit may delay its claim.
         wait_seconds = self._lease_seconds + 2 * max(intervals.values(), default=0)
         give_up_at = loop.time() + wait_seconds
-        left: list[Job] = []
+        unpolled: list[Job] = []
         self._wants_more = True
         while pending:
             if failed := {source.key for source in self._sources.values() if source.failure}:
-                left += [job for job in pending.values() if job.source in failed]
+                unpolled += [job for job in pending.values() if job.source in failed]
                 pending = {key: job for key, job in pending.items() if job.source not in failed}
             self.wake.clear()
             claimed_before = loop.time()
@@ -162,7 +163,7 @@ class Poller:
                     async with asyncio.timeout(HELD_SECONDS):
                         await self.wake.wait()
         await self.idle()
-        return [*left, *pending.values()]
+        return [*unpolled, *pending.values()]
 
     def _within_capacity(self, jobs: Iterable[Job]) -> list[Job]:
         """Return the first of these jobs for which their sources have capacity."""

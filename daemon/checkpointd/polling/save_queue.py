@@ -151,7 +151,7 @@ class SaveQueue:
             saved += await self._retry(lambda: save_quiet(self._store, quiet), save_by) or []
         if changed:
             saved += await self._retry(lambda: save_changed(self._store, changed), save_by) or []
-        self._report_outcomes(batch, {one.result.lease.job: one for one in saved})
+        self._report_outcomes(batch, {saved_poll.result.lease.job: saved_poll for saved_poll in saved})
         # If this fails, it is not repeated: the next poll of the source stores the state of the source.
         with suppress(DatabaseUnavailableError), self._health.unit("source"):
             async with database_deadline(self._close_by) as self._limit:
@@ -195,16 +195,16 @@ class SaveQueue:
         for finished in batch:
             name, lease = finished.source.name, finished.claim.lease
             requests[name] += finished.requests
-            one = saved.get(lease.job)
-            if one and one.result.lease is not lease:  # it was saved under another lease of this job
-                one = None
-            if one:
-                by_source[name].append(one)
+            saved_poll = saved.get(lease.job)
+            if saved_poll and saved_poll.result.lease is not lease:  # the result of another lease of this job
+                saved_poll = None
+            if saved_poll:
+                by_source[name].append(saved_poll)
             elif finished.result:
                 lost[name].append(lease.id)
             if self._report:
                 failure = finished.source_failure or Failure(ErrorClass.INTERNAL, LEASE_LOST)
-                self._report(lease, one or failure)
+                self._report(lease, saved_poll or failure)
         for source, jobs in lost.items():
             log.warning("poll.dropped", source=source, reason=LEASE_LOST, **metrics.log_fields(jobs))
         for source, polls in by_source.items():

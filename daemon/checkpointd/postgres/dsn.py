@@ -48,7 +48,7 @@ class DsnError(ValueError):
 
 
 class DsnFileError(DsnError, OSError):
-    """A certificate file cannot be used now. It is an OSError, so connecting is retried: the file may be replaced."""
+    """A certificate file cannot be used now, perhaps because it is being replaced. An OSError, so that it is retried."""
 
 
 class Host(NamedTuple):

@@ -40,7 +40,7 @@ _LOST_RACES: Final = (
     asyncpg.DuplicateTableError,
     asyncpg.DuplicateObjectError,
 )
-"""Errors of `create … if not exists` if another session creates the same at that moment."""
+"""Errors of `create … if not exists` if another session creates the same object at that moment."""
 
 
 class Migrated(NamedTuple):

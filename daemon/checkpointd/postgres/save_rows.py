@@ -35,7 +35,7 @@ REJECT_BYTES: Final = 64 * 1024
 """The most bytes of a reject that are stored."""
 
 SECRET_REJECT_KEY: Final = b"a secret stands in it"
-"""Hashed for the key of a reject without bytes. It must never change: each other text makes a second row."""
+"""The hash of this text is the key of a reject without bytes. It must never change: another text makes a new row."""
 REJECTS_PER_JOB: Final = 1000
 """The most rejects of a job that are stored. Others are only counted: a broken provider must not fill the disk."""
 
@@ -60,7 +60,7 @@ async def write_polls(connection: Connection, polls: Sequence[PollResult]) -> di
     diffs = {p.lease.job: _diff(p, stored.get(p.lease.job, {}), held[p.lease.job]["absent_ids"] or ()) for p in polls}
     await _write_checkpoints(connection, diffs)
     await _write_rejects(connection, polls)
-    await _summarise(connection, diffs, {job for job, row in held.items() if row["knew_all"]})
+    await _summarise(connection, diffs, {job for job, row in held.items() if row["all_stored"]})
     poll_ids = await _write_polls(connection, polls, diffs, held)
     await _finish(connection, polls, diffs, poll_ids)
     changes = [ChangeRow(job, poll_ids.get(job), *change) for job, diff in diffs.items() for change in diff.changes]
@@ -160,10 +160,12 @@ async def _write_rejects(connection: Connection, polls: Iterable[PollResult]) ->
         await connection.execute(queries.SAVE_REJECTS, *columns(rows), REJECTS_PER_JOB)
 
 
-async def _summarise(connection: Connection, diffs: Mapping[int, Diff], knew_all: Collection[int]) -> None:
+async def _summarise(connection: Connection, diffs: Mapping[int, Diff], all_stored: Collection[int]) -> None:
     """Rewrite the summaries of changed jobs. A burst counts only if everything that was listed before is stored."""
     rows = [
-        SummaryRow(job, burst=job in knew_all and len(diff.new) > BURST) for job, diff in diffs.items() if diff.changes
+        SummaryRow(job, burst=job in all_stored and len(diff.new) > BURST)
+        for job, diff in diffs.items()
+        if diff.changes
     ]
     if rows:
         await connection.execute(queries.SUMMARISE_JOBS, *columns(rows))

@@ -79,7 +79,7 @@ async def _keep_session(_: Connection) -> None:
 
 
 class Store:
-    """The database. Every method raises DatabaseUnavailableError. No state is kept between calls."""
+    """The database. Every method may raise DatabaseUnavailableError. No state is kept between calls."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
@@ -189,7 +189,7 @@ class Store:
         return {row["id"] for row in await self._fetch(queries.FIND_UNFINISHED_JOBS, source, ended_statuses)}
 
     async def pause_source(self, source: int, seconds: float, reason: str) -> None:
-        """Stop the claims of a source, by every daemon, for so many seconds."""
+        """Stop the claims of a source, by every daemon, for this many seconds."""
         await self._fetch(queries.PAUSE_SOURCE, source, seconds, reason)
 
     async def refuse_source(self, source: int, reason: str) -> None:

@@ -52,7 +52,7 @@ async def run(
         open_store(connect) as store,
         open_session() as http,
     ):
-        keys = await _unless(stop.asked, _prepare(settings, store, health, migrate=migrate))
+        keys = await _run_unless(stop.asked, _prepare(settings, store, health, migrate=migrate))
         if keys is None:
             return
         sources = open_sources(settings, keys, http, headers_by_source)
@@ -76,7 +76,7 @@ async def run(
     log.info("daemon.stopped")
 
 
-async def _unless(asked: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+async def _run_unless(asked: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
     """Return the result of `work`, or cancel it and return None when `asked` is set."""
     working, waiting = asyncio.create_task(work), asyncio.create_task(asked.wait())
     try:
@@ -144,13 +144,13 @@ def _ticking(
     with run_ticker() as ticker:
         interval = min(1.0, settings.min_poll_seconds / 4)
         refresh = partial(database_metrics.refresh_until_read, store, health)
-        works: list[tuple[asyncio.Event, float, Callable[[], Awaitable[object]]]] = [
+        loops: list[tuple[asyncio.Event, float, Callable[[], Awaitable[object]]]] = [
             (poller.wake, interval, poller.tick),
             (asyncio.Event(), database_metrics.REFRESH_SECONDS, refresh),
         ]
         interval = min(1.0, settings.job_list_seconds)
-        works += [(asyncio.Event(), interval, job_list.tick) for job_list in job_lists]
-        tasks = [ticked.create_task(repeat(ticker, *work, stop)) for work in works]
+        loops += [(asyncio.Event(), interval, job_list.tick) for job_list in job_lists]
+        tasks = [ticked.create_task(repeat(ticker, *loop, stop)) for loop in loops]
         try:
             yield
         finally:

@@ -37,7 +37,7 @@ class Ticker:
         self.scheduler = scheduler
 
     def start(self, event: asyncio.Event, seconds: float) -> None:
-        """Set `event` now and every so many seconds."""
+        """Set `event` now, and then at an interval of `seconds`."""
         event.set()
         trigger = AheadOnlyTrigger(seconds=seconds, timezone=UTC)
         # _set is a coroutine function, because APScheduler would call a plain function in a thread.

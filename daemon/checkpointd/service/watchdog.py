@@ -18,7 +18,7 @@ REPORT_SECONDS: Final = 10.0
 """The interval of reports to systemd. It is shorter if the time of the watchdog requires that."""
 
 LAG_SECONDS: Final = 5.0
-"""If a sleep ends so much later than it should, the event loop was blocked."""
+"""If a sleep ends this much later than it should, the event loop was blocked."""
 
 Stuck = Callable[[], str | None]
 """Returns what is stuck, or None."""

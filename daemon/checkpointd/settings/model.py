@@ -133,8 +133,8 @@ class Source(BaseModel):
 
 def _distinct(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     names = [source.name for source in sources]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        shared = "the same name" if looks_like_key(twice) else f"the name {twice}"
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        shared = "the same name" if looks_like_key(repeated) else f"the name {repeated}"
         raise ValueError(f"two sources have {shared}: rename one of them")
     return sources
 

@@ -24,7 +24,7 @@ class Unit:
     work: str
     started: float
     is_conclusive: bool = True
-    """False if its end does not show that the database works."""
+    """False if the end of this run does not show that the database works."""
 
 
 class Health:
@@ -83,10 +83,10 @@ class Health:
         """Return the reasons why the process cannot work, one text for each, without secrets."""
         if self.waiting_for is not None:
             return [self.waiting_for]
-        works = defaultdict[str, list[str]](list)
+        works_by_error = defaultdict[str, list[str]](list)
         for work, error in self._failed.items():
-            works[str(error)].append(work)
-        return [f"database: {', '.join(failed)} failed: {reason}" for reason, failed in works.items()]
+            works_by_error[str(error)].append(work)
+        return [f"database: {', '.join(works)} failed: {error}" for error, works in works_by_error.items()]
 
     def source_problems(self) -> list[str]:
         """Return which sources are refused or paused for this process."""

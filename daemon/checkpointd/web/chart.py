@@ -45,7 +45,7 @@ class Scale:
 
 
 class PlottedStep(NamedTuple):
-    """One step: its position, the part of the width that is nearest to it, and the position of each curve or None."""
+    """One step: its x position, the part of the width nearest to it, and the y position of each curve or None."""
 
     x: float
     left: float
@@ -78,7 +78,7 @@ def fit_scale(values: Sequence[float], *, margin: float = MARGIN) -> Scale:
     """Return a scale that contains these finite values. If all are equal, they are in its middle."""
     low, high = (float(min(values)), float(max(values))) if values else (0.0, 1.0)
     half_range = high / 2 - low / 2
-    # Doubles have 52 bits, and fewer near zero. Values that are closer than this are drawn as equal.
+    # Doubles have a precision of 52 bits, and less near zero. Values that are closer than this are drawn as equal.
     resolution = max(max(abs(low), abs(high)) * 1e-9, 1e-300)
     padding = half_range * 2 * margin if half_range > resolution else max(abs(low) * 0.1, resolution, 1e-3)
     return Scale(max(low - padding, -MAX_FLOAT), min(high + padding, MAX_FLOAT))
