@@ -37,7 +37,10 @@ class Label(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """The progress of a job: finished epochs, all epochs (None if unknown), and a text about its expected end."""
+    """How far a job's training has come.
+
+    The fields are the finished epochs, all epochs (or None if unknown), and a text about its expected end.
+    """
 
     epoch: int | None
     epochs: int | None
@@ -73,7 +76,10 @@ def number(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in its two largest units, rounded down to seconds; the sign is ignored."""
+    """Return a duration in days and hours, hours and minutes, minutes, or seconds, rounded down.
+
+    The sign is ignored.
+    """
     whole = int(abs(seconds))
     for unit, size, lesser, lesser_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
         if whole >= size:
@@ -134,7 +140,7 @@ def problems(job: Row) -> str:
 
 
 def progress(job: Row, epoch: int | None, now: datetime) -> Progress:
-    """Return the progress of a job. `epoch` is the last epoch that has a checkpoint at its end."""
+    """Return how far a job's training has come. `epoch` is the last epoch that has a checkpoint at its end."""
     epochs = hyperparameters(job["hyperparameters"]).get("n_epochs", "").removesuffix(".0")
     expected = None
     if job["finished_at"] is None and (end := job["estimated_finish"]) is not None and now - end < OVERDUE:

@@ -1,17 +1,5 @@
 -- Lease due jobs of each source, the longest overdue first.
 -- $1 source: int[], key
-<<<<<<< HEAD
--- $2 slots: int[], the most jobs of the source to lease
--- $3 failing_slots: int[], the most failing jobs among these, so that they do not take all slots
--- $4 request_interval: float8[], seconds between requests; null: no rate limit
--- $5 lease_seconds: float8, how long the leases last
---
--- If the server's clock was set back, times that were written before lie in the future. They must not delay any work.
--- A pause that ends more than an hour from now is ignored. If the last claim of a job lies in the future, its due time
--- and its lease are ignored. The claim is tested twice. A test against `clock` is cheap, and false for nearly all jobs.
--- A test against the time at which the row is read is needed because another claim may have been committed while
--- this statement was running.
-=======
 -- $2 slots: int[], how many jobs the source can take now
 -- $3 failing_slots: int[], how many of these may be failing jobs, so that they do not crowd out the others
 -- $4 request_interval: float8[], seconds between requests; null if there is no rate limit
@@ -21,7 +9,6 @@
 -- pause that ends more than an hour from now is ignored, and so are the due time and the lease of a job whose last
 -- claim lies in the future. This last comparison reads the clock for each row. It cannot use the time of `clock`,
 -- because another claim may have committed since, and would seem to lie in the future.
->>>>>>> main
 with clock as materialized (select clock_timestamp() as now),
 
 requested as (
@@ -123,7 +110,7 @@ select claimed.job, claimed.source, claimed.lease_token, claimed.digest, claimed
   extract(epoch from claimed.last_change_at)::float8 as last_change_at, claimed.newest_step,
   extract(epoch from claimed.newest_seen_at)::float8 as newest_seen_at, claimed.spacing_s, claimed.spread_s,
   extract(epoch from claimed.last_attempt_at)::float8 as claimed_at, jobs.id, jobs.status,
-  extract(epoch from jobs.tracked_at)::float8 as tracked_at, sources.state <> 'ok' as troubled
+  extract(epoch from jobs.tracked_at)::float8 as tracked_at, sources.state <> 'ok' as source_not_ok
 from claimed
 join checkpointd.jobs on jobs.key = claimed.job
 join checkpointd.sources on sources.key = claimed.source

@@ -38,5 +38,5 @@ set job_list_lease_token = sources.job_list_lease_token + 1,
 from due
 cross join clock
 where sources.key = due.key
-returning sources.key as source, sources.job_list_lease_token as lease_token, sources.state <> 'ok' as troubled,
+returning sources.key as source, sources.job_list_lease_token as lease_token, sources.state <> 'ok' as source_not_ok,
   coalesce(sources.job_list_complete_at < clock.now - interval '1 day', true) as full_pass

@@ -75,7 +75,7 @@ select claimed.job, claimed.source, claimed.lease_token, claimed.digest, claimed
   extract(epoch from claimed.last_change_at)::float8 as last_change_at, claimed.newest_step,
   extract(epoch from claimed.newest_seen_at)::float8 as newest_seen_at, claimed.spacing_s, claimed.spread_s,
   extract(epoch from claimed.last_attempt_at)::float8 as claimed_at, jobs.id, jobs.status,
-  extract(epoch from jobs.tracked_at)::float8 as tracked_at, sources.state <> 'ok' as troubled
+  extract(epoch from jobs.tracked_at)::float8 as tracked_at, sources.state <> 'ok' as source_not_ok
 from claimed
 join checkpointd.jobs on jobs.key = claimed.job
 join checkpointd.sources on sources.key = claimed.source

@@ -2,13 +2,8 @@
 -- $1 job: bigint[], key
 -- $2 digest: bytea[], sha256 of the item's bytes
 -- $3 reason: text[], why the item cannot be read
-<<<<<<< HEAD
--- $4 raw: bytea[], the item's bytes; null: they contain a secret
--- $5 most: bigint, the most rejects to store for each job
-=======
 -- $4 raw: bytea[], the item's bytes; null if they contain a secret
 -- $5 most: bigint, how many rejects to store for each job
->>>>>>> main
 --
 -- The others are counted in one row for each job, whose digest is empty.
 with given as (

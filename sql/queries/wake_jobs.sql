@@ -3,10 +3,9 @@
 -- $2 ended: bool[], whether the new status is that of an ended job
 -- $3 wake: bool[], whether to poll the job at once
 --
--- Two kinds of jobs are polled again even without `wake`: sealed jobs, and jobs that are being polled now and had a
--- complete listing before, because this poll may have read its listing before the change. A row that another
--- transaction has locked is left out, and its status is saved later. A job that was untracked meanwhile is also left
--- out.
+-- A sealed job becomes due even without `wake`. So does a job that is being polled now and had a complete listing
+-- before, once that poll has ended: it may have read its listing before the change. A row that another transaction has
+-- locked is left out, and its status is saved later. A job that was untracked meanwhile is left out, too.
 with locked as materialized (
   select polling.job, listed.ended, listed.wake
   from checkpointd.polling

@@ -26,8 +26,8 @@ comment on column fine_tuning.freshness.next_poll_at is
 comment on column fine_tuning.freshness.lag is
   'Time since the last complete listing, or since the job was tracked if there is none; null if the job is sealed.';
 comment on column fine_tuning.freshness.is_stale is
-  'True if the last complete listing (or the start of tracking, if there is none) is older than two poll gaps of the '
-  'job plus a minute. Always false for a job that is sealed or gone.';
+  'True if the last complete listing is older than one minute plus twice the job''s own poll gap. Always false for a '
+  'job that is sealed or gone.';
 comment on column fine_tuning.freshness.consecutive_failures is
   'Number of polls in a row that failed. Failures of the source do not count.';
 comment on column fine_tuning.freshness.error_class is

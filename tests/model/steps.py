@@ -108,9 +108,10 @@ _polls = st.builds(
     edits=st.lists(st.tuples(st.integers(0, 4), st.one_of(_edits, st.builds(Resync))), max_size=2).map(tuple),
     cut=st.one_of(st.none(), st.none(), st.none(), st.just(COMMIT), st.integers(1, 24)),
 )
+# Every field is given: Hypothesis makes up those of a NamedTuple that are not, even if they have a default.
 _other_actions = [
     st.builds(Stop, by=_daemons, page=st.none(), turns=_turns, cancel_after=_cancel_after, faults=_faults),
-    st.builds(Stop, by=_daemons, page=_pages, turns=st.just(0), cancel_after=_cancel_after),
+    st.builds(Stop, by=_daemons, page=_pages, turns=st.just(0), cancel_after=_cancel_after, faults=st.just(())),
     st.builds(Race, faults=_faults),
     st.builds(Overtake, page=_pages, edits=st.lists(_edits, max_size=2).map(tuple), last=st.booleans()),
     st.builds(Resync),

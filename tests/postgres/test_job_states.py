@@ -103,7 +103,7 @@ async def database(postgres: str, migrated: str) -> AsyncIterator[Database]:
     sql = await asyncpg.connect(url)
     async with open_store(lambda: connect(url)) as store:
         (source,) = (await store.register_sources({"test": "openai"})).values()
-        (job_list,) = await store.claim_job_list(source, 3600, due_or_not=True)
+        (job_list,) = await store.claim_job_list(source, 3600, 30, due_or_not=True)
         ids = [f"ftjob-{number}" for number in range(400)]
         await store.track(source, ids)
         jobs = await store.find_jobs(ids)

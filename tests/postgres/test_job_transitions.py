@@ -119,7 +119,7 @@ def _polls(lease: Snapshot, error_class: str | None, *, gone: bool) -> list[Poll
             equal_failures=count, failing_since=since, error_class=error_class,
             settling_since=NOW - 10 * DAY if lease.settling else None, last_change_at=None, newest_step=None,
             newest_seen_at=None, spacing_s=None, spread_s=None, claimed_at=NOW, id="job", status=_STATUS[lease.ended],
-            tracked_at=NOW - 10 * DAY, troubled=False,
+            tracked_at=NOW - 10 * DAY, source_not_ok=False,
         )  # fmt: skip
         for raw in raws:
             for settle, assume_ended in ((0, 60), (0, 365 * DAY), (DAY, 60), (365 * DAY, 60), (365 * DAY, 365 * DAY)):

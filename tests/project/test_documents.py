@@ -31,6 +31,7 @@ RUN = {
     ("sql/OPERATING.md", "Backup"): "tests/postgres/test_backup.py::test_backup_and_restore",
     ("systemd/README.md", "Install"): "tests/service/test_systemd.py::test_from_a_wheel_to_a_running_unit",
     ("systemd/README.md", "Operate"): "tests/service/test_systemd.py::test_from_a_wheel_to_a_running_unit",
+    ("systemd/README.md", "Upgrade"): "tests/service/test_systemd.py::test_upgrade",
     **{
         ("sql/README.md", section): "tests/postgres/test_guide.py::test_answers"
         for section in Document("sql/README.md").sections if re.match(r"\d+\. ", section)
@@ -46,6 +47,7 @@ LEFT_OUT = {
     "make test-unit ARGS='-k test_each_status'": "test_a_first_change runs this test after the change",
     "make test ARGS='-k test_error_classes'": "it runs a part of the same tests",
     "make check": "it runs the same tests",
+    "python3 -m venv ~/checkpointd && . ~/checkpointd/bin/activate": "it writes into the home of the user",
     "python3 -m pip install 'checkpointd[embedded]'": "tests/project/check_wheel.sh installs the wheel",
     "ssh -L 8787:127.0.0.1:8787 the-machine": "needs another machine",
 }
@@ -54,6 +56,7 @@ LEFT_OUT = {
 NOT_HERE = {
     "credentials/azure_key": "a file of the service's machine",
     "dist/": "made by `make wheel`",
+    ".venv/bin/checkpointd": "made by `make demo` and `make test`",
 }
 """Paths in documents that are not in the repository, and the reason."""
 

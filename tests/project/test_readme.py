@@ -239,7 +239,7 @@ async def test_with_a_real_key(provider: Provider, empty_url: str, tmp_path: Pat
     embedded, own = README.blocks("sh", "Use it with a real key")
     typed = [
         line.replace("ftjob-…", JOB).replace("KEY=…", "KEY=any")
-        for line in embedded.splitlines() if not line.startswith("python3 -m pip install")
+        for line in embedded.splitlines() if not line.startswith("python3 -m ")
     ]  # fmt: skip
     async with _typed(typed, tmp_path, OPENAI_BASE_URL=provider.url) as process:
         printed = await _reads(process, "poll.changed")

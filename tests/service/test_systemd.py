@@ -121,9 +121,10 @@ TimeoutStopSec=60
     await sql.close()
 
 
-def _check_command() -> str:
-    """Return the documented shell lines that run `checkpointd check` as the service would."""
-    return SERVICE_DOCUMENT.blocks("sh", "Operate")[0]
+def _commands_of_root() -> list[str]:
+    """Return the documented shell lines that set the credentials, and that run `check` and `track` with them."""
+    credentials, check, track = SERVICE_DOCUMENT.blocks("sh", "Operate")[0].splitlines()
+    return [credentials, check, track.replace("ftjob-…", JOB)]
 
 
 def _dsn(server: Server, role: str = "checkpointd") -> str:
@@ -184,10 +185,23 @@ async def test_from_a_wheel_to_a_running_unit(
     for unit in UNITS:
         assert "" == await _run(service, "systemd-analyze", "verify", f"/etc/systemd/system/{unit.name}")
     provider.jobs = page([])
-    typed = f"export OPENAI_BASE_URL={provider.url}\n{_check_command()}"
-    printed = (await _run(service, "sh", "-ec", typed)).splitlines()
+    typed = "\n".join([f"export OPENAI_BASE_URL={provider.url}", *_commands_of_root()])
+    *printed, tracked = (await _run(service, "sh", "-ec", typed)).splitlines()
+    assert "1 job tracked (0 new)" == tracked
     assert "ok    role: checkpointd has the required rights on all existing objects" in printed
     assert {"ok"} == {line.split()[0] for line in printed}
+
+
+@pytest.mark.slow
+async def test_upgrade(service: Machine) -> None:
+    """The documented lines of an upgrade install the wheel and the units, and lead to a running service."""
+    started = service.properties(SERVICE, "MainPID")
+    (service.root / "etc/systemd/system" / SERVICE).unlink()
+    lines = SERVICE_DOCUMENT.blocks("sh", "Upgrade")[0]
+    await _run(service, "sh", "-ec", "cd /wheel; export PIP_CONSTRAINT=/wheel/pins\n" + lines)
+    assert (service.root / "etc/systemd/system" / SERVICE).exists()
+    assert ["active", "running"] == service.properties(SERVICE, "ActiveState", "SubState")
+    assert started != service.properties(SERVICE, "MainPID")
 
 
 @pytest.mark.slow
@@ -347,7 +361,8 @@ api_key = "azure_key"
         await _run(service, "timeout", "60", "systemctl", "restart", "checkpointd-migrate", SERVICE)
         assert ["active", "success"] == service.properties("checkpointd-migrate.service", "ActiveState", "Result")
         await _until_property(service, "ActiveState", "^active$")
-        await _run(service, "sh", "-ec", _check_command().replace("checkpointd check", f"checkpointd track {JOB}"))
+        credentials, _, track = _commands_of_root()
+        await _run(service, "sh", "-ec", f"{credentials}\n{track}")
         await until(lambda: provider.asked(JOB))
         assert {KEY} == {request.headers.get("api-key") for request in provider.requests}
 

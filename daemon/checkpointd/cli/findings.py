@@ -1,8 +1,9 @@
 """Turn the observations of `check` into findings: a state, and a message with the problem and the remedy. Pure.
 
-`fail` means that a person must act. Nothing works without a database, its schema and the rights on it. A source is not
-polled if it cannot be reached, has no API of fine-tuning jobs or refuses the key. `warn` means that a problem passes by
-itself, or only impairs the work: throttling, a slow provider, a certificate that is not verified, a clock that differs.
+A failure must be fixed by a person: the database, its schema or a right is missing; or there is no connection to a
+source, it has no API of fine-tuning jobs, it refuses the key, or its quota is used up. A warning passes by itself or
+only makes the work worse: throttling, a provider that is slow or does not answer in time, a certificate that is not
+verified, a clock that differs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ SKEW_SECONDS: Final = 5.0
 """Clocks may differ by this much. A Date header has whole seconds and is written before it arrives."""
 
 LACKING_SHOWN: Final = 5
-"""The most missing rights that are listed by name."""
+"""How many missing rights are listed by name."""
 
 
 class Finding(NamedTuple):
@@ -67,9 +68,9 @@ def assess_server(server: Mapping[str, Any]) -> Finding:
 
 
 def assess_role(server: Mapping[str, Any], missing: Sequence[tuple[str, ...]], *, embedded: bool) -> Finding:
-    """Return whether the role has the rights that polling needs, and not many more.
+    """Return whether the role has the rights that polling needs, and is not a superuser.
 
-    `missing` are the rights that it lacks, each as an object and a privilege.
+    `missing` has pairs of an object and a right.
     """
     role = server["role"]
     if missing:

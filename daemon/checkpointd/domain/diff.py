@@ -47,7 +47,7 @@ class Diff:
     marked: dict[str, bool] = field(default_factory=dict)
     """Checkpoints to mark as missing (true) or as listed again (false), by id."""
     absent: list[str] = field(default_factory=list)
-    """Checkpoints that the last complete listing lacked, and that no listing has contained since."""
+    """Checkpoints that were not in the last complete listing. No incomplete listing since then has contained them."""
     changes: list[Change] = field(default_factory=list)
 
     @property

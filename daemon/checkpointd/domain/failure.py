@@ -64,7 +64,10 @@ _TRIES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a listing is incomplete. The message is one line for people, without secrets."""
+    """Why a listing is incomplete.
+
+    The message may repeat the provider's text. provider/http.py shortens it to one line and removes the secrets.
+    """
 
     error_class: ErrorClass
     message: str

@@ -36,7 +36,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     id: str
     status: str | None
     tracked_at: float
-    troubled: bool
+    source_not_ok: bool
     """True if the state of the source is not `ok`."""
 
 

@@ -75,7 +75,7 @@ class JobList:
                 whole = await self._pass(lease, deadline, full=lease.full_pass or not self._has_read_all)
                 self._has_read_all = self._has_read_all or whole
                 self._failures, self._silent_until = 0, 0.0
-                if lease.troubled and not self._source.refusals:  # the key may be valid for the job list alone
+                if lease.source_not_ok and not self._source.refusals:  # the key may be valid for the job list alone
                     await self._store.accept_sources([self._source.key])
             except ApiError as e:
                 error = e.failure.message

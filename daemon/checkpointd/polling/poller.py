@@ -40,8 +40,11 @@ DRAIN_SHARE: Final = 0.5
 """The share of the drain time in which running polls may end; then they are cancelled."""
 
 LONGEST_TICK_SECONDS: Final = 33.0
-"""If no tick has ended for this long, the poller is stuck. The time is enough for three intervals of the ticker and a
-claim from a database that hangs: the time to connect and the timeout of the statement."""
+"""If no tick has ended for this long, the poller is stuck.
+
+A tick can come 3 s after the last one (the ticker waits for three intervals of 1 s). If the database hangs, its claim
+then takes up to 5 s to get a connection and up to 15 s for the statement. These 23 s and a margin of 10 s make 33 s.
+"""
 
 LATE_SECONDS: Final = 5.0
 """If a poll still runs this long after its lease expired, it is stuck. Only a suspended process is late at all."""

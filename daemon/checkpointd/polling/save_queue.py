@@ -184,7 +184,7 @@ class SaveQueue:
         failures = {f.source.key: f.source_failure for f in batch if f.source_failure and f.requests}
         for source, failure in failures.items():
             await report_failure(self._store, source, failure)
-        accepted = {f.source.key for f in batch if f.result and f.result.complete and f.claim.lease.troubled}
+        accepted = {f.source.key for f in batch if f.result and f.result.complete and f.claim.lease.source_not_ok}
         if accepted := accepted - failures.keys():
             await self._store.accept_sources(list(accepted))
 

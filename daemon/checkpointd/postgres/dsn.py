@@ -48,7 +48,7 @@ class DsnError(ValueError):
 
 
 class DsnFileError(DsnError, OSError):
-    """A certificate file cannot be used now, perhaps because it is being replaced. An OSError, so it is retried."""
+    """A certificate file cannot be used now: perhaps it is being replaced. As an OSError it is retried."""
 
 
 class Host(NamedTuple):

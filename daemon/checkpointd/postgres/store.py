@@ -54,7 +54,7 @@ class JobListLease(NamedTuple):
 
     source: int
     lease_token: int
-    troubled: bool
+    source_not_ok: bool
     """True if the state of the source is not `ok`."""
     full_pass: bool
     """True if the list has not been read to its end for a day."""

@@ -17,7 +17,7 @@ _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical
 """The syslog priority of each level, as the journal expects it (sd-daemon(3))."""
 
 _VERBOSE_LIBRARIES: Final = ("apscheduler", "asyncio", "aiohttp")
-"""Libraries of which only warnings and errors are logged, at every level."""
+"""Libraries whose debug and info messages are never logged, whatever `level` is."""
 
 
 def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -> None:
@@ -27,7 +27,7 @@ def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -
     removed from every line, also from the lines of libraries.
     """
     chosen = log_format or ("console" if sys.stderr.isatty() else "json")
-    # Otherwise the logging module prints the arguments of a record that cannot be formatted. They may be secrets.
+    # If a record cannot be formatted, logging would print its raw arguments, which may be secrets.
     logging.raiseExceptions = False
     processors = _processors(chosen, Secrets(secrets))
     handler = logging.StreamHandler(sys.stderr)
