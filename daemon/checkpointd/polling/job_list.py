@@ -22,7 +22,7 @@ LIST_SHARE: Final = 0.75
 """The share of the lease within which the job list must be read."""
 
 LONGEST_GAP: Final = 900.0
-"""The longest time in seconds until a job list that could not be read is tried again, unless its gap is longer."""
+"""Seconds. After failures a job list is tried again after this time at most, or after its own gap if that is longer."""
 
 RATE_SHARE: Final = 0.5
 """The share of a source's rate limit that its job list may use; the rest is for polls."""
@@ -43,7 +43,10 @@ class JobList:
         self._discover = discover
         self._has_read_all = False
         self._unlisted: set[str] = set()
-        """Tracked jobs that were not in the list when it was last read to its end. Only a full pass looks for them."""
+        """Tracked jobs that were not in the list when it was last read to its end.
+
+        A pass that is not full reads no further pages to find them.
+        """
         self._failures = 0
         self._requests = 0
         """The number of requests of the last reading."""
@@ -75,7 +78,7 @@ class JobList:
                 whole = await self._pass(lease, deadline, full=lease.full_pass or not self._has_read_all)
                 self._has_read_all = self._has_read_all or whole
                 self._failures, self._silent_until = 0, 0.0
-                if lease.source_not_ok and not self._source.refusals:  # the key may be valid for the job list alone
+                if lease.source_not_ok and not self._source.refusals:  # the key may be refused for polls only
                     await self._store.accept_sources([self._source.key])
             except ApiError as e:
                 error = e.failure.message
@@ -94,7 +97,9 @@ class JobList:
         return max(min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap)), rate_limited_gap)
 
     async def _pass(self, lease: JobListLease, deadline: float, *, full: bool) -> bool:
-        """Read the list page by page: to its end or, if not `full`, until nothing new is expected.
+        """Read the list page by page.
+
+        It is read to its end or, if not `full`, until every unfinished job was seen and a page has no new job.
 
         Returns whether the list was read to its end.
         """

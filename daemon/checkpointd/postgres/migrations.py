@@ -25,7 +25,7 @@ VIEWS_VERSION: Final = 3
 LOCK_TIMEOUT: Final = "250ms"
 """How long a file waits for each of its locks. Other sessions that use the same table or view wait meanwhile.
 
-They wait ten times as long at most, because a file takes several locks.
+A file takes several locks, one after the other. Others wait at most ten times this long.
 """
 LOCK_PAUSE_SECONDS: Final = 0.5
 LOCK_ATTEMPTS: Final = 240

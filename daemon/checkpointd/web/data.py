@@ -78,7 +78,10 @@ class JobPage(NamedTuple):
 
 
 async def read_jobs_page(store: Store, query: str, number: int) -> JobsPage:
-    """Read a page of the jobs that contain every word of `query`. Raises DatabaseUnavailableError."""
+    """Read a page of the jobs whose id, source, status, phase or models contain every word of `query`.
+
+    The words `stale` and `failing` find jobs in these states. Raises DatabaseUnavailableError.
+    """
     query = " ".join(visible(query).split())[:MAX_QUERY_LENGTH]
     words = list(dict.fromkeys(query.lower().split()))[:MAX_WORDS]
     async with snapshot(store) as views:
