@@ -14,16 +14,17 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from checkpointd.cli import check, findings
+from checkpointd.cli import check, database_findings, findings, source_findings
 from checkpointd.cli.check import Finding
 from checkpointd.cli.database import database
-from checkpointd.cli.findings import Try
+from checkpointd.cli.source_findings import Try
 from checkpointd.domain.failure import ErrorClass, Failure
-from checkpointd.postgres import queries
+from checkpointd.postgres import overview, queries
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.store import open_store
 from checkpointd.provider import http
 from checkpointd.settings import model as settings
+from checkpointd.settings.source import Source
 from support.documents import Document
 from support.harness import read_job_list, sync
 from support.logins import as_role, login
@@ -92,7 +93,7 @@ async def test_on_a_terminal(daemon_login: str, provider: Provider, tmp_path: Pa
 async def test_the_checked_rights_are_enough(daemon_login: str, provider: Provider, sql: asyncpg.Connection) -> None:
     """The daemon's role has exactly the rights that a check tests, and with them a daemon does all of its work."""
     async with open_store(lambda: connect(daemon_login)) as store:
-        assert [] == await store.find_missing_rights()
+        assert [] == await overview.find_missing_rights(store)
         provider.jobs = page([job()])
         provider.checkpoints[JOB] = page([checkpoint(1), checkpoint(2), {"object": "fine_tuning.job.checkpoint"}])
         await sync(store, provider, JOB, "ftjob-missing")
@@ -105,8 +106,8 @@ async def test_the_checked_rights_are_enough(daemon_login: str, provider: Provid
         await store.pause_source(1, 1, "a pause")
         await store.resync(await store.find_jobs([JOB]))
         await store.untrack(await store.find_jobs([JOB]))
-        assert 2 == len(await store.list_jobs())
-        assert 1 == len(await store.list_freshness())
+        assert 2 == len(await overview.list_jobs(store))
+        assert 1 == len(await overview.list_freshness(store))
     kinds = {row[0] for row in await sql.fetch("select kind from fine_tuning.changes")}
     assert {"new", "changed", "missing", "status"} == kinds
 
@@ -124,7 +125,7 @@ async def test_each_missing_right_is_named(daemon_login: str, sql: asyncpg.Conne
     async with open_store(lambda: connect(daemon_login)) as store:
 
         async def missing() -> list[tuple[str, str]]:
-            return await store.find_missing_rights()
+            return await overview.find_missing_rights(store)
 
         for name, privilege in needed:
             await sql.execute(f"revoke {privilege} on {name} from checkpointd")
@@ -184,12 +185,12 @@ async def _check(
     """Check a source named `a` and a database, or an unreachable one. Return the findings by subject."""
     monkeypatch.setenv("THE_KEY", "any-key")
     base_url = provider if isinstance(provider, str) else provider.url
-    source = settings.Source(name="a", kind=kind, api_key="THE_KEY", base_url=base_url)
+    source = Source(name="a", kind=kind, api_key="THE_KEY", base_url=base_url)
     fixed = settings.FixedSettings(database_url=url or "postgresql://127.0.0.1:1/nowhere", sources=(source,), **chosen)
-    findings = [finding async for finding in check.check(fixed, database(fixed))]
-    found = {finding.subject: finding for finding in findings}
-    assert len(found) == len(findings), "two findings have the same subject"
-    for finding in findings:
+    checked = [finding async for finding in check.check(fixed, database(fixed))]
+    found = {finding.subject: finding for finding in checked}
+    assert len(found) == len(checked), "two findings have the same subject"
+    for finding in checked:
         _does_not_repeat(finding.subject, finding.message)
     return found
 
@@ -442,8 +443,8 @@ async def test_a_key_is_tested_with_what_exists(
 @pytest.mark.parametrize("kind", ErrorClass)
 def test_every_failure_has_a_meaning(kind: ErrorClass) -> None:
     """The finding about each class of failures has the failure's own message and says what to do."""
-    source = settings.Source(name="a", api_key="THE_KEY")
-    finding = findings.assess_source(source, [Try(None, Failure(kind, "what it was"))])
+    source = Source(name="a", api_key="THE_KEY")
+    finding = source_findings.assess_source(source, [Try(None, Failure(kind, "what it was"))])
     assert finding.state in {"warn", "fail"}
     assert "what it was (" in finding.message
 
@@ -459,7 +460,9 @@ def test_clocks(theirs: float, state: str) -> None:
 
 def test_a_version_that_is_too_old() -> None:
     """A PostgreSQL before 15 is a failure."""
-    finding = findings.assess_server({"version": 140012, "version_name": "14.12", "is_read_only": False, "server": "s"})
+    finding = database_findings.assess_server(
+        {"version": 140012, "version_name": "14.12", "is_read_only": False, "server": "s"}
+    )
     assert Finding("fail", "database", "PostgreSQL 14.12 is too old: 15 or newer is required") == finding
 
 

@@ -13,7 +13,8 @@ import pytest
 from checkpointd.cli.sync import sync_jobs
 from checkpointd.postgres import queries
 from checkpointd.postgres.store import Store
-from checkpointd.settings.model import FixedSettings, Source
+from checkpointd.settings.model import FixedSettings
+from checkpointd.settings.source import Source
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.world import World
 from support.harness import sync

@@ -11,7 +11,7 @@ import pytest
 from checkpointd.postgres import migrations, queries
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.store import Store
-from checkpointd.settings.model import Source
+from checkpointd.settings.source import Source
 from support.documents import Document
 from support.logins import as_role, connected, login
 from support.provider import JOB, Provider, checkpoint, job, page

@@ -24,7 +24,8 @@ from checkpointd.cli.app import app
 from checkpointd.domain.failure import ErrorClass
 from checkpointd.settings.credentials import FOLDER_PREFIX
 from checkpointd.settings.load import load
-from checkpointd.settings.model import PREFIX, Settings, Source
+from checkpointd.settings.model import PREFIX, Settings
+from checkpointd.settings.source import Source
 from checkpointd.telemetry import database_metrics
 from checkpointd.telemetry.metrics import REGISTRY
 from checkpointd.web import server as web

@@ -16,7 +16,7 @@ from aiohttp import web
 from checkpointd.domain.failure import ErrorClass
 from checkpointd.domain.listing import RawListing
 from checkpointd.provider.http import PAGE_BYTES
-from checkpointd.settings.model import Source
+from checkpointd.settings.source import Source
 from support.lists import GOOD, ITEMS, KEY, LAST_PAGE, ListCheckpoints, failure_class, http_200, ids, message, silence
 from support.provider import JOB, Answer, Provider, error, page, paged, raw
 

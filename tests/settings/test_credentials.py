@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from checkpointd.settings.credentials import SettingsError, read_secret, state_folder
-from checkpointd.settings.model import Settings, Source
+from checkpointd.settings.model import Settings
+from checkpointd.settings.source import Source
 
 CANARY = "Canary5f0e9d8c7b6a4f3e2d1c"
 

@@ -7,7 +7,8 @@ import pytest
 
 from checkpointd.settings import load as loading
 from checkpointd.settings.credentials import SettingsError
-from checkpointd.settings.model import Settings, Source
+from checkpointd.settings.model import Settings
+from checkpointd.settings.source import Source
 
 CANARY = "Canary5f0e9d8c7b6a4f3e2d1c"
 SOURCE = '[[sources]]\nname = "a"\napi_key = "THE_KEY"\n'

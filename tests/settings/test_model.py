@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from checkpointd.settings.model import OPENAI, Settings, Source
+from checkpointd.settings.model import Settings
+from checkpointd.settings.source import OPENAI, Source
 
 CANARY = "Canary5f0e9d8c7b6a4f3e2d1c"
 SOURCE = '[[sources]]\nname = "a"\napi_key = "THE_KEY"\n'

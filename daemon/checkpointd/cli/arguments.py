@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from checkpointd.domain.job import Job
 from checkpointd.postgres.store import Store
-from checkpointd.settings.model import Settings, Source
+from checkpointd.settings.model import Settings
+from checkpointd.settings.source import Source
 
 
 class UsageError(Exception):

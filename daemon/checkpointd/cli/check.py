@@ -15,26 +15,19 @@ from typing import Any
 
 from checkpointd.cli import event_loop, output
 from checkpointd.cli.database import database
-from checkpointd.cli.findings import (
-    Finding,
-    Try,
-    assess_clock,
-    assess_pooler,
-    assess_role,
-    assess_server,
-    assess_settings,
-    assess_source,
-    assess_sources,
-)
+from checkpointd.cli.database_findings import assess_pooler, assess_role, assess_server, assess_sources
+from checkpointd.cli.findings import Finding, assess_clock, assess_settings
+from checkpointd.cli.source_findings import Try, assess_source
 from checkpointd.polling.setup import open_client
-from checkpointd.postgres import migrations
+from checkpointd.postgres import migrations, overview
 from checkpointd.postgres.connection import Connect
 from checkpointd.postgres.errors import DatabaseUnavailableError, EmbeddedError, MigrationError
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.provider.http import Limits, Session, open_session
 from checkpointd.settings.credentials import SettingsError
 from checkpointd.settings.load import load
-from checkpointd.settings.model import Settings, Source
+from checkpointd.settings.model import Settings
+from checkpointd.settings.source import Source
 
 
 def check_all(config: Path | None, *, as_json: bool) -> None:
@@ -96,15 +89,15 @@ async def _check_database(
                 async with store.connection() as connection:
                     await migrations.keep_current(connection)
             subject = "role"
-            missing = await store.find_missing_rights()
+            missing = await overview.find_missing_rights(store)
             findings.append(assess_role(server, missing, embedded=settings.database_url is None))
             if missing:
                 return findings, jobs
             subject = "schema"
             async with store.connection() as connection:
                 await migrations.require_current(connection)
-            stored = await store.list_sources()
-            jobs = await store.pick_jobs()
+            stored = await overview.list_sources(store)
+            jobs = await overview.pick_jobs(store)
             findings.append(Finding("ok", "schema", "matches this version of checkpointd"))
             findings += assess_sources(stored, [source.name for source in settings.sources])
     except (EmbeddedError, MigrationError) as e:
@@ -119,7 +112,7 @@ async def _read_server(store: Store) -> tuple[dict[str, Any], Finding]:
     async with store.connection():  # the time to connect must not count as a difference of the clocks
         pass
     asked_at = time.time()
-    server = await store.read_server()
+    server = await overview.read_server(store)
     return server, assess_clock("database", server["now"], asked_at, time.time())
 
 

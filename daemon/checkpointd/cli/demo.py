@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from checkpointd.cli import event_loop
+from checkpointd.postgres import overview
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.embedded import EmbeddedPostgres
 from checkpointd.postgres.errors import DatabaseUnavailableError
@@ -21,7 +22,8 @@ from checkpointd.postgres.store import Store, open_store
 from checkpointd.presentation import plural
 from checkpointd.service import daemon
 from checkpointd.service.signals import Stop, stop_on_signals
-from checkpointd.settings.model import FixedSettings, Settings, Source
+from checkpointd.settings.model import FixedSettings, Settings
+from checkpointd.settings.source import Source
 from checkpointd.simulator.server import accelerated, serve
 from checkpointd.simulator.world import EPOCH, World
 from checkpointd.telemetry.logs import configure
@@ -76,7 +78,7 @@ async def run(console: Console, seconds: float | None, stop: Stop) -> None:
             stop.asked.set()
         totals = dict.fromkeys(("jobs", "checkpoints", "changes"), 0)
         try:
-            totals |= await store.count_everything()
+            totals |= await overview.count_everything(store)
         except DatabaseUnavailableError as e:
             if e.kind != "UndefinedTableError":  # the demo ended before the schema was created
                 raise
@@ -113,7 +115,7 @@ async def _rows(store: Store, stop: Stop) -> AsyncIterator[Sequence[Mapping[str,
     """Yield the jobs and their latest losses twice a second, until `stop`."""
     while not stop.asked.is_set():
         with suppress(DatabaseUnavailableError):  # the schema has not been created yet
-            yield await store.list_latest_losses(SHOWN)
+            yield await overview.list_latest_losses(store, SHOWN)
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.asked.wait(), 0.5)
 

@@ -7,6 +7,7 @@ from checkpointd.cli import event_loop, output
 from checkpointd.cli.arguments import choose_source, find_jobs, read_ids
 from checkpointd.cli.database import open_database
 from checkpointd.domain.job import Job
+from checkpointd.postgres import overview
 from checkpointd.postgres.store import Store
 from checkpointd.presentation import plural
 from checkpointd.settings.model import Settings
@@ -59,7 +60,7 @@ def show_jobs(settings: Settings, *, as_json: bool) -> None:
 
     async def work() -> None:
         async with open_database(settings) as store:
-            rows = await store.list_jobs()
+            rows = await overview.list_jobs(store)
         if as_json:
             print(json.dumps(rows, default=output.json_default))
         else:
@@ -73,7 +74,7 @@ def show_status(settings: Settings, *, as_json: bool) -> None:
 
     async def work() -> None:
         async with open_database(settings) as store:
-            sources, jobs = await store.list_sources(), await store.list_freshness()
+            sources, jobs = await overview.list_sources(store), await overview.list_freshness(store)
         if as_json:
             print(json.dumps({"sources": sources, "jobs": jobs}, default=output.json_default))
         else:

@@ -15,7 +15,8 @@ from checkpointd.postgres.store import Store
 from checkpointd.provider.client import Client
 from checkpointd.provider.http import Limits, Session
 from checkpointd.redaction import secrets_of
-from checkpointd.settings.model import Settings, Source
+from checkpointd.settings.model import Settings
+from checkpointd.settings.source import Source
 from checkpointd.telemetry.health import Health
 
 SAVED_SHARE: Final = 0.7

@@ -1,12 +1,13 @@
-"""Claim, release and track jobs, and read what commands and metrics show. Each statement is its own transaction.
+"""Claim, release and track jobs. Each statement is its own transaction.
 
-The statements that save are in save.py and job_records.py, those of the status page in snapshot.py.
+The statements that save are in save.py and job_records.py, those that commands and metrics show in overview.py, those
+of the status page in snapshot.py.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import asyncpg
 
@@ -104,19 +105,19 @@ class Store:
                 await self._pool.expire_connections()
                 raise
 
-    async def _fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
-        """Run one statement."""
+    async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
+        """Run one statement of sql/queries. For the modules of this package."""
         async with self.connection() as lent:
             return await lent.fetch(query, *args)
 
     async def register_sources(self, kinds: Mapping[str, str]) -> dict[str, int]:
         """Create the configured sources that do not exist. `kinds` are by name; returns the keys by name."""
-        rows = await self._fetch(queries.REGISTER_SOURCES, list(kinds), list(kinds.values()))
+        rows = await self.fetch(queries.REGISTER_SOURCES, list(kinds), list(kinds.values()))
         return {row["name"]: row["key"] for row in rows}
 
     async def claim_due_jobs(self, capacities: Mapping[int, Capacity], lease_seconds: float) -> list[Lease]:
         """Lease due jobs of each source, as many as it can take. If cancelled, releases them again."""
-        claim = self._fetch(
+        claim = self.fetch(
             queries.CLAIM_DUE_JOBS,
             list(capacities),
             [capacity.slots for capacity in capacities.values()],
@@ -130,7 +131,7 @@ class Store:
         self, jobs: Sequence[Job], request_intervals: Mapping[int, float], lease_seconds: float
     ) -> list[Lease]:
         """Lease these jobs, due or not, unless they are leased already. If cancelled, releases them again."""
-        claim = self._fetch(
+        claim = self.fetch(
             queries.CLAIM_NAMED_JOBS,
             [job.key for job in jobs],
             [job.source for job in jobs],
@@ -150,7 +151,7 @@ class Store:
         for delay in (0, *connection.LOCK_RETRY_DELAYS):
             await asyncio.sleep(delay)
             keys, tokens = [lease.job for lease in left], [lease.lease_token for lease in left]
-            released = {row["job"] for row in await self._fetch(queries.RELEASE_LEASES, keys, tokens)}
+            released = {row["job"] for row in await self.fetch(queries.RELEASE_LEASES, keys, tokens)}
             left = [lease for lease in left if lease.job not in released]
             if not left:
                 return
@@ -164,7 +165,7 @@ class Store:
         """
 
         async def claim() -> list[JobListLease]:
-            rows = await self._fetch(queries.CLAIM_JOB_LISTS, [source], lease_seconds, due_or_not)
+            rows = await self.fetch(queries.CLAIM_JOB_LISTS, [source], lease_seconds, due_or_not)
             return [JobListLease(*row) for row in rows]
 
         async def undo(leases: Sequence[JobListLease]) -> None:
@@ -180,94 +181,54 @@ class Store:
         and `error` why it could not be read, or None. A task that is being cancelled waits for UNDO_SECONDS at most.
         """
         task = asyncio.current_task()
-        finish = self._fetch(queries.FINISH_JOB_LIST, lease.source, lease.lease_token, gap, whole, error)
+        finish = self.fetch(queries.FINISH_JOB_LIST, lease.source, lease.lease_token, gap, whole, error)
         async with connection.database_deadline_in(UNDO_SECONDS if task and task.cancelling() else None):
             await finish_or_undo(finish)
 
     async def find_unfinished_jobs(self, source: int, ended_statuses: Sequence[str]) -> set[str]:
         """Return the ids of tracked jobs whose last known status is not final, except sealed and missing jobs."""
-        return {row["id"] for row in await self._fetch(queries.FIND_UNFINISHED_JOBS, source, ended_statuses)}
+        return {row["id"] for row in await self.fetch(queries.FIND_UNFINISHED_JOBS, source, ended_statuses)}
 
     async def pause_source(self, source: int, seconds: float, reason: str) -> None:
         """Stop the claims of a source, by every daemon, for this many seconds."""
-        await self._fetch(queries.PAUSE_SOURCE, source, seconds, reason)
+        await self.fetch(queries.PAUSE_SOURCE, source, seconds, reason)
 
     async def refuse_source(self, source: int, reason: str) -> None:
         """Record that a source refused the key of this daemon. Other daemons may have another key."""
-        await self._fetch(queries.REFUSE_SOURCE, source, reason)
+        await self.fetch(queries.REFUSE_SOURCE, source, reason)
 
     async def accept_sources(self, sources: Sequence[int]) -> list[str]:
         """Record that these sources accept requests again. Returns the names of those whose state was not `ok`."""
-        return [row["name"] for row in await self._fetch(queries.ACCEPT_SOURCES, sources)]
+        return [row["name"] for row in await self.fetch(queries.ACCEPT_SOURCES, sources)]
 
     async def charge_source(self, source: int, request_interval: float) -> float:
         """Count a request against the rate limit of a source. Returns after how many seconds it may be made."""
-        rows = await self._fetch(queries.CHARGE_SOURCE, source, request_interval)
+        rows = await self.fetch(queries.CHARGE_SOURCE, source, request_interval)
         return float(rows[0]["ahead"])
 
     async def track(self, source: int, ids: Sequence[str]) -> int:
         """Track jobs that a person named. Returns how many were not tracked before."""
-        return len(await self._fetch(queries.TRACK_JOBS, source, ids))
+        return len(await self.fetch(queries.TRACK_JOBS, source, ids))
 
     async def discover(self, source: int, ids: Sequence[str]) -> int:
         """Track those of the listed jobs that were never tracked before. Returns how many."""
-        return len(await self._fetch(queries.DISCOVER_JOBS, source, ids))
+        return len(await self.fetch(queries.DISCOVER_JOBS, source, ids))
 
     async def untrack(self, jobs: Sequence[Job]) -> int:
         """Stop polling jobs. Their rows stay. Returns how many were tracked."""
-        return len(await self._fetch(queries.UNTRACK_JOBS, [job.key for job in jobs]))
+        return len(await self.fetch(queries.UNTRACK_JOBS, [job.key for job in jobs]))
 
     async def resync(self, jobs: Sequence[Job]) -> int:
         """Make tracked jobs due at once, sealed ones too. Their next listing is compared in full. Returns how many."""
-        return len(await self._fetch(queries.RESYNC_JOBS, [job.key for job in jobs]))
+        return len(await self.fetch(queries.RESYNC_JOBS, [job.key for job in jobs]))
 
     async def find_jobs(self, ids: Sequence[str]) -> list[Job]:
         """Find jobs by id in all sources, also those that are no longer tracked."""
-        return [Job(*row) for row in await self._fetch(queries.FIND_JOBS, ids)]
+        return [Job(*row) for row in await self.fetch(queries.FIND_JOBS, ids)]
 
     async def find_tracked_jobs(self, sources: Sequence[int]) -> list[Job]:
         """Find all tracked jobs of these sources."""
-        return [Job(*row) for row in await self._fetch(queries.FIND_TRACKED_JOBS, sources)]
-
-    async def list_jobs(self) -> list[dict[str, Any]]:
-        """Return all jobs that are or were tracked, as rows of the view `jobs`."""
-        return [dict(row) for row in await self._fetch(queries.LIST_JOBS)]
-
-    async def list_freshness(self) -> list[dict[str, Any]]:
-        """Return the freshness of each tracked job, stale and failing ones first."""
-        return [dict(row) for row in await self._fetch(queries.LIST_FRESHNESS)]
-
-    async def list_sources(self) -> list[dict[str, Any]]:
-        """Return the sources and their states."""
-        return [dict(row) for row in await self._fetch(queries.LIST_SOURCES)]
-
-    async def list_latest_losses(self, limit: int) -> list[dict[str, Any]]:
-        """Return the jobs with the newest checkpoints, and their latest losses."""
-        return [dict(row) for row in await self._fetch(queries.LIST_LATEST_LOSSES, limit)]
-
-    async def count_everything(self) -> dict[str, int]:
-        """Return the numbers of jobs, checkpoints and changes."""
-        return dict((await self._fetch(queries.COUNT_EVERYTHING))[0])
-
-    async def count_tracked_jobs(self) -> dict[str, Any]:
-        """Return the numbers of jobs that are tracked, due and failing, and the age of the last poll in seconds."""
-        return dict((await self._fetch(queries.COUNT_TRACKED_JOBS))[0])
-
-    async def count_by_source(self) -> list[dict[str, Any]]:
-        """Return the state of each source, and the numbers of its tracked jobs by job state, and by kind of problem."""
-        return [dict(row) for row in await self._fetch(queries.COUNT_BY_SOURCE)]
-
-    async def read_server(self) -> dict[str, Any]:
-        """Return the version, the clock, the role and the session settings of the server."""
-        return dict((await self._fetch(queries.READ_SERVER))[0])
-
-    async def find_missing_rights(self) -> list[tuple[str, str]]:
-        """Return each object on which this role lacks a privilege that polling needs, and the privilege."""
-        return [(row["name"], row["privilege"]) for row in await self._fetch(queries.FIND_MISSING_RIGHTS)]
-
-    async def pick_jobs(self) -> dict[str, str]:
-        """Return one tracked job of each source that has any: name of the source → id of the job."""
-        return {row["source"]: row["id"] for row in await self._fetch(queries.PICK_JOBS)}
+        return [Job(*row) for row in await self.fetch(queries.FIND_TRACKED_JOBS, sources)]
 
 
 async def _leases(claim: Awaitable[Sequence[asyncpg.Record]]) -> list[Lease]:

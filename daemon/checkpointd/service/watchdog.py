@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from checkpointd.postgres import overview
 from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.store import Store
 from checkpointd.service import systemd
@@ -64,7 +65,7 @@ def _problems(health: Health) -> list[str]:
 async def status_line(store: Store, health: Health) -> str:
     """Return the state of the daemon in one line."""
     try:
-        counts = await store.count_tracked_jobs()
+        counts = await overview.count_tracked_jobs(store)
     except DatabaseUnavailableError as e:
         return f"waiting: database: {e}"
     if problems := health.problems():

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from checkpointd.postgres import dsn
 from checkpointd.redaction import looks_like_key
 from checkpointd.settings.credentials import SettingsError, credential, reason
-from checkpointd.settings.model import PREFIX, SOURCE_NAME, Settings, Source
+from checkpointd.settings.model import PREFIX, Settings
+from checkpointd.settings.source import SOURCE_NAME, Source
 
 CONFIG: Final = Path("/etc/checkpointd/checkpointd.toml")
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from prometheus_client import Gauge
 
 from checkpointd.domain.job_state import JobState
+from checkpointd.postgres import overview
 from checkpointd.postgres.connection import database_deadline_in
 from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.store import Store
@@ -69,7 +70,7 @@ async def refresh(store: Store, health: Health) -> bool:
     rows: list[dict[str, Any]] | None = None
     with suppress(DatabaseUnavailableError), health.unit("counting"):
         async with database_deadline_in(READ_SECONDS):
-            rows = await store.count_by_source()
+            rows = await overview.count_by_source(store)
     # There is no await from here on, so that a scrape returns either all of the new values or none.
     for gauge in (SOURCE_STATE, TRACKED_JOBS, *_GAUGES_BY_COLUMN.values()):
         gauge.clear()

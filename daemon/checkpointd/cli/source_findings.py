@@ -1,0 +1,76 @@
+"""The finding about a source: what its responses to one or two requests mean, and what to do. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from checkpointd.cli.findings import Finding, State
+from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.settings.source import Source
+
+
+class Try(NamedTuple):
+    """A request to a source: for the checkpoints of a job or, if `job` is None, for the job list; and its failure."""
+
+    job: str | None
+    failure: Failure | None
+
+    @property
+    def is_inconclusive(self) -> bool:
+        """True if another resource may still be available to this key."""
+        return self.failure is not None and self.failure.status in {403, 404}
+
+
+_UNREACHABLE: Final = "check base_url and the firewall; proxies of the environment are not used"
+_NO_API: Final = "no API of fine-tuning jobs: check base_url"
+_MEANINGS: Final[Mapping[ErrorClass, tuple[State, str]]] = {
+    ErrorClass.REFUSED: (
+        "fail",
+        "the key is wrong or revoked, or may not read fine-tuning jobs: replace it, or give it that right",
+    ),
+    ErrorClass.QUOTA: ("fail", "the account is out of quota: nothing is polled until it has quota again"),
+    ErrorClass.NETWORK: ("fail", _UNREACHABLE),
+    ErrorClass.REDIRECT: ("fail", f"{_NO_API}; redirects are not followed"),
+    ErrorClass.BAD_REQUEST: ("fail", "check base_url, `query` (such as api-version) and `headers`"),
+    ErrorClass.THROTTLED: ("warn", "too many requests with this key: set or lower requests_per_minute"),
+    ErrorClass.SERVER_ERROR: ("warn", "the provider has a problem: polling tries again by itself"),
+    ErrorClass.FORBIDDEN: ("warn", "the key may not list jobs: polling can work, but statuses are not updated"),
+    ErrorClass.MISSING: ("fail", f"{_NO_API}, or set kind to compatible for a provider without a job list"),
+    ErrorClass.TIMEOUT: ("warn", "slow or unreachable: polling tries again by itself; see request_timeout_seconds"),
+}
+
+
+def assess_source(source: Source, tries: Sequence[Try]) -> Finding:
+    """Return the finding about a source. The last request is conclusive, unless all responses were 403 or 404."""
+    subject = f"source {source.name}"
+    first, last = tries[0], tries[-1]
+    if last.failure is None:
+        if first.job is None and first.failure is not None:
+            meaning = "polling works, but jobs cannot be listed, so statuses are not updated: give the key that right"
+            return Finding("warn", subject, f"{first.failure.message} ({meaning})")
+        return Finding("ok", subject, f"the key is accepted, and {'checkpoints' if last.job else 'jobs'} can be listed")
+    chosen = min(tries, key=_informative_first) if last.is_inconclusive else last
+    failure = chosen.failure or last.failure
+    state, meaning = _meaning(source, chosen.job, failure, first.job or last.job)
+    return Finding(state, subject, f"{failure.message} ({meaning})")
+
+
+def _informative_first(tried: Try) -> tuple[bool, bool]:
+    """Sort a refusal before a 404, and a request for checkpoints before one for the job list."""
+    return tried.failure is None or tried.failure.error_class is ErrorClass.MISSING, tried.job is None
+
+
+def _meaning(source: Source, job: str | None, failure: Failure, tracked_job: str | None) -> tuple[State, str]:
+    """Return the state and the meaning of a failed request for the checkpoints of `job`, or for the job list.
+
+    `tracked_job` is the job whose checkpoints were requested in any of the requests, or None.
+    """
+    if failure.error_class is ErrorClass.NETWORK and "certificate verify failed" in failure.message:
+        return "fail", "check base_url; if an authority of your own signed the certificate, name it in SSL_CERT_FILE"
+    if failure.error_class is ErrorClass.FORBIDDEN and job:
+        return "fail", f"the key may not list the checkpoints of {job}: give it that right"
+    if failure.error_class is ErrorClass.MISSING and source.kind == "compatible":
+        if tracked_job:
+            found = f"neither {tracked_job} nor a job list was found"
+            return "warn", f"{found}, so the key could not be tested: check base_url"
+        return "warn", "no job list was found, so the key could not be tested: track a job and check again"
+    return _MEANINGS.get(failure.error_class, ("fail", _NO_API))

@@ -1,0 +1,128 @@
+"""The settings of a source, with units, bounds and descriptions.
+
+The settings have the name of the key, and not the key. `headers` and `query` may contain secrets, so repr() omits them.
+"""
+
+import re
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from yarl import URL
+
+from checkpointd.redaction import looks_like_key
+from checkpointd.settings.credentials import read_secret
+
+OPENAI: Final = "https://api.openai.com/v1"
+SOURCE_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+
+
+def _base_url(value: str) -> str:
+    try:
+        url = URL(value)
+    except ValueError:
+        raise ValueError("not a valid URL") from None
+    if url.user is not None or url.password is not None:
+        raise ValueError("must not contain a user or a password: name the key in api_key")
+    is_loopback = url.host in {"localhost", "::1"} or re.fullmatch(r"127\.\d+\.\d+\.\d+", url.host or "")
+    if not url.host or (url.scheme != "https" and not (url.scheme == "http" and is_loopback)):
+        raise ValueError("must begin with https:// and a host (http:// is accepted for this machine only)")
+    if url.query_string or url.fragment:
+        raise ValueError("must not contain a query or a fragment: put parameters into the source's table `query`")
+    return str(url).rstrip("/")
+
+
+def _key_reference(value: str) -> str:
+    if value == "database_url":
+        raise ValueError("must not be the credential of the database, which would be sent to the provider")
+    is_path = re.fullmatch(r"\.{0,2}/[^\0]*", value)
+    is_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not looks_like_key(value)
+    if not is_path and not is_name:
+        raise ValueError("must be the name of a credential, a variable or a file (/… or ./…), never the key itself")
+    return value
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(SOURCE_NAME, value):
+        raise ValueError("must be 1 to 63 letters, digits, dots, _ and -, and begin with a letter or a digit")
+    return value
+
+
+def _header_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
+        raise ValueError("the name of a header must consist of letters, digits, _ and -")
+    return value
+
+
+def _header(value: str) -> str:
+    if not value.isascii() or not value.isprintable():
+        raise ValueError("must be one line of printable ASCII")
+    return value
+
+
+Header = Annotated[str, AfterValidator(_header)]
+
+
+class Source(BaseModel):
+    """An account at a provider."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, frozen=True, allow_inf_nan=False)
+
+    name: Annotated[
+        str, AfterValidator(_name), Field(description="the name of the source in the database and in commands")
+    ]
+    kind: Annotated[
+        Literal["openai", "azure", "compatible"],
+        Field(description="the kind of API; azure sends the key in the header api-key"),
+    ] = "openai"
+    base_url: Annotated[
+        str, AfterValidator(_base_url), Field(description="the address up to, but without, /fine_tuning")
+    ] = OPENAI
+    api_key: Annotated[
+        str,
+        AfterValidator(_key_reference),
+        Field(description="the credential, file or variable that contains the key, never the key itself"),
+    ]
+    organization: Annotated[Header | None, Field(description="sent as the header OpenAI-Organization")] = None
+    project: Annotated[Header | None, Field(description="sent as the header OpenAI-Project")] = None
+    headers: Annotated[
+        dict[Annotated[str, AfterValidator(_header_name)], Header],
+        Field(repr=False, description="further request headers, for gateways"),
+    ] = {}
+    query: Annotated[
+        dict[str, str],
+        Field(repr=False, description="further query parameters, such as Azure's api-version"),
+    ] = {}
+    requests_per_minute: Annotated[
+        float | None,
+        Field(
+            ge=0.01,
+            le=1e6,
+            description="the rate limit, shared by all daemons; without it, only the provider's own limits apply",
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _has_its_own_url(self) -> Self:
+        if self.kind != "openai" and self.base_url == OPENAI:
+            raise ValueError(f"base_url is required for kind {self.kind}")
+        return self
+
+    @property
+    def request_interval(self) -> float | None:
+        """Seconds between requests, or None without a rate limit."""
+        return 60 / self.requests_per_minute if self.requests_per_minute else None
+
+    def request_headers(self, key_label: str = "") -> dict[str, str]:
+        """Return the headers of a request, with the key, which is read at each call.
+
+        Raises SettingsError, whose text starts with `key_label`, or else with the name of the source.
+        """
+        key = read_secret(self.api_key, key_label or f"the key of source {self.name}")
+        key_header = {"api-key": key} if self.kind == "azure" else {"Authorization": f"Bearer {key}"}
+        named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
+        return {**self.headers, **{name: value for name, value in named.items() if value}, **key_header}
+
+    def is_job_id(self, text: str) -> bool:
+        """Return whether this can be the id of a job. It becomes a segment of a URL's path."""
+        pattern = r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}" if self.kind == "compatible" else r"ftjob-[A-Za-z0-9_-]{1,122}"
+        return re.fullmatch(pattern, text) is not None
