@@ -10,6 +10,7 @@ from checkpointd.postgres import dsn
 from checkpointd.service import daemon
 from checkpointd.service.signals import stop_on_signals
 from checkpointd.settings.model import Settings
+from checkpointd.telemetry.log_thread import written_by_thread
 from checkpointd.telemetry.logs import log
 
 
@@ -19,14 +20,15 @@ def run_daemon(settings: Settings) -> None:
     headers_by_source = read_headers(settings)
     configure_log(settings, headers_by_source, settings.log_level)
     address = None if settings.database_url is None else dsn.parse(settings.database_url)
-    if address and address.unverified_host:
-        log.warning("database.unverified", host=address.unverified_host, wanted="sslmode=verify-full")
 
     async def work() -> None:
+        if address and address.unverified_host:
+            log.warning("database.unverified", host=address.unverified_host, wanted="sslmode=verify-full")
         with stop_on_signals() as stop:
             async with database(settings, announce_psql=True) as connect:
                 await daemon.run(settings, connect, headers_by_source, migrate=settings.database_url is None, stop=stop)
             if stop.crashed:
                 raise CommandError("stopped by an error of checkpointd itself: see daemon.crashed in the log")
 
-    event_loop.run(work())
+    with written_by_thread():
+        event_loop.run(work())

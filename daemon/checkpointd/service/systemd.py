@@ -10,7 +10,7 @@ def notify(**state: object) -> None:
     if not address:
         return
     message = "\n".join(f"{name}={str(value).replace(chr(10), ' ')}" for name, value in state.items())
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as channel:
         try:
             channel.sendto(message.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
         except OSError:

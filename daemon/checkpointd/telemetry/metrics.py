@@ -71,6 +71,11 @@ READY: Final = Gauge("checkpointd_ready", "1 if the daemon can work, otherwise 0
 DATABASE_UP: Final = Gauge(
     "checkpointd_database_up", "1 if the last use of the database succeeded, otherwise 0.", registry=REGISTRY
 )
+LOG_LINES_DROPPED: Final = Counter(
+    "checkpointd_log_lines_dropped",
+    "Log lines that were not written, because the reader of the log has stopped reading or the disk is full.",
+    registry=REGISTRY,
+)
 
 LOGGED_JOBS: Final = 20
 """The most job ids in one log line."""
