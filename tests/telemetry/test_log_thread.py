@@ -53,7 +53,7 @@ def dropped_lines() -> float:
 
 
 def test_a_reader_that_stops_reading(pipe: tuple[int, int], handler: ThreadHandler) -> None:
-    """Logging goes on, the lines beyond the queue are counted, and one line says how many when the reader goes on."""
+    """Logging goes on, the lines beyond the queue are counted, and the log says how many when the reader goes on."""
     before = dropped_lines()
     for number in range(LINES):
         log.info("line", number=number)
@@ -76,7 +76,7 @@ def test_a_reader_that_stops_reading(pipe: tuple[int, int], handler: ThreadHandl
     events = [json.loads(line) for line in received]
     numbers = [event["number"] for event in events if event["event"] == "line"]
     assert sorted(set(numbers)) == numbers, "in order"
-    assert [dropped] == [event["lines"] for event in events if event["event"] == "log.dropped"]
+    assert dropped == sum(event["lines"] for event in events if event["event"] == "log.dropped")
     assert LINES == len(numbers) + dropped
 
 

@@ -67,7 +67,7 @@ class ThreadHandler(logging.Handler):
             except OSError:  # the reader has gone, or the disk is full
                 self._drop()
                 continue
-            if self._dropped and self._lines.qsize() <= self._lines.maxsize // 2:
+            if self._dropped and self._lines.empty():
                 with self._dropped_lock:
                     dropped, self._dropped = self._dropped, 0
                 log.warning("log.dropped", lines=dropped)
