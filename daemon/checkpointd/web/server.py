@@ -2,9 +2,9 @@
 
 import ipaddress
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
-from typing import Final
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -18,11 +18,12 @@ from checkpointd.postgres.store import CLOSE_SECONDS, Store
 from checkpointd.telemetry.logs import log
 from checkpointd.telemetry.metrics import REGISTRY
 from checkpointd.web import data, render
+from checkpointd.web.listener import listen
 
 Problems = Callable[[], list[str]]
 """Returns the reasons why the daemon cannot work; empty if it can."""
 
-PAGE_SECONDS: Final = 5.0
+PAGE_SECONDS: Final = 2.0
 """The longest time that the database may take for one page."""
 
 _HEADERS: Final = {
@@ -45,25 +46,25 @@ async def serve(host: str, port: int, problems: Problems, store: Store) -> Async
 
     `store` must have connections of its own, so that pages and polls do not wait for each other.
     """
+    addresses: list[tuple[str, int]] = []
 
     def is_loopback_only() -> bool:
-        return all(_is_loopback(address[0]) for address in runner.addresses)
+        return all(_is_loopback(address) for address, _ in addresses)
 
     app = web.Application(middlewares=[_check_host(host, is_loopback_only), _show_problems(problems)])
     app.on_response_prepare.append(_add_headers)
     _add_routes(app.router, problems, store)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as e:
-        log.warning("web.unavailable", host=host, port=port, error=e.strerror or str(e))
-    else:
-        log.info("web.listening", address=str(Host(*runner.addresses[0][:2])))
-    try:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(runner.cleanup)
+        try:
+            addresses += await stack.enter_async_context(listen(cast(web.Server, runner.server), host, port))
+        except OSError as e:
+            log.warning("web.unavailable", host=host, port=port, error=e.strerror or str(e))
+        else:
+            log.info("web.listening", address=str(Host(*addresses[0])))
         yield
-    finally:
-        await runner.cleanup()
 
 
 def _add_routes(router: web.UrlDispatcher, problems: Problems, store: Store) -> None:
@@ -120,6 +121,8 @@ def _file(name: str, content_type: str) -> Handler:
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_HEADERS)
+    response.headers["Connection"] = "close"  # an idle connection would take the place of another one
+    response.force_close()
 
 
 def _show_problems(problems: Problems) -> Middleware:

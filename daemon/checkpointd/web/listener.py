@@ -1,0 +1,75 @@
+"""Listen on the status port: a bounded number of connections, each for a bounded time.
+
+Polls and the database need file descriptors, too. So connections beyond the limit are closed at once, and one that
+does not send its request, or does not read the response, is closed after a few seconds.
+"""
+
+import asyncio
+import resource
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+CONNECTIONS: Final = 32
+"""The most connections at the same time. A quarter of the process's file descriptors is used at most."""
+
+CONNECTION_SECONDS: Final = 5.0
+"""How long a connection may be open: to send a request, to let the database answer it, and to read the response."""
+
+BACKLOG: Final = 8
+"""Connections that are accepted at the same time. For this moment each has a file descriptor, even if it is refused."""
+
+Protocol = asyncio.Protocol
+
+
+@asynccontextmanager
+async def listen(create_handler: Callable[[], Any], host: str, port: int) -> AsyncIterator[list[tuple[str, int]]]:
+    """Let `create_handler()` handle each connection. Yields the addresses. Raises OSError if it cannot listen."""
+    loop = asyncio.get_running_loop()
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = CONNECTIONS if files == resource.RLIM_INFINITY else max(min(CONNECTIONS, files // 4), 1)
+    connections: set[_Connection] = set()
+
+    def connect() -> Protocol:
+        return _Connection(create_handler(), connections) if len(connections) < limit else _Refusal()
+
+    server = await loop.create_server(connect, host, port, backlog=BACKLOG)
+    try:
+        yield [socket.getsockname()[:2] for socket in server.sockets]
+    finally:
+        server.close()
+
+
+class _Refusal(Protocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        transport.abort()
+
+
+class _Connection(Protocol):
+    """Passes everything on to the handler of a connection, which it closes after CONNECTION_SECONDS."""
+
+    def __init__(self, handler: Any, connections: "set[_Connection]") -> None:  # noqa: ANN401  # aiohttp's handler
+        self._handler = handler
+        self._connections = connections
+        connections.add(self)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._expiry = asyncio.get_running_loop().call_later(CONNECTION_SECONDS, transport.abort)
+        self._handler.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expiry.cancel()
+        self._connections.discard(self)
+        self._handler.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._handler.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return bool(self._handler.eof_received())
+
+    def pause_writing(self) -> None:
+        self._handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._handler.resume_writing()

@@ -1,0 +1,99 @@
+"""The status port takes a bounded number of connections, each for a bounded time."""
+
+import asyncio
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+
+import aiohttp
+import pytest
+
+from checkpointd.postgres.store import Store
+from checkpointd.web import listener, server
+from support.verbs import get
+from support.waiting import eventually
+
+
+@pytest.fixture
+async def page(port: int, store: Store) -> AsyncIterator[int]:
+    """Yield the number of a status port that is served."""
+    async with server.serve("127.0.0.1", port, list, store):
+        yield port
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let connections expire soon."""
+    monkeypatch.setattr(listener, "CONNECTION_SECONDS", 0.2)
+
+
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """Let this process have few file descriptors."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@asynccontextmanager
+async def silent(port: int, count: int) -> AsyncIterator[list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]:
+    """Open connections that send only the beginning of a request."""
+    opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
+    for _, writer in opened:
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: local")
+    yield opened
+    for _, writer in opened:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def is_closed(reader: asyncio.StreamReader) -> bool:
+    """Wait until the server has closed a connection."""
+    try:
+        return await asyncio.wait_for(reader.read(), 10) == b""
+    except ConnectionResetError:
+        return True
+
+
+async def test_more_connections_than_the_limit(page: int) -> None:
+    """Connections beyond the limit are closed at once, and a place that becomes free is used again."""
+
+    async def answers() -> None:
+        try:
+            assert (200, "ok\n") == await get(page, "/livez")
+        except (OSError, aiohttp.ClientError):
+            raise AssertionError("the connection was closed") from None
+
+    async with silent(page, listener.CONNECTIONS) as opened:
+        async with silent(page, 1) as [(refused, _)]:
+            assert await is_closed(refused)
+        with pytest.raises(AssertionError):
+            await answers()
+        opened[0][1].close()
+        await eventually(answers)
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_request_that_does_not_end(page: int) -> None:
+    """A connection that does not send its whole request is closed after some seconds, and makes room for others."""
+    async with silent(page, listener.CONNECTIONS) as opened:
+        assert all([await is_closed(reader) for reader, _ in opened])
+        assert (200, "ok\n") == await get(page, "/livez")
+
+
+@pytest.mark.usefixtures("few_files")
+async def test_few_file_descriptors(port: int, store: Store) -> None:
+    """A quarter of the file descriptors is used at most, so that polls and the database have some left."""
+    async with server.serve("127.0.0.1", port, list, store), silent(port, 17) as opened:
+        assert await is_closed(opened[16][0])
+
+
+async def test_a_response_closes_its_connection(page: int) -> None:
+    """A client that stays connected takes nobody's place: each connection serves one request."""
+    async with silent(page, 1) as [(reader, writer)]:
+        writer.write(b"host\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 10)
+    assert b"connection: close" in answer.lower()
+    assert answer.endswith(b"ok\n")
