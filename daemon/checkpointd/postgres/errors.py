@@ -44,6 +44,19 @@ class EmbeddedError(Exception):
     """The embedded PostgreSQL cannot be used. The text is the reason and the remedy."""
 
 
+class UnfitDatabaseError(ConnectionError):
+    """The database answers, but must not be used. The text is the reason and the remedy."""
+
+
+def require_utf8(server_encoding: str) -> None:
+    """Raise UnfitDatabaseError unless the encoding of the database is UTF8: only UTF8 can store every text."""
+    if server_encoding != "UTF8":
+        raise UnfitDatabaseError(
+            f"the database has the encoding {server_encoding}, and only UTF8 can store every text: create another one"
+            " (createdb --template=template0 --encoding=UTF8 NAME), and move what this one has with pg_dump"
+        )
+
+
 @contextmanager
 def driver_errors_wrapped() -> Iterator[None]:
     """Raise DatabaseUnavailableError for each error of the driver that leaves the block."""
@@ -87,6 +100,8 @@ def explain(error: Exception) -> str:
     where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
     if replacement := _by_class(error, _REPLACEMENTS):
         return where + replacement
+    if isinstance(error, UnfitDatabaseError):
+        return where + str(error)
     without_row = re.sub(r"\nDETAIL:.*?(?=\nHINT:|\Z)", "", str(error), flags=re.DOTALL)
     text = redact_likely(" ".join(without_row.split())) or "no reason given"
     advice = _advice(error, text)
@@ -98,6 +113,8 @@ def _advice(error: Exception, text: str) -> str | None:
         return "the server has no TLS: turn it on there, or set sslmode=disable in the URL"
     if "unsupported startup parameter" in text:
         return _POOLER
+    if "row-level security" in text:
+        return "`checkpointd check` shows how to turn it off"
     if isinstance(error, ssl.SSLCertVerificationError) and "mismatch" in text:
         return "the URL must name the host as its certificate does"
     return _by_class(error, _ADVICE)
