@@ -195,9 +195,12 @@ async def _check(
     return found
 
 
-async def test_subjects_are_documented(daemon_login: str, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_subjects_are_documented(
+    daemon_login: str, provider: Provider, monkeypatch: pytest.MonkeyPatch, sql: asyncpg.Connection
+) -> None:
     """Each subject of a finding is documented, and no other."""
     provider.jobs = page([])
+    await sql.execute("alter table checkpointd.rejects set unlogged")
     found = await _check(daemon_login, provider, monkeypatch, database_pooler=True)
     found |= await _check("postgresql://127.1:1/nowhere?sslmode=require", provider, monkeypatch)
     subjects = Document("daemon/README.md").first_words("check", "subject")
@@ -461,7 +464,7 @@ def test_clocks(theirs: float, state: str) -> None:
 def test_a_version_that_is_too_old() -> None:
     """A PostgreSQL before 15 is a failure."""
     finding = database_findings.assess_server(
-        {"version": 140012, "version_name": "14.12", "is_read_only": False, "server": "s"}
+        {"version": 140012, "version_name": "14.12", "is_standby": False, "is_read_only": False, "server": "s"}
     )
     assert Finding("fail", "database", "PostgreSQL 14.12 is too old: 15 or newer is required") == finding
 

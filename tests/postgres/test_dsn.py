@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 from checkpointd.postgres import dsn
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.dsn import DsnError, Host
+from checkpointd.postgres.dsn_parameters import PARAMETERS
+from checkpointd.postgres.embedded import binary
 from checkpointd.postgres.errors import DRIVER_ERRORS
+from support.documents import Document
 from support.servers import free_port
 
 pytestmark = pytest.mark.usefixtures("no_pg_variables")
@@ -63,6 +66,28 @@ URLS: dict[str, dict[str, str]] = {
     "postgresql:///?us%65r=v&": {"user": "v"},
     "postgresql:///?application_name=a+b/c:d@e?f%26%3D": {"application_name": "a+b/c:d@e?f&="},
     "postgresql:///?options=-c%20geqo%3Doff": {"options": "-c geqo=off"},
+    "postgresql:///?ssl=true": {"sslmode": "require"},
+    "postgresql:///?sslmode=verify-full&ssl=true": {"sslmode": "require"},
+    "postgresql:///?connect_timeout=%2010%20": {"connect_timeout": " 10 "},
+    "postgresql://h/?hostaddr=10.0.0.1": {"host": "h", "hostaddr": "10.0.0.1"},
+    "postgresql://u:p@/db?host=/cloudsql/p:r:i":
+        {"user": "u", "password": "p", "host": "/cloudsql/p:r:i", "dbname": "db"},
+    "postgresql://u:p@%2Fcloudsql%2Fp%3Ar%3Ai/db":
+        {"user": "u", "password": "p", "host": "/cloudsql/p:r:i", "dbname": "db"},
+    "postgresql://u:p@ep-a-1-pooler.eu.aws.neon.tech/db?sslmode=require&channel_binding=require":
+        {"user": "u", "password": "p", "host": "ep-a-1-pooler.eu.aws.neon.tech", "dbname": "db", "sslmode": "require",
+         "channel_binding": "require"},
+    "postgresql://u:p@ep.neon.tech/db?sslmode=require&options=endpoint%3Dep-a-1":
+        {"user": "u", "password": "p", "host": "ep.neon.tech", "dbname": "db", "sslmode": "require",
+         "options": "endpoint=ep-a-1"},
+    "postgresql://u:p@ep.neon.tech/db?options=project%3Dep-a-1":
+        {"user": "u", "password": "p", "host": "ep.neon.tech", "dbname": "db", "options": "project=ep-a-1"},
+    "postgresql://postgres.abcdef:p@aws-0-eu-central-1.pooler.supabase.com:6543/postgres":
+        {"user": "postgres.abcdef", "password": "p", "host": "aws-0-eu-central-1.pooler.supabase.com", "port": "6543",
+         "dbname": "postgres"},
+    "postgres://u%40tenant:p@x.postgres.database.azure.com:5432/db?sslmode=require":
+        {"user": "u@tenant", "password": "p", "host": "x.postgres.database.azure.com", "port": "5432", "dbname": "db",
+         "sslmode": "require"},
 }  # fmt: skip
 """URLs, and the options that they set."""
 
@@ -98,6 +123,41 @@ INVALID = {
     "postgresql:///?user=a&&": "name=value",
     "postgresql:///?&user=a": "name=value",
     "postgresql:///?=a": "name=value",
+    "postgresql:///?nosuch=a": "unknown parameter: nosuch: remove it; .* options=-c%20nosuch%3D",
+    "postgresql:///?DateStyle=ISO": "unknown parameter: DateStyle: .* options=-c%20DateStyle%3D",
+    "postgresql:///?applicaton_name=a": "did you mean application_name",
+    "postgresql:///?SSLMODE=require": "did you mean sslmode",
+    "postgresql:///?ssl=false": "use sslmode",
+    "postgresql:///?pgbouncer=true": "CHECKPOINTD_DATABASE_POOLER=true",
+    "postgresql:///?schema=public": "unknown parameter: schema: remove it",
+    "postgresql:///?password=a&canary=b": "unknown parameter after the",
+    "postgresql:///?can%20ary=b": "unknown parameter after the",
+    "postgresql:///?connect_timeout=soon": "its connect_timeout must be a whole number",
+    "postgresql:///?connect_timeout=1.5": "its connect_timeout must be a whole number",
+    "postgresql:///?channel_binding=always": "its channel_binding must be one of",
+    "postgresql://h?channel_binding=require&sslmode=disable": "channel_binding=require needs TLS",
+    "postgresql://h?sslnegotiation=indirect": "its sslnegotiation must be one of",
+    "postgresql:///?sslnegotiation=direct": "sslnegotiation=direct needs",
+    "postgresql://localhost?sslnegotiation=direct": "sslnegotiation=direct needs",
+    "postgresql://h?sslnegotiation=direct&sslmode=prefer": "sslnegotiation=direct needs",
+    "postgresql://h?ssl_min_protocol_version=SSLv3": "its ssl_min_protocol_version must be",
+    "postgresql://h?ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2": "must not be newer",
+    "postgresql://h?hostaddr=h": "a hostaddr",
+    "postgresql://h1,h2?hostaddr=10.0.0.1": "as many hostaddr",
+    "postgresql:///?hostaddr=10.0.0.1,": "a host",
+    "postgresql:///?host=%40abstract": "a host",
+    "postgresql:///?service=s": "its service is not supported",
+    "postgresql:///?servicefile=/f": "its servicefile is not supported",
+    "postgresql:///?require_auth=scram-sha-256": "its require_auth is not supported",
+    "postgresql:///?requirepeer=postgres": "its requirepeer is not supported",
+    "postgresql:///?gssencmode=require": "its gssencmode must be",
+    "postgresql:///?sslcertmode=disable": "its sslcertmode must be allow",
+    "postgresql:///?sslcrldir=/d": "its sslcrldir is not supported",
+    "postgresql:///?sslsni=0": "its sslsni must be 1",
+    "postgresql:///?replication=database": "its replication must be off",
+    "postgresql:///?min_protocol_version=3.2": "its min_protocol_version must be 3.0",
+    "postgresql:///?oauth_client_secret=canary": "its oauth_client_secret is not supported",
+    "postgresql:///?scram_client_key=canary": "its scram_client_key is not supported",
 }
 """URLs that are rejected, and words of the message."""
 
@@ -113,6 +173,14 @@ AMBIGUOUS = (
 """URLs in which a part of a password may be taken for something else. libpq accepts them."""
 
 
+HARMLESS = (
+    "client_encoding=latin1&keepalives=0&keepalives_idle=60&keepalives_interval=5&keepalives_count=2&tcp_user_timeout=9"
+    "&sslcompression=1&gsslib=gssapi&gssencmode=prefer&replication=off&sslsni=1&channel_binding=prefer"
+    "&fallback_application_name=f&connect_timeout=-1"
+)
+"""Parameters of libpq that change nothing, and those with a value that does not."""
+
+
 class _Option(ctypes.Structure):
     """PQconninfoOption of libpq-fe.h."""
 
@@ -122,17 +190,18 @@ class _Option(ctypes.Structure):
     ]
 
 
-def _load_libpq() -> ctypes.CDLL | None:
+def _load_libpq(path: str) -> ctypes.CDLL | None:
     try:
-        libpq = ctypes.CDLL("libpq.so.5")
+        libpq = ctypes.CDLL(path)
     except OSError:
         return None
     libpq.PQconninfoParse.restype = ctypes.POINTER(_Option)
+    libpq.PQconndefaults.restype = ctypes.POINTER(_Option)
     libpq.PQconninfoFree.restype = None
     return libpq
 
 
-LIBPQ = _load_libpq()
+LIBPQ = _load_libpq("libpq.so.5")
 needs_libpq = pytest.mark.skipif(LIBPQ is None, reason="no libpq.so.5")
 
 
@@ -145,6 +214,72 @@ def _by_libpq(url: str) -> dict[str, str] | None:
     found = {option.keyword: option.val for option in takewhile(lambda option: option.keyword, options)}
     LIBPQ.PQconninfoFree(options)
     return {name.decode(): value.decode() for name, value in found.items() if value}
+
+
+def _parameters_of(libpq: ctypes.CDLL) -> dict[str, str | None]:
+    """Return the parameters of a libpq, each with the variable that supplies it."""
+    options = takewhile(lambda option: option.keyword, libpq.PQconndefaults())
+    return {option.keyword.decode(): option.envvar.decode() if option.envvar else None for option in options}
+
+
+@pytest.mark.parametrize("path", ["libpq.so.5", str(binary("psql").parents[1] / "lib" / "libpq.so.5")])
+def test_every_parameter_of_libpq_is_known(path: str) -> None:
+    """Each parameter of the installed libpq, and of that of PostgreSQL 18, is used, ignored or refused."""
+    libpq = _load_libpq(path)
+    if libpq is None:
+        pytest.skip(f"no {path}")
+    found = _parameters_of(libpq)
+    assert len(found) > 35
+    assert set() == found.keys() - PARAMETERS.keys()
+    variables = {name: parameter.variable for name, parameter in PARAMETERS.items() if parameter.variable}
+    assert {} == {name: variable for name, variable in variables.items() if found.get(name, variable) != variable}
+    if "oauth_issuer" in found:
+        assert {"servicefile"} == PARAMETERS.keys() - found.keys()  # of PostgreSQL 19
+
+
+def test_the_table_of_parameters() -> None:
+    """The table in the documents has each parameter, with its treatment."""
+    rows = Document("sql/OPERATING.md").rows("Database URLs", "parameter")
+    listed = {name: row[1] for row in rows for name in re.findall("`(.+?)`", row[0])}
+    assert {name: parameter.treatment for name, parameter in PARAMETERS.items()} == listed
+
+
+def test_harmless_parameters_are_ignored() -> None:
+    """A parameter that changes nothing is accepted and not sent to the server."""
+    found = dsn.parse(f"postgresql://u@h/db?{HARMLESS}")
+    assert ("postgresql://?dbname=db&user=u", {"application_name": "f"}) == (found.driver_url, found.server_settings)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", None), ("0", None), ("-1", None), ("1", 1), ("10", 10)])
+def test_the_limit_of_connecting(text: str, seconds: int | None) -> None:
+    """The limit is connect_timeout in seconds; zero and less set none."""
+    assert seconds == dsn.parse(f"postgresql:///?connect_timeout={text}").connect_seconds
+
+
+REFUSED_VARIABLES = {
+    "PGREQUIREAUTH": "scram-sha-256",
+    "PGREQUIREPEER": "postgres",
+    "PGGSSENCMODE": "require",
+    "PGSSLCRLDIR": "/d",
+    "PGCONNECT_TIMEOUT": "soon",
+    "PGSSLNEGOTIATION": "direct",
+}
+
+
+@pytest.mark.parametrize("variable", REFUSED_VARIABLES)
+def test_variables_are_refused_as_parameters(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a parameter of the URL may not demand, its variable may not demand, either."""
+    monkeypatch.setenv(variable, REFUSED_VARIABLES[variable])
+    with pytest.raises(DsnError, match=f"{variable} |sslnegotiation"):
+        dsn.parse("postgresql:///db")
+
+
+@pytest.mark.parametrize("url", [*INVALID, *AMBIGUOUS])
+def test_a_message_has_no_value(url: str) -> None:
+    """No message repeats a value, which may be a part of a password."""
+    with pytest.raises(DsnError) as caught:
+        dsn.parse(url)
+    assert "canary" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", URLS)
@@ -175,15 +310,16 @@ def test_a_newline_at_the_end_is_ignored() -> None:
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?(\.[a-z]{1,5})?", fullmatch=True)
 FOLDERS = st.text(st.characters(codec="ascii", exclude_characters="\0,")).map(lambda text: f"/{text}")
-HOSTS = st.builds(Host, NAMES | FOLDERS | st.ip_addresses().map(str), st.none() | st.integers(1, 65535))
-PARAMETERS = ("application_name", "connect_timeout", "krbsrvname", "options", "passfile")
+ADDRESSES = st.ip_addresses().map(str)
+HOSTS = st.builds(Host, NAMES | FOLDERS | ADDRESSES, st.none() | st.integers(1, 65535), st.none())
+FREE = ("application_name", "fallback_application_name", "krbsrvname", "options", "passfile")
 
 
 @settings(deadline=None)
 @given(
     main=st.fixed_dictionaries({}, optional={"user": TEXT, "password": TEXT, "dbname": TEXT}),
     hosts=st.lists(HOSTS, max_size=4),
-    parameters=st.dictionaries(st.sampled_from(PARAMETERS), TEXT),
+    parameters=st.dictionaries(st.sampled_from(FREE), TEXT),
 )
 def test_a_url_is_read_back_as_its_parts(main: dict[str, str], hosts: list[Host], parameters: dict[str, str]) -> None:
     """A URL that is built from escaped parts is read as those parts, and libpq reads the same."""
@@ -214,9 +350,7 @@ def test_what_is_accepted_is_what_libpq_reads(text: str) -> None:
         found = dsn.parse(url).options
     except DsnError:
         return
-    # Other parameters are accepted, and sent to the server. libpq rejects names that it does not know.
-    if {"host", "port", "user"} >= set(re.findall("([^&=]+)=", url.partition("?")[2])):
-        assert found == _by_libpq(url)
+    assert found == _by_libpq(url)
 
 
 # Hosts
@@ -236,6 +370,13 @@ def test_what_is_accepted_is_what_libpq_reads(text: str) -> None:
         ("postgresql:///db?host=h1,h2&port=1,", (Host("h1", 1), Host("h2", None))),
         ("postgresql:///db?host=h1,h2&port=7", (Host("h1", 7), Host("h2", 7))),
         ("postgresql://h1:1/db?host=h2,h3", (Host("h2", 1), Host("h3", 1))),
+        ("postgresql://h/db?hostaddr=10.0.0.1", (Host("h", None, "10.0.0.1"),)),
+        ("postgresql://h1,h2/db?hostaddr=,::1", (Host("h1", None), Host("h2", None, "::1"))),
+        (
+            "postgresql:///db?hostaddr=10.0.0.1,10.0.0.2",
+            (Host("10.0.0.1", None, "10.0.0.1"), Host("10.0.0.2", None, "10.0.0.2")),
+        ),
+        ("postgresql:///db?host=/cloudsql/p:r:i", (Host("/cloudsql/p:r:i", None),)),
     ],
 )
 def test_hosts(url: str, hosts: tuple[Host, ...]) -> None:
@@ -297,17 +438,17 @@ async def _logins() -> AsyncIterator[tuple[int, list[dict[str, str]]]]:
 
 
 async def test_the_driver_gets_what_was_parsed() -> None:
-    """User, password and database are sent unescaped; a parameter that the driver does not know is a setting."""
+    """User, password, database and settings are sent unescaped. The daemon's own settings override `options`."""
     async with _logins() as (port, seen):
         with pytest.raises(DRIVER_ERRORS):
             await connect(
                 f"postgres://%C3%A9:p%2B%40+@127.0.0.1:{port}/d%2Fb?sslmode=disable&krbsrvname=k&sslkey=/dev/null"
-                "&DateStyle=a+b%20c%26&search_path=public&options=-c%20geqo%3Doff"
+                f"&options=-c%20geqo%3Doff&application_name=a+b%20c%26&{HARMLESS}"
             )
-    expected = {"user": "é", "password": "p+@+", "database": "d/b", "DateStyle": "a+b c&", "options": "-c geqo=off",
-                "search_path": "pg_catalog", "application_name": "checkpointd"}  # fmt: skip
+    expected = {"user": "é", "password": "p+@+", "database": "d/b", "options": "-c geqo=off",
+                "search_path": "pg_catalog", "application_name": "a+b c&", "client_encoding": "'utf-8'"}  # fmt: skip
     assert expected == {name: seen[0].get(name) for name in expected}
-    assert not seen[0].keys() & {"host", "port", "dbname", "sslmode", "sslkey", "krbsrvname"}
+    assert not seen[0].keys() - {"client_encoding"} & PARAMETERS.keys() - expected.keys()
 
 
 async def test_the_driver_reads_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,14 +27,22 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Final
+from math import inf
+from typing import Any, Final
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from checkpointd.postgres import dsn, queries
+from checkpointd.postgres.addresses import (
+    ADDRESS_SECONDS,
+    LoopToAddress,
+    NoConnectionError,
+    addresses,
+    first_connection,
+)
 from checkpointd.postgres.dsn import Dsn, Host
-from checkpointd.postgres.errors import DRIVER_ERRORS, driver_errors_wrapped, explain
+from checkpointd.postgres.errors import DRIVER_ERRORS, driver_errors_wrapped, explain, require_utf8
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
@@ -48,9 +56,14 @@ LOCK_RETRY_DELAYS: Final = (0.02, 0.1, 0.3)
 """Seconds between attempts at a row that another transaction has locked. Transactions of checkpointd are shorter."""
 
 _SESSION_SETTINGS: Final = {
-    "application_name": "checkpointd",
     "timezone": "UTC",
     "search_path": "pg_catalog",
+    "datestyle": "ISO",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "row_security": "off",
+    "default_transaction_isolation": "read committed",
     "statement_timeout": f"{STATEMENT_SECONDS:g}s",
     "lock_timeout": "3s",
     "idle_in_transaction_session_timeout": "3s",
@@ -58,87 +71,86 @@ _SESSION_SETTINGS: Final = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
+"""Settings of each session, whatever the database, the role or the URL sets.
+
+With row_security=off, a statement from which a policy would hide rows fails, instead of finding less than there is.
+transaction_timeout is set by LIMIT_TRANSACTIONS, because a server before version 17 would refuse the connection.
+"""
 
 _SOCKET_OPTIONS: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 """Seconds, seconds, probes, milliseconds. Not every operating system has all of them."""
 
 
 async def connect(url: str, *, pooler: bool = False) -> asyncpg.Connection:
-    """Open a connection to the host of a URL.
+    """Open a connection to a host of a URL.
 
-    Several hosts are tried at the same time, so that one that is cut off does not delay the others. The first that
-    answers and meets target_session_attrs is used. With `pooler`, the session gets no settings and keeps no prepared
-    statements, because another client may get it next.
+    All hosts are tried at the same time, and the addresses of a host shortly one after the other, so that one that is
+    cut off does not delay the others. The first that answers and meets target_session_attrs is used. With `pooler`, the
+    session gets no settings and keeps no prepared statements, because another client may get it next.
 
     Raises one of DRIVER_ERRORS, or DsnError.
     """
     target = dsn.parse(url)
-    if len(target.hosts) < 2:
-        return await _connect(target, *target.hosts, pooler=pooler)
-    return await _connect_to_first(target, pooler=pooler)
-
-
-async def _connect_to_first(target: Dsn, *, pooler: bool) -> asyncpg.Connection:
-    attempts = {asyncio.create_task(_connect(target, host, pooler=pooler)): host for host in target.hosts}
-    pending, failures, chosen = set(attempts), dict[Host, Exception](), None
+    deadline = asyncio.get_running_loop().time() + min(target.connect_seconds or inf, DATABASE_CONNECT_SECONDS)
+    if not target.hosts:
+        return await _connect(target, deadline, None, None, pooler=pooler)
+    hosts = [partial(_connect_to_host, target, deadline, host, pooler=pooler) for host in target.hosts]
+    if len(hosts) == 1:
+        return await hosts[0]()
     try:
-        while pending and chosen is None:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for attempt in done:
-                if isinstance(error := attempt.exception(), DRIVER_ERRORS):
-                    failures[attempts[attempt]] = error
-                elif chosen is None:
-                    chosen = attempt.result()
-    finally:
-        for attempt in attempts:
-            attempt.cancel()
-            attempt.add_done_callback(partial(_close_unless_chosen, chosen))
-    if chosen is None:
-        reasons = "; ".join(explain(failures[host]) for host in target.hosts)
-        raise ConnectionError(f"no host is {target.target_session_attrs}: {reasons}")
-    return chosen
+        return await first_connection(hosts)
+    except NoConnectionError as e:
+        reasons = "; ".join(explain(error) for error in e.errors)
+        raise ConnectionError(f"no host is {target.target_session_attrs}: {reasons}") from None
 
 
-def _close_unless_chosen(chosen: asyncpg.Connection | None, attempt: asyncio.Task[asyncpg.Connection]) -> None:
-    if not attempt.cancelled() and attempt.exception() is None and attempt.result() is not chosen:
-        attempt.result().terminate()
-
-
-async def _connect(target: Dsn, host: Host | None = None, *, pooler: bool) -> asyncpg.Connection:
-    """Connect to one host, or to the default socket. Errors get a note with the host, with which explain() begins."""
+async def _connect_to_host(target: Dsn, deadline: float, host: Host, *, pooler: bool) -> asyncpg.Connection:
+    """Connect to one of the addresses of a host. Errors get a note with the host, with which explain() begins."""
     try:
-        connection: asyncpg.Connection = await asyncpg.connect(
-            target.driver_url,
-            host=host.name if host else None,
-            port=host.port if host else None,
-            ssl=target.tls(host) if host else target.sslmode,
-            target_session_attrs=SessionAttribute(target.target_session_attrs),
-            timeout=DATABASE_CONNECT_SECONDS,
-            command_timeout=STATEMENT_SECONDS,
-            statement_cache_size=0 if pooler else 100,
-            max_cached_statement_lifetime=0,
-            server_settings={} if pooler else _SESSION_SETTINGS,
-        )
-        if not pooler:
-            await _limit_transactions(connection)
+        async with asyncio.timeout_at(deadline):
+            found = await addresses(host)
+        attempts = [partial(_connect, target, deadline, host, address, pooler=pooler) for address in found]
+        pause = min(ADDRESS_SECONDS, DATABASE_CONNECT_SECONDS / 2 / len(attempts))
+        try:
+            return await first_connection(attempts, pause)
+        except NoConnectionError as e:
+            raise e.most_telling from None
     except DRIVER_ERRORS as e:
-        if host:
-            e.add_note(str(host))
+        e.add_note(str(host))
         raise
-    _probe_when_silent(connection)
-    return connection
 
 
-async def _limit_transactions(connection: asyncpg.Connection) -> None:
-    """Set transaction_timeout.
-
-    It is not one of _SESSION_SETTINGS, because a server before version 17 would refuse the connection.
-    """
+async def _connect(
+    target: Dsn, deadline: float, host: Host | None, address: str | None, *, pooler: bool
+) -> asyncpg.Connection:
+    """Connect to an address of a host, or to the default socket."""
+    loop = asyncio.get_running_loop()
+    loop_to_address: Any = LoopToAddress(loop, address) if address else loop
+    settings = target.server_settings
+    connection: asyncpg.Connection = await asyncpg.connect(
+        target.driver_url,
+        host=host.name if host else None,
+        port=host.port if host else None,
+        loop=loop_to_address,
+        ssl=target.tls(host) if host else target.sslmode,
+        target_session_attrs=SessionAttribute(target.target_session_attrs),
+        timeout=max(deadline - loop.time(), 0.01),
+        command_timeout=STATEMENT_SECONDS,
+        statement_cache_size=0 if pooler else 100,
+        max_cached_statement_lifetime=0,
+        server_settings=settings if pooler else {"application_name": "checkpointd", **settings, **_SESSION_SETTINGS},
+    )
     try:
-        await connection.execute(queries.LIMIT_TRANSACTIONS, TRANSACTION_TIMEOUT, timeout=DATABASE_CONNECT_SECONDS)
+        require_utf8(connection.get_settings().server_encoding)
+        if not pooler:
+            await connection.execute(
+                queries.LIMIT_TRANSACTIONS, TRANSACTION_TIMEOUT, timeout=max(deadline - loop.time(), 0.01)
+            )
     except BaseException:
         connection.terminate()
         raise
+    _probe_when_silent(connection)
+    return connection
 
 
 def _probe_when_silent(connection: asyncpg.Connection) -> None:
@@ -161,7 +173,7 @@ async def transaction(connection: Connection, *, keep: bool = True) -> AsyncIter
     the server rolls back.
     """
     async with asyncio.timeout(TRANSACTION_SECONDS):
-        opened = connection.transaction()
+        opened = connection.transaction(isolation="read_committed")  # a pooler's session may have another default
         await opened.start()
         try:
             yield

@@ -15,6 +15,11 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, get_args
 from urllib.parse import quote, unquote_to_bytes, urlencode
 
+from checkpointd.postgres import certificates
+from checkpointd.postgres.dsn_parameters import DsnError as DsnError  # noqa: PLC0414  # exported
+from checkpointd.postgres.dsn_parameters import DsnFileError as DsnFileError  # noqa: PLC0414  # exported
+from checkpointd.postgres.dsn_parameters import check_names, check_values, read
+
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 SESSION_ATTRIBUTES: Final = ("any", "primary", "read-write")
 """The values of PostgreSQL's target_session_attrs that allow a server which accepts writes."""
@@ -34,21 +39,12 @@ _URL: Final = re.compile(
 
 _ESCAPE: Final = "in a user name or password, write % / ? # @ : as %25 %2F %3F %23 %40 %3A"
 
-_FILES: Final = {
-    "sslrootcert": ("PGSSLROOTCERT", "root.crt"),
-    "sslcrl": ("PGSSLCRL", "root.crl"),
-    "sslcert": ("PGSSLCERT", "postgresql.crt"),
-    "sslkey": ("PGSSLKEY", "postgresql.key"),
+_OF_DRIVER: Final = {
+    *("user", "password", "dbname", "port", "passfile", "krbsrvname"),
+    *("sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl", "sslnegotiation"),
+    *("ssl_min_protocol_version", "ssl_max_protocol_version"),
 }
-"""Options that name a file. If the URL omits one, the variable is used, and otherwise the file in ~/.postgresql."""
-
-
-class DsnError(ValueError):
-    """The URL is invalid. The message repeats nothing of the URL, because the URL may contain a password."""
-
-
-class DsnFileError(DsnError, OSError):
-    """A certificate file cannot be used now: perhaps it is being replaced. As an OSError it is retried."""
+"""Parameters that asyncpg reads in its URL. It would send any other one to the server as a setting."""
 
 
 class Host(NamedTuple):
@@ -59,10 +55,12 @@ class Host(NamedTuple):
 
     name: str
     port: int | None
+    address: str | None = None
+    """The IP address from hostaddr, or None to look the name up. The certificate is that of the name."""
 
     def __str__(self) -> str:
         """Return the host and the port as they are written in a URL, but without escapes."""
-        name = f"[{self.name}]" if ":" in self.name else self.name
+        name = f"[{self.name}]" if ":" in self.name and not self.name.startswith("/") else self.name
         return f"{name}:{self.port}" if self.port else name
 
     @property
@@ -96,71 +94,65 @@ class Dsn:
         asyncpg parses its URL with urllib, which rejects lists of hosts in brackets since the fix of CVE-2025-0938.
         Options such as sslcert can be given to asyncpg in a URL only.
         """
-        passed = self.options.keys() - ({"host", "port"} if self.hosts else ())
-        return "postgresql://?" + urlencode({name: self.options[name] for name in sorted(passed)}, quote_via=quote)
+        passed = {name: value for name, value in self.options.items() if name in _OF_DRIVER}
+        if self.hosts:
+            passed.pop("port", None)
+        for name in ("ssl_min_protocol_version", "ssl_max_protocol_version"):
+            if version := read(self.options, name):
+                passed[name] = certificates.tls_version(version).name
+        return "postgresql://?" + urlencode(sorted(passed.items()), quote_via=quote)
+
+    @property
+    def connect_seconds(self) -> int | None:
+        """The limit of connect_timeout, or None if it sets none. As with libpq, zero and less set none."""
+        seconds = int(read(self.options, "connect_timeout") or 0)
+        return seconds if seconds > 0 else None
+
+    @property
+    def server_settings(self) -> dict[str, str]:
+        """The settings of the session that the URL or a variable sets: application_name and options."""
+        name = read(self.options, "application_name") or read(self.options, "fallback_application_name")
+        given = {"application_name": name, "options": read(self.options, "options")}
+        return {setting: value for setting, value in given.items() if value}
 
     @property
     def unverified_host(self) -> str | None:
         """The first remote host whose certificate is not fully verified because sslmode is set to less, or None."""
-        chosen = self.sslmode not in {None, "verify-full"}
-        return next((host.name for host in self.hosts if chosen and not host.is_local), None)
+        return next((host.name for host in self.hosts if not host.is_local and not self._verifies(host)), None)
 
     def tls(self, host: Host) -> ssl.SSLContext | SslMode | None:
         """Return asyncpg's argument `ssl` for a host. Raises OSError if a certificate file is missing."""
-        if self.sslmode != "verify-full" and (self.sslmode or host.is_local):
+        if not self._verifies(host):
             return self.sslmode
-        if self._file("sslrootcert") not in {None, "system"}:
+        if certificates.has_authorities(self.options):
             return "verify-full"
-        # asyncpg's own verify-full requires a root certificate file. Without one, the system's certificates are used.
-        context = ssl.create_default_context()
-        if revoked := self._file("sslcrl"):
-            context.load_verify_locations(revoked)
-            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
-        self._load_client_certificate(context)
-        return context
+        return certificates.verifying_context(self.options)
 
-    def check_files(self) -> None:
-        """Raise DsnError if a certificate file that the URL or a variable names cannot be used.
+    def _verifies(self, host: Host) -> bool:
+        """Return whether the certificate of the host and the name in it are verified.
 
-        asyncpg raises the same error for a missing certificate file and for a missing socket.
+        channel_binding=require makes libpq prove that no third party is in between, which asyncpg cannot do. To verify
+        the certificate proves the same.
         """
+        if self.sslmode == "verify-full" or host.is_local:
+            return self.sslmode == "verify-full"
+        return self.sslmode is None or read(self.options, "channel_binding") == "require"
+
+    def check_tls(self) -> None:
+        """Raise DsnError if parameters of TLS contradict each other, or a certificate file cannot be used."""
+        if self.sslmode == "disable" and read(self.options, "channel_binding") == "require":
+            raise DsnError("channel_binding=require needs TLS, which sslmode=disable turns off")
+        optional = {None, "disable", "allow", "prefer"}
+        if read(self.options, "sslnegotiation") == "direct" and (
+            self.sslmode in optional and not all(map(self._verifies, self.hosts or [Host("localhost", None)]))
+        ):
+            raise DsnError("sslnegotiation=direct needs sslmode=require, verify-ca or verify-full")
+        oldest, newest = (read(self.options, f"ssl_{end}_protocol_version") for end in ("min", "max"))
+        if oldest and newest and certificates.tls_version(oldest) > certificates.tls_version(newest):
+            raise DsnError("its ssl_min_protocol_version must not be newer than its ssl_max_protocol_version")
         if self.sslmode == "disable" or (self.hosts and all(host.name.startswith("/") for host in self.hosts)):
             return
-        named = {option: self._named_file(option) for option in _FILES}
-        paths = {option: path for option, path in named.items() if path and (option, path) != ("sslrootcert", "system")}
-        for option, path in paths.items():
-            try:
-                with open(path, "rb"):  # noqa: PTH123  # Path.open() raises more kinds of errors
-                    pass
-            except (OSError, ValueError):
-                origin = f"its {option}" if option in self.options else _FILES[option][0]
-                raise DsnFileError(f"{origin} must name a file that this user can read") from None
-        if named["sslrootcert"] == "system" and self.sslmode in {"require", "verify-ca"}:
-            raise DsnError("sslrootcert=system requires sslmode=verify-full")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        for option in paths.keys() & {"sslrootcert", "sslcrl"}:
-            try:
-                context.load_verify_locations(paths[option])
-            except OSError:
-                raise DsnFileError(f"the file of {option} must be in PEM format") from None
-        try:
-            if "sslcert" in paths:
-                self._load_client_certificate(context)
-        except OSError:
-            message = "the files of sslcert and sslkey must be a certificate and its key in PEM format"
-            raise DsnFileError(f"{message}; sslpassword must be the key's password, if it has one") from None
-
-    def _load_client_certificate(self, context: ssl.SSLContext) -> None:
-        """Load this client's certificate, if there is one. Without a password, OpenSSL would prompt for one."""
-        if certificate := self._file("sslcert"):
-            context.load_cert_chain(certificate, self._file("sslkey"), self.options.get("sslpassword", ""))
-
-    def _named_file(self, option: str) -> str | None:
-        return self.options.get(option) or os.environ.get(_FILES[option][0]) or None
-
-    def _file(self, option: str) -> str | None:
-        default = os.path.expanduser(f"~/.postgresql/{_FILES[option][1]}")  # noqa: PTH111  # Path.expanduser() raises
-        return self._named_file(option) or (default if os.path.exists(default) else None)  # noqa: PTH110  # as above
+        certificates.check_files(self.options, self.sslmode)
 
 
 def parse(url: str) -> Dsn:
@@ -176,8 +168,9 @@ def parse(url: str) -> Dsn:
         raise DsnError(f"it is not a valid PostgreSQL URL; {_ESCAPE}")
     main, parameters = _main_options(match), _parameters(match["parameters"] or "")
     options = {name: value for name, value in (main | parameters).items() if value}
+    check_values(options)
     hosts = _hosts(options)
-    if "service" in options or (not hosts and os.environ.get("PGSERVICE")):
+    if not hosts and os.environ.get("PGSERVICE"):
         raise DsnError("service files, which may name another host, are not supported: write the host into the URL")
     wanted = options.get("sslmode") or os.environ.get("PGSSLMODE")
     sslmode: SslMode | None = next((mode for mode in get_args(SslMode) if mode == wanted), None)
@@ -189,7 +182,7 @@ def parse(url: str) -> Dsn:
         raise DsnError(f"its target_session_attrs must be one of {', '.join(SESSION_ATTRIBUTES)}: checkpointd writes")
     passwords = main.get("password"), parameters.get("password"), parameters.get("sslpassword")
     dsn = Dsn(hosts, sslmode, attribute, options, tuple(word for word in passwords if word))
-    dsn.check_files()
+    dsn.check_tls()
     return dsn
 
 
@@ -213,7 +206,11 @@ def _parameters(text: str) -> dict[str, str]:
         match = re.fullmatch("([^=]+)=([^=]*)", parameter)
         if not match:
             raise DsnError("after the ? it must have name=value, joined by &; in a value, write & = as %26 %3D")
-        parameters[_unescape(match[1])] = _unescape(match[2])
+        name, value = _unescape(match[1]), _unescape(match[2])
+        if (name, value) == ("ssl", "true"):  # as in URLs for JDBC
+            name, value = "sslmode", "require"
+        parameters[name] = value
+    check_names(parameters)
     return parameters
 
 
@@ -234,7 +231,13 @@ def _hosts(options: Mapping[str, str]) -> tuple[Host, ...]:
     A single empty host means the default socket. In a list, an empty host is an error. libpq would use the default
     socket for it, but then a database on this machine could be used by mistake instead of a host that was forgotten.
     """
-    names = (options.get("host") or os.environ.get("PGHOST") or "").split(",")
+    addresses = (read(options, "hostaddr") or "").split(",")
+    names = (read(options, "host") or "").split(",")
+    names = addresses if names == [""] else names
+    if not all(not address or _is_address(address) for address in addresses):
+        raise DsnError("a hostaddr in it or in PGHOSTADDR must be an IP address")
+    if addresses != [""] and len(addresses) != len(names):
+        raise DsnError("it must name as many hostaddr as hosts; PGHOSTADDR is used for what it omits")
     given = options.get("port", "")
     ports = (given if given.strip(",") else os.environ.get("PGPORT") or "").split(",")
     if not all(not port or (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536) for port in ports):
@@ -246,7 +249,18 @@ def _hosts(options: Mapping[str, str]) -> tuple[Host, ...]:
     if not all(map(_is_host, names)):
         raise DsnError(f"a host in it or in PGHOST is empty or invalid; {_ESCAPE}")
     ports = ports * len(names) if len(ports) == 1 else ports
-    return tuple(Host(name, int(port) if port else None) for name, port in zip(names, ports, strict=True))
+    addresses = addresses if addresses != [""] else addresses * len(names)
+    return tuple(
+        Host(name, int(port) if port else None, address or None)
+        for name, port, address in zip(names, ports, addresses, strict=True)
+    )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
 
 
 def _is_host(name: str) -> bool:
@@ -254,7 +268,9 @@ def _is_host(name: str) -> bool:
 
     getaddrinfo() raises UnicodeError for a name with a label that is empty or longer than 63 bytes.
     """
+    if name.startswith("/") or ":" in name:
+        return name.startswith("/") or _is_address(name)
     try:
-        return name.startswith("/") or bool(ipaddress.ip_address(name) if ":" in name else name.encode("idna"))
+        return bool(name.encode("idna")) and not name.startswith("@")  # libpq: an abstract socket, unknown to asyncpg
     except ValueError:
         return False

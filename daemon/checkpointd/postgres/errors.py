@@ -6,9 +6,9 @@ The line has the server's own text, which names the table, the role or the file,
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import asyncpg
 
@@ -22,6 +22,26 @@ DRIVER_ERRORS: Final = (
     asyncpg.InternalClientError,
 )
 """What a call of the driver raises if the database is unavailable or rejects the statement."""
+
+
+TRANSIENT_ERRORS: Final = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.InvalidCachedStatementError,
+)
+"""Errors that do not occur again if the transaction is repeated."""
+
+T = TypeVar("T")
+
+
+async def repeated(run: Callable[[], Awaitable[T]]) -> T:
+    """Run a transaction, three times in all if TRANSIENT_ERRORS end it, and return its result."""
+    for _ in range(2):
+        try:
+            return await run()
+        except TRANSIENT_ERRORS:
+            continue
+    return await run()
 
 
 class DatabaseUnavailableError(Exception):
@@ -42,6 +62,19 @@ class MigrationError(Exception):
 
 class EmbeddedError(Exception):
     """The embedded PostgreSQL cannot be used. The text is the reason and the remedy."""
+
+
+class UnfitDatabaseError(ConnectionError):
+    """The database answers, but must not be used. The text is the reason and the remedy."""
+
+
+def require_utf8(server_encoding: str) -> None:
+    """Raise UnfitDatabaseError unless the encoding of the database is UTF8: only UTF8 can store every text."""
+    if server_encoding != "UTF8":
+        raise UnfitDatabaseError(
+            f"the database has the encoding {server_encoding}, and only UTF8 can store every text: create another one"
+            " (createdb --template=template0 --encoding=UTF8 NAME), and move what this one has with pg_dump"
+        )
 
 
 @contextmanager
@@ -87,6 +120,8 @@ def explain(error: Exception) -> str:
     where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
     if replacement := _by_class(error, _REPLACEMENTS):
         return where + replacement
+    if isinstance(error, UnfitDatabaseError):
+        return where + str(error)
     without_row = re.sub(r"\nDETAIL:.*?(?=\nHINT:|\Z)", "", str(error), flags=re.DOTALL)
     text = redact_likely(" ".join(without_row.split())) or "no reason given"
     advice = _advice(error, text)
@@ -98,6 +133,8 @@ def _advice(error: Exception, text: str) -> str | None:
         return "the server has no TLS: turn it on there, or set sslmode=disable in the URL"
     if "unsupported startup parameter" in text:
         return _POOLER
+    if "row-level security" in text:
+        return "`checkpointd check` shows how to turn it off"
     if isinstance(error, ssl.SSLCertVerificationError) and "mismatch" in text:
         return "the URL must name the host as its certificate does"
     return _by_class(error, _ADVICE)
