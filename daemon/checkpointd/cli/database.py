@@ -13,7 +13,8 @@ from checkpointd.postgres.embedded import EmbeddedPostgres
 from checkpointd.postgres.errors import DatabaseUnavailableError, EmbeddedError
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.settings.credentials import SettingsError, state_folder
-from checkpointd.settings.model import PREFIX, Settings
+from checkpointd.settings.environment import PREFIX
+from checkpointd.settings.model import Settings
 
 
 @asynccontextmanager
