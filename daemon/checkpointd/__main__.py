@@ -40,6 +40,8 @@ def main() -> NoReturn:
 
 def _call() -> NoReturn:
     """Run a command. Raises SystemExit."""
+    for name in [name for name, value in os.environ.items() if not value]:
+        del os.environ[name]  # an empty variable counts as unset, also in the libraries, such as PGPASSFILE
     try:
         code = app(standalone_mode=False)
     except _UsageErrorOfTyper as e:

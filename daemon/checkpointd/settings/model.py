@@ -17,7 +17,11 @@ from checkpointd.settings.source import Source
 
 
 def _host(value: str) -> str:
-    if not re.fullmatch(r"[\w.:%-]+", value):
+    try:
+        is_host = re.fullmatch(r"[\w.:%-]+", value) is not None and value.encode("idna") != b""
+    except UnicodeError:  # a label is empty or too long
+        is_host = False
+    if not is_host:
         raise ValueError("must be an IP address without brackets, or a host name; 0.0.0.0 means all addresses")
     return value
 
