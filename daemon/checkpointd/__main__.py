@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import sys
+import warnings
 from typing import Any, NoReturn
 
 import typer
@@ -22,6 +23,7 @@ _UsageErrorOfTyper: Any = typer.BadParameter.__bases__[0]
 def main() -> NoReturn:
     """Run a command, and end the process without waiting for threads: one may hang in a name lookup."""
     output.replace_closed_streams()
+    warnings.showwarning = lambda message, *_, **__: output.say(str(message))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would contain the keys
     try:
         _call()
@@ -40,6 +42,8 @@ def main() -> NoReturn:
 
 def _call() -> NoReturn:
     """Run a command. Raises SystemExit."""
+    for name in [name for name, value in os.environ.items() if not value]:
+        del os.environ[name]  # an empty variable counts as unset, also in the libraries, such as PGPASSFILE
     try:
         code = app(standalone_mode=False)
     except _UsageErrorOfTyper as e:

@@ -66,10 +66,23 @@ comment on function checkpointd.spent_until is
   'unused requests do not add up. A time so far in the future that even a long list cannot be the reason is ignored: '
   'the clock was set back since.';
 
+create or replace function checkpointd.is_reinforcement(job checkpointd.jobs) returns boolean
+language sql immutable
+return coalesce(
+  job.payload::text ~* '"(type|method)"\s*:\s*"[^"]*(reinforce|grpo|\mrft|\mrl\M)'
+    or job.payload::text ~* '"(eval_interval|eval_samples|compute_multiplier|reasoning_effort)"\s*:(?!\s*null)',
+  false
+);
+comment on function checkpointd.is_reinforcement is
+  'Returns whether the job record shows reinforcement learning, by its method or its hyperparameters. The record is '
+  'searched as text: a record with an escaped NUL character cannot be read as JSON.';
+
 create or replace function checkpointd.summarise(jobs bigint[], bursts boolean[]) returns void
 language sql as $$
 with checkpoint as (
   select checkpoints.job, checkpoints.id, checkpoints.step_number, checkpoints.missing_since is null as is_listed,
+    checkpoints.extra_metrics::text ~* 'reward' as has_reward,
+    checkpoints.step_number = max(checkpoints.step_number) over (partition by checkpoints.job) as is_latest,
     nullif(checkpoints.full_valid_loss, 'NaN') as full_valid_loss,
     nullif(checkpoints.valid_loss, 'NaN') as valid_loss,
     nullif(
@@ -82,10 +95,33 @@ with checkpoint as (
 ),
 
 whole as (
-  select job, count(*) as count, max(step_number) as latest_step, max(distance) as widest,
-    percentile_disc(0.5) within group (order by distance) as median, count(*) filter (where is_listed) as listed
+  select job, count(*) as count, min(step_number) as first_step, max(step_number) as latest_step,
+    max(distance) as widest, percentile_disc(0.5) within group (order by distance) as median,
+    percentile_disc(0.5) within group (order by distance) filter (where not is_latest) as usual,
+    count(*) filter (where is_listed) as listed, coalesce(bool_or(has_reward), false) as has_reward
   from checkpoint
   group by job
+),
+
+-- A gap shows only where even steps are expected. The last step is often nearer (the end of training, a cancelled
+-- job), so its distance does not count as usual. A distance is usual if it occurs twice, also as the distance of the
+-- first step from 0. Reinforcement learning, which rewards show, has uneven steps.
+spacing as (
+  select whole.job,
+    coalesce(whole.widest > 1.5 * whole.usual and alike.count >= 2 and not whole.has_reward, false) as is_uneven,
+    coalesce(whole.first_step > 1.5 * whole.usual and not whole.has_reward, false) as starts_late
+  from whole
+  cross join lateral (
+    select count(*) as count
+    from (
+      select checkpoint.distance
+      from checkpoint
+      where checkpoint.job = whole.job
+      union all
+      select whole.first_step
+    ) as found
+    where found.distance between whole.usual / 1.5 and whole.usual * 1.5
+  ) as alike
 ),
 
 -- The candidates for the best checkpoint: those that are listed, or all if none is.
@@ -125,8 +161,8 @@ best as (
 
 insert into checkpointd.summaries (job, checkpoint_count, latest_step, step_distance, is_uneven, came_in_a_burst,
   candidates, best_rule, best_covered, best_id)
-select whole.job, whole.count, whole.latest_step, whole.median, coalesce(whole.widest > 1.5 * whole.median, false),
-  given.burst, rule.candidates, rule.metric,
+select whole.job, whole.count, whole.latest_step, whole.median, spacing.is_uneven,
+  coalesce(before.came_in_a_burst, given.burst) and spacing.starts_late, rule.candidates, rule.metric,
   case rule.metric
     when 'full_valid_loss' then rule.with_full_valid_loss
     when 'valid_loss' then rule.with_valid_loss
@@ -134,25 +170,31 @@ select whole.job, whole.count, whole.latest_step, whole.median, coalesce(whole.w
   end,
   best.id
 from whole
+join spacing on spacing.job = whole.job
 join unnest(jobs, bursts) as given (job, burst) on given.job = whole.job
 join rule on rule.job = whole.job
 left join best on best.job = whole.job
+left join checkpointd.summaries as before on before.job = whole.job
 on conflict (job) do update
 set checkpoint_count = excluded.checkpoint_count,
   latest_step = excluded.latest_step,
   step_distance = excluded.step_distance,
   is_uneven = excluded.is_uneven,
-  came_in_a_burst = summaries.came_in_a_burst or excluded.came_in_a_burst,
+  came_in_a_burst = excluded.came_in_a_burst,
   candidates = excluded.candidates,
   best_rule = excluded.best_rule,
   best_covered = excluded.best_covered,
   best_id = excluded.best_id
 $$;
 comment on function checkpointd.summarise is
-  'Rewrites the summaries of jobs. For each job, bursts is true if more than three new checkpoints came in one poll.';
+  'Rewrites the summaries of jobs. For each job, bursts is true if more than three new checkpoints came in one poll. '
+  'This counts if they were the first ones and did not begin at the first step that was expected: the steps in '
+  'between show any other gap.';
 
--- After an upgrade from a version without summaries, write those that do not exist yet.
+-- After an upgrade from a version without summaries, write those that do not exist yet. Of the others, rewrite those
+-- with a gap, because an earlier version may have suspected it where uneven steps are normal.
 select checkpointd.summarise(array_agg(jobs.key), array_agg(false))
 from checkpointd.jobs
-where not exists (select from checkpointd.summaries where summaries.job = jobs.key)
+left join checkpointd.summaries on summaries.job = jobs.key
+where (summaries.job is null or summaries.is_uneven or summaries.came_in_a_burst)
   and exists (select from checkpointd.checkpoints where checkpoints.job = jobs.key);

@@ -1,5 +1,6 @@
 """Summaries of a job's checkpoints: gaps, epochs, the final one, the best one. Expected values were found by hand."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
@@ -31,12 +32,16 @@ async def _listed(store: Store, provider: Provider, *listings: Items) -> None:
         (True, [10, 20, 30, 40, 56]),
         (False, [10, 20, 30, 40, 55]),
         (False, [10, 10, 20, 30]),
+        (False, [50, 100, 120]),  # the last step can be nearer
+        (False, [100, 110, 200]),  # no distance occurs twice
+        (False, [100, 200, 205, 300]),  # a snapshot between two epochs
+        (True, [80, 90, 100, 120]),
     ],
 )
 async def test_gap_between_steps(
     store: Store, provider: Provider, sql: asyncpg.Connection, expected: bool, steps: list[int]
 ) -> None:
-    """A gap is suspected if the distance of two neighbouring steps is more than 1.5 times the job's median distance."""
+    """A gap is suspected if two neighbouring steps are more than 1.5 times the usual distance apart."""
     items = [{**checkpoint(n), "step_number": step} for n, step in enumerate(steps, 1)]
     await _listed(store, provider, items)
     assert (expected, len(steps)) == tuple(
@@ -53,13 +58,23 @@ async def test_gap_that_is_filled(store: Store, provider: Provider, sql: asyncpg
 
 
 @pytest.mark.parametrize(
-    ("expected", "counts"), [(False, [9]), (False, [1, 4]), (True, [1, 5]), (True, [0, 4]), (True, [1, 5, 6, 7])]
+    ("expected", "listings"),
+    [
+        (False, [range(1, 10)]),
+        (False, [[], range(1, 5)]),
+        (False, [range(1, 2), range(1, 6)]),  # no step is absent
+        (True, [[], range(4, 8)]),
+        (True, [[], range(4, 8), range(4, 9), range(4, 10)]),
+        (False, [[], range(4, 8), range(1, 8)]),  # the first ones came late
+        (False, [range(4, 8), range(4, 12)]),  # it is unknown what came before the first listing
+        (False, [[], range(4, 7)]),
+    ],
 )
 async def test_burst(
-    store: Store, provider: Provider, sql: asyncpg.Connection, expected: bool, counts: list[int]
+    store: Store, provider: Provider, sql: asyncpg.Connection, expected: bool, listings: list[Sequence[int]]
 ) -> None:
-    """After more than three new checkpoints at once, except in the first listing, a gap is suspected."""
-    await _listed(store, provider, *[[checkpoint(n) for n in range(1, count + 1)] for count in counts])
+    """A gap is suspected if the first checkpoints are more than three, after an empty listing, and begin too late."""
+    await _listed(store, provider, *[[checkpoint(n) for n in listing] for listing in listings])
     assert expected == await sql.fetchval("select suspected_gap from fine_tuning.jobs")
 
 

@@ -8,7 +8,8 @@ import pytest
 from typer.main import get_command
 
 from checkpointd.cli.app import app
-from checkpointd.settings.model import PREFIX, Settings
+from checkpointd.settings.environment import PREFIX
+from checkpointd.settings.model import Settings
 from support.documents import Document, documents
 from support.paths import PACKAGE, TOP
 

@@ -23,8 +23,9 @@ from checkpointd import __main__
 from checkpointd.cli.app import app
 from checkpointd.domain.failure import ErrorClass
 from checkpointd.settings.credentials import FOLDER_PREFIX
+from checkpointd.settings.environment import PREFIX
 from checkpointd.settings.load import load
-from checkpointd.settings.model import PREFIX, Settings
+from checkpointd.settings.model import Settings
 from checkpointd.settings.source import Source
 from checkpointd.telemetry import database_metrics
 from checkpointd.telemetry.metrics import REGISTRY

@@ -137,7 +137,7 @@ def test_openais_variables_make_a_source(load: Load) -> None:
             "http://gateway.example",
             "must begin with https:// and a host (http:// is accepted for this machine only)",
         ),
-        ("OPENAI_ORG_ID", "org\r", "must be one line of printable ASCII"),
+        ("OPENAI_ORG_ID", "org\rx", "must be one line of printable ASCII"),
         ("OPENAI_PROJECT_ID", "ü", "must be one line of printable ASCII"),
     ],
 )
@@ -152,7 +152,7 @@ SECRETS: list[tuple[str | bytes | None, dict[str, str]]] = [
     # in the URL of the database
     (None, {"CHECKPOINTD_DATABASE_URL": CANARY}),
     (None, {"CHECKPOINTD_DATABASE_URL": f"mysql://u:{CANARY}@h"}),
-    (None, {"CHECKPOINTD_DATABASE_URL": f" postgresql://u:{CANARY}@h"}),
+    (None, {"CHECKPOINTD_DATABASE_URL": f"x postgresql://u:{CANARY}@h"}),
     (f"database_url = '{CANARY}'", {}),
     (f"database_url = ['{CANARY}']", {}),
     (f"database_urll = 'postgresql://u:{CANARY}@h'", {}),
@@ -187,7 +187,7 @@ SECRETS: list[tuple[str | bytes | None, dict[str, str]]] = [
     (SOURCE + f"headers = {{Authorization = ['{CANARY}']}}", {}),
     (SOURCE + f"query = {{key = ['{CANARY}']}}", {}),
     (None, {"OPENAI_BASE_URL": f"https://u:{CANARY}@h.example"}),
-    (None, {"OPENAI_ORG_ID": f"{CANARY}\n"}),
+    (None, {"OPENAI_ORG_ID": f"{CANARY}\nx"}),
     # in invalid TOML
     (f"api_key = {CANARY}", {}),
     (f"api_key = '{CANARY}", {}),

@@ -46,7 +46,7 @@ def test_bounds(load: Load, load_error: LoadError, name: str, least: float, most
     for wrong in (-1, most + 1 if name != "min_poll_seconds" else 86401, "nan", "inf", '"soon"', "[]"):
         assert load_error(f"{name} = {wrong}").startswith(f"{name}: must be ")
     assert re.search("number|integer", load_error(**{variable: "nan"}))
-    for wrong in ("-1", "", "nan", "1e99", "0x10", "1 s"):
+    for wrong in ("-1", "nan", "1e99", "0x10", "1 s"):
         assert load_error(**{variable: wrong}).startswith(f"{variable}: must be ")
 
 
@@ -57,7 +57,7 @@ def test_the_shortest_gap_is_not_above_the_longest(load: Load, load_error: LoadE
     assert 300 == load("min_poll_seconds = 300").min_poll_seconds
 
 
-@pytest.mark.parametrize("value", ["INFO", "trace", ""])
+@pytest.mark.parametrize("value", ["INFO", "trace", "-"])
 def test_a_choice_of_words(load_error: LoadError, value: str) -> None:
     """The message about a wrong word lists the possible ones."""
     expected = "CHECKPOINTD_LOG_LEVEL: must be 'debug', 'info', 'warning' or 'error'"

@@ -34,6 +34,7 @@ from checkpointd.settings.credentials import SettingsError
 from checkpointd.settings.load import load
 from checkpointd.settings.model import Settings
 from checkpointd.settings.source import Source
+from checkpointd.web.address import EXPOSED, beyond_loopback, resolve
 
 
 def check_all(config: Path | None, *, as_json: bool) -> None:
@@ -68,13 +69,23 @@ async def check(settings: Settings, opening: AbstractAsyncContextManager[Connect
     Raises SettingsError if `opening` does.
     """
     found, jobs = await _check_database(settings, opening)
-    for finding in [*assess_settings(settings), *found]:
+    for finding in [*assess_settings(settings), *await _check_status_port(settings.http_host), *found]:
         yield finding
     async with open_session() as http:
         checks = [_check_source(settings, source, jobs.get(source.name), http) for source in settings.sources]
         for findings in await asyncio.gather(*checks):
             for finding in findings:
                 yield finding
+
+
+async def _check_status_port(host: str) -> list[Finding]:
+    """Return a warning if the status port cannot be opened, or if other machines can reach it."""
+    try:
+        exposed = beyond_loopback(await resolve(host))
+    except OSError as e:
+        return [Finding("warn", "status port", f"{host}: {e.strerror}: correct http_host")]
+    message = f"other machines can reach {', '.join(exposed)} ({EXPOSED})"
+    return [Finding("warn", "status port", message)] if exposed else []
 
 
 async def _check_database(

@@ -1,5 +1,6 @@
 """Open the database for a command, which is the one of the settings or the embedded one; and the command migrate."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -7,13 +8,16 @@ from typing import Any
 
 from checkpointd.cli import event_loop, output
 from checkpointd.cli.arguments import CommandError
-from checkpointd.postgres import migrations
+from checkpointd.postgres import dsn, migrations
 from checkpointd.postgres.connection import Connect, connect
 from checkpointd.postgres.embedded import EmbeddedPostgres
-from checkpointd.postgres.errors import DatabaseUnavailableError, EmbeddedError
+from checkpointd.postgres.errors import DRIVER_ERRORS, DatabaseUnavailableError, EmbeddedError
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.settings.credentials import SettingsError, state_folder
-from checkpointd.settings.model import PREFIX, Settings
+from checkpointd.settings.environment import PREFIX
+from checkpointd.settings.load import load
+from checkpointd.settings.model import Settings
+from checkpointd.telemetry.logs import hide
 
 
 @asynccontextmanager
@@ -24,8 +28,7 @@ async def database(settings: Settings, *, announce_psql: bool = False) -> AsyncI
     EmbeddedError.
     """
     if settings.database_url is not None:
-        url, pooler = settings.database_url, settings.database_pooler
-        yield lambda: connect(url, pooler=pooler)
+        yield _connecting(settings, settings.database_url)
         return
     if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
         raise SettingsError(
@@ -43,6 +46,40 @@ async def database(settings: Settings, *, announce_psql: bool = False) -> AsyncI
                 raise ConnectionError(str(e)) from None
 
         yield connect_embedded
+
+
+def _connecting(settings: Settings, url: str) -> Connect:
+    """Return a function that connects. After a failure it reads the URL again, and uses a new user or password."""
+
+    async def connect_() -> Any:  # noqa: ANN401  # a connection of the driver
+        nonlocal url
+        used = url
+        try:
+            return await connect(used, pooler=settings.database_pooler)
+        except DRIVER_ERRORS:
+            found = await asyncio.to_thread(_reread, settings, used)
+            if url == used:  # no other task has replaced it meanwhile
+                url = found
+            if url == used:
+                raise
+        return await connect(url, pooler=settings.database_pooler)
+
+    return connect_
+
+
+def _reread(settings: Settings, url: str) -> str:
+    """Return the URL as it is set now, if only its user or password differ. Otherwise return `url`.
+
+    Another database would have other keys of sources, so it is used only after a restart.
+    """
+    try:
+        found = load(settings.config).database_url or url
+        before, now = dsn.parse(url), dsn.parse(found)
+    except (SettingsError, dsn.DsnError):  # perhaps the file is just being replaced
+        return url
+    hide(now.secrets)
+    changed = {name for name, _ in before.options.items() ^ now.options.items()}
+    return found if changed <= {"user", "password", "sslpassword"} else url
 
 
 @asynccontextmanager

@@ -55,10 +55,13 @@ class JobList:
 
         It is set if the key of this daemon may not read the list. The key of another daemon may be allowed to.
         """
+        self._client = source.client
 
     async def tick(self, *, due_or_not: bool = False) -> None:
         """Read the job list if it is due. Failures are logged, not raised."""
         now = asyncio.get_running_loop().time()
+        if self._client is not self._source.client:  # there is a new key
+            self._client, self._silent_until = self._source.client, 0.0
         if (self._source.is_silent(now) or now < self._silent_until) and not due_or_not:
             return
         try:
@@ -129,6 +132,7 @@ class JobList:
         self._failures += 1
         if failure.error_class in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN}:
             self._silent_until = asyncio.get_running_loop().time() + self._failure_gap()
+            self._source.key_refused = True
         if failure.error_class in {ErrorClass.THROTTLED, ErrorClass.QUOTA}:
             # A pause applies to polls too. A refusal may concern the job list only: the key may be valid for polls.
             await report_failure(self._store, self._source.key, failure)

@@ -29,6 +29,7 @@ from checkpointd.polling.save_queue import FinishedPoll, SaveQueue
 from checkpointd.polling.source import ActiveSource, Claim, RateLimiter
 from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.store import Store
+from checkpointd.provider.client import Client
 from checkpointd.telemetry import metrics
 from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.logs import log
@@ -213,23 +214,24 @@ class Poller:
         if started >= claim.poll_by:
             return FinishedPoll(claim, source, None, None, 0)
         self._listing[claim.lease.job] = claim.save_by
+        client = source.client
         try:
             limiter = RateLimiter(self._store, source.key, source.request_interval, paid=1)
-            raw = await source.client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait)
-            finished = self._evaluate(claim, source, raw)
+            raw = await client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait)
+            finished = self._evaluate(claim, source, client, raw)
         except asyncio.CancelledError:
             self.queue.put_now(FinishedPoll(claim, source, None, None, 0))
             raise
         except Exception:  # noqa: BLE001  # an error of checkpointd itself must end this poll only, not the daemon
             log.exception("poll.crashed", source=source.name, job=claim.lease.id)
             failure = Failure(ErrorClass.INTERNAL, "an error of checkpointd itself: see its log")
-            finished = self._evaluate(claim, source, RawListing([], failure, 1))
+            finished = self._evaluate(claim, source, client, RawListing([], failure, 1))
         finally:
             self._listing.pop(claim.lease.job, None)
         metrics.POLL_SECONDS.observe(asyncio.get_running_loop().time() - started)
         return finished
 
-    def _evaluate(self, claim: Claim, source: ActiveSource, raw: RawListing) -> FinishedPoll:
+    def _evaluate(self, claim: Claim, source: ActiveSource, client: Client, raw: RawListing) -> FinishedPoll:
         """Evaluate a listing, for its job and for its source."""
         now = asyncio.get_running_loop().time()
         failure = raw.failure
@@ -238,8 +240,8 @@ class Poller:
             failure = replace(failure, error_class=ErrorClass.FORBIDDEN)
             raw = raw._replace(failure=failure)
         of_source = failure if failure and failure.error_class in SOURCE_FAILURES else None
-        if of_source:
-            source.record_failure(of_source, now)
+        if of_source and (of_source.error_class is not ErrorClass.REFUSED or client is source.client):
+            source.record_failure(of_source, now)  # but not the refusal of an old key, after which there is a new one
         elif failure is None:
             source.record_success(now)
         self._health.record_source(source.name, source.failure)

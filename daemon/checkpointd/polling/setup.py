@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -15,9 +15,11 @@ from checkpointd.postgres.store import Store
 from checkpointd.provider.client import Client
 from checkpointd.provider.http import Limits, Session
 from checkpointd.redaction import secrets_of
+from checkpointd.settings.credentials import SettingsError
 from checkpointd.settings.model import Settings
 from checkpointd.settings.source import Source
 from checkpointd.telemetry.health import Health
+from checkpointd.telemetry.logs import hide
 
 SAVED_SHARE: Final = 0.7
 """The share of the drain time within which the last polls must be saved."""
@@ -41,16 +43,39 @@ def open_sources(
             open_client(source, headers_by_source[source.name], http, limits),
             settings.concurrency,
             source.request_interval,
+            _renewal(source, headers_by_source[source.name], http, limits),
         )
         for source in settings.sources
         if source.name in headers_by_source
     ]
 
 
-def open_client(source: Source, headers: Mapping[str, str], http: Session, limits: Limits) -> Client:
-    """Return a client for a source. Its failures contain no secret from the headers or the query."""
-    secrets = secrets_of(source.query, headers)
+def open_client(
+    source: Source, headers: Mapping[str, str], http: Session, limits: Limits, old_secrets: Sequence[str] = ()
+) -> Client:
+    """Return a client for a source. Its failures contain no secret from the headers or the query, and no old one."""
+    secrets = [*secrets_of(source.query, headers), *old_secrets]
     return Client(http, source.base_url, headers, source.query, limits, secrets=secrets)
+
+
+def _renewal(source: Source, headers: Mapping[str, str], http: Session, limits: Limits) -> Callable[[], Client | None]:
+    """Return a function that reads the key again. It returns a client with the new key, or None if there is none."""
+    old_secrets: list[str] = []
+
+    def renew() -> Client | None:
+        nonlocal headers
+        try:
+            found = source.request_headers()
+        except SettingsError:  # perhaps the file is just being replaced
+            return None
+        if found == headers:
+            return None
+        hide(secrets_of(found))
+        old_secrets.extend(secrets_of(headers))
+        headers = found
+        return open_client(source, headers, http, limits, old_secrets)
+
+    return renew
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ A source is silent while this daemon sends it no requests, because it pauses or 
 import asyncio
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -15,6 +16,7 @@ from checkpointd.postgres.connection import database_deadline
 from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.store import Capacity, Store
 from checkpointd.provider.client import Client
+from checkpointd.telemetry.logs import log
 
 AHEAD_SECONDS: Final = 0.25
 AHEAD_JOBS: Final = 512
@@ -22,6 +24,9 @@ AHEAD_JOBS: Final = 512
 
 REFUSED_SILENCE: Final = (60.0, 120.0, 300.0, 900.0)
 """The seconds of silence after the key of this daemon was refused for the first, second, … time in a row."""
+
+REREAD_SECONDS: Final = 1.0
+"""The interval at which a refused key is read again."""
 
 
 class Claim(NamedTuple):
@@ -42,6 +47,8 @@ class ActiveSource:
     concurrency: int
     request_interval: float | None
     """Seconds between requests by the source's rate limit, or None without one."""
+    renew: Callable[[], Client | None] = lambda: None
+    """Reads the key again, and returns a client with the new key, or None if it is the same or cannot be read."""
     waiting: deque[Claim] = field(default_factory=deque)
     """Claimed jobs that no worker has started."""
     workers: int = 0
@@ -55,6 +62,8 @@ class ActiveSource:
     """True if a request succeeded since the key was last refused."""
     refusals: int = 0
     """How often in a row the key of this process was refused."""
+    key_refused: bool = False
+    """True if the key was refused, for polls or for the job list, and no poll has succeeded since."""
     silent_until: float = 0.0
     _finished: int = 0
     """Polls that finished since `_since`."""
@@ -110,6 +119,7 @@ class ActiveSource:
             self.silent_until = now + REFUSED_SILENCE[min(self.refusals, len(REFUSED_SILENCE) - 1)]
             self.refusals += 1
             self.key_accepted = False
+            self.key_refused = True
         else:
             self.silent_until = now + pause_seconds(failure)
 
@@ -120,6 +130,16 @@ class ActiveSource:
         self.failure = None
         self.refusals = 0
         self.key_accepted = True
+        self.key_refused = False
+
+    async def reread_key(self) -> None:
+        """Read a refused key again. If it is a new one, use it at once: the silence after the refusal ends."""
+        if not self.key_refused or (client := await asyncio.to_thread(self.renew)) is None:
+            return
+        self.client, self.key_refused = client, False
+        if self.failure and self.failure.error_class is ErrorClass.REFUSED:
+            self.silent_until, self.refusals = 0.0, 1
+        log.info("source.key_changed", source=self.name)
 
 
 async def report_failure(store: Store, source: int, failure: Failure) -> None:

@@ -6,6 +6,7 @@ URL omits. Two defaults are safer than libpq's: the certificate of a remote host
 the primary is accepted.
 """
 
+import getpass
 import ipaddress
 import os
 import re
@@ -180,10 +181,23 @@ def parse(url: str) -> Dsn:
     attribute = attribute or ("primary" if len(hosts) > 1 else "any")
     if attribute not in SESSION_ATTRIBUTES:
         raise DsnError(f"its target_session_attrs must be one of {', '.join(SESSION_ATTRIBUTES)}: checkpointd writes")
+    if not (options.get("user") or os.environ.get("PGUSER")):
+        _require_user_name()
     passwords = main.get("password"), parameters.get("password"), parameters.get("sslpassword")
     dsn = Dsn(hosts, sslmode, attribute, options, tuple(word for word in passwords if word))
     dsn.check_tls()
     return dsn
+
+
+def _require_user_name() -> None:
+    """Raise DsnError if this process has no user name, which is the default for the user of the database."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError since Python 3.13
+        raise DsnError(
+            f"it has no user, and the user id {os.getuid()} of this process has no name: "
+            "add a user to the URL (postgresql://USER@…)"
+        ) from None
 
 
 def _main_options(match: re.Match[str]) -> dict[str, str]:

@@ -40,8 +40,8 @@ REJECTS_PER_JOB: Final = 1000
 """The most rejects of a job that are stored. Others are only counted: a broken provider must not fill the disk."""
 
 BURST: Final = 3
-"""More new checkpoints than this in one poll are a burst: providers list only those of the last three epochs, so others
-may have come and gone unseen."""
+"""More new checkpoints than this in one poll are a burst. If the first ones of a job are a burst that begins too late,
+earlier ones may have come and gone unseen, because providers list only those of the last three epochs."""
 
 _METRIC_SET: Final = frozenset(METRICS)
 _VALUES: Final = ("step_number", "created_at", "fine_tuned_model_checkpoint", *METRICS)

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 from checkpointd.polling.job_list import JobList
 from checkpointd.polling.poller import Poller
 from checkpointd.polling.setup import HeadersBySource, open_sources, start_polling
+from checkpointd.polling.source import REREAD_SECONDS, ActiveSource
 from checkpointd.postgres import migrations
 from checkpointd.postgres.connection import Connect
 from checkpointd.postgres.errors import DatabaseUnavailableError, MigrationError
@@ -67,7 +68,7 @@ async def run(
             health.waiting_for = None
             log.info("daemon.ready", sources=[source.name for source in sources])
             systemd.notify(READY=1)
-            with _ticking(settings, store, health, poller, job_lists, ticked, stop):
+            with _ticking(settings, store, health, poller, job_lists, sources, ticked, stop):
                 await stop.asked.wait()
             # systemd extends TimeoutStopSec if this is longer, and never shortens it.
             needed = int((settings.drain_seconds + SPARE_SECONDS) * 1e6)
@@ -134,10 +135,11 @@ def _ticking(
     health: Health,
     poller: Poller,
     job_lists: Sequence[JobList],
+    sources: Sequence[ActiveSource],
     ticked: asyncio.TaskGroup,
     stop: Stop,
 ) -> Iterator[None]:
-    """Claim, read job lists and refresh metrics at intervals, in tasks of `ticked`.
+    """Claim, read job lists and refused keys, and refresh metrics at intervals, in tasks of `ticked`.
 
     At the end the tasks are cancelled but not awaited: they end while the polls drain.
     """
@@ -150,6 +152,7 @@ def _ticking(
         ]
         interval = min(1.0, settings.job_list_seconds)
         loops += [(asyncio.Event(), interval, job_list.tick) for job_list in job_lists]
+        loops += [(asyncio.Event(), REREAD_SECONDS, source.reread_key) for source in sources]
         tasks = [ticked.create_task(repeat(ticker, *loop, stop)) for loop in loops]
         try:
             yield

@@ -1,11 +1,24 @@
 """The secrets, which the settings refer to by name, and the folder of the embedded PostgreSQL."""
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 
 FOLDER_PREFIX: Final = "checkpointd_"
 """The prefix of credentials that a unit loads as a folder: LoadCredential=checkpointd:FOLDER (systemd.exec(5))."""
+
+
+_QUOTES: Final = "\"'`\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb"
+
+_FLAWS: Final = {
+    f"[{_QUOTES}].*|[^:]*[{_QUOTES}]": "is in quotes: remove them",
+    r"(?:export )?(?:[A-Z][A-Z0-9_]+|\w*(?i:key|token|secret|url)) *=.*[^=].*": "begins with a name and =: remove both",
+    r"(?i:bearer|authorization:)\s.*": "begins with Bearer or Authorization: write the key alone",
+    r".*\\[nr]": "ends with a backslash and a letter instead of a line break: remove them",
+    r"\$\(.+\)|\$?\{+.+\}+": "is a placeholder that no program has replaced",
+}
+"""What is wrong with a key or a URL that matches the pattern. A bearer token has = at its end only (RFC 6750)."""
 
 
 class SettingsError(Exception):
@@ -20,6 +33,11 @@ def reason(error: OSError | UnicodeDecodeError) -> str:
     return "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror or "cannot be read"
 
 
+def flaw(text: str) -> str | None:
+    """Return how a key or a URL was copied wrongly, such as with its quotes, or None."""
+    return next((problem for pattern, problem in _FLAWS.items() if re.fullmatch(pattern, text, re.DOTALL)), None)
+
+
 def read_secret(name: str, label: str) -> str:
     """Read a secret. If `name` contains a /, it is a file, and otherwise a credential or an environment variable.
 
@@ -27,7 +45,7 @@ def read_secret(name: str, label: str) -> str:
     """
     if "/" in name:
         try:
-            secret = Path(name).read_text(encoding="utf-8").strip()
+            secret = _read(Path(name))
         except (OSError, UnicodeDecodeError) as e:
             raise SettingsError(f"{label}: {name}: {reason(e)}") from None
         if not secret:
@@ -37,6 +55,8 @@ def read_secret(name: str, label: str) -> str:
         if not secret:
             advice = "set this variable or credential, or name a file (/… or ./…)"
             raise SettingsError(f"{label}: {name} is missing or empty: {advice}")
+    if problem := flaw(secret):
+        raise SettingsError(f"{label}: the value of {name} {problem}")
     if not secret.isascii() or not secret.isprintable() or " " in secret:
         raise SettingsError(f"{label}: {name} does not contain a key: one word of printable ASCII is required")
     return secret
@@ -51,13 +71,18 @@ def credential(name: str) -> str | None:
         return None
     for file in (name, FOLDER_PREFIX + name):
         try:
-            if text := Path(folder, file).read_text(encoding="utf-8").strip():
+            if text := _read(Path(folder, file)):
                 return text
         except FileNotFoundError:
             continue
         except (OSError, UnicodeDecodeError) as e:  # an unreadable credential must not count as a missing one
             raise SettingsError(f"the credential {name}: {reason(e)}") from None
     return None
+
+
+def _read(file: Path) -> str:
+    """Return the text of a file without blanks around it. Editors of Windows put a byte order mark before it."""
+    return file.read_text(encoding="utf-8-sig").strip()
 
 
 def state_folder() -> Path:

@@ -5,7 +5,6 @@ the settings library are not used, because they contain their input.
 """
 
 import difflib
-import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,9 @@ from pydantic import ValidationError
 
 from checkpointd.postgres import dsn
 from checkpointd.redaction import looks_like_key
-from checkpointd.settings.credentials import SettingsError, credential, reason
-from checkpointd.settings.model import PREFIX, Settings
+from checkpointd.settings.credentials import SettingsError, credential, flaw, reason
+from checkpointd.settings.environment import PREFIX, variable, variables
+from checkpointd.settings.model import Settings
 from checkpointd.settings.source import SOURCE_NAME, Source
 
 CONFIG: Final = Path("/etc/checkpointd/checkpointd.toml")
@@ -40,33 +40,38 @@ def load(config: Path | None = None) -> Settings:
     The file is `config`, or else the one of CHECKPOINTD_CONFIG, and must exist. Without both it is CONFIG, which may be
     missing.
     """
-    named = config or (Path(os.environ[f"{PREFIX}CONFIG"]) if os.environ.get(f"{PREFIX}CONFIG") else None)
-    path = named or CONFIG
-    values = _read(path, must_exist=named is not None)
-    _reject_unknown(values, path)
-    url_from = f"{path}: database_url"
+    given = {setting: found.name for setting, found in variables().items()}
+    named = config or (Path(path) if (path := variable(f"{PREFIX}CONFIG")) else None)
+    file = named or CONFIG
+    values = _read(file, must_exist=named is not None)
+    _reject_unknown(values, file, given)
+    url_from = f"{file}: database_url"
     if "database_url" not in values and (url := credential("database_url")) is not None:
         values["database_url"] = url
         url_from = "the credential database_url"
-    if _is_in_environment("database_url"):
-        url_from = f"{PREFIX}DATABASE_URL"
     if is_default := values.get("sources", []) == []:
         values["sources"] = [_default_source()]
     try:
-        settings = Settings(**values)
+        settings = Settings.from_file(config, values)
     except ValidationError as e:
-        raise SettingsError(_explain(e, path, values["sources"], is_default=is_default)) from None
+        raise SettingsError(_explain(e, file, values["sources"], given, is_default=is_default)) from None
     if settings.database_url is not None:
-        try:
-            dsn.parse(settings.database_url)
-        except dsn.DsnError as e:
-            raise SettingsError(f"{url_from}: {e}") from None
+        _check_url(settings.database_url, given.get("database_url", url_from))
     return settings
+
+
+def _check_url(url: str, label: str) -> None:
+    if problem := flaw(url):
+        raise SettingsError(f"{label}: its value {problem}")
+    try:
+        dsn.parse(url)
+    except dsn.DsnError as e:
+        raise SettingsError(f"{label}: {e}") from None
 
 
 def _read(path: Path, *, must_exist: bool) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         if must_exist:
             raise SettingsError(f"{path}: no such file") from None
@@ -80,17 +85,16 @@ def _read(path: Path, *, must_exist: bool) -> dict[str, Any]:
         raise SettingsError(f"{path}: {_explain_toml(str(e))}") from None
 
 
-def _reject_unknown(values: Mapping[str, object], path: Path) -> None:
+def _reject_unknown(values: Mapping[str, object], path: Path, given: Mapping[str, str]) -> None:
     """Reject misspelt settings: the settings library ignores such variables, and uses some keys for its own options."""
     known = list(Settings.model_fields)
     for name in values:
         if name not in known:
             raise SettingsError(f"{path}: {name}: {_no_such_setting(name, known)}")
     known = [name for name in (*known, "config") if name != "sources"]
-    for variable in os.environ:
-        name = variable.upper().removeprefix(PREFIX).lower()
-        if variable.upper().startswith(PREFIX) and name not in known:
-            raise SettingsError(f"{variable}: {_no_such_setting(name, known, is_variable=True)}")
+    for name, variable_name in given.items():
+        if name not in known:
+            raise SettingsError(f"{variable_name}: {_no_such_setting(name, known, is_variable=True)}")
 
 
 def _no_such_setting(name: str, known: Sequence[str], *, is_variable: bool = False) -> str:
@@ -100,24 +104,20 @@ def _no_such_setting(name: str, known: Sequence[str], *, is_variable: bool = Fal
     return f"no such setting; did you mean {PREFIX + nearest[0].upper() if is_variable else nearest[0]}?"
 
 
-def _is_in_environment(name: str) -> bool:
-    return f"{PREFIX}{name}".upper() in {variable.upper() for variable in os.environ}
-
-
 def _default_source() -> dict[str, str]:
     """Return the source that is configured by the variables of OpenAI's own clients."""
-    given = {field: os.environ.get(variable, "") for field, variable in _OPENAI_ENV.items()}
-    return {"name": "openai", "api_key": "OPENAI_API_KEY", **{field: value for field, value in given.items() if value}}
+    given = {field: value for field, name in _OPENAI_ENV.items() if (value := variable(name))}
+    return {"name": "openai", "api_key": "OPENAI_API_KEY", **given}
 
 
-def _explain(error: ValidationError, path: Path, sources: object, *, is_default: bool) -> str:
+def _explain(error: ValidationError, path: Path, sources: object, given: Mapping[str, str], *, is_default: bool) -> str:
     """Return the place and the message of a misspelt setting, or else of the first wrong one, without its value."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     kind, loc = first["type"], first["loc"]
     name = str(loc[-1]) if loc else ""
     message = _MESSAGES.get(kind, re.sub("^Input should be ", "must be ", first["msg"].removeprefix("Value error, ")))
-    if len(loc) == 1 and _is_in_environment(name):
+    if len(loc) == 1 and name in given:
         return f"{PREFIX}{name.upper()}: {message}"
     if is_default and name in _OPENAI_ENV:
         return f"{_OPENAI_ENV[name]}: {message}"

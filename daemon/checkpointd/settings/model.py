@@ -3,15 +3,27 @@
 `database_url` may contain a password, so repr() omits it.
 """
 
-from typing import Annotated, ClassVar, Final, Literal, Self
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from checkpointd.redaction import looks_like_key
+from checkpointd.settings.environment import variables
 from checkpointd.settings.source import Source
 
-PREFIX: Final = "CHECKPOINTD_"
+
+def _host(value: str) -> str:
+    try:
+        is_host = re.fullmatch(r"[\w.:%-]+", value) is not None and value.encode("idna") != b""
+    except UnicodeError:  # a label is empty or too long
+        is_host = False
+    if not is_host:
+        raise ValueError("must be an IP address without brackets, or a host name; 0.0.0.0 means all addresses")
+    return value
 
 
 def _distinct(sources: tuple[Source, ...]) -> tuple[Source, ...]:
@@ -26,9 +38,7 @@ class Settings(BaseSettings):
     """The settings of the daemon. Durations are in seconds; decimals are allowed."""
 
     reads_environment: ClassVar[bool] = True
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", hide_input_in_errors=True, frozen=True, allow_inf_nan=False
-    )
+    model_config = SettingsConfigDict(extra="forbid", hide_input_in_errors=True, frozen=True, allow_inf_nan=False)
 
     database_url: Annotated[
         str | None,
@@ -93,7 +103,9 @@ class Settings(BaseSettings):
             ge=0, le=600, description="how long a stop may take. Polls may run on for half of it and are then cancelled"
         ),
     ] = 5
-    http_host: Annotated[str, Field(description="the address on which the status port listens")] = "127.0.0.1"
+    http_host: Annotated[
+        str, AfterValidator(_host), Field(description="the address on which the status port listens")
+    ] = "127.0.0.1"
     http_port: Annotated[
         int,
         Field(
@@ -115,6 +127,20 @@ class Settings(BaseSettings):
         Field(description="the tables [[sources]] of the file; without any, one source from the variables OPENAI_…"),
     ] = ()
 
+    _config: Path | None = PrivateAttr(default=None)
+
+    @classmethod
+    def from_file(cls, config: Path | None, values: Mapping[str, Any]) -> Self:
+        """Return the settings with the values of the file `config`, or of the usual one if it is None."""
+        settings = cls(**values)
+        settings._config = config
+        return settings
+
+    @property
+    def config(self) -> Path | None:
+        """The file that was named for these settings. With it they can be loaded again."""
+        return self._config
+
     @model_validator(mode="after")
     def _gaps_are_ordered(self) -> Self:
         if self.min_poll_seconds > self.max_poll_seconds:
@@ -132,8 +158,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let variables override the values of the file, which are the arguments of the class."""
-        del settings_cls, dotenv_settings, file_secret_settings
-        return (env_settings, init_settings) if cls.reads_environment else (init_settings,)
+        del env_settings, dotenv_settings, file_secret_settings
+        if not cls.reads_environment:
+            return (init_settings,)
+        given = {name: found.value for name, found in variables().items() if name in cls.model_fields}
+        return InitSettingsSource(settings_cls, given), init_settings
 
 
 class FixedSettings(Settings):

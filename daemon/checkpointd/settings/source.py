@@ -10,13 +10,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from yarl import URL
 
 from checkpointd.redaction import looks_like_key
-from checkpointd.settings.credentials import read_secret
+from checkpointd.settings.credentials import flaw, read_secret
 
 OPENAI: Final = "https://api.openai.com/v1"
 SOURCE_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
 
 def _base_url(value: str) -> str:
+    if problem := flaw(value):
+        raise ValueError(f"the value {problem}")
     try:
         url = URL(value)
     except ValueError:

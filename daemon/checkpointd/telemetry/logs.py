@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -20,6 +21,30 @@ _VERBOSE_LIBRARIES: Final = ("apscheduler", "asyncio", "aiohttp")
 """Libraries whose debug and info messages are never logged, whatever `level` is."""
 
 
+class _Redaction:
+    """The secrets that no line may contain. More of them become known when a key or a password is replaced."""
+
+    def __init__(self) -> None:
+        self._values: frozenset[str] = frozenset()
+        self._secrets = Secrets(())
+
+    def add(self, values: Iterable[str]) -> None:
+        if new := set(values) - self._values:
+            self._values |= new
+            self._secrets = Secrets(self._values)
+
+    def redact(self, text: str) -> str:
+        return self._secrets.redact(text)
+
+
+_redaction = _Redaction()
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Remove these secrets, too, from every line that is logged from now on."""
+    _redaction.add(secrets)
+
+
 def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -> None:
     """Set up logging for this process.
 
@@ -29,7 +54,9 @@ def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -
     chosen = log_format or ("console" if sys.stderr.isatty() else "json")
     # If a record cannot be formatted, logging would print its raw arguments, which may be secrets.
     logging.raiseExceptions = False
-    processors = _processors(chosen, Secrets(secrets))
+    hide(secrets)
+    warnings.showwarning = lambda message, *_: log.warning("python.warning", text=str(message))
+    processors = _processors(chosen)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -54,7 +81,7 @@ def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -
     )
 
 
-def _processors(log_format: str, secrets: Secrets) -> list[Processor]:
+def _processors(log_format: str) -> list[Processor]:
     """Return the processors for all log records: those of this package and those of libraries."""
     return [
         structlog.contextvars.merge_contextvars,
@@ -64,7 +91,7 @@ def _processors(log_format: str, secrets: Secrets) -> list[Processor]:
         structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
         if log_format == "json"
         else structlog.processors.ExceptionRenderer(),
-        _redact(secrets),
+        _redact,
     ]
 
 
@@ -77,22 +104,19 @@ def _renderer(log_format: str) -> Processor:
     return structlog.processors.JSONRenderer(default=str)
 
 
-def _redact(secrets: Secrets) -> Processor:
-    """Return a processor that removes the secrets from all values of an event, however deeply nested."""
+def _redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Remove the secrets from all values of an event, however deeply nested."""
+    return {key: inner if key.startswith("_") else _clean(inner) for key, inner in event.items()}
 
-    def clean(value: Any) -> Any:  # noqa: ANN401  # any value of a log event
-        if isinstance(value, str):
-            return secrets.redact(value)
-        if isinstance(value, dict):
-            return {key: clean(inner) for key, inner in value.items()}
-        if isinstance(value, list | tuple):
-            return [clean(inner) for inner in value]
-        return value if isinstance(value, int | float | bool | None) else clean(str(value))
 
-    def processor(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        return {key: inner if key.startswith("_") else clean(inner) for key, inner in event.items()}
-
-    return processor
+def _clean(value: Any) -> Any:  # noqa: ANN401  # any value of a log event
+    if isinstance(value, str):
+        return _redaction.redact(value)
+    if isinstance(value, dict):
+        return {key: _clean(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(inner) for inner in value]
+    return value if isinstance(value, int | float | bool | None) else _clean(str(value))
 
 
 def _add_priority(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -1,6 +1,5 @@
 """The status port: health checks, metrics, and the status page. All of it is read-only."""
 
-import ipaddress
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
@@ -18,6 +17,7 @@ from checkpointd.postgres.store import CLOSE_SECONDS, Store
 from checkpointd.telemetry.logs import log
 from checkpointd.telemetry.metrics import REGISTRY
 from checkpointd.web import data, render
+from checkpointd.web.address import EXPOSED, beyond_loopback, is_loopback
 from checkpointd.web.listener import listen
 
 Problems = Callable[[], list[str]]
@@ -49,7 +49,7 @@ async def serve(host: str, port: int, problems: Problems, store: Store) -> Async
     addresses: list[tuple[str, int]] = []
 
     def is_loopback_only() -> bool:
-        return all(_is_loopback(address) for address, _ in addresses)
+        return not beyond_loopback(address for address, _ in addresses)
 
     app = web.Application(middlewares=[_check_host(host, is_loopback_only), _show_problems(problems)])
     app.on_response_prepare.append(_add_headers)
@@ -64,6 +64,8 @@ async def serve(host: str, port: int, problems: Problems, store: Store) -> Async
             log.warning("web.unavailable", host=host, port=port, error=e.strerror or str(e))
         else:
             log.info("web.listening", address=str(Host(*addresses[0])))
+            if exposed := beyond_loopback(address for address, _ in addresses):
+                log.warning("web.exposed", addresses=exposed, advice=EXPOSED)
         yield
 
 
@@ -168,7 +170,7 @@ def _check_host(host: str, is_loopback_only: Callable[[], bool]) -> Middleware:
         header = request.headers.get("Host")  # browsers always send it
         if header is not None and is_loopback_only():
             name = _host_name(header)
-            if not _is_loopback(name) and name != host.lower():
+            if not is_loopback(name) and name != host.lower():
                 raise web.HTTPMisdirectedRequest(
                     text="This port accepts requests for localhost only. "
                     "A proxy in front of it must send the header `Host: localhost`.\n"
@@ -184,10 +186,3 @@ def _host_name(header: str) -> str | None:
         return urlsplit(f"//{header}").hostname
     except ValueError:
         return None
-
-
-def _is_loopback(name: str | None) -> bool:
-    try:
-        return name == "localhost" or ipaddress.ip_address(name or "").is_loopback
-    except ValueError:
-        return False
