@@ -104,6 +104,11 @@ class Failure:
         return 1 if self.no_retry else _TRIES.get(self.error_class, 1)
 
 
+def is_pause(failure: Failure) -> bool:
+    """Return whether the source pauses for all daemons after a failure."""
+    return failure.error_class in {ErrorClass.THROTTLED, ErrorClass.QUOTA}
+
+
 def pause_seconds(failure: Failure) -> float:
     """Return how many seconds a source pauses: `retry_after`, or else 900 (quota) or 60 (throttled)."""
     return failure.retry_after or (900.0 if failure.error_class is ErrorClass.QUOTA else 60.0)
