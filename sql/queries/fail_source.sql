@@ -7,6 +7,7 @@
 update checkpointd.sources
 set state = $2::text,
   state_since = case when state = $2::text then state_since else clock_timestamp() end,
+  resume_at = null,
   last_error = $3::text
 where key = $1::int
   and (state <> 'paused' or resume_at <= clock_timestamp())

@@ -59,7 +59,7 @@ SILENCES: Final = {
 }
 """The seconds of silence after the first, second, … failure of a source in a row. The last one is repeated."""
 
-_STATES: Final = {ErrorClass.REFUSED: SourceState.REFUSED, ErrorClass.UNREACHABLE: SourceState.FAILING}
+_STATE_BY_CLASS: Final = {ErrorClass.REFUSED: SourceState.REFUSED, ErrorClass.UNREACHABLE: SourceState.FAILING}
 """The states that failures of the source lead to; the others lead to a pause."""
 
 
@@ -166,7 +166,7 @@ class Attribution:
         error_class = failure.error_class
         if error_class in SOURCE_FAILURES:
             self._failed[job] = failure
-            self._silence(_STATES.get(error_class, SourceState.PAUSED), failure, now)
+            self._silence(_STATE_BY_CLASS.get(error_class, SourceState.PAUSED), failure, now)
             return True
         if error_class in JOB_FAILURES:
             return False
