@@ -110,14 +110,16 @@ class Endpoint:
                 date = response.headers.get("Date", "")
                 failure, body = await _read(response, paging=paging)
         except aiohttp.ConnectionTimeoutError:
-            failure = Failure(ErrorClass.NETWORK, f"no connection within {CONNECT_SECONDS:g} s")
+            failure = Failure(ErrorClass.UNREACHABLE, f"no connection within {CONNECT_SECONDS:g} s")
         except TimeoutError:
             failure = Failure(ErrorClass.TIMEOUT, f"no complete response within {round(seconds, 2):g} s")
         except (aiohttp.ClientError, OSError, ValueError) as e:
             # The error's own text is not used: some errors show the request, which contains the key.
             reason = e.strerror if isinstance(e, OSError) and e.strerror else type(e).__name__
-            what = "no connection" if isinstance(e, aiohttp.ClientConnectorError) else "the connection was lost"
-            failure = Failure(ErrorClass.NETWORK, f"{what}: {reason}")
+            if isinstance(e, aiohttp.ClientConnectorError):
+                failure = Failure(ErrorClass.UNREACHABLE, f"no connection: {reason}")
+            else:
+                failure = Failure(ErrorClass.NETWORK, f"the connection was lost: {reason}")
         # Raised outside of the except blocks. In them the error would get a context that could show the request.
         if failure is not None:
             raise ApiError(self.clean(failure), date)

@@ -23,19 +23,23 @@ _QUOTA_CODES: Final = frozenset(
     }
 )
 
+_ERROR_MEMBERS: Final = frozenset({"error", "errors", "detail", "message"})
+"""APIs report an error in one of these members of an object. Without any, a gateway answered instead of the API."""
+
 
 def failure_of(status: int, headers: Mapping[str, str], body: bytes, *, paging: bool) -> Failure:
     """Return what a response with a status other than 200 means; `paging` is true if a cursor was sent.
 
     The message of the failure repeats the provider's text, which may contain secrets.
     """
-    error = _error_object(body)
+    content = _json_object(body)
+    error = content["error"] if isinstance(content.get("error"), dict) else {}
     # The message of a 401 contains a part of the key.
     message = "" if status == HTTPStatus.UNAUTHORIZED else error.get("message")
     code = error.get("code") or error.get("type")
     words = [f"HTTP {status}", *(word for word in (code, message) if isinstance(word, str) and word)]
     no_retry = headers.get("x-should-retry", "").lower() == "false"
-    error_class = _classify(status, error, paging=paging)
+    error_class = _classify(status, content, error, paging=paging)
     return Failure(error_class, " ".join(words), _retry_after(headers), no_retry, status)
 
 
@@ -55,39 +59,40 @@ def http_date(header: str) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _error_object(body: bytes) -> dict[str, Any]:
-    """Return the error object that providers send with an error status, or an empty one."""
+def _json_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of a body, or an empty one."""
     try:
-        found = json.loads(body)["error"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        found = json.loads(body)
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _classify(status: int, error: Mapping[str, Any], *, paging: bool) -> ErrorClass:
+def _classify(status: int, content: Mapping[str, Any], error: Mapping[str, Any], *, paging: bool) -> ErrorClass:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         is_quota = error.get("type") == "insufficient_quota" or str(error.get("code")) in _QUOTA_CODES
         return ErrorClass.QUOTA if is_quota else ErrorClass.THROTTLED
     if status == HTTPStatus.UNAUTHORIZED:
         return ErrorClass.REFUSED
-    if status == HTTPStatus.FORBIDDEN:
-        return ErrorClass.REFUSED if _concerns_key(error) else ErrorClass.FORBIDDEN
     if status in {400, 404, 422} and paging:  # the job exists, because its previous page was read: the cursor is lost
         return ErrorClass.CURSOR_LOST
-    if status == HTTPStatus.NOT_FOUND:
-        return ErrorClass.MISSING
     if status in {408, 409, 425} or status >= 500:
         return ErrorClass.SERVER_ERROR
+    if 400 <= status < 500 and _ERROR_MEMBERS.isdisjoint(content):
+        return ErrorClass.GATEWAY
+    if status == HTTPStatus.FORBIDDEN:
+        return ErrorClass.REFUSED if _concerns_key(content, error) else ErrorClass.FORBIDDEN
+    if status == HTTPStatus.NOT_FOUND:
+        return ErrorClass.MISSING
     return ErrorClass.REDIRECT if 300 <= status < 400 else ErrorClass.BAD_REQUEST
 
 
-def _concerns_key(error: Mapping[str, Any]) -> bool:
+def _concerns_key(content: Mapping[str, Any], error: Mapping[str, Any]) -> bool:
     """Return whether a 403 concerns the key, and therefore all jobs of the source, and not only one job."""
-    if not error:  # not from the API, but from a gateway or a regional block in front of it
-        return True
     if str(error.get("code")).startswith(("unsupported_country", "insufficient_permissions")):
         return True
-    return "scope" in str(error.get("message"))  # the key lacks a permission
+    texts = (error.get("message"), *map(content.get, _ERROR_MEMBERS))
+    return any("scope" in text for text in texts if isinstance(text, str))  # the key lacks a permission
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
