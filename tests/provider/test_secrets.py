@@ -64,7 +64,10 @@ SCOPES = "Missing scopes: api.fine_tuning.jobs.read"
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (error(401, "invalid_api_key", "Incorrect API key provided: ab12"), "HTTP 401 invalid_api_key"),
+        (
+            error(401, "invalid_api_key", "Incorrect API key provided: ab12"),
+            "HTTP 401 invalid_api_key Incorrect API key provided: [secret]",
+        ),
         (error(403, "insufficient_permissions", SCOPES), f"HTTP 403 insufficient_permissions {SCOPES}"),
         (error(403, None, f"sk-ab***yz: {SCOPES}"), f"HTTP 403 invalid_request_error [secret]: {SCOPES}"),
         (error(403, "denied", "of another project"), "HTTP 403 denied of another project"),
@@ -74,7 +77,7 @@ SCOPES = "Missing scopes: api.fine_tuning.jobs.read"
 async def test_the_providers_message_is_repeated(
     provider: Provider, list_checkpoints: ListCheckpoints, answer: Answer, expected: str
 ) -> None:
-    """The failure repeats the provider's message, such as a missing scope, but not that of a 401: it quotes the key."""
+    """The failure repeats the provider's message, such as a missing scope, without the parts of keys that it quotes."""
     provider.checkpoints[JOB] = answer
     assert expected == message(await list_checkpoints())
 
