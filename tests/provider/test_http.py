@@ -36,7 +36,7 @@ async def peak_of(listing: Awaitable[RawListing]) -> tuple[RawListing, int]:
 
 
 @pytest.mark.parametrize(
-    ("status", "expected", "most"), [(200, ErrorClass.TOO_LARGE, PAGE_BYTES), (404, ErrorClass.MISSING, 64 * 1024)]
+    ("status", "expected", "most"), [(200, ErrorClass.TOO_LARGE, PAGE_BYTES), (404, ErrorClass.GATEWAY, 64 * 1024)]
 )
 async def test_an_endless_body_is_not_read(
     provider: Provider, list_checkpoints: ListCheckpoints, status: int, expected: ErrorClass, most: int
@@ -113,11 +113,11 @@ async def test_the_deadline_caps_the_timeout(provider: Provider, list_checkpoint
 
 
 async def test_refused_connection(list_checkpoints: ListCheckpoints) -> None:
-    """A refused connection is a network failure, after three tries."""
+    """Without a connection the provider is unreachable, after three tries."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         listing = await list_checkpoints(url=f"http://127.0.0.1:{bound.getsockname()[1]}/v1")
-    assert (ErrorClass.NETWORK, [], 3) == (failure_class(listing), listing.pages, listing.requests)
+    assert (ErrorClass.UNREACHABLE, [], 3) == (failure_class(listing), listing.pages, listing.requests)
 
 
 async def test_a_connection_is_reused(provider: Provider, list_checkpoints: ListCheckpoints) -> None:

@@ -1,6 +1,7 @@
 """The finding about a source: what its responses to one or two requests mean, and what to do. Pure."""
 
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from checkpointd.cli.findings import Finding, State
@@ -28,6 +29,7 @@ _MEANINGS: Final[Mapping[ErrorClass, tuple[State, str]]] = {
         "the key is wrong or revoked, or may not read fine-tuning jobs: replace it, or give it that right",
     ),
     ErrorClass.QUOTA: ("fail", "the account is out of quota: nothing is polled until it has quota again"),
+    ErrorClass.UNREACHABLE: ("fail", _UNREACHABLE),
     ErrorClass.NETWORK: ("fail", _UNREACHABLE),
     ErrorClass.REDIRECT: ("fail", f"{_NO_API}; redirects are not followed"),
     ErrorClass.BAD_REQUEST: ("fail", "check base_url, `query` (such as api-version) and `headers`"),
@@ -56,7 +58,7 @@ def assess_source(source: Source, tries: Sequence[Try]) -> Finding:
 
 def _informative_first(tried: Try) -> tuple[bool, bool]:
     """Sort a refusal before a 404, and a request for checkpoints before one for the job list."""
-    return tried.failure is None or tried.failure.error_class is ErrorClass.MISSING, tried.job is None
+    return tried.failure is None or tried.failure.status == HTTPStatus.NOT_FOUND, tried.job is None
 
 
 def _meaning(source: Source, job: str | None, failure: Failure, tracked_job: str | None) -> tuple[State, str]:
@@ -64,11 +66,11 @@ def _meaning(source: Source, job: str | None, failure: Failure, tracked_job: str
 
     `tracked_job` is the job whose checkpoints were requested in any of the requests, or None.
     """
-    if failure.error_class is ErrorClass.NETWORK and "certificate verify failed" in failure.message:
+    if failure.error_class is ErrorClass.UNREACHABLE and "certificate verify failed" in failure.message:
         return "fail", "check base_url; if an authority of your own signed the certificate, name it in SSL_CERT_FILE"
     if failure.error_class is ErrorClass.FORBIDDEN and job:
         return "fail", f"the key may not list the checkpoints of {job}: give it that right"
-    if failure.error_class is ErrorClass.MISSING and source.kind == "compatible":
+    if failure.status == HTTPStatus.NOT_FOUND and source.kind == "compatible":
         if tracked_job:
             found = f"neither {tracked_job} nor a job list was found"
             return "warn", f"{found}, so the key could not be tested: check base_url"

@@ -15,6 +15,7 @@ class ErrorClass(StrEnum):
     """The classes of failures, as the column `error_class` shows them. daemon/README.md explains each."""
 
     TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
     NETWORK = "network"
     SERVER_ERROR = "server_error"
     THROTTLED = "throttled"
@@ -22,6 +23,7 @@ class ErrorClass(StrEnum):
     REFUSED = "refused"
     FORBIDDEN = "forbidden"
     MISSING = "missing"
+    GATEWAY = "gateway"
     BAD_REQUEST = "bad_request"
     REDIRECT = "redirect"
     CURSOR_LOST = "cursor_lost"
@@ -40,15 +42,33 @@ class ErrorClass(StrEnum):
     INTERNAL = "internal"
 
 
-SOURCE_FAILURES: Final = frozenset({ErrorClass.THROTTLED, ErrorClass.QUOTA, ErrorClass.REFUSED})
-"""Failures of the source. It pauses for all daemons (throttled, quota), or this daemon sends it no requests for some
-time (refused)."""
+SOURCE_FAILURES: Final = frozenset(
+    {ErrorClass.THROTTLED, ErrorClass.QUOTA, ErrorClass.REFUSED, ErrorClass.UNREACHABLE}
+)  # fmt: skip
+"""Failures that concern the source, whichever job meets them. attribution.py decides about the other classes."""
 
-LASTING_REFUSALS: Final = frozenset({ErrorClass.FORBIDDEN, ErrorClass.BAD_REQUEST, ErrorClass.REDIRECT})
+JOB_FAILURES: Final = frozenset(
+    {
+        ErrorClass.CURSOR_LOST,
+        ErrorClass.OTHER_LIST,
+        ErrorClass.EMPTY_PAGE,
+        ErrorClass.CURSOR_REPEATED,
+        ErrorClass.TOO_MANY_PAGES,
+        ErrorClass.TOO_LARGE,
+        ErrorClass.INTERNAL,
+    }
+)
+"""Failures that concern one job, because its list has a form that cannot be read to its end."""
+
+REFUSALS: Final = frozenset({ErrorClass.MISSING, ErrorClass.FORBIDDEN, ErrorClass.BAD_REQUEST})
+"""Refusals in the API's own words. They usually concern the job of the request."""
+
+LASTING_REFUSALS: Final = frozenset({ErrorClass.FORBIDDEN, ErrorClass.BAD_REQUEST})
 """Refusals of one job that do not pass by themselves. Its poll gap grows further than after other failures."""
 
 _TRIES: Final = {
     ErrorClass.TIMEOUT: 3,
+    ErrorClass.UNREACHABLE: 3,
     ErrorClass.NETWORK: 3,
     ErrorClass.SERVER_ERROR: 3,
     ErrorClass.CONTENT_TYPE: 2,

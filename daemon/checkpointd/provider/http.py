@@ -141,7 +141,7 @@ class Endpoint:
                 result = await _read(response, paging=after is not None, proxied=proxy is not None)
         except aiohttp.ConnectionTimeoutError:
             to = " to the proxy" if proxy else ""
-            result = Failure(ErrorClass.NETWORK, f"no connection{to} within {CONNECT_SECONDS:g} s"), Words("none")
+            result = Failure(ErrorClass.UNREACHABLE, f"no connection{to} within {CONNECT_SECONDS:g} s"), Words("none")
         except TimeoutError:
             result = Failure(ErrorClass.TIMEOUT, f"no complete response within {round(seconds, 2):g} s"), Words("none")
         except (aiohttp.ClientError, OSError, ValueError) as e:

@@ -34,9 +34,9 @@ def proxy_failure(status: int, reason: str, host: str = "") -> Failure:
     answer = f"HTTP {status} {reason}".rstrip()
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         message = f"the proxy does not accept the credentials, or requires some: {answer}: {_CREDENTIALS}"
-        return Failure(ErrorClass.NETWORK, message, no_retry=True)
+        return Failure(ErrorClass.UNREACHABLE, message, no_retry=True)
     verb = "cannot reach" if status >= 500 else "refuses to connect to"
-    return Failure(ErrorClass.NETWORK, f"the proxy {verb} {host}: {answer}", no_retry=status < 500)
+    return Failure(ErrorClass.UNREACHABLE, f"the proxy {verb} {host}: {answer}", no_retry=status < 500)
 
 
 def connection_failure(error: Exception, proxy: Proxy | None, host: str) -> Failure:
@@ -51,6 +51,6 @@ def connection_failure(error: Exception, proxy: Proxy | None, host: str) -> Fail
         through = " through the proxy" if proxy else ""
         return Failure(ErrorClass.NETWORK, f"the connection{through} was lost: {reason}")
     if proxy is None:
-        return Failure(ErrorClass.NETWORK, f"no connection: {reason}")
+        return Failure(ErrorClass.UNREACHABLE, f"no connection: {reason}")
     way = "to" if error.host == URL(proxy.url).host else "through"
-    return Failure(ErrorClass.NETWORK, f"no connection {way} the proxy: {reason}")
+    return Failure(ErrorClass.UNREACHABLE, f"no connection {way} the proxy: {reason}")

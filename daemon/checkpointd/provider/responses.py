@@ -82,23 +82,23 @@ def _classify(status: int, words: Words, *, paging: bool) -> ErrorClass:
         return ErrorClass.QUOTA if says_quota(words, by_code_alone=True) else ErrorClass.THROTTLED
     if status == HTTPStatus.UNAUTHORIZED:
         return ErrorClass.REFUSED
-    if status == HTTPStatus.FORBIDDEN:
-        return ErrorClass.REFUSED if _concerns_key(words) else ErrorClass.FORBIDDEN
     if status in {400, 404, 422} and paging:  # the job exists, because its previous page was read: the cursor is lost
         return ErrorClass.CURSOR_LOST
-    if status == HTTPStatus.NOT_FOUND:
-        return ErrorClass.MISSING
     if status in {408, 409, 425} or status >= 500:
         return ErrorClass.SERVER_ERROR
     if status in {204, 205}:
         return ErrorClass.EMPTY_BODY
+    if 400 <= status < 500 and (words.kind != "json" or not words.text):
+        return ErrorClass.GATEWAY  # not in the form of an API
+    if status == HTTPStatus.FORBIDDEN:
+        return ErrorClass.REFUSED if _concerns_key(words) else ErrorClass.FORBIDDEN
+    if status == HTTPStatus.NOT_FOUND:
+        return ErrorClass.MISSING
     return ErrorClass.REDIRECT if 300 <= status < 400 else ErrorClass.BAD_REQUEST
 
 
 def _concerns_key(words: Words) -> bool:
     """Return whether a 403 concerns the key, and therefore all jobs of the source, and not only one job."""
-    if words.kind != "json":  # not from the API, but from a gateway or a regional block in front of it
-        return True
     if any(code.startswith(("unsupported_country", "insufficient_permissions")) for code in words.codes):
         return True
     return "scope" in words.text  # the key lacks a permission
