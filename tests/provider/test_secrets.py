@@ -58,6 +58,38 @@ async def test_no_failure_shows_a_masked_key(
     assert masked not in found
 
 
+LONG_KEY = "sk-proj-Qwer7tyAsdf8ghZxcv9bn-Poiu6yTREW"
+
+
+@pytest.mark.parametrize("status", [401, 403, 400, 200])
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        f"{LONG_KEY[:4]}...{LONG_KEY[-4:]}",
+        f"{LONG_KEY[:7]}\u2026{LONG_KEY[-4:]}",
+        f"\u2022\u2022\u2022\u2022{LONG_KEY[-4:]}",
+        f"xxxx{LONG_KEY[-4:]}",
+        f"****{LONG_KEY[-6:]}",
+        f"with the end '{LONG_KEY[-4:]}'",
+        f"that contains {LONG_KEY[9:20]}",
+        f"that contains {LONG_KEY[9:20].lower()}",
+        f'"{LONG_KEY}"',
+        f"{LONG_KEY[:20]} {LONG_KEY[20:]}",
+    ],
+)
+async def test_no_failure_shows_a_part_of_the_key(
+    provider: Provider, list_checkpoints: ListCheckpoints, status: int, quoted: str
+) -> None:
+    """No part of a key that an error about keys quotes is shown, however it is masked; the words around it are."""
+    provider.checkpoints[JOB] = error(status, "invalid_api_key", f"Incorrect API key {quoted}, see the documents.")
+    found = message(await list_checkpoints(headers={"Authorization": f"Bearer {LONG_KEY}"}))
+    lower, key = found.lower(), LONG_KEY.lower()
+    shown = [key[at : at + 4] for at in range(len(key) - 3) if key[at : at + 4] in lower]
+    assert [] == shown, found
+    assert "[secret]" in found
+    assert "Incorrect API key" in found
+
+
 SCOPES = "Missing scopes: api.fine_tuning.jobs.read"
 
 

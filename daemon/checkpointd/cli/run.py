@@ -21,6 +21,11 @@ def run_daemon(settings: Settings) -> None:
     address = None if settings.database_url is None else dsn.parse(settings.database_url)
     if address and address.unverified_host:
         log.warning("database.unverified", host=address.unverified_host, wanted="sslmode=verify-full")
+    for source in settings.sources:
+        if source.unencrypted_host:
+            log.warning("source.unencrypted", source=source.name, host=source.unencrypted_host, wanted="https")
+        if source.proxy:
+            log.warning("source.proxy", source=source.name, proxy=source.proxy)
 
     async def work() -> None:
         with stop_on_signals() as stop:

@@ -25,7 +25,7 @@ def to_json(body: bytes, encoding: str, content_type: str, limit: int) -> bytes 
 
     `encoding` and `content_type` are the headers. At most `limit` bytes are decompressed.
     """
-    if body[:1] != b"{":
+    if body[:1] != b"{" or body[1:2] == b"\0":
         decompressed = _decompress(body, encoding.lower(), limit)
         if isinstance(decompressed, Failure):
             return decompressed

@@ -22,6 +22,13 @@ class Proxy(NamedTuple):
     credentials: str | None = None
 
     @property
+    def secrets(self) -> list[str]:
+        """The password, and the credentials as a request contains them."""
+        if self.credentials is None:
+            return []
+        return [self.credentials.partition(":")[2], b64encode(self.credentials.encode()).decode()]
+
+    @property
     def headers(self) -> dict[str, str]:
         """The headers of a request to the proxy. They contain the password."""
         if self.credentials is None:

@@ -55,8 +55,8 @@ class Statement(NamedTuple):
     at_most: int | None = None
 
     def __str__(self) -> str:
-        named = self.place.rpartition(".")[2] in self.text
-        return self.text if named else f"{self.place}: {self.text}"
+        is_named = re.search(rf"\b{re.escape(self.place.rpartition('.')[2])}\b", self.text)
+        return self.text if is_named or not self.place else f"{self.place}: {self.text}"
 
 
 class Words(NamedTuple):
@@ -237,7 +237,8 @@ def _is_text(value: object) -> TypeGuard[str]:
 
 def _is_code(value: object) -> TypeGuard[str]:
     """Return whether a value is a code, and not a sentence or the address of a document about the error."""
-    return isinstance(value, str) and 0 < len(value) <= 80 and not re.search(r"\s|://|^about:", value)
+    is_short = isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable()
+    return is_short and not re.search(r"\s|://|^about:", str(value))
 
 
 def _line(text: str) -> str:
