@@ -49,6 +49,15 @@ _SECRET_NAME: Final = re.compile(
 _PUBLIC_HEADERS: Final = {"openai-organization", "openai-project"}
 """Headers that are not secret, although their values look like keys: every job record contains them."""
 
+_ABOUT_A_KEY: Final = re.compile(r"(?i)\bapi[ _-]?key|\bbearer\b|\baccess[ _-]token")
+"""Matches a text that may quote a key: an error that refuses it."""
+
+_QUOTED_PART: Final = 4
+"""Characters. Providers that mask a key show this much of it, or more."""
+
+_LONGEST_WORD: Final = 80
+"""Characters, of a word, or of the address of a page about an error."""
+
 _REDACTED: Final = "[secret]"
 _ESCAPE_LAYERS: Final = 4
 _ENCODING_LAYERS: Final = 2
@@ -90,6 +99,7 @@ class Secrets:
     def __init__(self, values: Iterable[str]) -> None:
         secrets = sorted({value for value in values if len(value) >= SHORTEST}, key=len, reverse=True)
         prefixes = [value[:PREFIX_LENGTH] for value in secrets]
+        self._lower = "\n".join(secrets).lower()
         self._plain = re.compile("|".join(map(re.escape, secrets)) or "(?!)")
         self._plain_prefix = re.compile("|".join(f"{re.escape(prefix)}\\S*" for prefix in prefixes) or "(?!)")
         self._encoded = _EncodedSearch(secrets)
@@ -107,11 +117,30 @@ class Secrets:
         text = self._plain.sub(_REDACTED, text)
         return _REDACTED if self.occur_in(text.encode(errors="replace")) else redact_likely(text)
 
-    def redact_truncated(self, text: str) -> str:
-        """Redact a text that may have been cut off within a secret: also remove words that begin like one."""
+    def redact_truncated(self, text: str, *, may_quote: bool = False) -> str:
+        """Redact a text that may have been cut off within a secret: also remove words that begin like one.
+
+        With `may_quote`, or if the text is about a key, it may contain any part of one, masked in some way: then only
+        plain words and short numbers are kept.
+        """
         text = self._plain_prefix.sub(_REDACTED, self._plain.sub(_REDACTED, text))
-        has_prefix = self._encoded_prefix.finds_in(text.encode(errors="replace"))
-        return _REDACTED if has_prefix else redact_likely(text)
+        if self._encoded_prefix.finds_in(text.encode(errors="replace")):
+            return _REDACTED
+        text = redact_likely(text)
+        if may_quote or _ABOUT_A_KEY.search(text):
+            text = re.sub(r"\S+", lambda found: found[0] if self._is_plain(found[0]) else _REDACTED, text)
+        return text
+
+    def _is_plain(self, word: str) -> bool:
+        """Return whether a word cannot be a part of a secret."""
+        core = word.strip("\"'`()[]{}<>,.;:!?")
+        if core == "secret" or re.fullmatch(r"\d{0,3}", core):
+            return True
+        is_word = len(core) <= _LONGEST_WORD and re.fullmatch(r"[^\W\d_]+(?:[\W_]{1,3}[^\W\d_]+)*", core)
+        if not is_word or re.search(r"[*•…]|\.{2}|x{4}", core):
+            return False
+        lower = core.lower()
+        return not any(lower[at : at + _QUOTED_PART] in self._lower for at in range(len(lower) - _QUOTED_PART + 1))
 
 
 class _EncodedSearch:

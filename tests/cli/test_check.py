@@ -6,8 +6,9 @@ import re
 import socket
 import ssl
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -180,12 +181,18 @@ async def test_what_would_stop_the_daemon(
 
 
 async def _check(
-    url: str | None, provider: Provider | str, monkeypatch: pytest.MonkeyPatch, *, kind: Any = "openai", **chosen: Any
+    url: str | None,
+    provider: Provider | str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    kind: Any = "openai",
+    keys: Mapping[str, Any] = MappingProxyType({}),
+    **chosen: Any,
 ) -> dict[str, Finding]:
     """Check a source named `a` and a database, or an unreachable one. Return the findings by subject."""
     monkeypatch.setenv("THE_KEY", "any-key")
     base_url = provider if isinstance(provider, str) else provider.url
-    source = Source(name="a", kind=kind, api_key="THE_KEY", base_url=base_url)
+    source = Source(name="a", kind=kind, api_key="THE_KEY", base_url=base_url, **keys)
     fixed = settings.FixedSettings(database_url=url or "postgresql://127.0.0.1:1/nowhere", sources=(source,), **chosen)
     checked = [finding async for finding in check.check(fixed, database(fixed))]
     found = {finding.subject: finding for finding in checked}
@@ -202,6 +209,7 @@ async def test_subjects_are_documented(
     provider.jobs = page([])
     await sql.execute("alter table checkpointd.rejects set unlogged")
     found = await _check(daemon_login, provider, monkeypatch, database_pooler=True)
+    found |= await _check(None, provider, monkeypatch, keys={"allow_http": True, "proxy": "http://127.0.0.1:1"})
     found |= await _check("postgresql://127.1:1/nowhere?sslmode=require", provider, monkeypatch)
     subjects = Document("daemon/README.md").first_words("check", "subject")
     assert set(found) == {subject.replace("NAME", "a") for subject in subjects}
@@ -290,7 +298,13 @@ ANSWERS: list[tuple[Answer, str, str]] = [
     ),
     (error(403, "denied"), "warn", "statuses are not updated"),
     (error(404, "unknown_url"), "fail", "base_url"),
-    (error(400, "missing_version"), "fail", "api-version"),
+    (
+        error(400, "missing_version", "api-version is required"),
+        "fail",
+        "HTTP 400 missing_version api-version is required",
+    ),
+    (body("{}", status=400), "fail", "not the API itself answered"),
+    (error(402, "402", "Insufficient credits"), "fail", "Insufficient credits (the account is out of quota"),
     (error(429, "rate_limit_exceeded"), "warn", "requests_per_minute"),
     (error(429, "insufficient_quota"), "fail", "until it has quota again"),
     (error(503), "warn", "the provider has a problem"),

@@ -58,13 +58,48 @@ async def test_no_failure_shows_a_masked_key(
     assert masked not in found
 
 
+LONG_KEY = "sk-proj-Qwer7tyAsdf8ghZxcv9bn-Poiu6yTREW"
+
+
+@pytest.mark.parametrize("status", [401, 403, 400, 200])
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        f"{LONG_KEY[:4]}...{LONG_KEY[-4:]}",
+        f"{LONG_KEY[:7]}\u2026{LONG_KEY[-4:]}",
+        f"\u2022\u2022\u2022\u2022{LONG_KEY[-4:]}",
+        f"xxxx{LONG_KEY[-4:]}",
+        f"****{LONG_KEY[-6:]}",
+        f"with the end '{LONG_KEY[-4:]}'",
+        f"that contains {LONG_KEY[9:20]}",
+        f"that contains {LONG_KEY[9:20].lower()}",
+        f'"{LONG_KEY}"',
+        f"{LONG_KEY[:20]} {LONG_KEY[20:]}",
+    ],
+)
+async def test_no_failure_shows_a_part_of_the_key(
+    provider: Provider, list_checkpoints: ListCheckpoints, status: int, quoted: str
+) -> None:
+    """No part of a key that an error about keys quotes is shown, however it is masked; the words around it are."""
+    provider.checkpoints[JOB] = error(status, "invalid_api_key", f"Incorrect API key {quoted}, see the documents.")
+    found = message(await list_checkpoints(headers={"Authorization": f"Bearer {LONG_KEY}"}))
+    lower, key = found.lower(), LONG_KEY.lower()
+    shown = [key[at : at + 4] for at in range(len(key) - 3) if key[at : at + 4] in lower]
+    assert [] == shown, found
+    assert "[secret]" in found
+    assert "Incorrect API key" in found
+
+
 SCOPES = "Missing scopes: api.fine_tuning.jobs.read"
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (error(401, "invalid_api_key", "Incorrect API key provided: ab12"), "HTTP 401 invalid_api_key"),
+        (
+            error(401, "invalid_api_key", "Incorrect API key provided: ab12"),
+            "HTTP 401 invalid_api_key Incorrect API key provided: [secret]",
+        ),
         (error(403, "insufficient_permissions", SCOPES), f"HTTP 403 insufficient_permissions {SCOPES}"),
         (error(403, None, f"sk-ab***yz: {SCOPES}"), f"HTTP 403 invalid_request_error [secret]: {SCOPES}"),
         (error(403, "denied", "of another project"), "HTTP 403 denied of another project"),
@@ -74,7 +109,7 @@ SCOPES = "Missing scopes: api.fine_tuning.jobs.read"
 async def test_the_providers_message_is_repeated(
     provider: Provider, list_checkpoints: ListCheckpoints, answer: Answer, expected: str
 ) -> None:
-    """The failure repeats the provider's message, such as a missing scope, but not that of a 401: it quotes the key."""
+    """The failure repeats the provider's message, such as a missing scope, without the parts of keys that it quotes."""
     provider.checkpoints[JOB] = answer
     assert expected == message(await list_checkpoints())
 

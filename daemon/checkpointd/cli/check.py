@@ -143,10 +143,10 @@ async def _check_source(settings: Settings, source: Source, job: str | None, htt
     subject = f"source {source.name}"
     try:
         headers = source.request_headers("its key")
+        limits = Limits(page_size=1, request_timeout=settings.request_timeout_seconds)
+        client = open_client(source, headers, http, limits)
     except SettingsError as e:
         return [Finding("fail", subject, str(e))]
-    limits = Limits(page_size=1, request_timeout=settings.request_timeout_seconds)
-    client = open_client(source, headers, http, limits)
     tried: list[Try] = []
     clock: list[Finding] = []
     # Most compatible providers have no job list.

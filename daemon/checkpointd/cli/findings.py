@@ -3,7 +3,7 @@
 A failure must be fixed by a person: the database, its schema or a right is missing; or there is no connection to a
 source, it has no API of fine-tuning jobs, it refuses the key, or its quota is used up. A warning passes by itself or
 only makes the work worse: throttling, a provider that is slow or does not answer in time, a certificate that is not
-verified, a clock that differs.
+verified, a source without encryption or behind a proxy, a clock that differs.
 """
 
 from typing import Final, Literal, NamedTuple
@@ -34,6 +34,16 @@ def assess_settings(settings: Settings) -> list[Finding]:
     if host:
         message = f"not verified for {host}: set sslmode=verify-full in the database URL"
         findings.append(Finding("warn", "certificate", message))
+    for source in settings.sources:
+        if source.unencrypted_host:
+            message = (
+                f"the key is sent unencrypted to {source.unencrypted_host}: use https unless you trust the network"
+            )
+            findings.append(Finding("warn", f"encryption of source {source.name}", message))
+        if source.proxy:
+            seen = "which sees the key" if source.base_url.startswith("http:") else "which sees where they go"
+            message = f"all requests are sent through {source.proxy}, {seen}; proxies of the environment are not used"
+            findings.append(Finding("warn", f"proxy of source {source.name}", message))
     return findings
 
 

@@ -14,8 +14,13 @@ def read_headers(settings: Settings) -> dict[str, dict[str, str]]:
 
 
 def configure_log(settings: Settings, headers_by_source: Mapping[str, Mapping[str, str]], level: str) -> None:
-    """Set up the log. It shows neither the secrets of the sources' requests nor the passwords of the database."""
+    """Set up the log. It shows neither the secrets of the sources' requests nor the passwords of database and proxies.
+
+    Raises SettingsError.
+    """
     secrets = [s for source in settings.sources for s in secrets_of(source.query, headers_by_source[source.name])]
+    proxies = [source.read_proxy_credentials() for source in settings.sources]
+    secrets += [credentials.partition(":")[2] for credentials in proxies if credentials]
     if settings.database_url is not None:
         secrets += dsn.parse(settings.database_url).secrets
     configure(settings.log_format, level, secrets)

@@ -24,6 +24,11 @@ def run_daemon(settings: Settings) -> None:
     async def work() -> None:
         if address and address.unverified_host:
             log.warning("database.unverified", host=address.unverified_host, wanted="sslmode=verify-full")
+        for source in settings.sources:
+            if source.unencrypted_host:
+                log.warning("source.unencrypted", source=source.name, host=source.unencrypted_host, wanted="https")
+            if source.proxy:
+                log.warning("source.proxy", source=source.name, proxy=source.proxy)
         with stop_on_signals() as stop:
             async with database(settings, announce_psql=True) as connect:
                 await daemon.run(settings, connect, headers_by_source, migrate=settings.database_url is None, stop=stop)

@@ -1,5 +1,6 @@
 """The finding about a source: what its responses to one or two requests mean, and what to do. Pure."""
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -18,11 +19,16 @@ class Try(NamedTuple):
     @property
     def is_inconclusive(self) -> bool:
         """True if another resource may still be available to this key."""
-        return self.failure is not None and self.failure.status in {403, 404}
+        failure = self.failure
+        return failure is not None and failure.status in {403, 404} and failure.error_class is not ErrorClass.QUOTA
 
 
-_UNREACHABLE: Final = "check base_url and the firewall; proxies of the environment are not used"
+_UNREACHABLE: Final = (
+    "check base_url and the firewall; if a proxy is the only way out, set the source's proxy: proxies of the "
+    "environment are not used"
+)
 _NO_API: Final = "no API of fine-tuning jobs: check base_url"
+_NOT_THE_API: Final = "not the API itself answered: check base_url, and gateways and login pages in between"
 _MEANINGS: Final[Mapping[ErrorClass, tuple[State, str]]] = {
     ErrorClass.REFUSED: (
         "fail",
@@ -38,7 +44,14 @@ _MEANINGS: Final[Mapping[ErrorClass, tuple[State, str]]] = {
     ErrorClass.FORBIDDEN: ("warn", "the key may not list jobs: polling can work, but statuses are not updated"),
     ErrorClass.MISSING: ("fail", f"{_NO_API}, or set kind to compatible for a provider without a job list"),
     ErrorClass.TIMEOUT: ("warn", "slow or unreachable: polling tries again by itself; see request_timeout_seconds"),
+    ErrorClass.GATEWAY: ("fail", _NOT_THE_API),
+    ErrorClass.CONTENT_TYPE: ("fail", _NOT_THE_API),
+    ErrorClass.HTML: ("fail", _NOT_THE_API),
+    ErrorClass.NOT_A_LIST: ("fail", _NO_API),
 }
+
+_EXPLAINED: Final = frozenset({ErrorClass.BAD_REQUEST, ErrorClass.ERROR_IN_200, ErrorClass.NOT_A_LIST})
+"""Classes with many causes: if the provider's own words name the cause, nothing is added to them."""
 
 
 def assess_source(source: Source, tries: Sequence[Try]) -> Finding:
@@ -53,7 +66,7 @@ def assess_source(source: Source, tries: Sequence[Try]) -> Finding:
     chosen = min(tries, key=_informative_first) if last.is_inconclusive else last
     failure = chosen.failure or last.failure
     state, meaning = _meaning(source, chosen.job, failure, first.job or last.job)
-    return Finding(state, subject, f"{failure.message} ({meaning})")
+    return Finding(state, subject, f"{failure.message} ({meaning})" if meaning else failure.message)
 
 
 def _informative_first(tried: Try) -> tuple[bool, bool]:
@@ -64,15 +77,25 @@ def _informative_first(tried: Try) -> tuple[bool, bool]:
 def _meaning(source: Source, job: str | None, failure: Failure, tracked_job: str | None) -> tuple[State, str]:
     """Return the state and the meaning of a failed request for the checkpoints of `job`, or for the job list.
 
+    The meaning is an empty text if the failure explains itself: nothing is said that is not certain.
     `tracked_job` is the job whose checkpoints were requested in any of the requests, or None.
     """
     if failure.error_class is ErrorClass.UNREACHABLE and "certificate verify failed" in failure.message:
         return "fail", "check base_url; if an authority of your own signed the certificate, name it in SSL_CERT_FILE"
+    if failure.error_class in {ErrorClass.UNREACHABLE, ErrorClass.NETWORK} and source.proxy:
+        # The message of a 407 names the setting already.
+        is_explained = "proxy_credentials" in failure.message
+        return "fail", "" if is_explained else "check proxy and base_url, and what the proxy permits"
+    if failure.error_class is ErrorClass.REFUSED and re.search("unsupported_country|region", failure.message):
+        return "fail", ""
     if failure.error_class is ErrorClass.FORBIDDEN and job:
-        return "fail", f"the key may not list the checkpoints of {job}: give it that right"
+        advice = "" if failure.has_words else ": give it that right"
+        return "fail", f"the key may not list the checkpoints of {job}{advice}"
     if failure.status == HTTPStatus.NOT_FOUND and source.kind == "compatible":
         if tracked_job:
             found = f"neither {tracked_job} nor a job list was found"
             return "warn", f"{found}, so the key could not be tested: check base_url"
         return "warn", "no job list was found, so the key could not be tested: track a job and check again"
-    return _MEANINGS.get(failure.error_class, ("fail", _NO_API))
+    if failure.has_words and failure.error_class in _EXPLAINED:
+        return "fail", ""
+    return _MEANINGS.get(failure.error_class, ("fail", "nothing can be polled until this answer can be read"))

@@ -97,6 +97,8 @@ class Failure:
     """True if a retry cannot succeed now, according to the provider (header x-should-retry: false)."""
     status: int | None = None
     """The HTTP status, or None if there was no response or the status was 200."""
+    has_words: bool = False
+    """True if the message has the provider's own words, which explain the failure better than a guess."""
 
     @property
     def tries(self) -> int:

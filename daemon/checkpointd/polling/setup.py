@@ -14,12 +14,13 @@ from checkpointd.polling.source import ActiveSource
 from checkpointd.postgres.store import Store
 from checkpointd.provider.client import Client
 from checkpointd.provider.http import Limits, Session
+from checkpointd.provider.proxy import Proxy
 from checkpointd.redaction import secrets_of
 from checkpointd.settings.credentials import SettingsError
 from checkpointd.settings.model import Settings
 from checkpointd.settings.source import Source
 from checkpointd.telemetry.health import Health
-from checkpointd.telemetry.logs import hide
+from checkpointd.telemetry.logs import hide, log
 
 SAVED_SHARE: Final = 0.7
 """The share of the drain time within which the last polls must be saved."""
@@ -53,9 +54,17 @@ def open_sources(
 def open_client(
     source: Source, headers: Mapping[str, str], http: Session, limits: Limits, old_secrets: Sequence[str] = ()
 ) -> Client:
-    """Return a client for a source. Its failures contain no secret from the headers or the query, and no old one."""
-    secrets = [*secrets_of(source.query, headers), *old_secrets]
-    return Client(http, source.base_url, headers, source.query, limits, secrets=secrets)
+    """Return a client for a source. Its failures contain no secret of the source, and no old one.
+
+    Raises SettingsError.
+    """
+    proxy = Proxy(source.proxy, source.read_proxy_credentials()) if source.proxy else None
+    secrets = [*secrets_of(source.query, headers), *(proxy.secrets if proxy else ()), *old_secrets]
+
+    def report_page_size(page_size: int, error: str) -> None:
+        log.warning("source.page_size", source=source.name, page_size=page_size, error=error)
+
+    return Client(http, source.base_url, headers, source.query, limits, secrets, proxy, report_page_size)
 
 
 def _renewal(source: Source, headers: Mapping[str, str], http: Session, limits: Limits) -> Callable[[], Client | None]:

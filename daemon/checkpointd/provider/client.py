@@ -8,14 +8,14 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from yarl import URL
-
 from checkpointd.domain.checkpoint import RawItem
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.listing import RawListing
-from checkpointd.provider.http import ApiError, Endpoint, Limits, Session
+from checkpointd.provider.http import ApiError, Endpoint, Limits, Response, Session
 from checkpointd.provider.page import NotAListError, Page, read_page
-from checkpointd.provider.responses import http_date
+from checkpointd.provider.page_size import smaller_page_size
+from checkpointd.provider.proxy import Proxy
+from checkpointd.provider.responses import http_date, is_json
 
 PAGES: Final = 100
 """The most pages of a checkpoint list; a job list may have ten times as many."""
@@ -25,10 +25,17 @@ CURSOR_RESTARTS: Final = 2
 LONGEST_WAIT: Final = 5.0
 """Seconds. If a retry would wait longer, it is left to the next poll."""
 
+SMALLER_PAGES: Final = 8
+"""How many times one listing reduces the page size, at most."""
+
 JOBS: Final = "/fine_tuning/jobs"
 
 Wait = Callable[[float], Awaitable[None]]
 """Waits until the rate limit permits a request, or until a deadline on the event loop's clock."""
+
+
+ReportPageSize = Callable[[int, str], None]
+"""Called with a smaller page size, and the words of the provider that demand it, without secrets."""
 
 
 async def no_wait(_: float) -> None:
@@ -47,10 +54,11 @@ class Client:
 
     def __init__(
         self, http: Session, base_url: str, headers: Mapping[str, str], query: Mapping[str, str], limits: Limits,
-        secrets: Sequence[str] = (),
+        secrets: Sequence[str] = (), proxy: Proxy | None = None, report_page_size: ReportPageSize | None = None,
     ) -> None:  # fmt: skip
         """`headers` include the key; `secrets` are removed from every text that the provider sends."""
-        self._endpoint = Endpoint(http, base_url, headers, query, limits, secrets)
+        self._endpoint = Endpoint(http, base_url, headers, query, limits, secrets, proxy)
+        self._report_page_size = report_page_size
         self._backoff = limits.backoff
         self.holds_secret = self._endpoint.holds_secret
 
@@ -81,13 +89,13 @@ class Client:
 
     async def probe(self, deadline: float, job_id: str | None = None) -> ProbeResult:
         """Request one page of the job list, or of a job's checkpoint list, without retries. Never raises ApiError."""
-        url = self._endpoint.url(JOBS if job_id is None else _checkpoints_of(job_id), None)
+        path = JOBS if job_id is None else _checkpoints_of(job_id)
         try:
-            response = await self._endpoint.get(url, deadline, paging=False)
+            response = await self._endpoint.get(path, None, deadline)
         except ApiError as e:
             return ProbeResult(e.failure, http_date(e.date))
         try:
-            self._read_page(response.body)
+            self._read_page(response)
         except ApiError as e:
             return ProbeResult(e.failure, http_date(response.date))
         return ProbeResult(None, http_date(response.date))
@@ -108,16 +116,21 @@ class Client:
     async def _page(
         self, path: str, cursor: str | None, pagination: "Pagination", deadline: float, wait: Wait
     ) -> Page:  # fmt: skip
-        """Read the page after `cursor`. Tries again if the failure may pass and the deadline allows it."""
-        url = self._endpoint.url(path, cursor)
+        """Read the page after `cursor`. Tries again if the failure may pass and the deadline allows it.
+
+        If the provider says that the page size is too large, a smaller one is used for this and all later requests.
+        """
         tries = 0
         while True:
             tries += 1
             await wait(deadline)
             pagination.requests += 1
             try:
-                return await self._request(url, pagination, deadline, paging=cursor is not None)
+                return await self._request(path, cursor, pagination, deadline)
             except ApiError as e:
+                if self._reduces_page_size(e, pagination):
+                    tries = 0
+                    continue
                 jitter = random.uniform(0.5, 1)  # noqa: S311  # not a secret
                 delay = max(jitter * self._backoff * 2**tries, e.failure.retry_after or 0)
                 longest = min(deadline - asyncio.get_running_loop().time(), LONGEST_WAIT)
@@ -125,25 +138,41 @@ class Client:
                     raise
             await asyncio.sleep(delay)
 
-    async def _request(self, url: URL, pagination: "Pagination", deadline: float, *, paging: bool) -> Page:
-        response = await self._endpoint.get(url, deadline, paging=paging)
+    async def _request(self, path: str, cursor: str | None, pagination: "Pagination", deadline: float) -> Page:
+        response = await self._endpoint.get(path, cursor, deadline)
         pagination.bytes += len(response.body)
-        return self._read_page(response.body)
+        return self._read_page(response)
 
-    def _read_page(self, body: bytes) -> Page:
+    def _reduces_page_size(self, error: ApiError, pagination: "Pagination") -> bool:
+        """Return whether the page size was too large and a smaller one is used now."""
+        if error.page_size is None or pagination.smaller_pages >= SMALLER_PAGES:
+            return False
+        pagination.smaller_pages += 1
+        if error.page_size < self._endpoint.page_size:  # otherwise a concurrent listing has reduced it already
+            self._endpoint.page_size = error.page_size
+            if self._report_page_size:
+                self._report_page_size(error.page_size, error.failure.message)
+        return True
+
+    def _read_page(self, response: Response) -> Page:
         try:
-            return read_page(body)
+            return read_page(response.body)
         except NotAListError as e:
-            failure = Failure(e.error_class, str(e))
-        raise ApiError(self._endpoint.clean(failure))
+            failure = Failure(e.error_class, str(e), has_words=e.words.text != "")
+            page_size = smaller_page_size(e.words, response.page_size, None)
+        if failure.error_class in {ErrorClass.NOT_JSON, ErrorClass.HTML} and not is_json(response.content_type):
+            content_type = response.content_type or "none"
+            failure = Failure(ErrorClass.CONTENT_TYPE, f"content type {content_type}: {failure.message}")
+        raise ApiError(self._endpoint.clean(failure), response.date, page_size)
 
 
 class Pagination:
-    """The state of reading one list, which may be endless: requests and bytes so far, and the cursors used."""
+    """The state of reading one list, which may be endless: requests, bytes and smaller pages so far, and cursors."""
 
     def __init__(self, most_pages: int, most_bytes: float = math.inf) -> None:
         self.requests = 0
         self.bytes = 0
+        self.smaller_pages = 0
         self._most_pages = most_pages
         self._most_bytes = most_bytes
         self._cursors: set[str] = set()

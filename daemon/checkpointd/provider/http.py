@@ -5,6 +5,7 @@ key.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,6 +20,10 @@ from yarl import URL
 from checkpointd import __version__
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.provider import responses
+from checkpointd.provider.body import describe, to_json
+from checkpointd.provider.page_size import smaller_page_size
+from checkpointd.provider.proxy import Proxy, connection_failure, proxy_failure
+from checkpointd.provider.words import Words, words_of
 from checkpointd.redaction import Secrets
 
 Session = aiohttp.ClientSession
@@ -31,6 +36,10 @@ CONNECT_SECONDS: Final = 5.0
 """Connect timeout. Shorter than the request timeout, so that unreachable and slow are reported apart."""
 
 
+_LONGEST_MESSAGE: Final = 200
+_WEB_PAGE: Final = re.compile(r"\s*(?:text/html|application/xhtml)", re.IGNORECASE)
+
+
 class Limits(NamedTuple):
     """Page size in items; timeout of one request and the first delay before a retry, both in seconds."""
 
@@ -40,19 +49,28 @@ class Limits(NamedTuple):
 
 
 class Response(NamedTuple):
-    """The body of a response with status 200, and its Date header; an empty text if there is none."""
+    """A response with status 200: its body, its headers (an empty text if absent), and the page size of its request.
+
+    If the body is JSON, it is in UTF-8 and not compressed.
+    """
 
     body: bytes
     date: str
+    content_type: str
+    page_size: int
 
 
 class ApiError(Exception):
-    """A request failed. `date` is the Date header of the response; an empty text if there is none."""
+    """A request failed. `date` is the Date header of the response; an empty text if there is none.
 
-    def __init__(self, failure: Failure, date: str = "") -> None:
+    `page_size` is the page size that the provider accepts, if it says that the requested one is too large.
+    """
+
+    def __init__(self, failure: Failure, date: str = "", page_size: int | None = None) -> None:
         super().__init__(failure.message)
         self.failure = failure
         self.date = date
+        self.page_size = page_size
 
 
 @asynccontextmanager
@@ -64,6 +82,7 @@ async def open_session() -> AsyncIterator[Session]:
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         trust_env=False,
+        auto_decompress=False,  # provider/body.py does it, because labels can be wrong
     ) as opened:
         yield opened
 
@@ -73,80 +92,101 @@ class Endpoint:
 
     def __init__(
         self, http: Session, base_url: str, headers: Mapping[str, str], query: Mapping[str, str], limits: Limits,
-        secrets: Sequence[str],
+        secrets: Sequence[str], proxy: Proxy | None = None,
     ) -> None:  # fmt: skip
-        """`headers` include the key; `secrets` are removed from every text that the provider sends."""
+        """`headers` include the key; `secrets` are removed from every text that the provider or a proxy sends."""
         self._http = http
         self._base = URL(base_url.rstrip("/"))
         # identity: decompression would cost more than it saves, and a response could be a decompression bomb.
         own = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": f"checkpointd/{__version__}"}
-        self._headers = CIMultiDictProxy(CIMultiDict({**own, **headers}))
-        self._query = urlencode({**query, "limit": limits.page_size})
+        self._proxy = proxy
+        # A request with http is sent to the proxy itself, so it contains the proxy's credentials. With https they are
+        # only in the request for a tunnel, because the provider gets all headers of the request within it.
+        to_proxy = proxy.headers if proxy and self._base.scheme == "http" else {}
+        self._headers = CIMultiDictProxy(CIMultiDict({**own, **headers, **to_proxy}))
+        self._query = "".join(f"{urlencode({name: value})}&" for name, value in query.items() if name != "limit")
+        self.page_size = limits.page_size
         self._request_timeout = limits.request_timeout
         self._secrets = Secrets(secrets)
 
-    def url(self, path: str, after: str | None) -> URL:
-        """Return the URL of a page; `after` is the cursor, or None for the first page."""
+    def _url(self, path: str, after: str | None, page_size: int) -> URL:
         cursor = f"&after={quote(after, safe='')}" if after else ""
         base = self._base  # parsed once, and not at each request
         return URL.build(
             scheme=base.scheme, authority=base.raw_authority, path=base.raw_path.rstrip("/") + path,
-            query_string=self._query + cursor, encoded=True,
+            query_string=f"{self._query}limit={page_size}{cursor}", encoded=True,
         )  # fmt: skip
 
-    async def get(self, url: URL, deadline: float, *, paging: bool) -> Response:
-        """Make one request, until `deadline` on the event loop's clock; `paging` is true if a cursor is sent.
+    async def get(self, path: str, after: str | None, deadline: float) -> Response:
+        """Request a page, until `deadline` on the event loop's clock; `after` is the cursor, None for the first page.
 
-        Raises ApiError unless the response has status 200 and is JSON. Redirects are not followed, because that would
-        send the key to another host.
+        Raises ApiError unless the response has status 200 and is no web page. Redirects are not followed, because that
+        would send the key to another host.
         """
-        body, date = b"", ""
+        date = content_type = ""
+        page_size = self.page_size  # a concurrent listing can reduce it meanwhile
+        url = self._url(path, after, page_size)
+        result: tuple[Failure, Words] | bytes
         seconds = max(min(deadline - asyncio.get_running_loop().time(), self._request_timeout), 0.0)
+        proxy = self._proxy
         try:
             async with (
                 asyncio.timeout(seconds),
-                self._http.get(url, headers=self._headers, allow_redirects=False) as response,
-            ):
-                date = response.headers.get("Date", "")
-                failure, body = await _read(response, paging=paging)
+                self._http.get(
+                    url, headers=self._headers, allow_redirects=False, proxy=proxy and proxy.url,
+                    proxy_headers=proxy and proxy.headers,
+                ) as response,
+            ):  # fmt: skip
+                date, content_type = (response.headers.get(name, "") for name in ("Date", "Content-Type"))
+                result = await _read(response, paging=after is not None, proxied=proxy is not None)
         except aiohttp.ConnectionTimeoutError:
-            failure = Failure(ErrorClass.UNREACHABLE, f"no connection within {CONNECT_SECONDS:g} s")
+            to = " to the proxy" if proxy else ""
+            result = Failure(ErrorClass.UNREACHABLE, f"no connection{to} within {CONNECT_SECONDS:g} s"), Words("none")
         except TimeoutError:
-            failure = Failure(ErrorClass.TIMEOUT, f"no complete response within {round(seconds, 2):g} s")
+            result = Failure(ErrorClass.TIMEOUT, f"no complete response within {round(seconds, 2):g} s"), Words("none")
         except (aiohttp.ClientError, OSError, ValueError) as e:
-            # The error's own text is not used: some errors show the request, which contains the key.
-            reason = e.strerror if isinstance(e, OSError) and e.strerror else type(e).__name__
-            if isinstance(e, aiohttp.ClientConnectorError):
-                failure = Failure(ErrorClass.UNREACHABLE, f"no connection: {reason}")
-            else:
-                failure = Failure(ErrorClass.NETWORK, f"the connection was lost: {reason}")
+            result = connection_failure(e, proxy, self._base.host or ""), Words("none")
         # Raised outside of the except blocks. In them the error would get a context that could show the request.
-        if failure is not None:
-            raise ApiError(self.clean(failure), date)
-        return Response(body, date)
+        if isinstance(result, bytes):
+            return Response(result, date, content_type, page_size)
+        failure, words = result
+        raise ApiError(self.clean(failure), date, smaller_page_size(words, page_size, failure.status))
 
     def clean(self, failure: Failure) -> Failure:
         """Return a failure whose message can be repeated: one line of at most 200 characters, without secrets."""
         # The text is cut first, because the time of the search grows with the square of its length.
-        text = self._secrets.redact_truncated(failure.message[:1000])
-        return replace(failure, message="".join(c if c.isprintable() else " " for c in text)[:200])
+        may_quote = failure.status == HTTPStatus.UNAUTHORIZED
+        text = self._secrets.redact_truncated(failure.message[:1000], may_quote=may_quote)
+        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return replace(failure, message=line if len(line) <= _LONGEST_MESSAGE else f"{line[: _LONGEST_MESSAGE - 1]}…")
 
     def holds_secret(self, json_text: bytes) -> bool:
         """Return whether a text that the provider sent contains the key, encoded or not."""
         return self._secrets.occur_in(json_text)
 
 
-async def _read(response: aiohttp.ClientResponse, *, paging: bool) -> tuple[Failure | None, bytes]:
-    """Return why a response cannot be used, or None; and its body."""
-    if response.status != HTTPStatus.OK:
-        body, _ = await _read_body(response, ERROR_BYTES)
-        return responses.failure_of(response.status, response.headers, body, paging=paging), body
-    content_type = response.headers.get("Content-Type", "none")
-    if not responses.is_json(content_type):
-        return Failure(ErrorClass.CONTENT_TYPE, f"not JSON, but content type {content_type}"), b""
-    body, is_whole = await _read_body(response, PAGE_BYTES)
-    too_large = Failure(ErrorClass.TOO_LARGE, f"a page of more than {PAGE_BYTES} bytes")
-    return None if is_whole else too_large, body
+async def _read(
+    response: aiohttp.ClientResponse, *, paging: bool, proxied: bool
+) -> tuple[Failure, Words] | bytes:  # fmt: skip
+    """Return the body of a response, or why it cannot be used."""
+    encoding, content_type = (response.headers.get(name, "") for name in ("Content-Encoding", "Content-Type"))
+    # 203 is a 200 that a proxy in between has changed.
+    is_page = response.status in {200, 203} and not _WEB_PAGE.match(content_type)
+    limit = PAGE_BYTES if is_page else ERROR_BYTES
+    body, is_whole = await _read_body(response, limit)
+    if is_page and not is_whole:
+        return Failure(ErrorClass.TOO_LARGE, f"a page of more than {PAGE_BYTES} bytes"), Words("none")
+    text = to_json(body, encoding, content_type, limit)
+    if is_page:
+        return (text, Words("none")) if isinstance(text, Failure) else text
+    words = words_of(b"" if isinstance(text, Failure) else text)
+    reason = response.reason or ""
+    if response.status in {200, 203}:
+        _, what = describe(b"" if isinstance(text, Failure) else text)
+        return Failure(ErrorClass.CONTENT_TYPE, f"content type {content_type}: {what}"), words
+    if proxied and response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return proxy_failure(response.status, reason), words
+    return responses.failure_of(response.status, reason, response.headers, words, paging=paging), words
 
 
 async def _read_body(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:

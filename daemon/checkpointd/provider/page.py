@@ -12,6 +12,9 @@ import msgspec
 
 from checkpointd.domain.checkpoint import RawItem
 from checkpointd.domain.failure import ErrorClass
+from checkpointd.provider.body import describe
+from checkpointd.provider.responses import says_quota
+from checkpointd.provider.words import Words, words_in
 
 
 class Page(NamedTuple):
@@ -26,11 +29,12 @@ class Page(NamedTuple):
 
 
 class NotAListError(Exception):
-    """A body is not a page of a list. The text is the reason."""
+    """A body is not a page of a list. The text is the reason; `words` are those of an error that it is instead."""
 
-    def __init__(self, error_class: ErrorClass, message: str) -> None:
+    def __init__(self, error_class: ErrorClass, message: str, words: Words | None = None) -> None:
         super().__init__(message)
         self.error_class = error_class
+        self.words = words or Words("none")
 
 
 class _List(msgspec.Struct):
@@ -105,9 +109,7 @@ def _read_leniently(body: bytes) -> Page:
     except RecursionError:
         raise NotAListError(ErrorClass.NOT_JSON, "JSON nested too deeply") from None
     except (ValueError, IndexError):
-        if body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-            raise NotAListError(ErrorClass.HTML, "a page of HTML or XML") from None
-        raise NotAListError(ErrorClass.NOT_JSON, f"not JSON, or cut off: {len(body)} bytes") from None
+        raise NotAListError(*describe(body)) from None
 
 
 def _page_of(members: dict[str, Any] | None) -> Page:
@@ -116,9 +118,13 @@ def _page_of(members: dict[str, Any] | None) -> Page:
         raise NotAListError(ErrorClass.NOT_A_LIST, "JSON, but not an object")
     data = members.get("data")
     if "error" in members and (members["error"] or not isinstance(data, list)):
-        raise NotAListError(ErrorClass.ERROR_IN_200, f"an error with status 200: {_excerpt(members['error'])}")
+        raise _error_in_200(members)
     if not isinstance(data, list):
-        raise NotAListError(ErrorClass.NOT_A_LIST, "no array `data`")
+        if any(members.get(name) for name in ("errors", "detail", "fault")):
+            raise _error_in_200(members)
+        words = words_in(members)
+        said = f", but these words: {words.text[:160]}" if words.text else ""
+        raise NotAListError(ErrorClass.NOT_A_LIST, f"no array `data`{said}", words)
     if members.get("object", "list") != "list":
         raise NotAListError(ErrorClass.NOT_A_LIST, f"an object of type {_excerpt(members['object'])}, not a list")
     if "has_more" not in members:
@@ -129,10 +135,17 @@ def _page_of(members: dict[str, Any] | None) -> Page:
     return Page(data, has_more, _last_id(data) if has_more else None)
 
 
+def _error_in_200(members: dict[str, Any]) -> NotAListError:
+    """Return the failure of an error that was sent with status 200. Gateways do so after a part of an answer."""
+    words = words_in({name: value for name, value in members.items() if name != "data"})
+    error_class = ErrorClass.QUOTA if says_quota(words) else ErrorClass.ERROR_IN_200
+    said = words.text[:160] or _excerpt(members.get("error"))
+    return NotAListError(error_class, f"an error with status 200: {said}", words)
+
+
 def _excerpt(value: object) -> str:
-    """Return the message of an error object, or any other value as JSON; at most 160 characters."""
-    message = value.get("message") if isinstance(value, dict) else None
-    return (message if isinstance(message, str) else json.dumps(value))[:160]
+    """Return a value as JSON; at most 160 characters."""
+    return json.dumps(value)[:160]
 
 
 # int() raises an error for thousands of digits, which would make the page fail: only the first 40 digits are used.

@@ -3,44 +3,60 @@
 The rules follow what providers document and what their own clients do.
 """
 
-import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from checkpointd.domain.failure import LONGEST_PAUSE, ErrorClass, Failure
+from checkpointd.provider.words import Words
 
-_QUOTA_CODES: Final = frozenset(
-    {
-        "insufficient_quota",
-        "credit_balance_exhausted",
-        "organization_spend_limit_exceeded",
-        "project_spend_limit_exceeded",
-        "organization_usage_limit_exceeded",
-    }
+_STATUSES: Final = frozenset(HTTPStatus)
+
+_QUOTA_CODES: Final = re.compile(
+    r"""(?x) insufficient(?:quota|credits?|balance|funds) | creditbalance(?:exhausted|toolow) | outofcredits?
+    | (?:organization|project|account|team|user)(?:spend|usage)limitexceeded | (?:spend|budget)(?:limit)?exceeded
+    | billing(?:hardlimitreached|notactive) | paymentrequired | exceededbudget | arrearage | 402"""
 )
+"""Matches a code, without its punctuation, that says that nothing is left to spend."""
 
-_ERROR_MEMBERS: Final = frozenset({"error", "errors", "detail", "message"})
-"""APIs report an error in one of these members of an object. Without any, a gateway answered instead of the API."""
+_QUOTA_WORDS: Final = re.compile(
+    r"""(?ix) \b insufficient\ (?:credits?|balance|funds|quota) | \b (?:out\ of|no\ remaining|not\ enough)\ credits?
+    | \b credit\ balance\ is\ too\ low | \b check\ your\ plan\ and\ billing | \b budget\ has\ been\ exceeded
+    | \b billing\ (?:hard\ )?limit | \b spend(?:ing)?\ limit\ (?:was\ |has\ been\ )?(?:reached|exceeded)
+    | \b exceeded\ your\ (?:monthly|current)\ [\w\ ]{0,20} (?:credits|quota|budget|spend)
+    | \b out\ of\ call\ volume\ quota"""
+)
+"""Matches words that say so. They are not used for a 429: providers use the same words for limits of a minute."""
 
 
-def failure_of(status: int, headers: Mapping[str, str], body: bytes, *, paging: bool) -> Failure:
-    """Return what a response with a status other than 200 means; `paging` is true if a cursor was sent.
+def failure_of(status: int, reason: str, headers: Mapping[str, str], words: Words, *, paging: bool) -> Failure:
+    """Return what a response with a status that is not a success means; `paging` is true if a cursor was sent.
 
-    The message of the failure repeats the provider's text, which may contain secrets.
+    `reason` is the text beside the status. The message of the failure has the words of the provider, which may contain
+    secrets.
     """
-    content = _json_object(body)
-    error = content["error"] if isinstance(content.get("error"), dict) else {}
-    # The message of a 401 contains a part of the key.
-    message = "" if status == HTTPStatus.UNAUTHORIZED else error.get("message")
-    code = error.get("code") or error.get("type")
-    words = [f"HTTP {status}", *(word for word in (code, message) if isinstance(word, str) and word)]
+    if words.text:
+        said = f"a web page: {words.text}" if words.kind == "html" else words.text
+    else:
+        phrase = HTTPStatus(status).phrase if status in _STATUSES else ""
+        said = reason if reason and reason.lower() != phrase.lower() else phrase
+        content_type = headers.get("Content-Type", "")
+        said += f" ({content_type})" if content_type and not is_json(content_type) else ""
     no_retry = headers.get("x-should-retry", "").lower() == "false"
-    error_class = _classify(status, content, error, paging=paging)
-    return Failure(error_class, " ".join(words), _retry_after(headers), no_retry, status)
+    error_class = _classify(status, words, paging=paging)
+    message = " ".join(part for part in (f"HTTP {status}", said) if part)
+    return Failure(error_class, message, _retry_after(headers), no_retry, status, has_words=bool(words.text))
+
+
+def says_quota(words: Words, *, by_code_alone: bool = False) -> bool:
+    """Return whether an error says that the account has nothing left to spend: by its code, or by clear words."""
+    if any(_QUOTA_CODES.fullmatch(re.sub(r"[\W_]", "", code)) for code in words.codes):
+        return True
+    return not by_code_alone and _QUOTA_WORDS.search(words.text) is not None
 
 
 def is_json(content_type: str) -> bool:
@@ -59,40 +75,33 @@ def http_date(header: str) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object of a body, or an empty one."""
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _classify(status: int, content: Mapping[str, Any], error: Mapping[str, Any], *, paging: bool) -> ErrorClass:
+def _classify(status: int, words: Words, *, paging: bool) -> ErrorClass:
+    if status == HTTPStatus.PAYMENT_REQUIRED or (status in {400, 403} and says_quota(words)):
+        return ErrorClass.QUOTA
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        is_quota = error.get("type") == "insufficient_quota" or str(error.get("code")) in _QUOTA_CODES
-        return ErrorClass.QUOTA if is_quota else ErrorClass.THROTTLED
+        return ErrorClass.QUOTA if says_quota(words, by_code_alone=True) else ErrorClass.THROTTLED
     if status == HTTPStatus.UNAUTHORIZED:
         return ErrorClass.REFUSED
     if status in {400, 404, 422} and paging:  # the job exists, because its previous page was read: the cursor is lost
         return ErrorClass.CURSOR_LOST
     if status in {408, 409, 425} or status >= 500:
         return ErrorClass.SERVER_ERROR
-    if 400 <= status < 500 and _ERROR_MEMBERS.isdisjoint(content):
-        return ErrorClass.GATEWAY
+    if status in {204, 205}:
+        return ErrorClass.EMPTY_BODY
+    if 400 <= status < 500 and (words.kind != "json" or not words.text):
+        return ErrorClass.GATEWAY  # not in the form of an API
     if status == HTTPStatus.FORBIDDEN:
-        return ErrorClass.REFUSED if _concerns_key(content, error) else ErrorClass.FORBIDDEN
+        return ErrorClass.REFUSED if _concerns_key(words) else ErrorClass.FORBIDDEN
     if status == HTTPStatus.NOT_FOUND:
         return ErrorClass.MISSING
     return ErrorClass.REDIRECT if 300 <= status < 400 else ErrorClass.BAD_REQUEST
 
 
-def _concerns_key(content: Mapping[str, Any], error: Mapping[str, Any]) -> bool:
+def _concerns_key(words: Words) -> bool:
     """Return whether a 403 concerns the key, and therefore all jobs of the source, and not only one job."""
-    if str(error.get("code")).startswith(("unsupported_country", "insufficient_permissions")):
+    if any(code.startswith(("unsupported_country", "insufficient_permissions")) for code in words.codes):
         return True
-    texts = (error.get("message"), *map(content.get, _ERROR_MEMBERS))
-    return any("scope" in text for text in texts if isinstance(text, str))  # the key lacks a permission
+    return "scope" in words.text  # the key lacks a permission
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -6,17 +6,17 @@ The settings have the name of the key, and not the key. `headers` and `query` ma
 import re
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 from yarl import URL
 
 from checkpointd.redaction import looks_like_key
-from checkpointd.settings.credentials import flaw, read_secret
+from checkpointd.settings.credentials import SettingsError, flaw, read_secret
 
 OPENAI: Final = "https://api.openai.com/v1"
 SOURCE_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
 
-def _base_url(value: str) -> str:
+def _base_url(value: str, info: ValidationInfo) -> str:
     if problem := flaw(value):
         raise ValueError(f"the value {problem}")
     try:
@@ -26,11 +26,25 @@ def _base_url(value: str) -> str:
     if url.user is not None or url.password is not None:
         raise ValueError("must not contain a user or a password: name the key in api_key")
     is_loopback = url.host in {"localhost", "::1"} or re.fullmatch(r"127\.\d+\.\d+\.\d+", url.host or "")
-    if not url.host or (url.scheme != "https" and not (url.scheme == "http" and is_loopback)):
-        raise ValueError("must begin with https:// and a host (http:// is accepted for this machine only)")
+    may_be_http = is_loopback or info.data.get("allow_http")
+    if not url.host or (url.scheme != "https" and not (url.scheme == "http" and may_be_http)):
+        scheme = "http:// is accepted for this machine, or with allow_http = true"
+        raise ValueError(f"must begin with https:// and a host ({scheme})")
     if url.query_string or url.fragment:
         raise ValueError("must not contain a query or a fragment: put parameters into the source's table `query`")
     return str(url).rstrip("/")
+
+
+def _proxy(value: str) -> str:
+    try:
+        url = URL(value)
+    except ValueError:
+        raise ValueError("not a valid URL") from None
+    if url.user is not None or url.password is not None:
+        raise ValueError("must not contain a user or a password: name the place of both in proxy_credentials")
+    if url.scheme not in {"http", "https"} or not url.host or url.path_qs != "/" or url.fragment:
+        raise ValueError("must be http://host:port or https://host:port, the address of an HTTP proxy")
+    return str(url.origin())
 
 
 def _key_reference(value: str) -> str:
@@ -76,6 +90,10 @@ class Source(BaseModel):
         Literal["openai", "azure", "compatible"],
         Field(description="the kind of API; azure sends the key in the header api-key"),
     ] = "openai"
+    # Before base_url, whose validator reads it.
+    allow_http: Annotated[
+        bool, Field(description="accept http:// for another machine: the key is sent unencrypted")
+    ] = False
     base_url: Annotated[
         str, AfterValidator(_base_url), Field(description="the address up to, but without, /fine_tuning")
     ] = OPENAI
@@ -94,6 +112,14 @@ class Source(BaseModel):
         dict[str, str],
         Field(repr=False, description="further query parameters, such as Azure's api-version"),
     ] = {}
+    proxy: Annotated[
+        Annotated[str, AfterValidator(_proxy)] | None,
+        Field(description="the HTTP proxy of this source; proxies of the environment are not used"),
+    ] = None
+    proxy_credentials: Annotated[
+        Annotated[str, AfterValidator(_key_reference)] | None,
+        Field(description="the credential, file or variable that contains user:password for the proxy"),
+    ] = None
     requests_per_minute: Annotated[
         float | None,
         Field(
@@ -109,6 +135,18 @@ class Source(BaseModel):
             raise ValueError(f"base_url is required for kind {self.kind}")
         return self
 
+    @model_validator(mode="after")
+    def _has_a_proxy_for_its_credentials(self) -> Self:
+        if self.proxy_credentials and not self.proxy:
+            raise ValueError("proxy_credentials need a proxy: name it in proxy")
+        return self
+
+    @property
+    def unencrypted_host(self) -> str | None:
+        """The host that gets the key unencrypted because of `allow_http`, or None."""
+        url = URL(self.base_url)
+        return url.host if self.allow_http and url.scheme == "http" else None
+
     @property
     def request_interval(self) -> float | None:
         """Seconds between requests, or None without a rate limit."""
@@ -123,6 +161,16 @@ class Source(BaseModel):
         key_header = {"api-key": key} if self.kind == "azure" else {"Authorization": f"Bearer {key}"}
         named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
         return {**self.headers, **{name: value for name, value in named.items() if value}, **key_header}
+
+    def read_proxy_credentials(self) -> str | None:
+        """Return `user:password` for the proxy, or None without credentials. Raises SettingsError."""
+        if self.proxy_credentials is None:
+            return None
+        label = f"proxy_credentials of source {self.name}"
+        credentials = read_secret(self.proxy_credentials, label)
+        if ":" not in credentials:
+            raise SettingsError(f"{label}: {self.proxy_credentials} does not contain user:password")
+        return credentials
 
     def is_job_id(self, text: str) -> bool:
         """Return whether this can be the id of a job. It becomes a segment of a URL's path."""
