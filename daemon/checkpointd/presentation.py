@@ -20,7 +20,7 @@ _JOB_TONES: Final = {
     "gone": "bad",
     "forbidden": "bad",
 }
-_SOURCE_TONES: Final = {"ok": "good", "paused": "warn", "refused": "bad"}
+_SOURCE_TONES: Final = {"ok": "good", "paused": "warn", "refused": "bad", "failing": "bad"}
 
 
 class Row(Protocol):

@@ -39,4 +39,5 @@ from due
 cross join clock
 where sources.key = due.key
 returning sources.key as source, sources.job_list_lease_token as lease_token, sources.state <> 'ok' as source_not_ok,
-  coalesce(sources.job_list_complete_at < clock.now - interval '1 day', true) as full_pass
+  coalesce(sources.job_list_complete_at < clock.now - interval '1 day', true) as full_pass,
+  sources.job_list_complete_at is not null as was_read

@@ -10,11 +10,11 @@ comment on column fine_tuning.sources.name is 'Name of the source in the setting
 comment on column fine_tuning.sources.kind is 'openai, azure or compatible.';
 comment on column fine_tuning.sources.state is
   'ok; paused (throttled or out of quota: every daemon waits until resume_at); refused (the source rejected the key '
-  'of a daemon).';
+  'of a daemon); failing (the source does not answer a daemon as an API should, whatever the job).';
 comment on column fine_tuning.sources.since is 'Time of the last change of the state.';
 comment on column fine_tuning.sources.resume_at is 'Time when polling goes on; null if there is no pause.';
 comment on column fine_tuning.sources.last_error is
-  'Reason of the last pause or refusal, which stays after the source is ok again; null if there was none.';
+  'Why the source is not ok, or was not ok last. It stays after the source is ok again; null if it always was.';
 comment on column fine_tuning.sources.jobs is 'Number of tracked jobs.';
 comment on column fine_tuning.sources.job_list_complete_at is 'Time when the job list was last read to its end.';
 comment on column fine_tuning.sources.job_list_error is 'Why the job list could not be read; null if it could.';

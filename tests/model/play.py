@@ -79,7 +79,7 @@ class Daemon:
 
         A source that was silent may be polled again: enough time has passed since the last poll.
         """
-        self.source.silent_until = 0
+        self.source.attribution.end_silence()
         claimed = await self.poller.tick()
         if claimed:
             await self.poller.idle()

@@ -25,32 +25,42 @@ async def _hours_pass(sql: asyncpg.Connection, hours: float) -> None:
 
 
 async def _phase(sql: asyncpg.Connection) -> str:
-    phase = await sql.fetchval("select phase from fine_tuning.jobs")
+    phase = await sql.fetchval("select phase from fine_tuning.jobs where id = $1", JOB)
     assert isinstance(phase, str)
     return phase
 
 
 async def test_gone_and_back(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """After five 404s over an hour a job is gone: polled daily, not stale, and active when it is found again."""
-    provider.checkpoints[JOB] = page([checkpoint(1)])
-    await sync(store, provider)
-    provider.checkpoints[JOB] = error(404, "fine_tune_not_found")
+    provider.checkpoints[JOB] = provider.checkpoints["ftjob-other"] = page([checkpoint(1)])
+    await track(store, JOB, "ftjob-other")
     phases = []
-    for _ in range(5):
-        await _hours_pass(sql, 0.26)
-        assert 1 == await _poll(store, provider)
-        phases.append(await _phase(sql))
+    async with polling_one(store, provider) as (poller, _, _):
+        assert 2 == await tick(poller)
+        provider.checkpoints[JOB] = error(404, "fine_tune_not_found")
+        for _ in range(5):
+            await poller.queue.saved()
+            await _hours_pass(sql, 0.26)
+            assert 2 == await tick(poller)
+            await poller.queue.saved()
+            phases.append(await _phase(sql))
     assert ["missing", "missing", "missing", "missing", "gone"] == phases
-    row = await sql.fetchrow("select is_stale, next_poll_at - last_attempt_at as gap from fine_tuning.freshness")
+    row = await sql.fetchrow(
+        """select is_stale, next_poll_at - last_attempt_at as gap from fine_tuning.freshness
+        where fine_tuning_job_id = $1""",
+        JOB,
+    )
     assert row is not None
     assert (False, 86400) == (row["is_stale"], row["gap"].total_seconds())
-    assert await sql.fetchval("select missing_since is null from fine_tuning.checkpoints")
+    assert await sql.fetchval("select bool_and(missing_since is null) from fine_tuning.checkpoints")
 
+    await store.untrack(await store.find_jobs(["ftjob-other"]))
     provider.checkpoints[JOB] = page([checkpoint(2), checkpoint(1)])
     assert 0 == await _poll(store, provider)
     await _hours_pass(sql, 24)
     assert 1 == await _poll(store, provider)
-    assert ("active", 2) == (await _phase(sql), await sql.fetchval("select count(*) from fine_tuning.checkpoints"))
+    count = "select checkpoint_count from fine_tuning.jobs where id = $1"
+    assert ("active", 2) == (await _phase(sql), await sql.fetchval(count, JOB))
 
 
 async def test_another_failure_restarts_the_hour_until_gone(
@@ -246,12 +256,25 @@ async def test_job_with_rejects_is_not_sealed(store: Store, provider: Provider, 
 
 
 async def test_unknown_job_is_missing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """A job that the provider does not know is missing after the first poll, and gone after more than an hour."""
+    """A job that the provider does not know is missing after the first poll, and gone after more than an hour.
+
+    It is not gone if nothing else of its source could be read meanwhile.
+    """
+    provider.checkpoints["ftjob-other"] = page([])
     await sync(store, provider)
     assert "missing" == await _phase(sql)
-    await sql.execute("update checkpointd.polling set equal_failures = 4, failing_since = now() - interval '2 h'")
+    failed_for_long = "update checkpointd.polling set equal_failures = 4, failing_since = now() - interval '2 h'"
+    await sql.execute(failed_for_long)
     await sync(store, provider)
-    gap = await sql.fetchval("select next_poll_at - last_attempt_at from fine_tuning.freshness")
+    assert "missing" == await _phase(sql)
+    await sql.execute(failed_for_long)
+    await track(store, "ftjob-other")
+    async with polling_one(store, provider) as (poller, _, _):
+        for name in ("ftjob-other", JOB):
+            await poller.poll_named(await store.find_jobs([name]))
+    gap = await sql.fetchval(
+        "select next_poll_at - last_attempt_at from fine_tuning.freshness where fine_tuning_job_id = $1", JOB
+    )
     assert ("gone", 86400) == (await _phase(sql), gap.total_seconds())
 
 

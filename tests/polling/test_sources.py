@@ -5,6 +5,7 @@ import time
 
 import asyncpg
 
+from checkpointd.domain.attribution import SourceState
 from checkpointd.domain.failure import Failure
 from checkpointd.postgres.store import Store
 from support.harness import polling_one, sync, tick, track
@@ -44,9 +45,8 @@ async def test_key_that_lost_its_rights(store: Store, provider: Provider, sql: a
         provider.checkpoints[name] = error(403, "unsupported_country_region_territory")
     await sql.execute("update checkpointd.polling set next_poll_at = now()")
     async with polling_one(store, provider) as (poller, source, _):
-        source.key_accepted = True
         await tick(poller)
-        assert source.refusals > 0
+        assert source.attribution.state == SourceState.REFUSED
     assert "refused" == await sql.fetchval(STATE)
     assert 1 >= await sql.fetchval("select count(*) from checkpointd.polling where failures > 0")
 
@@ -59,9 +59,9 @@ async def test_forbidden_job_silences_no_other(store: Store, provider: Provider,
     async with polling_one(store, provider) as (poller, source, _):
         await poller.poll_named(await store.find_jobs([JOB]))
         await poller.poll_named(await store.find_jobs(["ftjob-2"]))
-        assert 0 == source.refusals
-    phases = await sql.fetch("select phase from fine_tuning.jobs order by phase")
-    assert ["active", "forbidden"] == [row["phase"] for row in phases]
+        assert source.attribution.state == SourceState.OK
+    failures = await sql.fetch("select consecutive_failures from fine_tuning.freshness order by 1")
+    assert [0, 1] == [row["consecutive_failures"] for row in failures]
 
 
 async def test_throttling_pauses_the_source(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
@@ -89,7 +89,7 @@ async def test_late_successes_end_no_pause(store: Store, provider: Provider, sql
     started = asyncio.get_running_loop().time()
     async with polling_one(store, provider) as (poller, source, outcomes):
         left = await poller.poll_named(await store.find_jobs(jobs))
-        assert source.failure is not None
+        assert source.attribution.failure is not None
     assert asyncio.get_running_loop().time() - started < 30
     failures = [outcome for outcome in outcomes.values() if isinstance(outcome, Failure)]
     assert {"throttled"} == {failure.error_class for failure in failures}
@@ -104,7 +104,7 @@ async def test_pause_is_not_shortened(store: Store, sql: asyncpg.Connection) -> 
     await store.pause_source(key, 1, "short")
     assert await sql.fetchval("select resume_at > now() + interval '800 s' from fine_tuning.sources")
     await sql.execute("update checkpointd.sources set resume_at = now() - interval '1 s'")
-    await store.refuse_source(key, "no")
+    await store.fail_source(key, SourceState.REFUSED, "no")
     assert "refused" == await sql.fetchval(STATE)
 
 

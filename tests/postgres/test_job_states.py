@@ -146,6 +146,8 @@ class TrackedJob:
             self._status = next(status for status in STATUSES[JobEvent(step)] if status != self._status)
             records = read_jobs([json.dumps(job(self.job.id, self._status)).encode()])
             await save_job_records(store, self.database.job_list, records)
+        elif step == JobEvent.SHOWN:
+            await store.record_listed(self.database.job_list, [self.job.id])
         elif step == CLAIMED:
             self._lease = await self._claim()
         else:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
+from checkpointd.domain.attribution import Verdict
 from checkpointd.domain.cadence import CadenceSettings
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.job_state import TRANSITIONS, JobEvent, JobState
@@ -71,7 +72,14 @@ class Call(NamedTuple):
 Work = Sequence[tuple[Row, Call]]
 """The calls of one statement. The keys of their jobs are 1, 2, 3, and so on."""
 
-WITHOUT_EVENT = ("discover_jobs", "update_jobs", "claim_due_jobs", "claim_named_jobs", "release_leases")
+WITHOUT_EVENT = (
+    "discover_jobs",
+    "update_jobs",
+    "claim_due_jobs",
+    "claim_named_jobs",
+    "release_leases",
+    "wake_failing_jobs",
+)
 """Statements that must not change the state of a job."""
 
 _STATUS = {True: "succeeded", False: "training"}
@@ -119,14 +127,16 @@ def _polls(lease: Snapshot, error_class: str | None, *, gone: bool) -> list[Poll
             equal_failures=count, failing_since=since, error_class=error_class,
             settling_since=NOW - 10 * DAY if lease.settling else None, last_change_at=None, newest_step=None,
             newest_seen_at=None, spacing_s=None, spread_s=None, claimed_at=NOW, id="job", status=_STATUS[lease.ended],
-            tracked_at=NOW - 10 * DAY, source_not_ok=False,
+            tracked_at=NOW - 10 * DAY, source_not_ok=False, is_listed=False,
         )  # fmt: skip
         for raw in raws:
             for settle, assume_ended in ((0, 60), (0, 365 * DAY), (DAY, 60), (365 * DAY, 60), (365 * DAY, 365 * DAY)):
-                poll = evaluate(full, raw, CadenceSettings(15, 300, settle, assume_ended), lambda _: False)
-                # The statement has these values as parameters. Only that of a quiet poll has the last two.
-                key = (poll.complete, poll.listing is None, poll.error_class, poll.blames_job, poll.gone)
-                found[*key, *((poll.ended, poll.settled) if poll.quiet else ())] = poll
+                for verdict in (Verdict(), Verdict(source_fails=True)):
+                    cadence = CadenceSettings(15, 300, settle, assume_ended)
+                    poll = evaluate(full, raw, cadence, lambda _: False, verdict)
+                    # The statement has these values as parameters. Only that of a quiet poll has the last two.
+                    key = (poll.complete, poll.listing is None, poll.error_class, poll.blames_job, poll.gone)
+                    found[*key, *((poll.ended, poll.settled) if poll.quiet else ())] = poll
     return list(found.values())
 
 
@@ -169,6 +179,7 @@ def _calls(row: Row) -> Iterator[Call]:
     for ended in (False, True):
         for wake in (True,) if row.ended else (True, False):  # false for the first status of a job
             yield Call("wake_jobs", JobEvent.ENDED if ended else JobEvent.RUNNING, (ended, wake))
+    yield Call("record_listed_jobs", JobEvent.SHOWN)
     for statement in WITHOUT_EVENT:
         yield Call(statement, None)
     if row.lease:
@@ -211,6 +222,8 @@ STATEMENTS: Mapping[str, Callable[[asyncpg.Connection, Work], Awaitable[Any]]] =
         queries.CLAIM_NAMED_JOBS, _keys(work), [1] * len(work), [], [], 60.0
     ),
     "release_leases": lambda sql, work: sql.fetch(queries.RELEASE_LEASES, _keys(work), [1] * len(work)),
+    "wake_failing_jobs": lambda sql, _: sql.fetch(queries.WAKE_FAILING_JOBS, [1]),
+    "record_listed_jobs": lambda sql, work: sql.fetch(queries.RECORD_LISTED_JOBS, 1, 1, _ids(work)),
     "save_quiet_polls": lambda sql, work: sql.fetch(queries.SAVE_QUIET_POLLS, *_rows(QuietRow, work, 1)),
     "finish_polls": lambda sql, work: sql.execute(queries.FINISH_POLLS, *_rows(FinishedRow, work)),
 }
@@ -251,7 +264,10 @@ def _with_lease(row: Row, lease: Snapshot | None) -> Row:
 
 async def _observe(sql: asyncpg.Connection) -> set[tuple[JobState, str, JobState]]:
     """Run every statement on every reachable row. Returns state, event or statement, and next state."""
-    await sql.execute("insert into checkpointd.sources (name, kind) values ('test', 'openai')")
+    await sql.execute(
+        """insert into checkpointd.sources (name, kind, job_list_lease_token, job_list_lease_expires_at)
+        values ('test', 'openai', 1, now() + interval '1 day')"""
+    )
     await sql.fetch(queries.TRACK_JOBS, 1, ["tracked"])
     await sql.fetch(queries.DISCOVER_JOBS, 1, ["discovered"])
     rows = set((await _read(sql)).values())

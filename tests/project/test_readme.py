@@ -139,7 +139,7 @@ def test_error_classes() -> None:
 def test_statements_of_job_states() -> None:
     """Each statement that changes the state of a job is a file of sql/queries."""
     statements = {word for row in DAEMON.rows("Job states", "event") for word in re.findall(r"`(\w+)`", row[2])}
-    assert len(statements) == 7
+    assert len(statements) == 8
     assert statements <= {path.stem for path in (TOP / "sql" / "queries").iterdir()}
 
 
@@ -308,7 +308,7 @@ def test_a_first_change() -> None:
             '    INTERNAL = "internal"\n',
             '    INTERNAL = "internal"\n    LEGAL = "legal"\n',
         ),
-        Edit(f"{package}/domain/failure.py", "ErrorClass.REDIRECT})", "ErrorClass.REDIRECT, ErrorClass.LEGAL})"),
+        Edit(f"{package}/domain/failure.py", "ErrorClass.BAD_REQUEST})", "ErrorClass.BAD_REQUEST, ErrorClass.LEGAL})"),
         Edit(f"{package}/provider/responses.py", last_line, f"{branch}{last_line}"),
     ]
     passed, printed = try_out(edits, [f"{statuses}::{test}"])

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import asyncpg
 import pytest
 
+from checkpointd.domain.attribution import Attribution
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.embedded import EmbeddedPostgres
@@ -93,9 +94,11 @@ async def test_status(store: Store, provider: Provider, sql: asyncpg.Connection,
     )
     status = await watchdog.status_line(store, health)
     assert re.fullmatch(r"polling: 3 tracked, 1 due, 1 failing, last poll (9|1\d)\d s ago", status)
-    health.record_source("azure", Failure(ErrorClass.REFUSED, "no such key"))
+    refused = Attribution()
+    refused.record_poll(1, Failure(ErrorClass.REFUSED, "no such key"), 0, has_pages=False)
+    health.record_source("azure", refused)
     assert (await watchdog.status_line(store, health)).endswith(" s ago; source azure refused")
-    health.record_source("azure", None)
+    health.record_source("azure", Attribution())
     with suppress(DatabaseUnavailableError), health.unit("claim"):
         raise DatabaseUnavailableError("OSError: away", "OSError")
     assert "waiting: database: claim failed: OSError: away" == await watchdog.status_line(store, health)

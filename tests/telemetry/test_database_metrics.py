@@ -1,7 +1,6 @@
 """The metrics that are read from the database, also while the database is unavailable."""
 
 import asyncio
-import math
 import re
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.postgres.embedded import EmbeddedPostgres
 from checkpointd.postgres.store import Store
 from checkpointd.telemetry import database_metrics, metrics
@@ -40,7 +40,7 @@ async def test_no_jobs(store: Store, health: Health) -> None:
     """A source without jobs has a state, and its numbers are 0: Prometheus cannot compute with absent values."""
     await store.register_sources({"test": "openai"})
     await database_metrics.refresh(store, health)
-    assert [1, 0, 0] == [_value("source_state", state=state) for state in database_metrics.STATES]
+    assert [1, 0, 0, 0] == [_value("source_state", state=state) for state in database_metrics.STATES]
     assert {0} == {_value("tracked_jobs", phase=phase) for phase in database_metrics.PHASES}
     assert {0} == {_value(f"{name}_jobs") for name in PROBLEMS}
     assert 0 == _value("oldest_lag_seconds")
@@ -97,7 +97,7 @@ async def test_suspected_gap(store: Store, provider: Provider, sql: asyncpg.Conn
     assert {} == _problems()
 
 
-@pytest.mark.parametrize("state", ["paused", "refused"])
+@pytest.mark.parametrize("state", ["paused", "refused", "failing"])
 async def test_state_of_a_source(store: Store, sql: asyncpg.Connection, state: str, health: Health) -> None:
     """The gauge of the state of a source is 1, and the gauges of the other states are 0."""
     await store.register_sources({"test": "openai"})
@@ -145,8 +145,9 @@ async def test_removed_while_the_database_hangs(
 async def test_a_tick_counts_while_the_source_pauses(store: Store, provider: Provider) -> None:
     """A tick sets its timestamp even if the source pauses and nothing can be claimed."""
     metrics.LAST_TICK.set(0)
+    time = asyncio.get_running_loop().time()
     async with polling_one(store, provider) as (poller, source, _):
-        source.silent_until = math.inf
+        source.attribution.record_poll(1, Failure(ErrorClass.THROTTLED, ""), time, has_pages=False)
         assert 0 == await poller.tick()
     assert 0 < (metrics.REGISTRY.get_sample_value("checkpointd_last_tick_timestamp_seconds") or 0)
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 import structlog
 
+from checkpointd.domain.attribution import Attribution
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.telemetry.health import Health
@@ -41,17 +42,25 @@ def take_events() -> TakeEvents:
     return take
 
 
-def test_a_refused_or_paused_source_is_logged_once(take_events: TakeEvents) -> None:
-    """A refused key, a pause and the recovery are logged once each, however often they are recorded."""
+def test_the_state_of_a_source_is_logged_once(take_events: TakeEvents) -> None:
+    """A refused key, a pause, an outage and the recovery are logged once each, however often they are recorded."""
     health = Health()
-    refused, paused = (Failure(kind, f"HTTP {kind}") for kind in (ErrorClass.REFUSED, ErrorClass.THROTTLED))
-    for failure in (None, refused, refused, paused, paused, None, None):
-        health.record_source("azure", failure)
+    kinds = (ErrorClass.REFUSED, ErrorClass.THROTTLED, ErrorClass.UNREACHABLE)
+    refused, paused, failing = (Failure(kind, f"HTTP {kind}") for kind in kinds)
+    for failure in (None, refused, refused, paused, paused, failing, failing, None, None):
+        attribution = Attribution()
+        if failure:
+            attribution.record_poll(1, failure, 0, has_pages=False)
+        health.record_source("azure", attribution)
     logged = take_events()
-    assert ["source.refused", "source.paused", "source.recovered"] == [event["event"] for event in logged]
-    assert [("warning", "azure", "HTTP refused"), ("warning", "azure", "HTTP throttled"), ("info", "azure", None)] == [
-        (event["log_level"], event["source"], event.get("error")) for event in logged
-    ]
+    names = ["source.refused", "source.paused", "source.failing", "source.recovered"]
+    assert names == [event["event"] for event in logged]
+    assert [
+        ("warning", "azure", "HTTP refused"),
+        ("warning", "azure", "HTTP throttled"),
+        ("warning", "azure", "HTTP unreachable"),
+        ("info", "azure", None),
+    ] == [(event["log_level"], event["source"], event.get("error")) for event in logged]
 
 
 async def test_one_reason_for_several_units_is_one_problem() -> None:

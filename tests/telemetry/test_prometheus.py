@@ -60,7 +60,7 @@ def test_alerts() -> None:
 def test_each_alert_is_tested() -> None:
     """For each alert, tests/data/alerts.test.yml has a case in which it fires."""
     fired = re.findall(r"""labels: '\{alertname="(\w+)""", TESTS.read_text())
-    assert len(ALERTS) == 9
+    assert len(ALERTS) == 10
     assert set(ALERTS) == set(fired)
 
 
@@ -80,7 +80,7 @@ def test_alerts_use_existing_metrics() -> None:
     expressions = re.findall(r"expr: (.+?)\n +(?:for|labels):", RULES, flags=re.DOTALL)
     assert len(ALERTS) == len(expressions)
     assert set() == set(re.findall(r"\bcheckpointd_\w+", "".join(expressions))) - existing
-    assert {"paused", "refused"} == set(re.findall(r'state="(\w+)"', RULES)) <= set(database_metrics.STATES)
+    assert {"paused", "refused", "failing"} == set(re.findall(r'state="(\w+)"', RULES)) <= set(database_metrics.STATES)
 
 
 @needs_promtool

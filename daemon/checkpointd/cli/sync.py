@@ -104,7 +104,7 @@ async def sync_jobs(
                 jobs = [j for j in await store.find_tracked_jobs(list(names)) if source in {None, j.source_name}]
             total = len(jobs)
             left = await poller.poll_named(jobs)
-    source_failures = {active.key: active.failure for active in sources}
+    source_failures = {active.key: active.attribution.failure for active in sources}
     for job in jobs:
         if job.source not in source_failures:
             outcomes[job.source_name, job.id] = Failure(ErrorClass.INTERNAL, "its source is no longer configured")

@@ -13,9 +13,10 @@ from zlib import crc32
 
 from checkpointd.domain.job import WAITING_STATUSES, has_ended
 
-FAILURE_CAP: Final = 900.0
+FAILURE_CAP: Final = 300.0
 REFUSAL_CAP: Final = 3600.0
-"""Each failure doubles the poll gap, up to FAILURE_CAP seconds, or REFUSAL_CAP seconds for LASTING_REFUSALS."""
+"""Each failure doubles the poll gap, up to FAILURE_CAP seconds, so that polls resume within minutes after any failure.
+For LASTING_REFUSALS it is up to REFUSAL_CAP seconds, unless the source fails."""
 
 GONE_GAP: Final = 86400.0
 """The poll gap of a job that is gone, in seconds."""

@@ -60,11 +60,11 @@ JOB_FAILURES: Final = frozenset(
 )
 """Failures that concern one job, because its list has a form that cannot be read to its end."""
 
-REFUSALS: Final = frozenset({ErrorClass.MISSING, ErrorClass.FORBIDDEN, ErrorClass.BAD_REQUEST})
-"""Refusals in the API's own words. They usually concern the job of the request."""
-
 LASTING_REFUSALS: Final = frozenset({ErrorClass.FORBIDDEN, ErrorClass.BAD_REQUEST})
 """Refusals of one job that do not pass by themselves. Its poll gap grows further than after other failures."""
+
+REFUSALS: Final = LASTING_REFUSALS | {ErrorClass.MISSING}
+"""Refusals in the API's own words. They usually concern the job of the request."""
 
 _TRIES: Final = {
     ErrorClass.TIMEOUT: 3,
@@ -104,6 +104,11 @@ class Failure:
     def tries(self) -> int:
         """How often the request may be made within one poll."""
         return 1 if self.no_retry else _TRIES.get(self.error_class, 1)
+
+
+def is_pause(failure: Failure) -> bool:
+    """Return whether the source pauses for all daemons after a failure."""
+    return failure.error_class in {ErrorClass.THROTTLED, ErrorClass.QUOTA}
 
 
 def pause_seconds(failure: Failure) -> float:

@@ -28,7 +28,8 @@ class JobState(StrEnum):
     MISSING = "missing"
     """The provider does not find the job."""
     GONE = "gone"
-    """The provider has not found the job five times in a row, over at least an hour. It is polled daily."""
+    """The provider has not found the job five times in a row, over at least an hour, although its source works. The job
+    is polled daily."""
     FORBIDDEN = "forbidden"
     """The provider denies access to this job, but not to others."""
     UNTRACKED = "untracked"
@@ -71,7 +72,9 @@ class JobEvent(StrEnum):
     FAILED = "failed"
     """The poll failed for another reason that concerns the job. Part of a listing may have been saved."""
     SOURCE_FAILED = "source_failed"
-    """The poll failed because of its source (SOURCE_FAILURES in failure.py). Part of a listing may have been saved."""
+    """The poll failed because of its source (attribution.py). Part of a listing may have been saved."""
+    SHOWN = "shown"
+    """The job list shows the job."""
 
 
 _ACTIVE: Final = frozenset({JobState.ACTIVE})
@@ -99,6 +102,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, frozenset[JobState]]]] = 
         JobEvent.FORBIDDEN: _FORBIDDEN,
         JobEvent.FAILED: _ACTIVE,
         JobEvent.SOURCE_FAILED: _ACTIVE,
+        JobEvent.SHOWN: _ACTIVE,
     },
     JobState.SETTLING: {
         JobEvent.TRACKED: _SETTLING,
@@ -115,6 +119,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, frozenset[JobState]]]] = 
         JobEvent.FORBIDDEN: _FORBIDDEN,
         JobEvent.FAILED: _POLLED,  # active if the part that was read had changes, as after `changed`
         JobEvent.SOURCE_FAILED: _POLLED,
+        JobEvent.SHOWN: _SETTLING,
     },
     # The command sync polls sealed jobs too. A failure is stored, but the job stays sealed until another event.
     JobState.SEALED: {
@@ -132,6 +137,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, frozenset[JobState]]]] = 
         JobEvent.FORBIDDEN: _SEALED,
         JobEvent.FAILED: _SEALED,
         JobEvent.SOURCE_FAILED: _SEALED,
+        JobEvent.SHOWN: _SEALED,
     },
     # A job in one of the next three states may have ended. Then it is settling again when the failure is over.
     JobState.MISSING: {
@@ -150,6 +156,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, frozenset[JobState]]]] = 
         JobEvent.FORBIDDEN: _FORBIDDEN,
         JobEvent.FAILED: _POLLED,
         JobEvent.SOURCE_FAILED: _MISSING,
+        JobEvent.SHOWN: _MISSING,
     },
     JobState.GONE: {
         JobEvent.TRACKED: _GONE,
@@ -162,10 +169,12 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, frozenset[JobState]]]] = 
         JobEvent.SETTLED: _SEALED,
         JobEvent.LISTED: _POLLED,
         JobEvent.CHANGED: _POLLED,
+        JobEvent.NOT_FOUND: _MISSING,  # the source fails, or lists the job
         JobEvent.NOT_FOUND_FOR_LONG: _GONE,
         JobEvent.FORBIDDEN: _FORBIDDEN,
         JobEvent.FAILED: _POLLED,
         JobEvent.SOURCE_FAILED: _GONE,
+        JobEvent.SHOWN: _MISSING,
     },
     JobState.FORBIDDEN: {
         JobEvent.TRACKED: _FORBIDDEN,
@@ -182,12 +191,13 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, frozenset[JobState]]]] = 
         JobEvent.FORBIDDEN: _FORBIDDEN,
         JobEvent.FAILED: _POLLED,
         JobEvent.SOURCE_FAILED: _FORBIDDEN,
+        JobEvent.SHOWN: _FORBIDDEN,
     },
     # Only `tracked` ends this state. If a failure is stored, it then determines the state until the next poll.
     JobState.UNTRACKED: dict.fromkeys(JobEvent, _UNTRACKED) | {JobEvent.TRACKED: _ACTIVE | _FAILING},
 }
 """State → event → the states that can follow. A new job is active.
 
-An event that is absent from a state cannot happen in it. For example, a job is found missing before it is gone.
+An event that is absent from a state cannot happen in it. For example, a job is missing before it is gone.
 Several states can follow if the result depends on a column that the present state hides.
 """

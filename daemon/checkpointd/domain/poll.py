@@ -1,11 +1,11 @@
 """One poll: its lease, the evaluation of its listing, and its result. Pure."""
 
 from collections.abc import Callable
-from http import HTTPStatus
 
 import msgspec
 
 from checkpointd.domain import cadence
+from checkpointd.domain.attribution import Verdict
 from checkpointd.domain.cadence import ArrivalHistory, CadenceSettings
 from checkpointd.domain.failure import LASTING_REFUSALS, SOURCE_FAILURES, ErrorClass, Failure
 from checkpointd.domain.listing import Listing, RawListing, digest, read_listing
@@ -38,6 +38,8 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     tracked_at: float
     source_not_ok: bool
     """True if the state of the source is not `ok`."""
+    is_listed: bool
+    """True if the job list has shown the job since its failures began."""
 
 
 class PollResult(msgspec.Struct, frozen=True):
@@ -83,15 +85,14 @@ class SavedPoll(msgspec.Struct, frozen=True):
     """The number of items that cannot be read. For a quiet poll, it is that of the last compared listing."""
 
 
-def is_forbidden_job(failure: Failure, *, key_accepted: bool) -> bool:
-    """Return whether a failure is a 403 for this job alone: the key has been accepted since it was last refused."""
-    return failure.status == HTTPStatus.FORBIDDEN and key_accepted
-
-
 def evaluate(
-    lease: Lease, raw: RawListing, settings: CadenceSettings, holds_secret: Callable[[bytes], bool]
-) -> PollResult:  # fmt: skip
-    """Read a listing, and plan the next poll of its job.
+    lease: Lease,
+    raw: RawListing,
+    settings: CadenceSettings,
+    holds_secret: Callable[[bytes], bool],
+    verdict: Verdict = Verdict(),  # noqa: B008  # immutable
+) -> PollResult:
+    """Read a listing, and plan the next poll of its job. `verdict` is what its failure means.
 
     A listing with the digest of the last complete one is not read again.
     """
@@ -116,7 +117,7 @@ def evaluate(
         now=now,
         settings=settings,
     )
-    gone = failure is not None and _is_gone(lease, failure)
+    gone = failure is not None and _is_gone(lease, failure, verdict)
     return PollResult(
         lease=lease,
         complete=failure is None,
@@ -124,9 +125,9 @@ def evaluate(
         digest=hashed,
         error_class=failure.error_class if failure else None,
         error=failure.message if failure else None,
-        blames_job=failure is not None and failure.error_class not in SOURCE_FAILURES,
+        blames_job=failure is not None and verdict.blames_job and failure.error_class not in SOURCE_FAILURES,
         gone=gone,
-        delay=cadence.GONE_GAP if gone else _delay(lease, plan.gap, failure),
+        delay=cadence.GONE_GAP if gone else _delay(lease, plan.gap, failure, verdict),
         gap=plan.gap,
         ended=settling_since is not None,
         settled=plan.settled,
@@ -147,15 +148,24 @@ def _seems_ended(lease: Lease, history: ArrivalHistory, settings: CadenceSetting
     )
 
 
-def _is_gone(lease: Lease, failure: Failure) -> bool:
-    """Return whether this failure and those before it show that the job is gone."""
+def _is_gone(lease: Lease, failure: Failure, verdict: Verdict) -> bool:
+    """Return whether this failure and those before it show that the job is gone.
+
+    It is not if its source lists it or fails, or if nothing else of the source was read since the failures began: then
+    the source may answer so for every job.
+    """
     same = failure.error_class is ErrorClass.MISSING and lease.error_class == failure.error_class
-    return same and cadence.is_gone(lease.equal_failures + 1, lease.failing_since, lease.claimed_at)
+    if not (same and cadence.is_gone(lease.equal_failures + 1, lease.failing_since, lease.claimed_at)):
+        return False
+    failing_for = lease.claimed_at - (lease.failing_since or lease.claimed_at)
+    answers = verdict.answered_ago is not None and verdict.answered_ago <= failing_for
+    return answers and not (lease.is_listed or lease.source_not_ok or verdict.source_fails)
 
 
-def _delay(lease: Lease, gap: float, failure: Failure | None) -> float:
+def _delay(lease: Lease, gap: float, failure: Failure | None, verdict: Verdict) -> float:
     """Return the seconds until the next poll: the poll gap, increased by failures in a row and by Retry-After."""
     if failure is None:
         return gap
-    cap = cadence.REFUSAL_CAP if failure.error_class in LASTING_REFUSALS else cadence.FAILURE_CAP
+    is_lasting = failure.error_class in LASTING_REFUSALS and not verdict.source_fails
+    cap = cadence.REFUSAL_CAP if is_lasting else cadence.FAILURE_CAP
     return max(cadence.back_off(gap, lease.failures + 1, cap, lease.job), failure.retry_after or 0)

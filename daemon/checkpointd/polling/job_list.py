@@ -7,9 +7,9 @@ import asyncio
 from contextlib import aclosing
 from typing import Final
 
-from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.domain.failure import SOURCE_FAILURES, ErrorClass, Failure, is_pause, pause_seconds
 from checkpointd.domain.job import ENDED_STATUSES, read_jobs
-from checkpointd.polling.source import ActiveSource, RateLimiter, report_failure
+from checkpointd.polling.source import ActiveSource, RateLimiter, store_failure, store_recovery
 from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.job_records import save_job_records
 from checkpointd.postgres.store import JobListLease, Store
@@ -21,7 +21,7 @@ from checkpointd.telemetry.metrics import REQUESTS
 LIST_SHARE: Final = 0.75
 """The share of the lease within which the job list must be read."""
 
-LONGEST_GAP: Final = 900.0
+LONGEST_GAP: Final = 300.0
 """Seconds. After failures a job list is tried again after this time at most, or after its own gap if that is longer."""
 
 RATE_SHARE: Final = 0.5
@@ -59,7 +59,7 @@ class JobList:
     async def tick(self, *, due_or_not: bool = False) -> None:
         """Read the job list if it is due. Failures are logged, not raised."""
         now = asyncio.get_running_loop().time()
-        if (self._source.is_silent(now) or now < self._silent_until) and not due_or_not:
+        if (self._source.attribution.is_silent(now) or now < self._silent_until) and not due_or_not:
             return
         try:
             with self._health.unit("job list"):
@@ -78,11 +78,12 @@ class JobList:
                 whole = await self._pass(lease, deadline, full=lease.full_pass or not self._has_read_all)
                 self._has_read_all = self._has_read_all or whole
                 self._failures, self._silent_until = 0, 0.0
-                if lease.source_not_ok and not self._source.refusals:  # the key may be refused for polls only
-                    await self._store.accept_sources([self._source.key])
+                self._attribute(None)
+                if lease.source_not_ok or self._source.is_marked:
+                    await store_recovery(self._store, [self._source])
             except ApiError as e:
                 error = e.failure.message
-                await self._record_failure(e.failure)
+                await self._record_failure(lease, e.failure)
             finally:  # also if cancelled, so that other daemons can claim the list
                 await self._store.finish_job_list(lease, self._next_gap(), whole=whole, error=error)
 
@@ -104,8 +105,8 @@ class JobList:
         Returns whether the list was read to its end.
         """
         source = self._source
-        unfinished = await self._store.find_unfinished_jobs(source.key, list(ENDED_STATUSES))
-        unfinished -= set() if full else self._unlisted
+        found = await self._store.find_unfinished_jobs(source.key, list(ENDED_STATUSES))
+        unfinished = found.keys() - (set() if full else self._unlisted)
         limiter = RateLimiter(self._store, source.key, source.request_interval, paid=0)
         async with aclosing(source.client.list_jobs(deadline, limiter.wait)) as pages:
             async for items in pages:
@@ -116,19 +117,29 @@ class JobList:
                 statuses = await save_job_records(self._store, lease, records)
                 if discovered or statuses:
                     log.info("job_list.changed", source=source.name, discovered=discovered, statuses=statuses)
+                if listed := [record.id for record in records if found.get(record.id)]:  # missing, according to polls
+                    await self._store.record_listed(lease, listed)
                 unfinished.difference_update(record.id for record in records)
                 if not (full or unfinished or discovered):
                     return False
         self._unlisted = unfinished
         return True
 
-    async def _record_failure(self, failure: Failure) -> None:
+    async def _record_failure(self, lease: JobListLease, failure: Failure) -> None:
         if not self._failures:
             error_class = failure.error_class
             log.warning("job_list.failed", source=self._source.name, error_class=error_class, error=failure.message)
         self._failures += 1
         if failure.error_class in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN}:
+            # This may concern the job list only: the key may be valid for polls.
             self._silent_until = asyncio.get_running_loop().time() + self._failure_gap()
-        if failure.error_class in {ErrorClass.THROTTLED, ErrorClass.QUOTA}:
-            # A pause applies to polls too. A refusal may concern the job list only: the key may be valid for polls.
-            await report_failure(self._store, self._source.key, failure)
+        elif is_pause(failure):
+            await self._store.pause_source(self._source.key, pause_seconds(failure), failure.message)
+        elif lease.was_read or failure.error_class in SOURCE_FAILURES:  # otherwise the provider may have no job list
+            self._attribute(failure)
+            await store_failure(self._store, self._source)
+
+    def _attribute(self, failure: Failure | None) -> None:
+        """Record what a reading, or its failure, says about the source."""
+        self._source.attribution.record_job_list(failure, asyncio.get_running_loop().time())
+        self._health.record_source(self._source.name, self._source.attribution)

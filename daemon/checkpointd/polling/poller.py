@@ -17,14 +17,14 @@ Four clocks are in use:
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final
 
+from checkpointd.domain.attribution import SourceState
 from checkpointd.domain.cadence import CadenceSettings
-from checkpointd.domain.failure import SOURCE_FAILURES, ErrorClass, Failure
+from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.job import Job
 from checkpointd.domain.listing import RawListing
-from checkpointd.domain.poll import Lease, evaluate, is_forbidden_job
+from checkpointd.domain.poll import Lease, evaluate
 from checkpointd.polling.save_queue import FinishedPoll, SaveQueue
 from checkpointd.polling.source import ActiveSource, Claim, RateLimiter
 from checkpointd.postgres.errors import DatabaseUnavailableError
@@ -139,7 +139,7 @@ class Poller:
         unpolled: list[Job] = []
         self._wants_more = True
         while pending:
-            if failed := {source.key for source in self._sources.values() if source.failure}:
+            if failed := {source.key for source in self._sources.values() if _is_given_up(source, loop.time())}:
                 unpolled += [job for job in pending.values() if job.source in failed]
                 pending = {key: job for key, job in pending.items() if job.source not in failed}
             self.wake.clear()
@@ -208,8 +208,8 @@ class Poller:
     async def _poll(self, claim: Claim, source: ActiveSource) -> FinishedPoll:
         """Poll one job. A failure becomes a result, because an exception would cancel all other polls."""
         started = asyncio.get_running_loop().time()
-        if source.is_silent(started):
-            return FinishedPoll(claim, source, None, source.failure, 0)
+        if source.attribution.is_silent(started):
+            return FinishedPoll(claim, source, None, source.attribution.failure, 0)
         if started >= claim.poll_by:
             return FinishedPoll(claim, source, None, None, 0)
         self._listing[claim.lease.job] = claim.save_by
@@ -231,21 +231,19 @@ class Poller:
 
     def _evaluate(self, claim: Claim, source: ActiveSource, raw: RawListing) -> FinishedPoll:
         """Evaluate a listing, for its job and for its source."""
-        now = asyncio.get_running_loop().time()
-        failure = raw.failure
-        if failure and is_forbidden_job(failure, key_accepted=source.key_accepted):
-            source.key_accepted = False  # a second 403, without a success in between, concerns the key
-            failure = replace(failure, error_class=ErrorClass.FORBIDDEN)
-            raw = raw._replace(failure=failure)
-        of_source = failure if failure and failure.error_class in SOURCE_FAILURES else None
-        if of_source:
-            source.record_failure(of_source, now)
-        elif failure is None:
-            source.record_success(now)
-        self._health.record_source(source.name, source.failure)
+        lease, failure = claim.lease, raw.failure
+        verdict = source.attribution.record_poll(
+            lease.job,
+            failure,
+            asyncio.get_running_loop().time(),
+            has_pages=bool(raw.pages),
+            known_failures=0 if lease.source_not_ok else lease.failures,
+        )
+        self._health.record_source(source.name, source.attribution)
+        of_source = None if verdict.blames_job else failure
         if of_source and not raw.pages:
             return FinishedPoll(claim, source, None, of_source, raw.requests)
-        result = evaluate(claim.lease, raw, self._cadence, source.client.holds_secret)
+        result = evaluate(lease, raw, self._cadence, source.client.holds_secret, verdict)
         return FinishedPoll(claim, source, result, of_source, raw.requests)
 
     def cancel_polls(self) -> None:
@@ -264,6 +262,15 @@ class Poller:
             await asyncio.wait(self._workers, timeout=seconds)
         self.cancel_polls()
         await self.idle()
+
+
+def _is_given_up(source: ActiveSource, now: float) -> bool:
+    """Return whether jobs that are named once are not polled, because their source is silent.
+
+    A failing source is given up after its last running poll: if that succeeds, the source works.
+    """
+    attribution = source.attribution
+    return attribution.is_silent(now) and (attribution.state is not SourceState.FAILING or not source.in_flight)
 
 
 def _move_to_the_end(pending: dict[int, Job], tried: Iterable[Job], claimed: set[int]) -> None:

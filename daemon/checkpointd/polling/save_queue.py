@@ -8,9 +8,9 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.domain.failure import ErrorClass, Failure, is_pause, pause_seconds
 from checkpointd.domain.poll import Lease, PollResult, SavedPoll
-from checkpointd.polling.source import ActiveSource, Claim, report_failure
+from checkpointd.polling.source import ActiveSource, Claim, store_failure, store_recovery
 from checkpointd.postgres.connection import database_deadline
 from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.save import save_changed, save_quiet
@@ -43,7 +43,7 @@ class FinishedPoll(msgspec.Struct, frozen=True):
     source: ActiveSource
     result: PollResult | None
     source_failure: Failure | None
-    """Why the source rejected the poll, or None."""
+    """Why the poll failed, if the failure concerns the source, or None."""
     requests: int
 
     @property
@@ -180,13 +180,21 @@ class SaveQueue:
                 return done
 
     async def _update_sources(self, batch: Sequence[FinishedPoll]) -> None:
-        """Store the failures of the sources, and which sources have recovered."""
-        failures = {f.source.key: f.source_failure for f in batch if f.source_failure and f.requests}
-        for source, failure in failures.items():
-            await report_failure(self._store, source, failure)
-        accepted = {f.source.key for f in batch if f.result and f.result.complete and f.claim.lease.source_not_ok}
-        if accepted := accepted - failures.keys():
-            await self._store.accept_sources(list(accepted))
+        """Store the pauses of the sources, which of them fail, and which are ok again."""
+        polled = [finished for finished in batch if finished.requests]
+        pauses = {f.source.key: f.source_failure for f in polled if f.source_failure and is_pause(f.source_failure)}
+        for key, failure in pauses.items():
+            await self._store.pause_source(key, pause_seconds(failure), failure.message)
+        failed, accepted = dict[int, ActiveSource](), dict[int, ActiveSource]()
+        for finished in polled:
+            source, complete = finished.source, finished.result is not None and finished.result.complete
+            if not complete:
+                failed[source.key] = source
+            if source.is_marked or (complete and finished.claim.lease.source_not_ok):
+                accepted[source.key] = source
+        for source in failed.values():
+            await store_failure(self._store, source)
+        await store_recovery(self._store, [source for key, source in accepted.items() if key not in pauses])
 
     def _report_outcomes(self, batch: Sequence[FinishedPoll], saved: dict[int, SavedPoll]) -> None:
         by_source: dict[str, list[SavedPoll]] = defaultdict(list)

@@ -1,15 +1,13 @@
-"""One source at run time: its client, how many jobs it can take now, its silence, and its rate limit.
-
-A source is silent while this daemon sends it no requests, because it pauses or because it refused the key.
-"""
+"""One source at run time: its client, how many jobs it can take now, its state, and its rate limit."""
 
 import asyncio
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from checkpointd.domain.failure import ErrorClass, Failure, pause_seconds
+from checkpointd.domain.attribution import Attribution, SourceState
 from checkpointd.domain.poll import Lease
 from checkpointd.postgres.connection import database_deadline
 from checkpointd.postgres.errors import DatabaseUnavailableError
@@ -19,9 +17,6 @@ from checkpointd.provider.client import Client
 AHEAD_SECONDS: Final = 0.25
 AHEAD_JOBS: Final = 512
 """Jobs beyond the free slots are claimed only if their polls will start within AHEAD_SECONDS; AHEAD_JOBS at most."""
-
-REFUSED_SILENCE: Final = (60.0, 120.0, 300.0, 900.0)
-"""The seconds of silence after the key of this daemon was refused for the first, second, … time in a row."""
 
 
 class Claim(NamedTuple):
@@ -49,29 +44,23 @@ class ActiveSource:
     """Polls that are claimed and not finished."""
     failing: int = 0
     """How many of them are polls of failing jobs."""
-    failure: Failure | None = None
-    """Why the source last rejected a request of this process, or None if a request has succeeded since."""
-    key_accepted: bool = False
-    """True if a request succeeded since the key was last refused."""
-    refusals: int = 0
-    """How often in a row the key of this process was refused."""
-    silent_until: float = 0.0
+    attribution: Attribution = field(default_factory=Attribution)
+    """Whom failures concern, and the state of the source."""
+    is_marked: bool = False
+    """True if this process stored that the source refuses it or fails, and not yet that it is ok again."""
     _finished: int = 0
     """Polls that finished since `_since`."""
     _since: float = 0.0
     _ahead: int = 0
     """How many jobs may be claimed beyond the free slots."""
 
-    def is_silent(self, now: float) -> bool:
-        """Return whether no request may be made now, because the source pauses or the key was refused."""
-        return now < self.silent_until
-
     def capacity(self, now: float) -> Capacity:
-        """Return how many jobs can be claimed. After a refusal and its silence, it is one job, to test the key."""
-        if self.is_silent(now):
+        """Return how many jobs can be claimed. After a silence it is a few jobs, which test the source."""
+        if self.attribution.is_silent(now):
             return Capacity(0, 0, self.request_interval)
-        if self.refusals:
-            return Capacity(int(not self.in_flight), 1, self.request_interval)
+        if (test_jobs := self.attribution.test_jobs(self.concurrency)) is not None:
+            slots = max(test_jobs - self.in_flight, 0)
+            return Capacity(slots, slots, self.request_interval)
         if now - self._since > 0.1:
             rate = self._finished / (now - self._since)
             self._ahead = min(int(rate * AHEAD_SECONDS), AHEAD_JOBS)
@@ -98,36 +87,22 @@ class ActiveSource:
         self.failing -= claim.lease.failures > 0
         self._finished += 1
 
-    def record_failure(self, failure: Failure, now: float) -> None:
-        """Start the silence of the source, because the key was refused or a pause is needed.
 
-        During the silence, the failures of requests that were sent before it do not count again.
-        """
-        if now < self.silent_until:
-            return
-        self.failure = failure
-        if failure.error_class is ErrorClass.REFUSED:
-            self.silent_until = now + REFUSED_SILENCE[min(self.refusals, len(REFUSED_SILENCE) - 1)]
-            self.refusals += 1
-            self.key_accepted = False
-        else:
-            self.silent_until = now + pause_seconds(failure)
-
-    def record_success(self, now: float) -> None:
-        """Forget past failures, unless the source is silent: then this request was sent before the silence."""
-        if self.is_silent(now):
-            return
-        self.failure = None
-        self.refusals = 0
-        self.key_accepted = True
+async def store_failure(store: Store, source: ActiveSource) -> None:
+    """Store that a source refuses this process or fails for it, if it does."""
+    attribution = source.attribution
+    if attribution.failure is not None and attribution.state in {SourceState.REFUSED, SourceState.FAILING}:
+        source.is_marked = True
+        await store.fail_source(source.key, attribution.state, attribution.failure.message)
 
 
-async def report_failure(store: Store, source: int, failure: Failure) -> None:
-    """Store a failure of a source. A pause applies to all daemons, a refused key only to this one."""
-    if failure.error_class is ErrorClass.REFUSED:
-        await store.refuse_source(source, failure.message)
-    else:
-        await store.pause_source(source, pause_seconds(failure), failure.message)
+async def store_recovery(store: Store, sources: Iterable[ActiveSource]) -> None:
+    """Store that sources are ok again, unless they are not ok for this process."""
+    recovered = [source for source in sources if source.attribution.state is SourceState.OK]
+    if recovered:
+        await store.accept_sources([source.key for source in recovered])
+    for source in recovered:
+        source.is_marked = False
 
 
 class RateLimiter:

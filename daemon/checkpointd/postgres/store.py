@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import asyncpg
 
+from checkpointd.domain.attribution import SourceState
 from checkpointd.domain.job import Job
 from checkpointd.domain.poll import Lease
 from checkpointd.postgres import connection, queries
@@ -59,6 +60,8 @@ class JobListLease(NamedTuple):
     """True if the state of the source is not `ok`."""
     full_pass: bool
     """True if the list has not been read to its end for a day."""
+    was_read: bool
+    """True if it was ever read to its end."""
 
 
 async def finish_or_undo(work: Awaitable[T], undo: Callable[[T], Awaitable[object]] | None = None) -> T:
@@ -185,21 +188,31 @@ class Store:
         async with connection.database_deadline_in(UNDO_SECONDS if task and task.cancelling() else None):
             await finish_or_undo(finish)
 
-    async def find_unfinished_jobs(self, source: int, ended_statuses: Sequence[str]) -> set[str]:
-        """Return the ids of tracked jobs whose last known status is not final, except sealed and missing jobs."""
-        return {row["id"] for row in await self.fetch(queries.FIND_UNFINISHED_JOBS, source, ended_statuses)}
+    async def find_unfinished_jobs(self, source: int, ended_statuses: Sequence[str]) -> dict[str, bool]:
+        """Find the tracked jobs whose last known status is not final, and those that are missing, except sealed ones.
+
+        Returns their ids, and whether each is missing.
+        """
+        rows = await self.fetch(queries.FIND_UNFINISHED_JOBS, source, ended_statuses)
+        return {row["id"]: row["is_missing"] for row in rows}
+
+    async def record_listed(self, lease: JobListLease, ids: Sequence[str]) -> None:
+        """Record that the job list shows jobs that are missing, if the lease still holds. Makes gone ones due."""
+        await self.fetch(queries.RECORD_LISTED_JOBS, lease.source, lease.lease_token, ids)
 
     async def pause_source(self, source: int, seconds: float, reason: str) -> None:
         """Stop the claims of a source, by every daemon, for this many seconds."""
         await self.fetch(queries.PAUSE_SOURCE, source, seconds, reason)
 
-    async def refuse_source(self, source: int, reason: str) -> None:
-        """Record that a source refused the key of this daemon. Other daemons may have another key."""
-        await self.fetch(queries.REFUSE_SOURCE, source, reason)
+    async def fail_source(self, source: int, state: SourceState, reason: str) -> None:
+        """Record that a source refuses the key of this daemon, or fails for it. Other daemons go on."""
+        await self.fetch(queries.FAIL_SOURCE, source, state, reason)
 
-    async def accept_sources(self, sources: Sequence[int]) -> list[str]:
-        """Record that these sources accept requests again. Returns the names of those whose state was not `ok`."""
-        return [row["name"] for row in await self.fetch(queries.ACCEPT_SOURCES, sources)]
+    async def accept_sources(self, sources: Sequence[int]) -> None:
+        """Record that these sources accept requests again. Failing jobs of a source that was failing are due soon."""
+        rows = await self.fetch(queries.ACCEPT_SOURCES, sources)
+        if recovered := [row["key"] for row in rows if row["former_state"] == SourceState.FAILING]:
+            await self.fetch(queries.WAKE_FAILING_JOBS, recovered)
 
     async def charge_source(self, source: int, request_interval: float) -> float:
         """Count a request against the rate limit of a source. Returns after how many seconds it may be made."""

@@ -48,7 +48,7 @@ async def run(
     metrics.create_series(source.name for source in settings.sources)
     async with (
         open_store(connect, WEB_POOL_SIZE) as web_store,
-        server.serve(settings.http_host, settings.http_port, health.problems, web_store),
+        server.serve(settings.http_host, settings.http_port, health.problems, web_store, health.source_problems),
         open_store(connect) as store,
         open_session() as http,
     ):

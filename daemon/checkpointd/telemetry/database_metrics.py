@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from prometheus_client import Gauge
 
+from checkpointd.domain.attribution import SourceState
 from checkpointd.domain.job_state import JobState
 from checkpointd.postgres import overview
 from checkpointd.postgres.connection import database_deadline_in
@@ -27,7 +28,7 @@ READ_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 1.0
 """The delay before a failed reading is tried again."""
 
-STATES: Final = ("ok", "paused", "refused")
+STATES: Final = tuple(SourceState)
 PHASES: Final = tuple(state.value for state in JobState if state is not JobState.UNTRACKED)
 
 

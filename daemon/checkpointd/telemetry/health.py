@@ -1,4 +1,4 @@
-"""The problems of this process: units of work that fail, and sources that are paused or refuse its key.
+"""The problems of this process: units of work that fail, and sources that pause, refuse its key or fail.
 
 A unit of work is one use of the database, such as a claim or a save.
 """
@@ -8,13 +8,20 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Final
 
 from prometheus_client import Histogram
 
-from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.domain.attribution import Attribution, SourceState
 from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.telemetry.logs import log
 from checkpointd.telemetry.metrics import DATABASE_UP
+
+_EVENTS: Final = {
+    SourceState.PAUSED: "source.paused",
+    SourceState.REFUSED: "source.refused",
+    SourceState.FAILING: "source.failing",
+}
 
 
 @dataclass(eq=False)
@@ -36,8 +43,7 @@ class Health:
         self._failed: dict[str, DatabaseUnavailableError] = {}
         """The last error of each unit of work whose last run failed."""
         self._running: set[Unit] = set()
-        self._source_states: dict[str, str] = {}
-        """The state of each source to which this process sends no requests: refused or paused."""
+        self._source_states: dict[str, SourceState] = {}
 
     @contextmanager
     def unit(self, work: str, duration: Histogram | None = None) -> Iterator[Unit]:
@@ -68,16 +74,17 @@ class Health:
         now = asyncio.get_running_loop().time()
         return max((now - unit.started for unit in self._running if unit.work == work), default=0.0)
 
-    def record_source(self, name: str, failure: Failure | None) -> None:
-        """Record the failure of a source, or None. A change of its state is logged once."""
-        known = self._source_states.pop(name, None)
-        if failure:
-            state = self._source_states[name] = "refused" if failure.error_class is ErrorClass.REFUSED else "paused"
-            if state != known:
-                event = {"refused": "source.refused", "paused": "source.paused"}[state]
-                log.warning(event, source=name, error_class=failure.error_class, error=failure.message)
-        elif known:
+    def record_source(self, name: str, attribution: Attribution) -> None:
+        """Record the state of a source for this process. A change of it is logged once."""
+        state, failure = attribution.state, attribution.failure
+        known = self._source_states.get(name, SourceState.OK)
+        if state is known:
+            return
+        self._source_states[name] = state
+        if failure is None:
             log.info("source.recovered", source=name)
+        else:
+            log.warning(_EVENTS[state], source=name, error_class=failure.error_class, error=failure.message)
 
     def problems(self) -> list[str]:
         """Return the reasons why the process cannot work, one text for each, without secrets."""
@@ -89,5 +96,5 @@ class Health:
         return [f"database: {', '.join(works)} failed: {error}" for error, works in works_by_error.items()]
 
     def source_problems(self) -> list[str]:
-        """Return which sources are refused or paused for this process."""
-        return [f"source {name} {state}" for name, state in self._source_states.items()]
+        """Return which sources are paused, refused or failing for this process."""
+        return [f"source {name} {state}" for name, state in self._source_states.items() if state is not SourceState.OK]

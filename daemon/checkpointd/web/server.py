@@ -40,10 +40,13 @@ _STATIC_FILES: Final = {"style.css": "text/css", "script.js": "text/javascript",
 
 
 @asynccontextmanager
-async def serve(host: str, port: int, problems: Problems, store: Store) -> AsyncIterator[None]:
+async def serve(
+    host: str, port: int, problems: Problems, store: Store, source_problems: Problems = list
+) -> AsyncIterator[None]:
     """Serve the status port. If it cannot be opened, log a warning and continue without it.
 
-    `store` must have connections of its own, so that pages and polls do not wait for each other.
+    `store` must have connections of its own, so that pages and polls do not wait for each other. `source_problems` are
+    shown by /readyz, but do not make it fail: the daemon works, and polls its other sources.
     """
 
     def is_loopback_only() -> bool:
@@ -51,7 +54,7 @@ async def serve(host: str, port: int, problems: Problems, store: Store) -> Async
 
     app = web.Application(middlewares=[_check_host(host, is_loopback_only), _show_problems(problems)])
     app.on_response_prepare.append(_add_headers)
-    _add_routes(app.router, problems, store)
+    _add_routes(app.router, problems, source_problems, store)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()
     try:
@@ -66,13 +69,14 @@ async def serve(host: str, port: int, problems: Problems, store: Store) -> Async
         await runner.cleanup()
 
 
-def _add_routes(router: web.UrlDispatcher, problems: Problems, store: Store) -> None:
+def _add_routes(router: web.UrlDispatcher, problems: Problems, source_problems: Problems, store: Store) -> None:
     async def livez(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
         found = problems()
-        return web.Response(text="\n".join(found or ["ok"]) + "\n", status=503 if found else 200)
+        lines = [*(found or ["ok"]), *source_problems()]
+        return web.Response(text="\n".join(lines) + "\n", status=503 if found else 200)
 
     async def jobs(request: web.Request) -> web.Response:
         found = await data.read_jobs_page(store, request.query.get("q", ""), _page_number(request))

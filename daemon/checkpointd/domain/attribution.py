@@ -1,0 +1,224 @@
+"""Whether a failure concerns one job or its whole source, and the state of the source. Pure.
+
+One Attribution for each source and process is told the outcome of each poll and of each reading of the job list. Some
+failures tell by themselves whom they concern (SOURCE_FAILURES and JOB_FAILURES in failure.py). The others concern the
+source in two cases:
+
+- Three jobs failed, and no job succeeded in between. The job list counts as two jobs, because it stands for many.
+- Something in front of the API answered (`gateway`), and no other job succeeded within the last minute.
+
+A job that failed before another one succeeded has a failure of its own. It is no evidence against the source until it
+succeeds again. So a few bad jobs never silence a source whose other jobs can be read.
+
+If the only evidence are refusals in the API's own words (REFUSALS), the source is shown as failing, but it is not
+silenced, and the failures count against the jobs, too. Many jobs may have been deleted at once, and the others must not
+wait.
+
+Times are on the event loop's clock, in seconds.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from checkpointd.domain.failure import JOB_FAILURES, REFUSALS, SOURCE_FAILURES, ErrorClass, Failure, pause_seconds
+
+JOB_LIST: Final = 0
+"""Stands for the job list where a job is named. The keys of jobs start at 1."""
+
+ENOUGH_FAILURES: Final = 3
+"""So many jobs that fail in a row show that their source fails. The job list counts as JOB_LIST_WEIGHT jobs."""
+JOB_LIST_WEIGHT: Final = 2
+
+RECENT_SECONDS: Final = 60.0
+"""A gateway that answers for one job does not concern the source if another job succeeded within this time."""
+
+OWN_FAILURES: Final = 3
+"""A job that failed so often in a row while its source was `ok` has failures of its own. This is what a process knows
+of a job that it has not polled yet."""
+
+TEST_JOBS: Final = 4
+"""At most so many jobs test a failing source at once, after each silence."""
+
+
+class SourceState(StrEnum):
+    """The states of a source, as the column `state` of the view `sources` shows them."""
+
+    OK = "ok"
+    PAUSED = "paused"
+    """The provider throttles, or the quota is used up. All daemons wait."""
+    REFUSED = "refused"
+    """The provider rejects the key of this process."""
+    FAILING = "failing"
+    """The provider does not answer this process as an API should, whatever the job."""
+
+
+SILENCES: Final = {
+    SourceState.REFUSED: (60.0, 120.0, 300.0),
+    SourceState.FAILING: (15.0, 30.0, 60.0, 120.0, 300.0),
+}
+"""The seconds of silence after the first, second, … failure of a source in a row. The last one is repeated."""
+
+_STATE_BY_CLASS: Final = {ErrorClass.REFUSED: SourceState.REFUSED, ErrorClass.UNREACHABLE: SourceState.FAILING}
+"""The states that failures of the source lead to; the others lead to a pause."""
+
+
+class Verdict(NamedTuple):
+    """What the outcome of a poll means."""
+
+    blames_job: bool = True
+    """True if a failure counts against the job, also one that only evaluate() finds. It can concern the source, too."""
+    source_fails: bool = False
+    """True if the source is failing."""
+    answered_ago: float | None = 0.0
+    """The seconds since another job or the job list was read, or None if this process has not read any."""
+
+
+class Attribution:
+    """What the outcomes of one source, in one process, say about it.
+
+    A source is silent while this process sends it no requests.
+    """
+
+    def __init__(self) -> None:
+        self.state = SourceState.OK
+        self.failure: Failure | None = None
+        """Why the source is not `ok`, or None."""
+        self._silent_until = 0.0
+        self._silences = 0
+        """How often in a row the source became silent in its present state."""
+        self._failed: dict[int, Failure] = {}
+        """The jobs that failed since a job last succeeded, with their last failures."""
+        self._own: set[int] = set()
+        """The jobs with failures of their own."""
+        self._last_success: tuple[int, float] | None = None
+        """The job that succeeded last, and when."""
+        self._other_success: float | None = None
+        """When a job other than that one last succeeded."""
+
+    def is_silent(self, now: float) -> bool:
+        """Return whether no request may be made now."""
+        return now < self._silent_until
+
+    def test_jobs(self, concurrency: int) -> int | None:
+        """Return how many jobs may be polled at once, to test a source after its silence, or None without a limit."""
+        if not self._silences:
+            return None
+        return 1 if self.state is SourceState.REFUSED else min(TEST_JOBS, concurrency)
+
+    def end_silence(self) -> None:
+        """Let requests be made at once."""
+        self._silent_until = 0.0
+
+    def record_poll(
+        self, job: int, failure: Failure | None, now: float, *, has_pages: bool, known_failures: int = 0
+    ) -> Verdict:
+        """Record the outcome of a poll, and return what it means.
+
+        A poll that read at least one page shows that the source answers. `known_failures` is how many polls of the job
+        failed in a row while its source was `ok`, according to the database.
+        """
+        answered_ago = self._since_success_of_another(job, now)
+        if failure is None or (has_pages and failure.error_class not in SOURCE_FAILURES):
+            self._record_success(job, now)
+            blames_job = True
+        else:
+            if known_failures >= OWN_FAILURES and job not in self._failed:
+                self._own.add(job)
+            blames_job = not self._concerns_source(job, failure, now)
+        return Verdict(blames_job, self.state is SourceState.FAILING, answered_ago)
+
+    def record_job_list(self, failure: Failure | None, now: float) -> None:
+        """Record the outcome of a reading of the job list.
+
+        If it succeeds, a failing source is `ok` again only if too few jobs failed: the provider may answer for its job
+        list alone.
+        """
+        if failure is not None:
+            self._concerns_source(JOB_LIST, failure, now)
+            return
+        self._own.discard(JOB_LIST)
+        self._failed.pop(JOB_LIST, None)
+        self._remember_success(JOB_LIST, now)
+        is_over = {
+            SourceState.PAUSED: not self.is_silent(now),
+            SourceState.FAILING: not _are_enough(self._failed),
+        }
+        if is_over.get(self.state, False):
+            self._recover()
+
+    def _record_success(self, job: int, now: float) -> None:
+        self._remember_success(job, now)
+        self._failed.pop(job, None)
+        self._own |= {j for j, f in self._failed.items() if f.error_class not in SOURCE_FAILURES}
+        self._own.discard(job)
+        self._failed.clear()
+        # A request that was sent before a pause began does not end it. A failing source only has to answer.
+        if self.state is SourceState.FAILING or not self.is_silent(now):
+            self._recover()
+
+    def _recover(self) -> None:
+        self.state, self.failure = SourceState.OK, None
+        self._silent_until, self._silences = 0.0, 0
+
+    def _concerns_source(self, job: int, failure: Failure, now: float) -> bool:
+        """Record a failure, and return whether it concerns the source and not the job."""
+        error_class = failure.error_class
+        if error_class in SOURCE_FAILURES:
+            self._failed[job] = failure
+            self._silence(_STATE_BY_CLASS.get(error_class, SourceState.PAUSED), failure, now)
+            return True
+        if error_class in JOB_FAILURES:
+            return False
+        is_refusal = error_class in REFUSALS
+        if self.state is SourceState.FAILING and self._silences and not is_refusal:  # a test that failed
+            self._failed[job] = failure
+            self._silence(SourceState.FAILING, failure, now)
+            return True
+        if job in self._own:
+            return False
+        self._failed[job] = failure
+        if not is_refusal and (
+            _are_enough(j for j, f in self._failed.items() if f.error_class not in REFUSALS)
+            or (error_class is ErrorClass.GATEWAY and job != JOB_LIST and not self._answered_lately(job, now))
+        ):
+            self._silence(SourceState.FAILING, failure, now)
+            return True
+        if _are_enough(self._failed) and self.state is not SourceState.FAILING and not self.is_silent(now):
+            self.state, self.failure, self._silences = SourceState.FAILING, failure, 0
+        return False
+
+    def _silence(self, state: SourceState, failure: Failure, now: float) -> None:
+        """Make the source silent. The failures of requests that were sent before a silence do not prolong it."""
+        if self.is_silent(now):
+            return
+        if state is not self.state:
+            self._silences = 0
+        self.state, self.failure = state, failure
+        if state is SourceState.PAUSED:
+            seconds = pause_seconds(failure)
+        else:
+            longest = SILENCES[state][-1]
+            seconds = SILENCES[state][min(self._silences, len(SILENCES[state]) - 1)]
+            seconds = max(seconds, min(failure.retry_after or 0, longest))
+            self._silences += 1
+        self._silent_until = now + seconds
+
+    def _remember_success(self, job: int, now: float) -> None:
+        if self._last_success is not None and self._last_success[0] != job:
+            self._other_success = self._last_success[1]
+        self._last_success = job, now
+
+    def _since_success_of_another(self, job: int, now: float) -> float | None:
+        if self._last_success is not None and self._last_success[0] != job:
+            return now - self._last_success[1]
+        return None if self._other_success is None else now - self._other_success
+
+    def _answered_lately(self, job: int, now: float) -> bool:
+        seconds = self._since_success_of_another(job, now)
+        return seconds is not None and seconds <= RECENT_SECONDS
+
+
+def _are_enough(failed: Iterable[int]) -> bool:
+    """Return whether so many jobs failed that the cause is their source."""
+    return sum(JOB_LIST_WEIGHT if job == JOB_LIST else 1 for job in failed) >= ENOUGH_FAILURES
