@@ -111,7 +111,9 @@ async def _assert_polled_within_minutes(daemon: Daemon, sql: asyncpg.Connection,
     await daemon.work()
     await daemon.pass_time(sql, 60)  # the jobs that failed are due within a minute
     await daemon.work()
-    read = "select fine_tuning_job_id from fine_tuning.freshness where last_complete_at > $1::timestamptz - interval '60 s'"
+    read = """
+        select fine_tuning_job_id from fine_tuning.freshness
+        where last_complete_at > $1::timestamptz - interval '60 s'"""
     assert set(jobs) <= {row[0] for row in await sql.fetch(read, now)}
     assert "ok" == (await _source(sql))[0]
     assert [] == daemon.health.source_problems()
