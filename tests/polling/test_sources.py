@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import asyncpg
+from aiohttp import web
 
 from checkpointd.domain.attribution import SourceState
 from checkpointd.domain.failure import Failure
@@ -141,6 +142,22 @@ async def test_key_refused_during_an_outage(store: Store, sql: asyncpg.Connectio
     await store.pause_source(key, 60, "HTTP 429")
     await store.fail_source(key, SourceState.FAILING, "HTTP 502")
     assert "paused" == await sql.fetchval(STATE)
+
+
+async def test_suspended_process_learns_nothing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Requests that fail because this process stood still until its leases had expired do not concern the source."""
+    jobs = [f"ftjob-{n}" for n in range(5)]
+    await track(store, *jobs)
+
+    async def stand_still(_: web.Request) -> web.StreamResponse:
+        time.sleep(1.1)  # noqa: ASYNC251  # blocks the daemon, which runs in this process
+        return error(500)
+
+    provider.checkpoints = dict.fromkeys(jobs, stand_still)
+    async with polling_one(store, provider, lease=1) as (poller, source, _):
+        assert 5 == await tick(poller)
+        assert source.attribution.state == SourceState.OK
+    assert "ok" == await sql.fetchval(STATE)
 
 
 async def test_failing_jobs_get_a_quarter_of_the_slots(

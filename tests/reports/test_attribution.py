@@ -12,13 +12,14 @@ import pytest
 from aiohttp import web
 
 from checkpointd.domain.attribution import SourceState
+from checkpointd.domain.poll import SavedPoll
 from checkpointd.polling.job_list import JobList
 from checkpointd.polling.poller import Poller
 from checkpointd.polling.source import ActiveSource
 from checkpointd.postgres import overview
 from checkpointd.postgres.store import Store
 from checkpointd.telemetry.health import Health
-from support.harness import polling_one, tick, track, until_true
+from support.harness import polling_one, sync, tick, track, until_true
 from support.provider import Answer, Provider, body, checkpoint, error, job, page
 from support.verbs import checkpointd, environment, get, running, wait_for_line
 
@@ -272,6 +273,19 @@ async def test_one_strange_job_among_healthy_ones(
             assert States({"active"}, {0}, {None}, 0) == await _states(sql, JOBS[1:])
         assert "ok" == (await _source(sql))[0]
         await _assert_polled_within_minutes(daemon, sql, JOBS[1:])
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+async def test_strange_job_among_those_that_are_polled_once(store: Store, provider: Provider, strange: str) -> None:
+    """If one job of many has a strange answer, `sync` polls all others, even if it is the first one to be answered."""
+    jobs = [f"ftjob-{n}" for n in range(30)]
+    _work_again(provider, jobs)
+    provider.checkpoints[jobs[0]] = STRANGE[strange]
+    outcomes = await sync(store, provider, *jobs)
+    complete = {
+        name for name, outcome in outcomes.items() if isinstance(outcome, SavedPoll) and outcome.result.complete
+    }
+    assert set(jobs[1:]) == complete
 
 
 async def test_deleted_job_among_healthy_ones(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
