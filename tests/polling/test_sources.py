@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import asyncpg
+from aiohttp import web
 
 from checkpointd.domain.attribution import SourceState
 from checkpointd.domain.failure import Failure
@@ -106,6 +107,57 @@ async def test_pause_is_not_shortened(store: Store, sql: asyncpg.Connection) -> 
     await sql.execute("update checkpointd.sources set resume_at = now() - interval '1 s'")
     await store.fail_source(key, SourceState.REFUSED, "no")
     assert "refused" == await sql.fetchval(STATE)
+
+
+async def test_recovery_wakes_failing_jobs(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """When a failing source is ok again, its failing jobs are due within a minute, except those that are gone."""
+    await track(store, JOB, "ftjob-failing", "ftjob-gone", "ftjob-fine")
+    provider.checkpoints[JOB] = page([])
+    await sql.execute("""
+        update checkpointd.sources set state = 'failing', last_error = 'HTTP 502';
+        update checkpointd.polling set next_poll_at = now() + interval '1 h', failures = (id <> 'ftjob-fine')::int,
+          is_gone = id = 'ftjob-gone'
+        from checkpointd.jobs where key = job and id <> 'ftjob-abc123'""")
+    async with polling_one(store, provider) as (poller, _, _):
+        assert 1 == await tick(poller)
+    assert "ok" == await sql.fetchval(STATE)
+    soon = """
+        select id, next_poll_at < now() + interval '1 min' from checkpointd.polling
+        join checkpointd.jobs on key = job"""
+    due = {"ftjob-failing": True, "ftjob-gone": False, "ftjob-fine": False, JOB: True}
+    assert due == dict(map(tuple, await sql.fetch(soon)))
+
+
+async def test_key_refused_during_an_outage(store: Store, sql: asyncpg.Connection) -> None:
+    """A source that fails in another way has the new state and reason, but the same failure does not restart it."""
+    key = (await store.register_sources({"test": "openai"}))["test"]
+    await store.fail_source(key, SourceState.FAILING, "HTTP 502")
+    since = await sql.fetchval("select since from fine_tuning.sources")
+    await store.fail_source(key, SourceState.FAILING, "HTTP 503")
+    row = await sql.fetchrow("select state, since, last_error from fine_tuning.sources")
+    assert ("failing", since, "HTTP 503") == tuple(row or ())
+    await store.fail_source(key, SourceState.REFUSED, "HTTP 401")
+    row = await sql.fetchrow("select state, since > $1, last_error from fine_tuning.sources", since)
+    assert ("refused", True, "HTTP 401") == tuple(row or ())
+    await store.pause_source(key, 60, "HTTP 429")
+    await store.fail_source(key, SourceState.FAILING, "HTTP 502")
+    assert "paused" == await sql.fetchval(STATE)
+
+
+async def test_suspended_process_learns_nothing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Requests that fail because this process stood still until its leases had expired do not concern the source."""
+    jobs = [f"ftjob-{n}" for n in range(5)]
+    await track(store, *jobs)
+
+    async def stand_still(_: web.Request) -> web.StreamResponse:
+        time.sleep(1.1)  # noqa: ASYNC251  # blocks the daemon, which runs in this process
+        return error(500)
+
+    provider.checkpoints = dict.fromkeys(jobs, stand_still)
+    async with polling_one(store, provider, lease=1) as (poller, source, _):
+        assert 5 == await tick(poller)
+        assert source.attribution.state == SourceState.OK
+    assert "ok" == await sql.fetchval(STATE)
 
 
 async def test_failing_jobs_get_a_quarter_of_the_slots(

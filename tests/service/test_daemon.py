@@ -107,14 +107,15 @@ async def test_standard_error_is_closed(url: str, provider: Provider, sql: async
 
 
 async def test_provider_is_down(url: str, sql: asyncpg.Connection, tmp_path: Path) -> None:
-    """A provider that is down does not stop the daemon: the failures of the job are counted."""
+    """A provider that is down does not stop the daemon: the source is failing, and the job is not blamed."""
     async with Provider() as provider:
         api = provider.url
     env = _env(tmp_path, url, api, MIN_POLL_SECONDS="0.1", MAX_POLL_SECONDS="0.1")
     await checkpointd("track", JOB, env=env)
     async with running("run", env=env) as daemon:
-        await wait_for_line(daemon, "poll.failed")
-        await until_true(sql, "select consecutive_failures > 0 and error_class = 'network' from fine_tuning.freshness")
+        assert '"error_class": "unreachable"' in await wait_for_line(daemon, "source.failing")
+        await until_true(sql, "select state = 'failing' from fine_tuning.sources")
+        assert 0 == await sql.fetchval("select consecutive_failures from fine_tuning.freshness")
         assert daemon.returncode is None
 
 
@@ -122,12 +123,12 @@ async def test_one_warning_for_many_jobs(url: str, provider: Provider, sql: asyn
     """A failure of many jobs is logged as one warning; so is a refused key, whatever the number of jobs."""
     jobs = [f"ftjob-{n:02d}" for n in range(30)]
     for name in jobs:
-        provider.checkpoints[name] = error(500)
+        provider.checkpoints[name] = page([], has_more=True)
     env = environment(tmp_path, url, provider.url)
     await checkpointd("track", *jobs, env=env)
     async with running("run", env=env) as daemon:
         warning = json.loads(await wait_for_line(daemon, "poll.failed"))
-        assert (len(warning["jobs"]), "server_error") == (min(warning["polls"], 20), warning["error_class"])
+        assert (len(warning["jobs"]), "empty_page") == (min(warning["polls"], 20), warning["error_class"])
         all_failed = "select count(*) = 30 from fine_tuning.freshness where consecutive_failures > 0"
         await until_true(sql, all_failed)
         for name in jobs:

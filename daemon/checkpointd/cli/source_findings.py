@@ -50,6 +50,11 @@ _MEANINGS: Final[Mapping[ErrorClass, tuple[State, str]]] = {
     ErrorClass.NOT_A_LIST: ("fail", _NO_API),
 }
 
+_OTHER_REFUSAL: Final = re.compile(
+    r"(?i)^(?!.*(?:api.?key|scope|permission)).*(?:country|region|\bIP\b|organi[sz]ation|account|suspended|deactivated)"
+)
+"""Matches a refusal whose words give another reason than the key or its rights."""
+
 _EXPLAINED: Final = frozenset({ErrorClass.BAD_REQUEST, ErrorClass.ERROR_IN_200, ErrorClass.NOT_A_LIST})
 """Classes with many causes: if the provider's own words name the cause, nothing is added to them."""
 
@@ -86,8 +91,8 @@ def _meaning(source: Source, job: str | None, failure: Failure, tracked_job: str
         # The message of a 407 names the setting already.
         is_explained = "proxy_credentials" in failure.message
         return "fail", "" if is_explained else "check proxy and base_url, and what the proxy permits"
-    if failure.error_class is ErrorClass.REFUSED and re.search("unsupported_country|region", failure.message):
-        return "fail", ""
+    if failure.error_class is ErrorClass.REFUSED and _OTHER_REFUSAL.search(failure.message):
+        return "fail", "nothing is polled until the provider accepts this key"
     if failure.error_class is ErrorClass.FORBIDDEN and job:
         advice = "" if failure.has_words else ": give it that right"
         return "fail", f"the key may not list the checkpoints of {job}{advice}"

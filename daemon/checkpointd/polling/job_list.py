@@ -71,7 +71,8 @@ class JobList:
             return
 
     async def _read(self, *, due_or_not: bool) -> None:
-        deadline = asyncio.get_running_loop().time() + LIST_SHARE * self._lease_seconds
+        started = asyncio.get_running_loop().time()
+        deadline = started + LIST_SHARE * self._lease_seconds
         claimed = await self._store.claim_job_list(
             self._source.key, self._lease_seconds, self._next_gap(), due_or_not=due_or_not
         )
@@ -86,7 +87,7 @@ class JobList:
                     await store_recovery(self._store, [self._source])
             except ApiError as e:
                 error = e.failure.message
-                await self._record_failure(lease, e.failure)
+                await self._record_failure(lease, started, e.failure)
             finally:  # also if cancelled, so that other daemons can claim the list
                 await self._store.finish_job_list(lease, self._next_gap(), whole=whole, error=error)
 
@@ -128,7 +129,7 @@ class JobList:
         self._unlisted = unfinished
         return True
 
-    async def _record_failure(self, lease: JobListLease, failure: Failure) -> None:
+    async def _record_failure(self, lease: JobListLease, started: float, failure: Failure) -> None:
         if not self._failures:
             error_class = failure.error_class
             log.warning("job_list.failed", source=self._source.name, error_class=error_class, error=failure.message)
@@ -139,6 +140,8 @@ class JobList:
             self._source.key_refused = True
         elif is_pause(failure):
             await self._store.pause_source(self._source.key, pause_seconds(failure), failure.message)
+        elif asyncio.get_running_loop().time() > started + self._lease_seconds:
+            return  # this process was suspended
         elif lease.was_read or failure.error_class in SOURCE_FAILURES:  # otherwise the provider may have no job list
             self._attribute(failure)
             await store_failure(self._store, self._source)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from checkpointd.domain.attribution import SourceState
+from checkpointd.domain.attribution import SourceState, Verdict
 from checkpointd.domain.cadence import CadenceSettings
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.job import Job
@@ -233,21 +233,20 @@ class Poller:
 
     def _evaluate(self, claim: Claim, source: ActiveSource, client: Client, raw: RawListing) -> FinishedPoll:
         """Evaluate a listing, for its job and for its source."""
-        lease, failure = claim.lease, raw.failure
+        lease, failure, now = claim.lease, raw.failure, asyncio.get_running_loop().time()
         if failure and failure.error_class is ErrorClass.REFUSED:
             if client is not source.client:  # an old key was refused, and there is a new one now
                 return FinishedPoll(claim, source, None, failure, raw.requests)
             source.key_refused = True
         elif failure is None:
             source.key_refused = False
-        verdict = source.attribution.record_poll(
-            lease.job,
-            failure,
-            asyncio.get_running_loop().time(),
-            has_pages=bool(raw.pages),
-            known_failures=0 if lease.source_not_ok else lease.failures,
-        )
-        self._health.record_source(source.name, source.attribution)
+        verdict = Verdict()
+        if failure is None or now < claim.save_by:  # a later failure is that of a process that was suspended
+            known_failures = 0 if lease.source_not_ok else lease.failures
+            verdict = source.attribution.record_poll(
+                lease.job, failure, now, has_pages=bool(raw.pages), known_failures=known_failures
+            )
+            self._health.record_source(source.name, source.attribution)
         of_source = None if verdict.blames_job else failure
         if of_source and not raw.pages:
             return FinishedPoll(claim, source, None, of_source, raw.requests)

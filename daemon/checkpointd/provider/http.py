@@ -5,7 +5,6 @@ key.
 """
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,7 +19,7 @@ from yarl import URL
 from checkpointd import __version__
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.provider import responses
-from checkpointd.provider.body import describe, to_json
+from checkpointd.provider.body import to_json
 from checkpointd.provider.page_size import smaller_page_size
 from checkpointd.provider.proxy import Proxy, connection_failure, proxy_failure
 from checkpointd.provider.words import Words, words_of
@@ -35,9 +34,7 @@ ERROR_BYTES: Final = 64 * 1024
 CONNECT_SECONDS: Final = 5.0
 """Connect timeout. Shorter than the request timeout, so that unreachable and slow are reported apart."""
 
-
 _LONGEST_MESSAGE: Final = 200
-_WEB_PAGE: Final = re.compile(r"\s*(?:text/html|application/xhtml)", re.IGNORECASE)
 
 
 class Limits(NamedTuple):
@@ -120,8 +117,8 @@ class Endpoint:
     async def get(self, path: str, after: str | None, deadline: float) -> Response:
         """Request a page, until `deadline` on the event loop's clock; `after` is the cursor, None for the first page.
 
-        Raises ApiError unless the response has status 200 and is no web page. Redirects are not followed, because that
-        would send the key to another host.
+        Raises ApiError unless the response has status 200. Redirects are not followed, because that would send the key
+        to another host.
         """
         date = content_type = ""
         page_size = self.page_size  # a concurrent listing can reduce it meanwhile
@@ -170,8 +167,7 @@ async def _read(
 ) -> tuple[Failure, Words] | bytes:  # fmt: skip
     """Return the body of a response, or why it cannot be used."""
     encoding, content_type = (response.headers.get(name, "") for name in ("Content-Encoding", "Content-Type"))
-    # 203 is a 200 that a proxy in between has changed.
-    is_page = response.status in {200, 203} and not _WEB_PAGE.match(content_type)
+    is_page = response.status in {200, 203}  # 203 is a 200 that a proxy in between has changed
     limit = PAGE_BYTES if is_page else ERROR_BYTES
     body, is_whole = await _read_body(response, limit)
     if is_page and not is_whole:
@@ -181,9 +177,6 @@ async def _read(
         return (text, Words("none")) if isinstance(text, Failure) else text
     words = words_of(b"" if isinstance(text, Failure) else text)
     reason = response.reason or ""
-    if response.status in {200, 203}:
-        _, what = describe(b"" if isinstance(text, Failure) else text)
-        return Failure(ErrorClass.CONTENT_TYPE, f"content type {content_type}: {what}"), words
     if proxied and response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         return proxy_failure(response.status, reason), words
     return responses.failure_of(response.status, reason, response.headers, words, paging=paging), words

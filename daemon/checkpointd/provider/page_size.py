@@ -43,7 +43,7 @@ _LOWER: Final = re.compile(
 
 _BOUNDS: Final = (
     (re.compile(r"(?i)\b\d+\s*(?:and|to|,|-|\u2013|\.\.\.?)\s*(\d+)"), 0),
-    (re.compile(r"(?i)(?:\b(?:less|lower|smaller|fewer) than|\bbelow|<)\s*(\d+)"), 1),
+    (re.compile(r"(?i)(?:\b(?:less|lower|smaller|fewer) than|\bbelow|\bunder|<)\s*(\d+)"), 1),
     (
         re.compile(
             r"""(?ix) (?: or\ equal\ to | \b at\ most | \b up\ to | \b (?:greater|larger|more|higher|bigger) \ than

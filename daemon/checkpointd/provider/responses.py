@@ -41,6 +41,8 @@ def failure_of(status: int, reason: str, headers: Mapping[str, str], words: Word
     """
     if words.text:
         said = f"a web page: {words.text}" if words.kind == "html" else words.text
+    elif described := re.search(r'error_description="([^"]{1,500})"', headers.get("WWW-Authenticate", "")):
+        said = described[1]  # OAuth (RFC 6750), whose errors need no body
     else:
         phrase = HTTPStatus(status).phrase if status in _STATUSES else ""
         said = reason if reason and reason.lower() != phrase.lower() else phrase
