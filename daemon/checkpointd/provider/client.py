@@ -10,9 +10,10 @@ from urllib.parse import quote
 
 from yarl import URL
 
-from checkpointd.domain.checkpoint import RawItem
 from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.domain.job import is_job_id
 from checkpointd.domain.listing import RawListing
+from checkpointd.domain.reading import RawItem
 from checkpointd.provider.http import ApiError, Endpoint, Limits, Session
 from checkpointd.provider.page import NotAListError, Page, read_page
 from checkpointd.provider.responses import http_date
@@ -60,6 +61,9 @@ class Client:
         What was read before a failure is returned with it. If the cursor is lost (its checkpoint left the list between
         two pages), the listing starts again; the pages that were read before still count.
         """
+        if not is_job_id(job_id):  # version 0.1.0 discovered any id, such as `..`, which would change the path
+            failure = Failure(ErrorClass.BAD_REQUEST, "its id cannot be part of an address: untrack the job")
+            return RawListing([], failure, 0)
         path = _checkpoints_of(job_id)
         listing = await self._list(path, deadline, wait)
         for _ in range(CURSOR_RESTARTS):
@@ -87,10 +91,10 @@ class Client:
         except ApiError as e:
             return ProbeResult(e.failure, http_date(e.date))
         try:
-            self._read_page(response.body)
+            failure = self._read_page(response.body).failure
         except ApiError as e:
-            return ProbeResult(e.failure, http_date(response.date))
-        return ProbeResult(None, http_date(response.date))
+            failure = e.failure
+        return ProbeResult(failure, http_date(response.date))
 
     async def _list(self, path: str, deadline: float, wait: Wait) -> RawListing:
         pages: list[Sequence[RawItem]] = []
@@ -108,21 +112,31 @@ class Client:
     async def _page(
         self, path: str, cursor: str | None, pagination: "Pagination", deadline: float, wait: Wait
     ) -> Page:  # fmt: skip
-        """Read the page after `cursor`. Tries again if the failure may pass and the deadline allows it."""
+        """Read the page after `cursor`. Tries again if the failure may pass and the deadline allows it.
+
+        A page with a failure is returned if no try returns one without.
+        """
         url = self._endpoint.url(path, cursor)
         tries = 0
+        read: Page | None = None
         while True:
             tries += 1
             await wait(deadline)
             pagination.requests += 1
             try:
-                return await self._request(url, pagination, deadline, paging=cursor is not None)
+                read = await self._request(url, pagination, deadline, paging=cursor is not None)
+                if read.failure is None:
+                    return read
+                failure = read.failure
             except ApiError as e:
-                jitter = random.uniform(0.5, 1)  # noqa: S311  # not a secret
-                delay = max(jitter * self._backoff * 2**tries, e.failure.retry_after or 0)
-                longest = min(deadline - asyncio.get_running_loop().time(), LONGEST_WAIT)
-                if tries >= e.failure.tries or delay > longest:
-                    raise
+                failure = e.failure
+            jitter = random.uniform(0.5, 1)  # noqa: S311  # not a secret
+            delay = max(jitter * self._backoff * 2**tries, failure.retry_after or 0)
+            longest = min(deadline - asyncio.get_running_loop().time(), LONGEST_WAIT)
+            if tries >= failure.tries or delay > longest:
+                if read is None:
+                    raise ApiError(failure)
+                return read._replace(failure=failure)
             await asyncio.sleep(delay)
 
     async def _request(self, url: URL, pagination: "Pagination", deadline: float, *, paging: bool) -> Page:
@@ -132,9 +146,11 @@ class Client:
 
     def _read_page(self, body: bytes) -> Page:
         try:
-            return read_page(body)
+            page = read_page(body)
         except NotAListError as e:
             failure = Failure(e.error_class, str(e))
+        else:
+            return page._replace(failure=self._endpoint.clean(page.failure)) if page.failure else page
         raise ApiError(self._endpoint.clean(failure))
 
 
@@ -150,6 +166,8 @@ class Pagination:
 
     def cursor_after(self, page: Page) -> str | None:
         """Return the cursor of the next page, or None after the last. Raises ApiError if no next page can be read."""
+        if page.failure:
+            raise ApiError(page.failure)
         if not page.has_more:
             return None
         cursor = page.last_id

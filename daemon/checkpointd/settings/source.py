@@ -121,8 +121,3 @@ class Source(BaseModel):
         key_header = {"api-key": key} if self.kind == "azure" else {"Authorization": f"Bearer {key}"}
         named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
         return {**self.headers, **{name: value for name, value in named.items() if value}, **key_header}
-
-    def is_job_id(self, text: str) -> bool:
-        """Return whether this can be the id of a job. It becomes a segment of a URL's path."""
-        pattern = r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}" if self.kind == "compatible" else r"ftjob-[A-Za-z0-9_-]{1,122}"
-        return re.fullmatch(pattern, text) is not None
