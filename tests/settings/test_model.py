@@ -205,51 +205,6 @@ def _sources() -> list[Source]:
     return [Source(name="a", api_key="K", kind=kind, base_url="https://h.example") for kind in kinds]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        " ",
-        ".",
-        "..",
-        "ftjob-x/../../y",
-        "ftjob-x\n",
-        "\nftjob-x",
-        "ftjob-x ",
-        "ftjob x",
-        "ftjob-\0",
-        "ftjob-ü",
-        "ftjob-\u0661",
-        "ftjob-x?a=b",
-        "ftjob-x#y",
-        "ftjob-%2e",
-        "ftjob-x;y",
-        "-x",
-        "_x",
-        "ftjob-" + "x" * 123,
-        "ftjob-'; drop table jobs",
-    ],
-)
-def test_what_is_not_a_job_id(text: str) -> None:
-    """Text that could change the path of a URL is not a job id of any kind of source."""
-    assert [] == [source.kind for source in _sources() if source.is_job_id(text)]
-
-
-@pytest.mark.parametrize(
-    ("text", "kinds"),
-    [
-        ("ftjob-abc_123-X", ["openai", "azure", "compatible"]),
-        ("ftjob-" + "x" * 122, ["openai", "azure", "compatible"]),
-        ("0a1b2c3d-4e5f", ["compatible"]),
-        ("ftjob-", ["compatible"]),
-        ("a" * 128, ["compatible"]),
-    ],
-)
-def test_job_ids(text: str, kinds: list[str]) -> None:
-    """The ids of OpenAI and Azure begin with ftjob-; those of other providers need not."""
-    assert kinds == [source.kind for source in _sources() if source.is_job_id(text)]
-
-
 def test_every_setting_is_described() -> None:
     """Each setting and each key of a source has a description."""
     fields = [*Settings.model_fields.items(), *Source.model_fields.items()]
