@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -197,12 +196,6 @@ def test_the_databases_credential_is_no_key(load_error: LoadError) -> None:
 def test_references_to_keys(reference: str) -> None:
     """Names of variables and credentials, and paths of files, are accepted as references."""
     assert reference == Source(name="a", api_key=reference).api_key
-
-
-def _sources() -> list[Source]:
-    """Return a source of each kind."""
-    kinds: list[Any] = ["openai", "azure", "compatible"]
-    return [Source(name="a", api_key="K", kind=kind, base_url="https://h.example") for kind in kinds]
 
 
 def test_every_setting_is_described() -> None:

@@ -121,8 +121,9 @@ async def _without_invalid_items(connection: Connection, poll: PollResult, error
             gone=False,
         )
     rejects = [Reject(item.payload.encode("utf-8", "replace"), reason, item.id) for item, reason in invalid.values()]
+    rejects += [reject for reject in listing.rejects if not (reject.is_stored and reject.id in invalid)]
     checkpoints = [item for item in listing.checkpoints if item.id not in invalid]
-    return replace(poll, listing=listing._replace(checkpoints=checkpoints, rejects=[*listing.rejects, *rejects]))
+    return replace(poll, listing=listing._replace(checkpoints=checkpoints, rejects=rejects))
 
 
 async def _find_invalid_items(
