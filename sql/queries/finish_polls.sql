@@ -7,7 +7,7 @@
 -- $6 reopens: bool[], whether a change shows that a job which seemed to have ended goes on
 -- $7 digest: bytea[], of the listing; null if the next one must be compared in full
 -- $8 absent_ids: text[], ids of known checkpoints that the listing lacks, joined by newlines; or null
--- $9 rejected: int[], items that could not be read; null if no listing was compared
+-- $9 rejected: int[], items of which nothing could be stored; null if no listing was compared
 -- $10 error_class: text[], of the failure; null if the poll did not fail
 -- $11 error: text[], the failure in words; null if the poll did not fail
 -- $12 poll: bigint[], row of polls; null if the poll has none

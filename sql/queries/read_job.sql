@@ -1,4 +1,4 @@
--- Read a job with its freshness, its best checkpoint and its rejects.
+-- Read a job with its freshness, its best checkpoint and its rejects of which nothing is stored.
 -- $1 source: text, name
 -- $2 id: text, the provider's id
 --
@@ -24,6 +24,7 @@ cross join lateral (
   from fine_tuning.rejects
   where rejects.source = jobs.source
     and rejects.fine_tuning_job_id = jobs.id
+    and not rejects.is_stored
 ) as rejected
 where jobs.source = $1::text
   and jobs.id = $2::text

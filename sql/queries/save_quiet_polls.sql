@@ -5,9 +5,9 @@
 -- $4 ended: bool[], whether the job has ended
 -- $5 settled: bool[], whether it ended so long ago that equal listings may seal it
 --
--- Three equal listings in a row seal a settled job, unless the listing has rejects, which a newer version may be able
--- to read, or another poll was requested during this one (poll_again). A row that another transaction has locked is
--- left out: the save of its poll is repeated a moment later.
+-- Three equal listings in a row seal a settled job, unless the listing has items that are not stored, which a newer
+-- version may be able to read, or another poll was requested during this one (poll_again). A row that another
+-- transaction has locked is left out: the save of its poll is repeated a moment later.
 with held as materialized (
   select polling.job, quiet.gap, quiet.ended and not polling.poll_again as ended, quiet.settled,
     quiet.settled and polling.equal_listings >= 2 and polling.rejected = 0 and not polling.poll_again as seal

@@ -1,11 +1,11 @@
--- Update checkpoints whose item differs from the last one; a null never overwrites a known metric.
+-- Update checkpoints whose item differs from the last one; a null never overwrites a known value.
 -- $1 job: bigint[], key
 -- $2 id: text[], the provider's id of the checkpoint
 -- $3 changed: bool[], true if a value changed, false if only the item's bytes did
 -- $4 step_number: bigint[]
--- $5 created_at: bigint[], Unix seconds
+-- $5 created_at: bigint[], Unix seconds; null if it is not given, as for all further columns up to the metrics
 -- $6 fine_tuned_model_checkpoint: text[]
--- $7 step: float8[], metric; null if it is not given, as for all metrics
+-- $7 step: float8[], metric
 -- $8 train_loss: float8[]
 -- $9 train_mean_token_accuracy: float8[]
 -- $10 valid_loss: float8[]
@@ -16,8 +16,8 @@
 -- $15 payload: text[], JSON as received
 update checkpointd.checkpoints
 set step_number = listed.step_number,
-  created_at = listed.created_at,
-  fine_tuned_model_checkpoint = listed.fine_tuned_model_checkpoint,
+  created_at = coalesce(listed.created_at, checkpoints.created_at),
+  fine_tuned_model_checkpoint = coalesce(listed.fine_tuned_model_checkpoint, checkpoints.fine_tuned_model_checkpoint),
   step = coalesce(listed.step, checkpoints.step),
   train_loss = coalesce(listed.train_loss, checkpoints.train_loss),
   train_mean_token_accuracy = coalesce(listed.train_mean_token_accuracy, checkpoints.train_mean_token_accuracy),

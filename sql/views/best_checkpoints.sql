@@ -22,7 +22,8 @@ comment on column fine_tuning.best_checkpoints.fine_tuning_job_id is 'The provid
 comment on column fine_tuning.best_checkpoints.checkpoint_id is
   'Id of the best checkpoint; null if no validation loss is known.';
 comment on column fine_tuning.best_checkpoints.step_number is 'Training step of the best checkpoint.';
-comment on column fine_tuning.best_checkpoints.fine_tuned_model_checkpoint is 'Name of the model to deploy.';
+comment on column fine_tuning.best_checkpoints.fine_tuned_model_checkpoint is
+  'Name of the model to deploy; null if it is not known.';
 comment on column fine_tuning.best_checkpoints.rule is
   'Metric by which the candidates were compared: full_valid_loss or valid_loss; null if neither is known.';
 comment on column fine_tuning.best_checkpoints.value is 'Value of that metric.';

@@ -27,6 +27,6 @@ comment on column fine_tuning.checkpoint_metrics.source is 'Source of the job.';
 comment on column fine_tuning.checkpoint_metrics.fine_tuning_job_id is 'The provider''s id of the job.';
 comment on column fine_tuning.checkpoint_metrics.step_number is 'Training step at which the checkpoint was made.';
 comment on column fine_tuning.checkpoint_metrics.created_at is
-  'Time when the checkpoint was made, according to the provider; null if that is implausible.';
+  'Time when the checkpoint was made, according to the provider; null if that is not known or implausible.';
 comment on column fine_tuning.checkpoint_metrics.metric is 'The provider''s name of the metric.';
 comment on column fine_tuning.checkpoint_metrics.value is 'Last known value of the metric.';

@@ -26,10 +26,10 @@ comment on column fine_tuning.checkpoints.source is 'Source of the job.';
 comment on column fine_tuning.checkpoints.fine_tuning_job_id is 'The provider''s id of the job.';
 comment on column fine_tuning.checkpoints.step_number is 'Training step at which the checkpoint was made.';
 comment on column fine_tuning.checkpoints.created_at is
-  'Time when the checkpoint was made, according to the provider; null if that is implausible (before 2015 or in the '
-  'future). Providers list checkpoints late: see first_seen_at.';
+  'Time when the checkpoint was made, according to the provider; null if that is not known or implausible (before '
+  '2015 or in the future). Providers list checkpoints late: see first_seen_at.';
 comment on column fine_tuning.checkpoints.fine_tuned_model_checkpoint is
-  'Name of the model under which the checkpoint can be used.';
+  'Name of the model under which the checkpoint can be used; null if it is not known.';
 comment on column fine_tuning.checkpoints.step is
   'Metric: the training step, as the provider repeats it among the metrics.';
 comment on column fine_tuning.checkpoints.train_loss is 'Metric; null if never received.';
@@ -46,7 +46,7 @@ comment on column fine_tuning.checkpoints.extra_metrics is
   'All other numeric metrics, as an object of numbers by name; null if there are none.';
 comment on column fine_tuning.checkpoints.is_final is
   'True if the checkpoint is the result of the job: its model is the fine-tuned model of the job or, as long as that '
-  'is unknown, its name does not end with :ckpt-step-N.';
+  'is unknown, its name does not end with :ckpt-step-N. Null if the name of its model is not known.';
 comment on column fine_tuning.checkpoints.epoch is
   'Epoch that ended at this checkpoint, calculated from the n_epochs of the job and the usual distance between its '
   'steps (providers make one checkpoint per epoch); null if either is unknown or they do not fit together.';

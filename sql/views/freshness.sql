@@ -23,7 +23,8 @@ comment on column fine_tuning.freshness.source is 'Source of the job.';
 comment on column fine_tuning.freshness.fine_tuning_job_id is 'The provider''s id of the job.';
 comment on column fine_tuning.freshness.last_attempt_at is 'Time when the last poll started, whatever its outcome.';
 comment on column fine_tuning.freshness.last_complete_at is 'Time when a poll last read every page.';
-comment on column fine_tuning.freshness.last_success_at is 'Time when a poll last read every page and every item.';
+comment on column fine_tuning.freshness.last_success_at is
+  'Time when a poll last read every page and at least the important values of every item.';
 comment on column fine_tuning.freshness.last_change_at is 'Time when a poll last changed something.';
 comment on column fine_tuning.freshness.next_poll_at is
   'Time when the next poll is due; null if the job is sealed and no poll will follow.';

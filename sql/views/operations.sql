@@ -143,8 +143,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   matching record;
 begin
-  select count(*) as count, string_agg(sources.name, ', ' order by sources.name) as names, min(sources.key) as key,
-    min(sources.kind) as kind
+  select count(*) as count, string_agg(sources.name, ', ' order by sources.name) as names, min(sources.key) as key
   into matching
   from checkpointd.sources
   where track.source is null
@@ -157,14 +156,8 @@ begin
     raise exception 'more than one source exists'
       using errcode = 'invalid_parameter_value', hint = format('Name one of these sources: %s.', matching.names);
   end if;
-  -- The id becomes part of a URL. Source.is_job_id() has the same rule.
-  if not coalesce(
-    track.job ~ case matching.kind
-      when 'compatible' then '^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$'
-      else '^ftjob-[A-Za-z0-9_-]{1,122}$'
-    end,
-    false
-  ) then
+  -- The id becomes part of a URL. JOB_ID in domain/job.py is the same pattern.
+  if not coalesce(track.job ~ '^(?!sk[-_]|ftckpt_)[A-Za-z0-9][A-Za-z0-9._~:@=+-]{0,255}$', false) then
     raise exception 'invalid job id: %', coalesce('"' || left(track.job, 80) || '"', 'null')
       using errcode = 'invalid_parameter_value', hint = 'The id of a fine-tuning job looks like "ftjob-abc123".';
   end if;

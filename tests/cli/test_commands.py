@@ -26,7 +26,7 @@ from support.verbs import KEY, SILENCED, checkpointd, environment, running, wait
         (["track", "ftjob-a b"], {}, "not the id of a fine-tuning job"),
         (["track", "ftjob-a\x1b[2J"], {}, "not the id of a fine-tuning job"),
         (["track", ""], {}, "not the id of a fine-tuning job"),
-        (["track", "hello"], {}, "not the id of a fine-tuning job"),
+        (["track", "ftckpt_abc"], {}, "not the id of a fine-tuning job"),
         (["sync", "ftjob-x/../../y"], {}, "not the id of a fine-tuning job"),
         (["track", JOB, "--source", "other"], {}, "--source other"),
         (["track"], {}, "Missing argument"),

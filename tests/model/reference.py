@@ -6,6 +6,7 @@ histories (world.py) describes its items and answers in the types of this module
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import NamedTuple
 
 Value = str | int | float | None
@@ -26,6 +27,13 @@ class Item(NamedTuple):
     flaw: str | None
     """None, "unreadable", "foreign" (of another type), or "not finite" (one value, which is given here as null)."""
     text: str
+    odd: tuple[str, ...] = ()
+    """The names of the values that are not finite."""
+
+    @property
+    def reject(self) -> tuple[object, ...]:
+        """What identifies its reject: the text or, if the rest of the item is stored, its id and the odd values."""
+        return (self.id, *self.odd) if self.is_readable else (self.text,)
 
     @property
     def is_readable(self) -> bool:
@@ -42,10 +50,14 @@ class Page(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """An answer that is not a page, and the error class that it must get. `after` is the cursor of the request."""
+    """An answer that is not a page, and the error class that it must get. `after` is the cursor of the request.
+
+    `page` are the items that it has nevertheless, if only `has_more` is wrong.
+    """
 
     after: str | None
     error_class: str
+    page: Page | None = None
 
 
 Answer = Page | Failure
@@ -110,7 +122,8 @@ class Model:
     checkpoints: dict[str, CheckpointRow] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     poll_rows: list[PollRow] = field(default_factory=list)
-    rejects: set[str] = field(default_factory=set)
+    rejects: dict[tuple[object, ...], str] = field(default_factory=dict)
+    """The text of each reject when it was first read, by what identifies it."""
     failures: int = 0
     error_class: str | None = None
     status: str | None = None
@@ -148,8 +161,8 @@ class Model:
                 break  # neither this page nor a later one counts
             items += page.items
         effect = Effect(complete=error_class is None)
-        effect.rejects = {item.text for item in items if item.flaw}
-        effect.success = effect.complete and not effect.rejects
+        effect.rejects = {self.rejects.setdefault(item.reject, item.text) for item in items if item.flaw}
+        effect.success = effect.complete and all(item.is_readable for item in items)
         for item in {item.id: item for item in items if item.is_readable}.values():  # the last one of each id
             self._apply_item(item, effect)
         for item in items:
@@ -194,7 +207,6 @@ class Model:
     def _record(self, error_class: str | None, effect: Effect) -> None:
         """Record a poll that read at least one page."""
         self.changes += effect.changes
-        self.rejects |= effect.rejects
         if effect.changes:
             new = sum(change.kind == "new" for change in effect.changes)
             changed = len({change.checkpoint_id for change in effect.changes if change.kind != "new"})
@@ -222,14 +234,17 @@ class Model:
 
 
 def _split_into_listings(answers: Iterable[Answer]) -> Iterable[list[Page]]:
-    """Split the pages of a poll into listings. A further request without a cursor starts the listing again."""
+    """Split the pages of a poll into listings. A further request without a cursor starts the listing again.
+
+    A request that is tried again has the page of the last try that has one.
+    """
     listing: list[Page] = []
-    for answer in answers:
-        if answer.after is None and listing:
+    for after, tries in groupby(answers, key=lambda answer: answer.after):
+        if after is None and listing:
             yield listing
             listing = []
-        if isinstance(answer, Page):
-            listing.append(answer)
+        pages = [answer if isinstance(answer, Page) else answer.page for answer in tries]
+        listing += [page for page in pages if page is not None][-1:]
     if listing:
         yield listing
 

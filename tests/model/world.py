@@ -119,6 +119,7 @@ class Checkpoint:
             values={**self._values_in_view(), "created_at": CREATED_AT + self.number},
             flaw=self._flaw(),
             text='"no object"' if has_no_id else json.dumps(record),
+            odd=tuple(name for name, value in sent.items() if value == NOT_FINITE),
         )
 
     def _values_in_view(self) -> dict[str, Value]:
@@ -156,7 +157,7 @@ class Script:
         """True if the source rejected the poll before any page was read: then nothing is saved of it."""
         *before, last = self.answers or [None]
         is_rejected = isinstance(last, Failure) and last.error_class in SOURCE_FAILURES
-        return is_rejected and not any(isinstance(answer, Page) for answer in before)
+        return is_rejected and not any(isinstance(answer, Page) or answer.page for answer in before)
 
     @property
     def pages(self) -> list[Page]:
@@ -264,7 +265,8 @@ class World:
             script.answers.append(page)
             return body(good)
         wrong = FAULTS[fault]
-        script.answers.append(Failure(after, wrong.on_a_later_page if after else wrong.error_class))
+        error_class = wrong.on_a_later_page if after else wrong.error_class
+        script.answers.append(Failure(after, error_class, page if wrong.has_items else None))
         spoilt = wrong.spoil(good)
         return (await spoilt(request)) if callable(spoilt) else spoilt
 

@@ -74,7 +74,7 @@ async def test_response_that_is_not_a_list(
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_no_second_page(store: Store, provider: Provider, sql: asyncpg.Connection, fault: str) -> None:
-    """If the second page fails, the first one is stored; the next complete listing stores the rest of the burst."""
+    """If the second page fails, what was read is stored; the next complete listing stores the rest of the burst."""
     listed = list(ITEMS)
     provider.checkpoints[JOB] = paged(listed)
     await sync(store, provider, page_size=3)
@@ -95,7 +95,8 @@ async def test_no_second_page(store: Store, provider: Provider, sql: asyncpg.Con
     for _ in range(3):
         await sync(store, provider, page_size=3)
     steps = "select array_agg(step_number::int order by step_number) from fine_tuning.checkpoints"
-    assert [1, 2, 3, 4, 5, 6, 11, 13] == await sql.fetchval(steps)
+    on_second_page = [8, 9, 10] if FAULTS[fault].has_items else []
+    assert [1, 2, 3, 4, 5, 6, *on_second_page, 11, 13] == await sql.fetchval(steps)
     assert 7.5 == await sql.fetchval("select train_loss from fine_tuning.checkpoints where step_number = 6")
     assert await sql.fetchval("select bool_and(missing_since is null) from fine_tuning.checkpoints")
     (after,) = await _freshness(sql)

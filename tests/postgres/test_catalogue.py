@@ -86,9 +86,10 @@ async def test_losses_are_found(sql: asyncpg.Connection) -> None:
             from checkpointd.rejects r join checkpointd.jobs j on j.key = r.job
             join checkpointd.sources s on s.key = j.source"""
 
-    columns = "s.name as source, j.id as fine_tuning_job_id, r.reason, r.first_seen_at, r.last_seen_at, r.count, r.raw"
-    moved = columns.replace("r.count, r.raw", "r.raw, r.count")
-    shorter = columns.removesuffix(", r.raw")
+    columns = """s.name as source, j.id as fine_tuning_job_id, r.reason, r.first_seen_at, r.last_seen_at, r.count,
+        r.raw, r.is_stored"""
+    moved = columns.replace("r.first_seen_at, r.last_seen_at", "r.last_seen_at, r.first_seen_at")
+    shorter = columns.replace("r.raw,", "")
     resync = "function resync(job text, source text DEFAULT NULL::text) returns void"
     assert [] == await lost_by(rejects(columns))
     assert [] == await lost_by(rejects(f"{columns}, 1 as more"))

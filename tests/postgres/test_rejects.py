@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from checkpointd.domain import listing
-from checkpointd.domain.checkpoint import BadItemError
+from checkpointd.domain.reading import BadItemError
 from checkpointd.postgres import queries, save_rows
 from checkpointd.postgres.store import Store
 from support.harness import sync
@@ -30,7 +30,7 @@ async def test_rejects_of_a_job_are_capped(
     store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rejects are stored up to a limit for each job, and further ones of that job are counted in one row."""
-    monkeypatch.setattr(save_rows, "REJECTS_PER_JOB", 5)
+    monkeypatch.setattr(save_rows, "MOST_REJECTS", 5)
     kept = "select count from fine_tuning.rejects where fine_tuning_job_id = $1 and raw is not null"
     rest = "select count, reason from fine_tuning.rejects where fine_tuning_job_id = $1 and raw is null"
     for numbers in (range(1, 4), range(2, 10), range(3, 10)):

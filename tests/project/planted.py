@@ -72,7 +72,7 @@ PLANTED = [
                 if await save(page.items):
                     return RawListing(pages, None, pagination.requests)
 """),
-            Edit(f"{PACKAGE}/postgres/save.py", "def _name(error", '''\
+            Edit(f"{PACKAGE}/postgres/save.py", "async def _save_in_transaction(", '''\
 async def save_page(store, lease, listing):
     """Commit a page as soon as it is read. Returns whether one of its checkpoints was known before."""
     async with store.connection() as connection, connection.transaction():
@@ -84,7 +84,7 @@ async def save_page(store, lease, listing):
         return len(new) < len(listing.checkpoints)
 
 
-def _name(error'''),
+async def _save_in_transaction('''),
             Edit(f"{PACKAGE}/postgres/save.py", "from checkpointd.postgres.save_rows import write_polls", "from checkpointd.domain.diff import Diff\nfrom checkpointd.postgres.save_rows import _write_checkpoints, write_changes, write_polls"),
         ],
     ),
@@ -114,9 +114,9 @@ def _name(error'''),
         "counters n = n + 1",
         "tests/polling/test_leases.py::test_a_lost_answer_counts_once",
         [
-            Edit(f"{PACKAGE}/postgres/save_rows.py", "    await _write_rejects(connection, polls)\n", ""),
-            Edit(f"{PACKAGE}/postgres/save.py", "    async with transaction(connection, keep=keep):\n", "    if keep:  # kept even if the save fails\n        await _write_rejects(connection, polls)\n    async with transaction(connection, keep=keep):\n"),
-            Edit(f"{PACKAGE}/postgres/save.py", "import write_polls", "import _write_rejects, write_polls"),
+            Edit(f"{PACKAGE}/postgres/save_rows.py", "    await write_rejects(connection, ((p.lease.job, None, r) for p in polls if p.listing for r in p.listing.rejects))\n", ""),
+            Edit(f"{PACKAGE}/postgres/save.py", "    async with transaction(connection, keep=keep):\n", "    if keep:  # kept even if the save fails\n        await write_rejects(connection, ((p.lease.job, None, r) for p in polls if p.listing for r in p.listing.rejects))\n    async with transaction(connection, keep=keep):\n"),
+            Edit(f"{PACKAGE}/postgres/save.py", "import write_polls", "import write_polls, write_rejects"),
         ],
     ),
     Planted(

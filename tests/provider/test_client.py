@@ -48,17 +48,27 @@ async def test_the_cursor_is_encoded(provider: Provider, list_checkpoints: ListC
     assert ([odd], ["100"]) == (provider.requests[1].query.getall("after"), provider.requests[1].query.getall("limit"))
 
 
-@pytest.mark.parametrize("job", ["ftjob-x/../../y", "ftjob-?a=b#c", "ftjob-%2f", "ftjob-'; drop", "ftjob-ü\r\nX: y"])
+@pytest.mark.parametrize("job", [JOB, "ft.v1:abc", "a", "7~x@y=z+w", "x" * 256])
 async def test_a_job_id_is_one_segment_of_the_path(
     provider: Provider, list_checkpoints: ListCheckpoints, job: str
 ) -> None:
-    """An id with any characters is one segment of the path."""
+    """A valid id is one segment of the path."""
     provider.checkpoints[job] = LAST_PAGE
     assert None is (await list_checkpoints(job)).failure
     (request,) = provider.requests
     path = re.fullmatch(r"/v1/fine_tuning/jobs/([A-Za-z0-9_.~%-]+)/checkpoints\?limit=100", request.raw_path)
     assert path
     assert job == request.match_info["job"]
+
+
+@pytest.mark.parametrize(
+    "job", ["..", ".", "ftjob-x/../../y", "ftjob-?a=b#c", "ftjob-%2f", "ftjob-'; drop", "ftjob-ü\r\nX: y", "sk-x", ""]
+)
+async def test_an_invalid_id_makes_no_request(provider: Provider, list_checkpoints: ListCheckpoints, job: str) -> None:
+    """An id that version 0.1.0 discovered, and that is no valid id, is a failure of its job, without a request."""
+    listing = await list_checkpoints(job)
+    assert ("bad_request", 0) == (listing.failure and listing.failure.error_class, listing.requests)
+    assert [] == provider.requests
 
 
 # Retries

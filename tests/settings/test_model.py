@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -197,57 +196,6 @@ def test_the_databases_credential_is_no_key(load_error: LoadError) -> None:
 def test_references_to_keys(reference: str) -> None:
     """Names of variables and credentials, and paths of files, are accepted as references."""
     assert reference == Source(name="a", api_key=reference).api_key
-
-
-def _sources() -> list[Source]:
-    """Return a source of each kind."""
-    kinds: list[Any] = ["openai", "azure", "compatible"]
-    return [Source(name="a", api_key="K", kind=kind, base_url="https://h.example") for kind in kinds]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        " ",
-        ".",
-        "..",
-        "ftjob-x/../../y",
-        "ftjob-x\n",
-        "\nftjob-x",
-        "ftjob-x ",
-        "ftjob x",
-        "ftjob-\0",
-        "ftjob-ü",
-        "ftjob-\u0661",
-        "ftjob-x?a=b",
-        "ftjob-x#y",
-        "ftjob-%2e",
-        "ftjob-x;y",
-        "-x",
-        "_x",
-        "ftjob-" + "x" * 123,
-        "ftjob-'; drop table jobs",
-    ],
-)
-def test_what_is_not_a_job_id(text: str) -> None:
-    """Text that could change the path of a URL is not a job id of any kind of source."""
-    assert [] == [source.kind for source in _sources() if source.is_job_id(text)]
-
-
-@pytest.mark.parametrize(
-    ("text", "kinds"),
-    [
-        ("ftjob-abc_123-X", ["openai", "azure", "compatible"]),
-        ("ftjob-" + "x" * 122, ["openai", "azure", "compatible"]),
-        ("0a1b2c3d-4e5f", ["compatible"]),
-        ("ftjob-", ["compatible"]),
-        ("a" * 128, ["compatible"]),
-    ],
-)
-def test_job_ids(text: str, kinds: list[str]) -> None:
-    """The ids of OpenAI and Azure begin with ftjob-; those of other providers need not."""
-    assert kinds == [source.kind for source in _sources() if source.is_job_id(text)]
 
 
 def test_every_setting_is_described() -> None:

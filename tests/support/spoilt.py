@@ -14,6 +14,11 @@ class Fault(NamedTuple):
     spoil: Callable[[bytes], Answer]
 
     @property
+    def has_items(self) -> bool:
+        """True if the items of the page are read nevertheless: only `has_more` is wrong."""
+        return self.error_class == "bad_has_more"
+
+    @property
     def on_a_later_page(self) -> str:
         """The class on a later page. A 404 there means a lost cursor, as the job was listed a moment ago."""
         return "cursor_lost" if self.error_class == "missing" else self.error_class

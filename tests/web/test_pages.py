@@ -114,6 +114,19 @@ async def test_jobs(site: Site, store: Store, provider: Provider) -> None:
     assert ["en"] == shown.all("html", "lang")
 
 
+async def test_checkpoint_without_a_name(site: Site, store: Store, provider: Provider) -> None:
+    """The page of a job with any valid id shows checkpoints without a time and a model, also as the best one."""
+    job_id = "ft.v1:abc"
+    provider.checkpoints[job_id] = page(
+        [{**checkpoint(1, job_id, valid_loss=0.5), "fine_tuned_model_checkpoint": None, "created_at": None}]
+    )
+    await sync(store, provider, job_id)
+    (path,) = [path for path in (await site.open("/")).all("a", "href") if path and path.startswith("/jobs/")]
+    shown = await site.open(path)
+    assert "Checkpoint to deploy so far model unknown Step 1: the smallest valid_loss , 0.5000" in shown.text
+    assert 2 == shown.text.count("model unknown")
+
+
 async def test_problems_of_jobs_and_sources(
     site: Site, store: Store, provider: Provider, sql: asyncpg.Connection
 ) -> None:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 
-from checkpointd.domain.job import Job
+from checkpointd.domain.job import Job, is_job_id
 from checkpointd.postgres.store import Store
 from checkpointd.settings.model import Settings
 from checkpointd.settings.source import Source
@@ -17,17 +17,17 @@ class CommandError(Exception):
     """The command failed. The text is the reason and the remedy."""
 
 
-def read_ids(given: Iterable[str], sources: Sequence[Source]) -> list[str]:
-    """Return the given ids, each once; - stands for the lines of standard input. Raises UsageError.
+def read_ids(given: Iterable[str], *, are_stored: bool = False) -> list[str]:
+    """Return the given ids, each once; - stands for the lines of standard input. Raises UsageError for an invalid one.
 
-    Each id must be valid for at least one of the sources.
+    With `are_stored` any text is accepted: version 0.1.0 discovered jobs by ids that are no longer valid.
     """
     ids: dict[str, None] = {}
     for word in given:
         lines = (line.strip() for line in sys.stdin or ()) if word == "-" else [word]
         ids.update((line, None) for line in lines if line or word != "-")
     for job in ids:
-        if not any(source.is_job_id(job) for source in sources):
+        if not are_stored and not is_job_id(job):
             raise UsageError(f"{job[:80]!r} is not the id of a fine-tuning job (such as ftjob-abc123)")
     return list(ids)
 

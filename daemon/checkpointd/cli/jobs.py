@@ -16,7 +16,7 @@ from checkpointd.settings.model import Settings
 def track_jobs(settings: Settings, jobs: Sequence[str], source: str | None) -> None:
     """Track jobs of a source, and print how many are new."""
     named = choose_source(settings, source)
-    ids = read_ids(jobs, [named])
+    ids = read_ids(jobs)
 
     async def work() -> None:
         async with open_database(settings) as store:
@@ -45,7 +45,7 @@ def _change(
     done: str,
 ) -> None:
     """Change jobs, and print how many, followed by `done`."""
-    ids = read_ids(jobs, settings.sources)
+    ids = read_ids(jobs, are_stored=True)
 
     async def work() -> None:
         async with open_database(settings) as store:

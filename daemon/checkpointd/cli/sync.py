@@ -54,7 +54,7 @@ def sync_once(settings: Settings, jobs: Sequence[str], source: str | None, *, as
     """Poll these jobs, or all tracked ones, and print a summary. Exits with 1 if a job failed."""
     if source is not None:
         choose_source(settings, source)
-    ids = read_ids(jobs, settings.sources) if jobs else None
+    ids = read_ids(jobs) if jobs else None
     headers_by_source = read_headers(settings)
     configure_log(settings, headers_by_source, "error")
 

@@ -1,21 +1,34 @@
-"""A job, its status, and its job record, which is its entry in the job list. Pure.
+"""A job, its id, its status, and its job record, which is its entry in the job list. Pure.
 
-A job record is read leniently: a field that cannot be read is None, and the whole record is kept as received.
-The states of a job are in job_state.py.
+A job record is read by the rules of reading.py. Only its id is important. The states of a job are in job_state.py.
 """
 
-import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from checkpointd.domain.checkpoint import RawItem, is_valid_id
+from checkpointd.domain.json_text import outer_members
+from checkpointd.domain.reading import BadItemError, Item, Odd, RawItem, Reject, integer, text, time
 
 ENDED_STATUSES: Final = frozenset({"succeeded", "failed", "cancelled", "canceled"})
 """The final statuses, in lower case: training does not go on after them."""
 
 WAITING_STATUSES: Final = frozenset({"validating_files", "queued", "created", "pending", "paused", "pausing"})
 """The statuses in which no checkpoint can arrive, in lower case. A status in neither set counts as running."""
+
+
+JOB_ID: Final = r"(?!sk[-_]|ftckpt_)[A-Za-z0-9][A-Za-z0-9._~:@=+-]{0,255}"
+"""The pattern of a job id, which becomes a segment of a URL's path. So it has no slash, percent sign or blank, and is
+not `.` or `..`. A text that begins like a key or like the id of a checkpoint is not the id of a job. The function
+fine_tuning.track has the same pattern."""
+
+_matches_job_id: Final = re.compile(JOB_ID).fullmatch
+
+
+def is_job_id(text: str) -> bool:
+    """Return whether a text can be the id of a job."""
+    return _matches_job_id(text) is not None
 
 
 def has_ended(status: str | None) -> bool:
@@ -40,8 +53,8 @@ class Job:
 class JobRecord(NamedTuple):
     """A job record of the job list.
 
-    A field is None if it is absent, null, or not of the type that the API's specification gives it. `payload` is the
-    whole record as received. Times are Unix seconds; `hyperparameters`, `error` and `metadata` are JSON.
+    A field is None if it is absent, null or odd. Times are Unix seconds; `hyperparameters`, `error` and `metadata` are
+    JSON. `payload` is the whole record, as a column of type json accepts it. `reject` names the odd values, or is None.
     """
 
     id: str
@@ -56,82 +69,64 @@ class JobRecord(NamedTuple):
     error: str | None
     metadata: str | None
     payload: str
+    reject: Reject | None
 
 
-def read_jobs(items: Iterable[RawItem], holds_secret: Callable[[bytes], bool] = lambda _: False) -> list[JobRecord]:
+class JobPage(NamedTuple):
+    """The records of one page of the job list, one for each id, and its rejects: the records that cannot be read."""
+
+    records: list[JobRecord]
+    rejects: list[Reject]
+
+
+def read_jobs(items: Iterable[RawItem], holds_secret: Callable[[bytes], bool] = lambda _: False) -> JobPage:
     """Read the records of one page. If several records have the same id, the last one counts.
 
-    An item is left out if it is not a JSON object, if its id is not valid, or if `holds_secret` is true for it.
+    A record for which `holds_secret` is true (the provider repeated the key) becomes a reject without its bytes.
     """
-    records = {}
-    for raw in items:
+    records: dict[str, JobRecord] = {}
+    rejects: list[Reject] = []
+    for raw in map(bytes, items):
+        if holds_secret(raw):
+            rejects.append(Reject(None, "it contains a secret", None))
+            continue
         try:
-            payload = bytes(raw).decode()
-            job = json.loads(payload, parse_constant=_reject_constant)
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(job, dict) or holds_secret(bytes(raw)):
-            continue
-        # All ids become one parameter of a query, and an invalid id would make the query fail for all records.
-        if isinstance(job.get("id"), str) and is_valid_id(job["id"]):
-            records[job["id"]] = _record(job, payload)
-    return list(records.values())
+            record = _read_record(raw)
+        except BadItemError as e:
+            found = outer_members(raw).get("id")
+            rejects.append(Reject(raw, str(e), found if isinstance(found, str) and is_job_id(found) else None))
+        else:
+            records[record.id] = record
+    return JobPage(list(records.values()), rejects)
 
 
-def _reject_constant(name: str) -> None:
-    """Raise ValueError for NaN and Infinity. They are not JSON, and a column of type json rejects them."""
-    raise ValueError(name)
-
-
-def _record(job: dict[str, Any], payload: str) -> JobRecord:
-    return JobRecord(
-        id=job["id"],
-        status=_text(job.get("status")),
-        model=_text(job.get("model")),
-        fine_tuned_model=_text(job.get("fine_tuned_model")),
-        created_at=_integer(job.get("created_at")),
-        finished_at=_integer(job.get("finished_at")),
-        estimated_finish=_integer(job.get("estimated_finish")),
-        trained_tokens=_integer(job.get("trained_tokens")),
-        hyperparameters=_document(_hyperparameters(job)),
-        error=_document(job.get("error")),
-        metadata=_document(job.get("metadata")),
-        payload=payload,
+def _read_record(raw: bytes) -> JobRecord:
+    item = Item(raw)
+    hyperparameters = item.document("hyperparameters", _hyperparameters(item.members))
+    record = JobRecord(
+        id=item.require("id", _job_id),
+        status=item.read("status", text),
+        model=item.read("model", text),
+        fine_tuned_model=item.read("fine_tuned_model", text),
+        created_at=item.read("created_at", time),
+        finished_at=item.read("finished_at", time),
+        estimated_finish=item.read("estimated_finish", time),
+        trained_tokens=item.read("trained_tokens", integer),
+        hyperparameters=hyperparameters,
+        error=item.document("error", item.members.get("error")),
+        metadata=item.document("metadata", item.members.get("metadata")),
+        payload=item.payload,
+        reject=None,
     )
+    return record._replace(reject=Reject(raw, item.flaw, record.id, is_stored=True)) if item.flaw else record
 
 
-def _text(value: object) -> str | None:
-    """Return a printable text, or None. An empty text is None, because some servers send it instead of null."""
-    return value if isinstance(value, str) and value and value.isprintable() else None
+def _job_id(value: object) -> str | Odd | None:
+    found = text(value)
+    return Odd("not the id of a job") if isinstance(found, str) and not is_job_id(found) else found
 
 
-def _integer(value: object) -> int | None:
-    """Return an integer of 64 bits, or None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63 else None
-
-
-def _document(value: object) -> str | None:
-    """Return a value as JSON, or None if it is null or a query could not read it.
-
-    PostgreSQL stores an escaped NUL character in a column of type json, but every query that reads such a text fails.
-    """
-    try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False) if value is not None else None
-    except ValueError:  # a number that is too large was read as infinity
-        return None
-    return text if text and "\\u0000" not in text and _is_utf8(text) else None
-
-
-def _is_utf8(text: str) -> bool:
-    """Return whether a text can be encoded. A lone surrogate cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _hyperparameters(job: dict[str, Any]) -> object:
+def _hyperparameters(job: Mapping[str, Any]) -> object:
     """Return the hyperparameters of the job or, if it has none, those of its method (dpo, reinforcement)."""
     method = job.get("method")
     options = method.get(str(method.get("type"))) if isinstance(method, dict) else None

@@ -7,16 +7,16 @@ from typing import Final, NamedTuple
 
 from checkpointd.domain.checkpoint import (
     OBJECT,
-    BadItemError,
     Checkpoint,
     ForeignItemError,
-    RawItem,
     is_valid_id,
     read_checkpoint,
 )  # fmt: skip
 from checkpointd.domain.failure import Failure
+from checkpointd.domain.json_text import outer_members
+from checkpointd.domain.reading import BadItemError, RawItem, Reject
 
-READER: Final = b"2"
+READER: Final = b"3"
 """The version of this reader. Every digest includes it, so that each listing is compared in full after an upgrade."""
 
 
@@ -28,14 +28,6 @@ class RawListing(NamedTuple):
     requests: int
 
 
-class Reject(NamedTuple):
-    """An item that cannot be read: its bytes, or None if they contain a secret; the reason; its id, or None."""
-
-    raw: bytes | None
-    reason: str
-    id: str | None
-
-
 class Listing(NamedTuple):
     """The checkpoints of a listing, one for each id, and its rejects."""
 
@@ -43,6 +35,11 @@ class Listing(NamedTuple):
     rejects: list[Reject]
     foreign: str | None
     """The type of an item that is not a checkpoint, or None. Its page and the later pages are not read."""
+
+    @property
+    def unreadable(self) -> int:
+        """How many items could not be read at all."""
+        return sum(not reject.is_stored for reject in self.rejects)
 
 
 def digest(pages: Sequence[Sequence[RawItem]]) -> bytes:
@@ -99,7 +96,7 @@ def _read_page(
             rejects.append(Reject(earlier.payload.encode(), reason, checkpoint.id))
         found[checkpoint.id] = checkpoint
         if flaw:
-            rejects.append(Reject(bytes(raw), flaw, checkpoint.id))
+            rejects.append(Reject(bytes(raw), flaw, checkpoint.id, is_stored=True))
     return list(found.values()), rejects
 
 
@@ -112,9 +109,6 @@ _SECRET_REJECT: Final = Reject(None, "it contains a secret", None)
 
 def _id_of(raw: RawItem) -> str | None:
     """Return the id of an item that has the type of a checkpoint, or None. One without id may be any checkpoint."""
-    try:
-        sent = json.loads(bytes(raw))
-        found = sent.get("id") if sent.get("object") == OBJECT else None
-    except (ValueError, AttributeError, RecursionError):
-        return None
+    sent = outer_members(bytes(raw))
+    found = sent.get("id") if sent.get("object") == OBJECT else None
     return found if isinstance(found, str) and is_valid_id(found) else None

@@ -82,7 +82,8 @@ class SavedPoll(msgspec.Struct, frozen=True):
     new: int = 0
     changed: int = 0
     rejected: int = 0
-    """The number of items that cannot be read. For a quiet poll, it is that of the last compared listing."""
+    """The number of items that cannot be read, wholly or in part. For a quiet poll, it is the number of items of the
+    last compared listing of which nothing could be stored."""
 
 
 def evaluate(

@@ -4,11 +4,14 @@ A page has the statuses of a hundred jobs, so no job needs a request of its own.
 """
 
 import asyncio
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 from typing import Final
 
 from checkpointd.domain.failure import SOURCE_FAILURES, ErrorClass, Failure, is_pause, pause_seconds
 from checkpointd.domain.job import ENDED_STATUSES, read_jobs
+from checkpointd.domain.reading import Reject
 from checkpointd.polling.source import ActiveSource, RateLimiter, store_failure, store_recovery
 from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.job_records import save_job_records
@@ -16,7 +19,7 @@ from checkpointd.postgres.store import JobListLease, Store
 from checkpointd.provider.http import ApiError
 from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.logs import log
-from checkpointd.telemetry.metrics import REQUESTS
+from checkpointd.telemetry.metrics import LOGGED_JOBS, REJECTS, REQUESTS
 
 LIST_SHARE: Final = 0.75
 """The share of the lease within which the job list must be read."""
@@ -47,6 +50,8 @@ class JobList:
 
         A pass that is not full reads no further pages to find them.
         """
+        self._rejected: set[bytes] = set()
+        """The keys of the rejects of the last reading. They are not counted and logged again."""
         self._failures = 0
         self._requests = 0
         """The number of requests of the last reading."""
@@ -112,22 +117,34 @@ class JobList:
         found = await self._store.find_unfinished_jobs(source.key, list(ENDED_STATUSES))
         unfinished = found.keys() - (set() if full else self._unlisted)
         limiter = RateLimiter(self._store, source.key, source.request_interval, paid=0)
+        known, self._rejected = self._rejected, set()
         async with aclosing(source.client.list_jobs(deadline, limiter.wait)) as pages:
             async for items in pages:
                 self._requests += 1
                 REQUESTS.labels(source.name).inc()
-                records = read_jobs(items, source.client.holds_secret)
-                discovered = await self._store.discover(source.key, [r.id for r in records]) if self._discover else 0
-                statuses = await save_job_records(self._store, lease, records)
-                if discovered or statuses:
-                    log.info("job_list.changed", source=source.name, discovered=discovered, statuses=statuses)
-                if listed := [record.id for record in records if found.get(record.id)]:  # missing, according to polls
+                page = read_jobs(items, source.client.holds_secret)
+                ids = [record.id for record in page.records]
+                discovered = await self._store.discover(source.key, ids) if self._discover else 0
+                saved = await save_job_records(self._store, lease, page, known | self._rejected)
+                self._report_rejects(saved.rejects, known)
+                if discovered or saved.statuses:
+                    log.info("job_list.changed", source=source.name, discovered=discovered, statuses=saved.statuses)
+                if listed := [job_id for job_id in ids if found.get(job_id)]:  # missing, according to polls
                     await self._store.record_listed(lease, listed)
-                unfinished.difference_update(record.id for record in records)
+                unfinished.difference_update(ids)
                 if not (full or unfinished or discovered):
                     return False
         self._unlisted = unfinished
         return True
+
+    def _report_rejects(self, rejects: Sequence[Reject], known: AbstractSet[bytes]) -> None:
+        """Count and log the rejects of a page that are not known from the last reading or an earlier page."""
+        new = [reject for reject in rejects if reject.key not in known | self._rejected]
+        self._rejected.update(reject.key for reject in rejects)
+        if new:
+            REJECTS.labels(self._source.name).inc(len(new))
+            jobs = [reject.id for reject in new if reject.id][:LOGGED_JOBS]
+            log.warning("job_list.rejected", source=self._source.name, items=len(new), jobs=jobs, reason=new[0].reason)
 
     async def _record_failure(self, lease: JobListLease, started: float, failure: Failure) -> None:
         if not self._failures:

@@ -23,6 +23,20 @@ DRIVER_ERRORS: Final = (
 )
 """What a call of the driver raises if the database is unavailable or rejects the statement."""
 
+DATA_ERRORS: Final = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    OverflowError,
+    UnicodeEncodeError,
+)
+"""Errors caused by a value: a retry with the same value would fail again."""
+
+
+def why_rejected(error: Exception) -> str:
+    """Return the reason of a reject that the database rejected. The text of the error may contain values."""
+    return f"the database rejects it: {type(error).__name__.removesuffix('Error')}"
+
 
 TRANSIENT_ERRORS: Final = (
     asyncpg.SerializationError,

@@ -46,8 +46,8 @@ class UpdatedRow(NamedTuple):
     id: str
     changed: bool
     step_number: int
-    created_at: int
-    fine_tuned_model_checkpoint: str
+    created_at: int | None
+    fine_tuned_model_checkpoint: str | None
     step: float | None
     train_loss: float | None
     train_mean_token_accuracy: float | None
@@ -75,12 +75,14 @@ class SummaryRow(NamedTuple):
 
 
 class RejectRow(NamedTuple):
-    """A row of save_rejects.sql."""
+    """A row of save_rejects.sql. Of `job` and `source` one is None."""
 
-    job: int
+    job: int | None
+    source: int | None
     digest: bytes
     reason: str
     raw: bytes | None
+    is_stored: bool
 
 
 class PollRow(NamedTuple):

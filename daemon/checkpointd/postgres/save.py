@@ -15,32 +15,22 @@ Quiet polls take one statement, the others one transaction (save_rows.py). Four 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
 
-import asyncpg
 from msgspec.structs import replace
 
 from checkpointd.domain.checkpoint import Checkpoint
-from checkpointd.domain.listing import Listing, Reject
+from checkpointd.domain.listing import Listing
 from checkpointd.domain.poll import PollResult, SavedPoll
+from checkpointd.domain.reading import Reject
 from checkpointd.postgres import connection as connection_module
 from checkpointd.postgres import queries
 from checkpointd.postgres.connection import Connection, transaction
-from checkpointd.postgres.errors import DRIVER_ERRORS, repeated
+from checkpointd.postgres.errors import DATA_ERRORS, DRIVER_ERRORS, repeated, why_rejected
 from checkpointd.postgres.rows import QuietRow, columns
 from checkpointd.postgres.save_rows import write_polls
 from checkpointd.postgres.store import Store
 
 _Save = Callable[[Connection, Sequence[PollResult]], Awaitable[dict[int, SavedPoll]]]
-
-DATA_ERRORS: Final = (
-    asyncpg.DataError,
-    asyncpg.IntegrityConstraintViolationError,
-    asyncpg.ProgramLimitExceededError,
-    OverflowError,
-    UnicodeEncodeError,
-)
-"""Errors caused by a value: a retry with the same value would fail again."""
 
 
 async def save_quiet(store: Store, polls: Sequence[PollResult]) -> list[SavedPoll]:
@@ -109,16 +99,14 @@ async def _without_invalid_items(connection: Connection, poll: PollResult, error
             complete=False,
             listing=None,
             error_class="internal",
-            error=f"the database rejects it: {_name(error)}",
+            error=why_rejected(error),
             blames_job=True,
             gone=False,
         )
-    rejects = [
-        Reject(item.payload.encode("utf-8", "replace"), f"the database rejects it: {reason}", item.id)
-        for item, reason in invalid.values()
-    ]
+    rejects = [Reject(item.payload.encode("utf-8", "replace"), reason, item.id) for item, reason in invalid.values()]
+    rejects += [reject for reject in listing.rejects if not (reject.is_stored and reject.id in invalid)]
     checkpoints = [item for item in listing.checkpoints if item.id not in invalid]
-    return replace(poll, listing=listing._replace(checkpoints=checkpoints, rejects=[*listing.rejects, *rejects]))
+    return replace(poll, listing=listing._replace(checkpoints=checkpoints, rejects=rejects))
 
 
 async def _find_invalid_items(
@@ -129,17 +117,12 @@ async def _find_invalid_items(
         await _save_in_transaction(connection, [replace(poll, listing=Listing(items, [], None))], keep=False)
     except DATA_ERRORS as e:
         if len(items) <= 1:
-            return {item.id: (item, _name(e)) for item in items}
+            return {item.id: (item, why_rejected(e)) for item in items}
         half = len(items) // 2
         return await _find_invalid_items(connection, poll, items[:half]) | await _find_invalid_items(
             connection, poll, items[half:]
         )
     return {}
-
-
-def _name(error: Exception) -> str:
-    """Return the name of an error's class, without `Error`. The message is not used, because it may contain values."""
-    return type(error).__name__.removesuffix("Error")
 
 
 async def _save_in_transaction(

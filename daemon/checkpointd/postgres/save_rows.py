@@ -8,7 +8,6 @@ transactions lock in the same order: polling rows by key, sources, the feed gate
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from hashlib import sha256
 from typing import Any, Final
 
 import asyncpg
@@ -17,6 +16,7 @@ from checkpointd.domain.checkpoint import METRICS, Checkpoint, read_stored
 from checkpointd.domain.diff import Diff, StoredCheckpoint, Value, compare, values
 from checkpointd.domain.job import has_ended
 from checkpointd.domain.poll import PollResult, SavedPoll
+from checkpointd.domain.reading import Reject
 from checkpointd.postgres import queries
 from checkpointd.postgres.connection import Connection
 from checkpointd.postgres.rows import (
@@ -34,10 +34,9 @@ from checkpointd.postgres.rows import (
 REJECT_BYTES: Final = 64 * 1024
 """The most bytes of a reject that are stored."""
 
-SECRET_REJECT_KEY: Final = b"a secret stands in it"
-"""The hash of this text is the key of a reject without bytes. It must never change: another text makes a new row."""
-REJECTS_PER_JOB: Final = 1000
-"""The most rejects of a job that are stored. Others are only counted: a broken provider must not fill the disk."""
+MOST_REJECTS: Final = 1000
+"""The most rejects that are stored of a job, and of a source if their jobs are not known. Others are only counted: a
+broken provider must not fill the disk."""
 
 BURST: Final = 3
 """More new checkpoints than this in one poll are a burst. If the first ones of a job are a burst that begins too late,
@@ -59,7 +58,7 @@ async def write_polls(connection: Connection, polls: Sequence[PollResult]) -> di
     stored = await _read_stored(connection, polls)
     diffs = {p.lease.job: _diff(p, stored.get(p.lease.job, {}), held[p.lease.job]["absent_ids"] or ()) for p in polls}
     await _write_checkpoints(connection, diffs)
-    await _write_rejects(connection, polls)
+    await write_rejects(connection, ((p.lease.job, None, r) for p in polls if p.listing for r in p.listing.rejects))
     await _summarise(connection, diffs, {job for job, row in held.items() if row["all_stored"]})
     poll_ids = await _write_polls(connection, polls, diffs, held)
     await _finish(connection, polls, diffs, poll_ids)
@@ -145,19 +144,17 @@ def _values(item: Checkpoint) -> tuple[Any, ...]:
     )
 
 
-async def _write_rejects(connection: Connection, polls: Iterable[PollResult]) -> None:
-    rejects = {
-        (p.lease.job, sha256(SECRET_REJECT_KEY if r.raw is None else r.raw).digest()): (
-            r.reason,
-            r.raw and r.raw[:REJECT_BYTES],
+async def write_rejects(connection: Connection, rejects: Iterable[tuple[int | None, int | None, Reject]]) -> None:
+    """Store rejects, each with the key of its job or, if that is not known, with the key of its source."""
+    rows = {
+        (job or 0, source or 0, reject.key): RejectRow(
+            job, source, reject.key, reject.reason, reject.raw and reject.raw[:REJECT_BYTES], reject.is_stored
         )
-        for p in polls
-        if p.listing
-        for r in p.listing.rejects
+        for job, source, reject in rejects
     }
-    if rejects:
-        rows = [RejectRow(*key, *value) for key, value in sorted(rejects.items())]
-        await connection.execute(queries.SAVE_REJECTS, *columns(rows), REJECTS_PER_JOB)
+    if rows:
+        in_order = [row for _, row in sorted(rows.items())]
+        await connection.execute(queries.SAVE_REJECTS, *columns(in_order), MOST_REJECTS)
 
 
 async def _summarise(connection: Connection, diffs: Mapping[int, Diff], all_stored: Collection[int]) -> None:
@@ -222,7 +219,7 @@ def _finished(poll: PollResult, diff: Diff, poll_id: int | None) -> FinishedRow:
         # Without a digest the next listing is compared in full: it decides whether an absent checkpoint is missing.
         digest=poll.digest if poll.complete and not diff.absent else None,
         absent_ids="\n".join(diff.absent) or None,
-        rejected=len(poll.listing.rejects) if poll.listing else None,
+        rejected=poll.listing.unreadable if poll.listing else None,
         error_class=poll.error_class,
         error=poll.error,
         poll=poll_id,

@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from checkpointd.domain.checkpoint import RawItem
 from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.domain.job import is_job_id
 from checkpointd.domain.listing import RawListing
+from checkpointd.domain.reading import RawItem
 from checkpointd.provider.http import ApiError, Endpoint, Limits, Response, Session
 from checkpointd.provider.page import NotAListError, Page, read_page
 from checkpointd.provider.page_size import smaller_page_size
@@ -68,6 +69,9 @@ class Client:
         What was read before a failure is returned with it. If the cursor is lost (its checkpoint left the list between
         two pages), the listing starts again; the pages that were read before still count.
         """
+        if not is_job_id(job_id):  # version 0.1.0 discovered any id, such as `..`, which would change the path
+            failure = Failure(ErrorClass.BAD_REQUEST, "its id cannot be part of an address: untrack the job")
+            return RawListing([], failure, 0)
         path = _checkpoints_of(job_id)
         listing = await self._list(path, deadline, wait)
         for _ in range(CURSOR_RESTARTS):
@@ -95,10 +99,10 @@ class Client:
         except ApiError as e:
             return ProbeResult(e.failure, http_date(e.date))
         try:
-            self._read_page(response)
+            failure = self._read_page(response).failure
         except ApiError as e:
-            return ProbeResult(e.failure, http_date(response.date))
-        return ProbeResult(None, http_date(response.date))
+            failure = e.failure
+        return ProbeResult(failure, http_date(response.date))
 
     async def _list(self, path: str, deadline: float, wait: Wait) -> RawListing:
         pages: list[Sequence[RawItem]] = []
@@ -118,24 +122,32 @@ class Client:
     ) -> Page:  # fmt: skip
         """Read the page after `cursor`. Tries again if the failure may pass and the deadline allows it.
 
-        If the provider says that the page size is too large, a smaller one is used for this and all later requests.
+        If the provider says that the page size is too large, a smaller one is used for this and all later requests. A
+        page with a failure is returned if no try returns one without.
         """
         tries = 0
+        read: Page | None = None
         while True:
             tries += 1
             await wait(deadline)
             pagination.requests += 1
             try:
-                return await self._request(path, cursor, pagination, deadline)
+                read = await self._request(path, cursor, pagination, deadline)
+                if read.failure is None:
+                    return read
+                failure = read.failure
             except ApiError as e:
                 if self._reduces_page_size(e, pagination):
                     tries = 0
                     continue
-                jitter = random.uniform(0.5, 1)  # noqa: S311  # not a secret
-                delay = max(jitter * self._backoff * 2**tries, e.failure.retry_after or 0)
-                longest = min(deadline - asyncio.get_running_loop().time(), LONGEST_WAIT)
-                if tries >= e.failure.tries or delay > longest:
-                    raise
+                failure = e.failure
+            jitter = random.uniform(0.5, 1)  # noqa: S311  # not a secret
+            delay = max(jitter * self._backoff * 2**tries, failure.retry_after or 0)
+            longest = min(deadline - asyncio.get_running_loop().time(), LONGEST_WAIT)
+            if tries >= failure.tries or delay > longest:
+                if read is None:
+                    raise ApiError(failure)
+                return read._replace(failure=failure)
             await asyncio.sleep(delay)
 
     async def _request(self, path: str, cursor: str | None, pagination: "Pagination", deadline: float) -> Page:
@@ -156,10 +168,12 @@ class Client:
 
     def _read_page(self, response: Response) -> Page:
         try:
-            return read_page(response.body)
+            page = read_page(response.body)
         except NotAListError as e:
             failure = Failure(e.error_class, str(e), has_words=e.words.text != "")
             page_size = smaller_page_size(e.words, response.page_size, None)
+        else:
+            return page._replace(failure=self._endpoint.clean(page.failure)) if page.failure else page
         if failure.error_class in {ErrorClass.NOT_JSON, ErrorClass.HTML} and not is_json(response.content_type):
             content_type = response.content_type or "none"
             failure = Failure(ErrorClass.CONTENT_TYPE, f"content type {content_type}: {failure.message}")
@@ -179,6 +193,8 @@ class Pagination:
 
     def cursor_after(self, page: Page) -> str | None:
         """Return the cursor of the next page, or None after the last. Raises ApiError if no next page can be read."""
+        if page.failure:
+            raise ApiError(page.failure)
         if not page.has_more:
             return None
         cursor = page.last_id

@@ -1,17 +1,19 @@
 """Split the body of a response into the items of one page of a list, each with its bytes as received. Pure.
 
 A list is an object with `data`, an array, and `has_more`, a boolean: OpenAI's published specification requires both,
-and its official client relies on them. Any other body raises an error, so that it is never taken for an empty list.
+and its official client relies on them. A page without a boolean `has_more` has its items, and a failure. Any other body
+raises an error, so that it is never taken for an empty list.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from checkpointd.domain.checkpoint import RawItem
-from checkpointd.domain.failure import ErrorClass
+from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.domain.json_text import Scanner, outer_members
+from checkpointd.domain.reading import RawItem
 from checkpointd.provider.body import describe
 from checkpointd.provider.responses import says_quota
 from checkpointd.provider.words import Words, words_in
@@ -20,12 +22,14 @@ from checkpointd.provider.words import Words, words_in
 class Page(NamedTuple):
     """One page: the bytes of its items, whether more pages follow, and the cursor of the next page.
 
-    The cursor is the id of the last item. It is None if no page follows or if that id cannot be used.
+    The cursor is the id of the last item. It is None if no page follows or if that id cannot be used. `failure` is why
+    it is unknown whether more pages follow, or None.
     """
 
     items: Sequence[RawItem]
     has_more: bool
     last_id: str | None
+    failure: Failure | None = None
 
 
 class NotAListError(Exception):
@@ -88,10 +92,7 @@ def _last_id(items: Sequence[RawItem]) -> str | None:
     try:
         return _decode_identified(items[-1]).id
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        try:
-            found = json.loads(bytes(items[-1])).get("id")
-        except (ValueError, AttributeError, RecursionError):
-            return None
+        found = outer_members(bytes(items[-1])).get("id")
         # A lone surrogate cannot be encoded in a URL, and is not printable.
         return found if isinstance(found, str) and found.isprintable() else None
 
@@ -105,34 +106,40 @@ def _read_leniently(body: bytes) -> Page:
         raise NotAListError(ErrorClass.EMPTY_BODY, "an empty body")
     try:
         # surrogateescape keeps bytes that are not UTF-8. Only the item that contains them is rejected later.
-        return _page_of(_Scanner(body.decode("utf-8", "surrogateescape")).list_members())
-    except RecursionError:
-        raise NotAListError(ErrorClass.NOT_JSON, "JSON nested too deeply") from None
+        members = Scanner(body.decode("utf-8", "surrogateescape")).members(split="data")
+        return _page_of(members)
     except (ValueError, IndexError):
         raise NotAListError(*describe(body)) from None
 
 
-def _page_of(members: dict[str, Any] | None) -> Page:
+def _page_of(members: Sequence[tuple[str, Any]] | None) -> Page:
     """Return the page with these members, or raise NotAListError. None means JSON that is not an object."""
     if members is None:
         raise NotAListError(ErrorClass.NOT_A_LIST, "JSON, but not an object")
-    data = members.get("data")
-    if "error" in members and (members["error"] or not isinstance(data, list)):
-        raise _error_in_200(members)
+    sent = dict(members)
+    data = sent.get("data")
+    if "error" in sent and (sent["error"] or not isinstance(data, list)):
+        raise _error_in_200(sent)
     if not isinstance(data, list):
-        if any(members.get(name) for name in ("errors", "detail", "fault")):
-            raise _error_in_200(members)
-        words = words_in(members)
+        if any(sent.get(name) for name in ("errors", "detail", "fault")):
+            raise _error_in_200(sent)
+        words = words_in(sent)
         said = f", but these words: {words.text[:160]}" if words.text else ""
         raise NotAListError(ErrorClass.NOT_A_LIST, f"no array `data`{said}", words)
-    if members.get("object", "list") != "list":
-        raise NotAListError(ErrorClass.NOT_A_LIST, f"an object of type {_excerpt(members['object'])}, not a list")
-    if "has_more" not in members:
-        raise NotAListError(ErrorClass.BAD_HAS_MORE, "`has_more` is missing")
-    has_more = members["has_more"]
-    if not isinstance(has_more, bool):
-        raise NotAListError(ErrorClass.BAD_HAS_MORE, f"`has_more` is {_excerpt(has_more)}, not true or false")
-    return Page(data, has_more, _last_id(data) if has_more else None)
+    if any(name == "data" and value != data for name, value in members):
+        raise NotAListError(ErrorClass.NOT_A_LIST, "`data` given twice with different values")
+    if sent.get("object", "list") != "list":
+        raise NotAListError(ErrorClass.NOT_A_LIST, f"an object of type {_excerpt(sent['object'])}, not a list")
+    has_more = sent.get("has_more")
+    if "has_more" not in sent:
+        problem = "`has_more` is missing"
+    elif not isinstance(has_more, bool):
+        problem = f"`has_more` is {_excerpt(has_more)}, not true or false"
+    elif any(name == "has_more" and value is not has_more for name, value in members):
+        problem = "`has_more` given twice with different values"
+    else:
+        return Page(data, has_more, _last_id(data) if has_more else None)
+    return Page(data, has_more=False, last_id=None, failure=Failure(ErrorClass.BAD_HAS_MORE, problem))
 
 
 def _error_in_200(members: dict[str, Any]) -> NotAListError:
@@ -145,78 +152,7 @@ def _error_in_200(members: dict[str, Any]) -> NotAListError:
 
 def _excerpt(value: object) -> str:
     """Return a value as JSON; at most 160 characters."""
-    return json.dumps(value)[:160]
-
-
-# int() raises an error for thousands of digits, which would make the page fail: only the first 40 digits are used.
-_decoder = json.JSONDecoder(parse_int=lambda digits: int(digits[:40]))
-_decode_value: Callable[[str, int], tuple[Any, int]] = _decoder.raw_decode
-
-
-class _Scanner:
-    """Reads a JSON text from left to right. Its methods raise ValueError or IndexError if the text is not JSON."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-
-    def list_members(self) -> dict[str, Any] | None:
-        """Return the members of the JSON object, with the array `data` as a list of the bytes of each item.
-
-        Returns None for JSON that is not an object. Raises NotAListError if `data` or `has_more` has two values.
-        """
-        members = self._members() if self._next() == "{" else None
-        if members is None:
-            self._value()
-        if self._skip_blanks() < len(self._text):
-            raise ValueError("trailing characters")
-        return members
-
-    def _members(self) -> dict[str, Any]:
-        members: dict[str, Any] = {}
-        for _ in self._entries("{", "}"):
-            name = self._value()
-            if not isinstance(name, str):
-                raise ValueError("a name expected")  # noqa: TRY004  # of JSON, not of Python
-            self._take(":")
-            value = self._items() if name == "data" and self._next() == "[" else self._value()
-            if name in {"data", "has_more"} and name in members and members[name] != value:
-                raise NotAListError(ErrorClass.NOT_A_LIST, f"`{name}` given twice with different values")
-            members[name] = value
-        return members
-
-    def _items(self) -> list[bytes]:
-        items = []
-        for _ in self._entries("[", "]"):
-            start = self._skip_blanks()
-            self._value()
-            items.append(self._text[start : self._at].encode("utf-8", "surrogateescape"))
-        return items
-
-    def _entries(self, first: str, last: str) -> Iterator[None]:
-        """Yield before each entry of an object or array, and step over its brackets and commas."""
-        self._take(first)
-        if self._next() != last:
-            yield
-            while self._next() != last:
-                self._take(",")
-                yield
-        self._take(last)
-
-    def _value(self) -> Any:  # noqa: ANN401  # any JSON
-        value, self._at = _decode_value(self._text, self._skip_blanks())
-        return value
-
-    def _take(self, char: str) -> None:
-        if self._next() != char:
-            raise ValueError(f"{char} expected")
-        self._at += 1
-
-    def _next(self) -> str:
-        return self._text[self._skip_blanks()]
-
-    def _skip_blanks(self) -> int:
-        """Step over blanks, and return the position of what follows them."""
-        while self._at < len(self._text) and self._text[self._at] in " \t\n\r":
-            self._at += 1
-        return self._at
+    try:
+        return json.dumps(value)[:160]
+    except (RecursionError, TypeError):  # UNREADABLE, or nearly as deep
+        return "JSON nested too deeply"

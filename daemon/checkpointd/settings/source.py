@@ -171,8 +171,3 @@ class Source(BaseModel):
         if ":" not in credentials:
             raise SettingsError(f"{label}: {self.proxy_credentials} does not contain user:password")
         return credentials
-
-    def is_job_id(self, text: str) -> bool:
-        """Return whether this can be the id of a job. It becomes a segment of a URL's path."""
-        pattern = r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}" if self.kind == "compatible" else r"ftjob-[A-Za-z0-9_-]{1,122}"
-        return re.fullmatch(pattern, text) is not None

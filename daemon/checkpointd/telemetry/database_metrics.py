@@ -46,7 +46,7 @@ _GAUGES_BY_COLUMN: Final = {
     "failing": _gauge("checkpointd_failing_jobs", "Tracked jobs whose last poll failed, by source."),
     "unreadable": _gauge(
         "checkpointd_unreadable_jobs",
-        "Tracked jobs whose last complete listing had an item that could not be read, by source.",
+        "Tracked jobs whose last complete listing had an item of which nothing could be stored, by source.",
     ),
     "suspected_gap": _gauge(
         "checkpointd_suspected_gap_jobs",

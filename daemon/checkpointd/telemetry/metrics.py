@@ -40,7 +40,10 @@ CHECKPOINTS: Final = Counter(
     "checkpointd_checkpoints_stored", "New checkpoints stored, by source.", ["source"], registry=REGISTRY
 )
 REJECTS: Final = Counter(
-    "checkpointd_rejected_items", "Items that could not be read, by source.", ["source"], registry=REGISTRY
+    "checkpointd_rejected_items",
+    "Checkpoints and job records that could not be read, wholly or in part, by source.",
+    ["source"],
+    registry=REGISTRY,
 )
 POLL_SECONDS: Final = Histogram(
     "checkpointd_poll_duration_seconds",
@@ -111,7 +114,7 @@ def record_saved(source: str, polls: Iterable[SavedPoll]) -> None:
             log.info("poll.changed", source=source, job=lease.id, new=poll.new, changed=poll.changed)
         if poll.rejected and not poll.result.quiet:  # the rejects of a quiet poll were counted and logged before
             REJECTS.labels(source).inc(poll.rejected)
-            log.warning("poll.rejected", source=source, job=lease.id, items=poll.rejected)
+            log.warning("poll.rejected", source=source, job=lease.id, items=poll.rejected, reason=_reason(poll))
         if error_class and error_class != lease.error_class:
             failed[error_class].append(poll)
         elif not error_class and lease.failures:
@@ -123,6 +126,12 @@ def record_saved(source: str, polls: Iterable[SavedPoll]) -> None:
         )
     if recovered:
         log.info("poll.recovered", source=source, **log_fields(recovered))
+
+
+def _reason(poll: SavedPoll) -> str | None:
+    """Return the reason of the first reject."""
+    rejects = poll.result.listing.rejects if poll.result.listing else []
+    return rejects[0].reason if rejects else None
 
 
 def log_fields(jobs: Sequence[str]) -> dict[str, Any]:
