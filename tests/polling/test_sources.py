@@ -9,8 +9,8 @@ from aiohttp import web
 from checkpointd.domain.attribution import SourceState
 from checkpointd.domain.failure import Failure
 from checkpointd.postgres.store import Store
-from support.harness import polling_one, sync, tick, track
-from support.provider import JOB, Provider, body, checkpoint, error, page, paged
+from support.harness import open_source, polling_one, sync, tick, track, until
+from support.provider import JOB, Provider, body, checkpoint, error, held, page, paged
 
 STATE = "select state from fine_tuning.sources"
 
@@ -34,6 +34,31 @@ async def test_refused_key_releases_its_jobs(store: Store, provider: Provider, s
         provider.checkpoints[name] = page([])
     await sync(store, provider, *jobs)
     assert "ok" == await sql.fetchval(STATE)
+
+
+async def test_refusals_of_an_old_key(store: Store, provider: Provider) -> None:
+    """A refusal that arrives after a new key is in use concerns the old key, and silences nothing."""
+    refused, reached, go_on = held(error(401, "invalid_api_key"))
+    provider.checkpoints[JOB] = error(401, "invalid_api_key")
+    provider.checkpoints["ftjob-2"] = refused
+    await track(store, JOB, "ftjob-2")
+    async with polling_one(store, provider) as (poller, source, _), open_source(store, provider, key="new") as renewed:
+        source.renew = lambda: renewed.client
+        await source.reread_key()
+        assert renewed.client is not source.client, "no key was refused"
+        await poller.tick()
+        await reached.wait()
+        await until(lambda: source.refusals)
+        await source.reread_key()
+        go_on.set()
+        await poller.idle()
+        assert (False, False) == (source.is_silent(asyncio.get_running_loop().time()), source.key_refused)
+        provider.checkpoints = {JOB: page([]), "ftjob-2": page([])}
+        await poller.queue.saved()
+        await tick(poller)
+        await tick(poller)
+    assert {"Bearer new"} == {request.headers["Authorization"] for request in provider.requests[2:]}
+    assert 0 == source.refusals
 
 
 async def test_key_that_lost_its_rights(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:

@@ -57,10 +57,10 @@ PLANTED = [
         "per-page commit with early stop",
         "tests/service/test_daemon.py::test_kill_during_a_burst",
         [
-            Edit(f"{PACKAGE}/polling/poller.py", "            raw = await source.client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait)\n", """\
+            Edit(f"{PACKAGE}/polling/poller.py", "            raw = await client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait)\n", """\
             async def save(page):
                 return await save_page(self._store, claim.lease, read_listing(claim.lease.id, [page]))
-            raw = await source.client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait, save)
+            raw = await client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait, save)
 """),
             Edit(f"{PACKAGE}/polling/poller.py", "from checkpointd.polling.source import", "from checkpointd.domain.listing import read_listing\nfrom checkpointd.postgres.save import save_page\nfrom checkpointd.polling.source import"),
             Edit(f"{PACKAGE}/provider/client.py", "deadline: float, wait: Wait = no_wait) -> RawListing:", "deadline: float, wait: Wait, save) -> RawListing:"),

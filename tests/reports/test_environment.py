@@ -10,6 +10,8 @@ import asyncpg
 import pytest
 from aiohttp import web
 
+from checkpointd.cli.database import database
+from checkpointd.settings.load import load
 from support.provider import JOB, Provider, checkpoint, error, job, page
 from support.verbs import PROGRAM, checkpointd, environment, running, wait_for_line
 from support.waiting import eventually
@@ -21,31 +23,40 @@ NEW_KEY = "canary-new-key-9876543210"
 # Variables
 
 
-@pytest.mark.parametrize(
-    "variable",
-    [
-        "CHECKPOINTD_SERVICE_HOST=10.0.0.5",
-        "CHECKPOINTD_SERVICE_PORT=8787",
-        "CHECKPOINTD_SERVICE_PORT_HTTP=8787",
-        "CHECKPOINTD_PORT=tcp://10.0.0.5:8787",
-        "CHECKPOINTD_PORT_8787_TCP=tcp://10.0.0.5:8787",
-        "CHECKPOINTD_PORT_8787_TCP_PROTO=tcp",
-        "CHECKPOINTD_PORT_8787_TCP_PORT=8787",
-        "CHECKPOINTD_PORT_8787_TCP_ADDR=10.0.0.5",
-        "CHECKPOINTD_PORT_53_UDP=udp://[fd00::5]:53",
-        "CHECKPOINTD_METRICS_SERVICE_HOST=10.0.0.5",
-        "CHECKPOINTD_METRICS_PORT_9090_TCP=tcp://10.0.0.5:9090",
-        "CHECKPOINTD_HTTP_PORT=tcp://10.0.0.5:8787",  # of a service checkpointd-http
-        "CHECKPOINTD_NAME=/web/checkpointd",
-        "CHECKPOINTD_ENV_PATH=/usr/bin",
-        "CHECKPOINTD_1_PORT_8787_TCP_ADDR=172.17.0.5",
-    ],
-)
-async def test_injected_variables_are_ignored(url: str, tmp_path: Path, variable: str) -> None:
-    """A variable that Kubernetes or Docker injects for a service of this name sets nothing, and is no error."""
-    name, _, value = variable.partition("=")
-    env = {**environment(tmp_path, url, "http://127.0.0.1:1/v1"), name: value}
+INJECTED = {
+    "CHECKPOINTD_SERVICE_HOST": "10.0.0.5",
+    "CHECKPOINTD_SERVICE_PORT": "8787",
+    "CHECKPOINTD_SERVICE_PORT_HTTP": "8787",
+    "CHECKPOINTD_PORT": "tcp://10.0.0.5:8787",
+    "CHECKPOINTD_PORT_8787_TCP": "tcp://10.0.0.5:8787",
+    "CHECKPOINTD_PORT_8787_TCP_PROTO": "tcp",
+    "CHECKPOINTD_PORT_8787_TCP_PORT": "8787",
+    "CHECKPOINTD_PORT_8787_TCP_ADDR": "10.0.0.5",
+    "CHECKPOINTD_PORT_53_UDP": "udp://[fd00::5]:53",
+    "CHECKPOINTD_METRICS_SERVICE_HOST": "10.0.0.5",
+    "CHECKPOINTD_METRICS_PORT_9090_TCP": "tcp://10.0.0.5:9090",
+    "CHECKPOINTD_HTTP_PORT": "tcp://10.0.0.5:8787",  # of a service checkpointd-http
+    "CHECKPOINTD_NAME": "/web/checkpointd",
+    "CHECKPOINTD_ENV_PATH": "/usr/bin",
+    "CHECKPOINTD_1_PORT_8787_TCP_ADDR": "172.17.0.5",
+}
+"""What Kubernetes and Docker's links set in a container if a service or a container is called checkpointd."""
+
+
+async def test_injected_variables_are_ignored(url: str, tmp_path: Path) -> None:
+    """Variables that Kubernetes or Docker injects for a service of this name set nothing, and are no error."""
+    env = {**environment(tmp_path, url, "http://127.0.0.1:1/v1"), **INJECTED}
     assert (0, "[]\n", "") == await checkpointd("jobs", "--json", env=env)
+    async with running("run", env=env) as daemon:
+        assert "8787" in await wait_for_line(daemon, "web.")
+
+
+@pytest.mark.parametrize("name", INJECTED)
+def test_each_injected_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    """Each of these variables alone is ignored."""
+    (tmp_path / "empty.toml").touch()
+    monkeypatch.setenv(name, INJECTED[name])
+    assert 8787 == load(tmp_path / "empty.toml").http_port
 
 
 @pytest.mark.parametrize(
@@ -94,22 +105,21 @@ async def test_empty_variables_count_as_unset(url: str, provider: Provider, tmp_
 @pytest.mark.parametrize("variable", ["PGPASSWORD", "PGPASSFILE", "PGPORT"])
 async def test_an_empty_variable_does_not_hide_the_password_file(bare: str, tmp_path: Path, variable: str) -> None:
     """The file ~/.pgpass is used although a variable of libpq is empty."""
-    target = await _server_with_passwords(bare, tmp_path)
+    target = await _server_with_passwords(bare)
     (tmp_path / ".pgpass").write_text("*:*:*:reader:one")
     (tmp_path / ".pgpass").chmod(0o600)
     env = environment(tmp_path, target.format("reader"), **{variable: ""})
     assert "the schema is missing" in (await checkpointd("jobs", env=env)).err
 
 
-async def _server_with_passwords(url: str, folder: Path) -> str:
+async def _server_with_passwords(url: str) -> str:
     """Make a server require passwords, and create the login `reader`. Return its URL with {} for the login."""
     admin = await asyncpg.connect(url.format("postgres"))
     await admin.execute("create role reader login superuser password 'one'")
     hba = await admin.fetchval("show hba_file")
-    Path(hba).write_text("local all postgres trust\nlocal all all scram-sha-256\n")
+    Path(hba).write_text("local all postgres trust\nlocal all all scram-sha-256\n")  # noqa: ASYNC240  # two lines
     await admin.execute("select pg_reload_conf()")
     await admin.close()
-    del folder
     return url.replace("postgres@", "{}@", 1).replace("/{}?", "/postgres?")
 
 
@@ -145,10 +155,9 @@ async def test_beyond_loopback(url: str, tmp_path: Path, given: str, exposed: st
 async def test_what_is_no_address(url: str, tmp_path: Path, given: str) -> None:
     """A text in the settings file that is no address is an error: it must not mean all addresses."""
     (tmp_path / "c.toml").write_text(f'http_host = "{given}"')
-    for command in ("run", "check"):
-        ended = await checkpointd(command, "--config", str(tmp_path / "c.toml"), env=environment(tmp_path, url))
-        assert (2, 1) == (ended.code, len(ended.err.splitlines()))
-        assert "http_host: must be an IP address" in ended.err
+    ended = await checkpointd("run", "--config", str(tmp_path / "c.toml"), env=environment(tmp_path, url))
+    assert (2, 1) == (ended.code, len(ended.err.splitlines()))
+    assert "http_host: must be an IP address" in ended.err
 
 
 # Users
@@ -175,8 +184,9 @@ async def test_a_user_id_without_a_name(tmp_path: Path, given: str, code: int, e
     """Each command ends with one line if the user of the database is unknown, or there is no home folder."""
     env = environment(tmp_path, given, "http://127.0.0.1:1/v1")
     del env["HOME"]
-    for command in COMMANDS if code == 2 else ("sync", "status", "jobs", "migrate"):
-        ended = await checkpointd(command, env=env, program=_as_unknown_user())
+    commands = COMMANDS if code == 2 else ("sync", "status", "jobs", "migrate")
+    ends = [checkpointd(command, env=env, program=_as_unknown_user()) for command in commands]
+    for ended in await asyncio.gather(*ends):
         assert (code, "", 1) == (ended.code, ended.out, len(ended.err.splitlines())), ended
         assert expected in ended.err
         assert "secret" not in ended.err
@@ -209,6 +219,70 @@ async def test_a_state_folder_that_cannot_be_used(tmp_path: Path, place: str) ->
         assert (1, "") == (ended.code, ended.out)
         assert last.startswith(f"checkpointd: the embedded PostgreSQL cannot use {place}")
         assert "Traceback" not in ended.err
+
+
+# Values that were copied wrongly
+
+IN_QUOTES = "is in quotes: remove them"
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ('"sk-abc"', IN_QUOTES),
+        ("'sk-abc'", IN_QUOTES),
+        ("\u201csk-abc\u201d", IN_QUOTES),
+        ("`sk-abc`", IN_QUOTES),
+        ('sk-abc"', IN_QUOTES),
+        ("Bearer sk-abc", "begins with Bearer"),
+        ("OPENAI_API_KEY=sk-abc", "begins with a name and ="),
+        ("export OPENAI_API_KEY='sk-abc'", "is in quotes"),
+        ("sk-abc\\n", "ends with a backslash"),
+        ("${OPENAI_API_KEY}", "is a placeholder"),
+        ("sk-abc sk-def", "does not contain a key"),
+    ],
+)
+async def test_a_key_that_was_copied_wrongly(url: str, tmp_path: Path, given: str, problem: str) -> None:
+    """`check` says what is wrong with a key, and the daemon refuses it in one line. Neither shows it."""
+    env = {**environment(tmp_path, url, "http://127.0.0.1:1/v1"), "OPENAI_API_KEY": given}
+    checked, started = await asyncio.gather(checkpointd("check", env=env), checkpointd("run", env=env))
+    line = next(line for line in checked.out.splitlines() if "source openai:" in line)
+    assert (1, 2, 1) == (checked.code, started.code, len(started.err.splitlines()))
+    for shown in (line, started.err):
+        assert "OPENAI_API_KEY" in shown
+        assert problem in shown
+        assert "abc" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("CHECKPOINTD_DATABASE_URL", "'postgresql://u:canary@h/d'"),
+        ("CHECKPOINTD_DATABASE_URL", '"postgresql://u:canary@h/d"'),
+        ("CHECKPOINTD_DATABASE_URL", "DATABASE_URL=postgresql://u:canary@h/d"),
+        ("OPENAI_BASE_URL", '"https://canary.example/v1"'),
+        ("CHECKPOINTD_LEASE_SECONDS", '"60"'),
+    ],
+)
+async def test_a_variable_in_quotes(url: str, tmp_path: Path, name: str, given: str) -> None:
+    """A variable whose value has quotes or its own name in it is refused in one line, which does not show the value."""
+    ended = await checkpointd("check", env={**environment(tmp_path, url, "http://127.0.0.1:1/v1"), name: given})
+    assert (2, "", 1) == (ended.code, ended.out, len(ended.err.splitlines()))
+    assert f"{name}: its value " in ended.err
+    assert "canary" not in ended.err
+
+
+@pytest.mark.parametrize("text", ["\ufeffsk-abc\r\n", " sk-abc \n\n", "sk-abc==", "a.b_c~d+e/f="])
+async def test_keys_that_are_good(url: str, provider: Provider, tmp_path: Path, text: str) -> None:
+    """A byte order mark and the line ends of Windows do not belong to a key. Padding does."""
+    provider.jobs = page([])
+    (tmp_path / "OPENAI_API_KEY").write_text(text, encoding="utf-8", newline="")
+    (tmp_path / "database_url").write_text(f"\ufeff{url}\r\n", encoding="utf-8", newline="")
+    env = environment(tmp_path, api=provider.url, CREDENTIALS_DIRECTORY=str(tmp_path))
+    del env["OPENAI_API_KEY"]
+    assert 0 == (await checkpointd("check", env=env)).code
+    expected = f"Bearer {text.strip().strip(chr(0xFEFF)).strip()}"
+    assert [expected] == [request.headers["Authorization"] for request in provider.requests]
 
 
 # Keys that are replaced
@@ -253,7 +327,7 @@ def _replace(file: Path, text: str) -> None:
 async def test_a_key_that_is_replaced(
     url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path, between: str | None
 ) -> None:
-    """After a refusal, a new key in the file is used without a restart, also if the file was missing or odd meanwhile."""
+    """After a refusal, a new key in the file is used without a restart, also if it was missing or odd meanwhile."""
     provider.checkpoints[JOB] = _only(NEW_KEY, answer=lambda: page([checkpoint(1)]))
     provider.jobs = _only(NEW_KEY, answer=lambda: page([job()]))
     key = tmp_path / "key"
@@ -267,8 +341,6 @@ async def test_a_key_that_is_replaced(
         await asyncio.sleep(1.5)  # the key is read again every second
         _replace(key, NEW_KEY + "\n")
         line = await wait_for_line(daemon, "source.key_changed")
-        while between == "canary-half" and (await sql.fetchval("select state from fine_tuning.sources")) != "ok":
-            await asyncio.sleep(0.1)  # another process updates the state
         await eventually(lambda: _is_polled(sql), seconds=10)
         await eventually(lambda: _has_status(sql), seconds=10)
         await eventually(lambda: _is_ok(sql), seconds=10)
@@ -315,11 +387,13 @@ async def test_replicas_with_two_keys(url: str, provider: Provider, sql: asyncpg
     await checkpointd("track", JOB, env=env[0])
     async with running("run", env=env[0]) as old:
         await eventually(lambda: _is_refused(sql))
-        async with running("run", env=env[1]):
+        async with running("run", env=env[1]) as new:
             await eventually(lambda: _is_polled(sql))
             await eventually(lambda: _is_ok(sql))
             polls = await sql.fetchval("select quiet_polls from fine_tuning.freshness")
             await eventually(lambda: _has_polled(sql, polls + 5))
+            new.terminate()
+            await new.wait()
         _replace(tmp_path / "a" / "key", NEW_KEY)
         await wait_for_line(old, "source.key_changed")
         polls = await sql.fetchval("select quiet_polls from fine_tuning.freshness")
@@ -336,7 +410,7 @@ async def _has_polled(sql: asyncpg.Connection, polls: int) -> None:
 @pytest.mark.parametrize("place", ["credential", "file", "passfile"])
 async def test_a_database_password_that_is_replaced(bare: str, provider: Provider, tmp_path: Path, place: str) -> None:
     """A new password of the database is used at the next connection, without a restart, wherever it is stored."""
-    target = await _server_with_passwords(bare, tmp_path)
+    target = await _server_with_passwords(bare)
     admin = await asyncpg.connect(bare.format("postgres"))
 
     def store_password(word: str) -> dict[str, str]:
@@ -369,5 +443,22 @@ async def test_a_database_password_that_is_replaced(bare: str, provider: Provide
     await admin.close()
 
 
-async def test_a_url_of_another_database_needs_a_restart(url: str, tmp_path: Path) -> None:
-    """A URL that names another database is not used by a running daemon."""
+async def test_a_url_of_another_database_needs_a_restart(
+    bare: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A running daemon uses a new URL only if it differs in the user or the password."""
+    target = await _server_with_passwords(bare)
+    (tmp_path / "empty.toml").touch()
+    (tmp_path / "database_url").write_text(target.format("reader:one"))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    async with database(load(tmp_path / "empty.toml")) as connect:
+        connection = await connect()
+        await connection.execute("alter role reader password 'two'")
+        for wrong in (target.replace("/postgres?", "/template1?").format("reader:two"), "", "postgres"):
+            (tmp_path / "database_url").write_text(wrong)
+            with pytest.raises(asyncpg.InvalidPasswordError):
+                await connect()
+        (tmp_path / "database_url").write_text(target.format("reader:two"))
+        for opened in (connection, await connect()):
+            assert "postgres" == await opened.fetchval("select current_database()")
+            await opened.close()
