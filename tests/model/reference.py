@@ -110,7 +110,8 @@ class Model:
     checkpoints: dict[str, CheckpointRow] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     poll_rows: list[PollRow] = field(default_factory=list)
-    rejects: set[str] = field(default_factory=set)
+    rejects: dict[str, tuple[str | None, str]] = field(default_factory=dict)
+    """The texts of the rejects, each with its id and flaw. Of those with the same id and flaw, one must be stored."""
     failures: int = 0
     error_class: str | None = None
     status: str | None = None
@@ -148,6 +149,7 @@ class Model:
                 break  # neither this page nor a later one counts
             items += page.items
         effect = Effect(complete=error_class is None)
+        self.rejects |= {item.text: (item.id, item.flaw) for item in items if item.flaw}
         effect.rejects = {item.text for item in items if item.flaw}
         effect.success = effect.complete and not effect.rejects
         for item in {item.id: item for item in items if item.is_readable}.values():  # the last one of each id
@@ -177,7 +179,8 @@ class Model:
                 known.values[name] = now
             if now != before:
                 effect.changes.append(Change("regressed" if now is None else "changed", item.id, name, before, now))
-        if known.missing or known.item.text != item.text:
+                effect.written.add(item.id)
+        if known.missing:
             effect.written.add(item.id)
         known.item, known.absences, known.missing = item, 0, False
 
@@ -194,7 +197,6 @@ class Model:
     def _record(self, error_class: str | None, effect: Effect) -> None:
         """Record a poll that read at least one page."""
         self.changes += effect.changes
-        self.rejects |= effect.rejects
         if effect.changes:
             new = sum(change.kind == "new" for change in effect.changes)
             changed = len({change.checkpoint_id for change in effect.changes if change.kind != "new"})

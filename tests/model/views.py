@@ -86,7 +86,7 @@ def differences(model: Model, effect: Effect, before: Views, after: Views) -> di
             [(row.outcome, row.error_class, row.new, row.changed, row.count) for row in model.poll_rows],
             [(row["outcome"], row["error_class"], row["new"], row["changed"], row["count"]) for row in after.polls],
         ),
-        "rejects": (sorted(model.rejects), sorted(row["raw"].decode() for row in after.rejects)),
+        "rejects": (set(model.rejects.values()), {model.rejects.get(row["raw"].decode()) for row in after.rejects}),
         "job": ((model.status, model.phase, len(model.checkpoints)), tuple(after.job)),
         "failures": (
             (model.failures, model.error_class),

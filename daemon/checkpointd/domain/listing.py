@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
 
+import msgspec
+
 from checkpointd.domain.checkpoint import (
     OBJECT,
     BadItemError,
@@ -18,6 +20,9 @@ from checkpointd.domain.failure import Failure
 
 READER: Final = b"2"
 """The version of this reader. Every digest includes it, so that each listing is compared in full after an upgrade."""
+
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+"""Writes equal values as equal bytes: the members of an object are sorted by name."""
 
 
 class RawListing(NamedTuple):
@@ -52,6 +57,25 @@ def digest(pages: Sequence[Sequence[RawItem]]) -> bytes:
         summary.update(b"\n".join(items))
         summary.update(b"\n")
     return summary.digest()
+
+
+def content_digest(listing: Listing) -> bytes:
+    """Return the SHA-256 hash of the version of this reader and of what a listing contains.
+
+    The content is the values of each checkpoint that are not null, by its id, and the id and reason of each reject.
+    Order, encoding and members that no column shows do not matter.
+    """
+    checkpoints = sorted(
+        (c.id, c.step_number, c.created_at, c.fine_tuned_model_checkpoint, _content(c.metrics))
+        for c in listing.checkpoints
+    )
+    rejects = sorted((reject.id or "", reject.reason) for reject in listing.rejects)
+    return sha256(READER + _encode((checkpoints, rejects))).digest()
+
+
+def _content(metrics: dict[str, float | None]) -> dict[str, float]:
+    """Return the metrics that are not null, with 0.0 for -0.0, which are equal."""
+    return {name: value + 0.0 for name, value in metrics.items() if value is not None}
 
 
 def read_listing(

@@ -8,7 +8,7 @@ import msgspec
 from checkpointd.domain import cadence
 from checkpointd.domain.cadence import ArrivalHistory, CadenceSettings
 from checkpointd.domain.failure import LASTING_REFUSALS, SOURCE_FAILURES, ErrorClass, Failure
-from checkpointd.domain.listing import Listing, RawListing, digest, read_listing
+from checkpointd.domain.listing import Listing, RawListing, content_digest, digest, read_listing
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -22,6 +22,8 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     source: int
     lease_token: int
     digest: bytes | None
+    """The digest of the last complete listing, or None if this one must be compared in full."""
+    content_digest: bytes | None
     failures: int
     equal_failures: int
     failing_since: float | None
@@ -48,6 +50,8 @@ class PollResult(msgspec.Struct, frozen=True):
     listing: Listing | None
     """The listing, or None if it equals the last complete listing or nothing was read."""
     digest: bytes | None
+    content_digest: bytes | None
+    """The content digest, or None if the listing was not read or is incomplete."""
     error_class: str | None
     error: str | None
     blames_job: bool
@@ -93,9 +97,10 @@ def evaluate(
 ) -> PollResult:  # fmt: skip
     """Read a listing, and plan the next poll of its job.
 
-    A listing with the digest of the last complete one is not read again.
+    A listing with the digest of the last complete one is not read again. If only its content digest is the same, the
+    poll is quiet, too.
     """
-    failure, listing, hashed = raw.failure, None, None
+    failure, listing, hashed, content = raw.failure, None, None, None
     history = ArrivalHistory(lease.newest_step, lease.newest_seen_at, lease.spacing_s, lease.spread_s)
     if raw.pages:
         hashed = digest(raw.pages)
@@ -104,6 +109,9 @@ def evaluate(
             if listing.foreign is not None:
                 failure = Failure(ErrorClass.OTHER_LIST, f"a list of {listing.foreign}, not of checkpoints")
             history = cadence.learn(history, (item.step_number for item in listing.checkpoints), lease.claimed_at)
+            content = None if failure else content_digest(listing)
+            if content is not None and lease.digest is not None and content == lease.content_digest:
+                listing = None
     now, settling_since = lease.claimed_at, lease.settling_since
     # Only a quiet poll shows that nothing changed. After a failed poll, checkpoints may have arrived unseen.
     if settling_since is None and failure is None and listing is None and _seems_ended(lease, history, settings):
@@ -122,6 +130,7 @@ def evaluate(
         complete=failure is None,
         listing=listing,
         digest=hashed,
+        content_digest=content,
         error_class=failure.error_class if failure else None,
         error=failure.message if failure else None,
         blames_job=failure is not None and failure.error_class not in SOURCE_FAILURES,

@@ -15,6 +15,7 @@ class QuietRow(NamedTuple):
     gap: float
     ended: bool
     settled: bool
+    digest: bytes | None
 
 
 class FinishedRow(NamedTuple):
@@ -27,6 +28,7 @@ class FinishedRow(NamedTuple):
     changed: bool
     reopens: bool
     digest: bytes | None
+    content_digest: bytes | None
     absent_ids: str | None
     rejected: int | None
     error_class: str | None
@@ -44,7 +46,6 @@ class UpdatedRow(NamedTuple):
 
     job: int
     id: str
-    changed: bool
     step_number: int
     created_at: int
     fine_tuned_model_checkpoint: str

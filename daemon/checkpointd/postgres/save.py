@@ -84,7 +84,7 @@ async def _save_locked_again(save: _Save, connection: Connection, polls: Sequenc
 
 
 async def _save_quiet(connection: Connection, polls: Sequence[PollResult]) -> dict[int, SavedPoll]:
-    quiet = [QuietRow(p.lease.job, p.lease.lease_token, p.gap, p.ended, p.settled) for p in polls]
+    quiet = [QuietRow(p.lease.job, p.lease.lease_token, p.gap, p.ended, p.settled, p.digest) for p in polls]
     rows = await connection.fetch(queries.SAVE_QUIET_POLLS, *columns(quiet))
     rejected = {(row["job"], row["lease_token"]): row["rejected"] for row in rows}
     leases = [(poll, (poll.lease.job, poll.lease.lease_token)) for poll in polls]

@@ -102,7 +102,7 @@ async def _read_stored(
             stored |= {f"extra_metrics.{name}": value for name, value in extra.items()}
         received = read_stored(row["payload"], listings[row["job"]][0])
         found[row["job"]][row["id"]] = StoredCheckpoint(
-            stored, values(received) if received else stored, row["payload"], row["missing"]
+            stored, values(received) if received else stored, row["missing"]
         )
     return found
 
@@ -117,11 +117,7 @@ async def _write_checkpoints(connection: Connection, diffs: Mapping[int, Diff]) 
             columns=_COPIED,
             records=((job, item.id, *_values(item)) for job, diff in diffs.items() for item in diff.new),
         )
-    updated = [
-        UpdatedRow(job, item.id, changed, *_values(item))
-        for job, diff in diffs.items()
-        for item, changed in diff.updated
-    ]
+    updated = [UpdatedRow(job, item.id, *_values(item)) for job, diff in diffs.items() for item in diff.updated]
     if updated:
         await connection.execute(queries.UPDATE_CHECKPOINTS, *columns(updated))
     marked = [MarkedRow(job, *mark) for job, diff in diffs.items() for mark in diff.marked.items()]
@@ -221,6 +217,7 @@ def _finished(poll: PollResult, diff: Diff, poll_id: int | None) -> FinishedRow:
         reopens=changed and not has_ended(poll.lease.status),
         # Without a digest the next listing is compared in full: it decides whether an absent checkpoint is missing.
         digest=poll.digest if poll.complete and not diff.absent else None,
+        content_digest=poll.content_digest,
         absent_ids="\n".join(diff.absent) or None,
         rejected=len(poll.listing.rejects) if poll.listing else None,
         error_class=poll.error_class,
