@@ -6,7 +6,7 @@ select jobs.id, sources.name as source, jobs.status, jobs.model, jobs.fine_tuned
   checkpointd.unix_time(jobs.estimated_finish, interval '1 year') as estimated_finish,
   jobs.hyperparameters, jobs.error, jobs.trained_tokens, jobs.metadata, checkpointd.phase(jobs, polling) as phase,
   jobs.tracked_by, jobs.tracked_at, coalesce(summaries.checkpoint_count, 0) as checkpoint_count, summaries.latest_step,
-  coalesce(summaries.is_uneven or summaries.came_in_a_burst, false) as suspected_gap
+  coalesce(summaries.is_uneven or summaries.came_in_a_burst, false) as suspected_gap, polling.unstable_since
 from checkpointd.jobs
 join checkpointd.sources on sources.key = jobs.source
 join checkpointd.polling on polling.job = jobs.key
@@ -42,3 +42,7 @@ comment on column fine_tuning.jobs.suspected_gap is
   'True if the provider may have dropped a checkpoint before it could be read: two neighbouring steps are more than '
   '1.5 times the usual distance apart (the median, or the smaller of the two middle ones), or more than three new '
   'checkpoints came in one poll. After the latter it stays true.';
+comment on column fine_tuning.jobs.unstable_since is
+  'Time since when the provider''s list of the checkpoints never stabilises: it has new ids, times or values at each '
+  'request. Then only new steps, and metrics that were null, are stored, and nothing is marked as missing. Null if the '
+  'list is stable.';

@@ -116,7 +116,7 @@ def _name(error'''),
         [
             Edit(f"{PACKAGE}/postgres/save_rows.py", "    await _write_rejects(connection, polls)\n", ""),
             Edit(f"{PACKAGE}/postgres/save.py", "    async with transaction(connection, keep=keep):\n", "    if keep:  # kept even if the save fails\n        await _write_rejects(connection, polls)\n    async with transaction(connection, keep=keep):\n"),
-            Edit(f"{PACKAGE}/postgres/save.py", "import write_polls", "import _write_rejects, write_polls"),
+            Edit(f"{PACKAGE}/postgres/save.py", "import quiet_row, write_polls", "import _write_rejects, quiet_row, write_polls"),
         ],
     ),
     Planted(

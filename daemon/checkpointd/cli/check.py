@@ -15,7 +15,13 @@ from typing import Any
 
 from checkpointd.cli import event_loop, output
 from checkpointd.cli.database import database
-from checkpointd.cli.database_findings import assess_pooler, assess_role, assess_server, assess_sources
+from checkpointd.cli.database_findings import (
+    assess_pooler,
+    assess_role,
+    assess_server,
+    assess_sources,
+    assess_unstable_jobs,
+)
 from checkpointd.cli.findings import Finding, assess_clock, assess_settings
 from checkpointd.cli.source_findings import Try, assess_source
 from checkpointd.polling.setup import open_client
@@ -98,8 +104,10 @@ async def _check_database(
                 await migrations.require_current(connection)
             stored = await overview.list_sources(store)
             jobs = await overview.pick_jobs(store)
+            unstable = await overview.count_unstable_jobs(store)
             findings.append(Finding("ok", "schema", "matches this version of checkpointd"))
             findings += assess_sources(stored, [source.name for source in settings.sources])
+            findings += assess_unstable_jobs(unstable)
     except (EmbeddedError, MigrationError) as e:
         findings.append(Finding("fail", subject, str(e).removeprefix(f"the {subject} is ")))
     except DatabaseUnavailableError as e:

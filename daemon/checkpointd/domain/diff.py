@@ -49,6 +49,11 @@ class Diff:
     absent: list[str] = field(default_factory=list)
     """Checkpoints that were not in the last complete listing. No incomplete listing since then has contained them."""
     changes: list[Change] = field(default_factory=list)
+    instability: int = 0
+    """The score of instability after this listing: see growth.py."""
+    unconfirmed_steps: list[int] = field(default_factory=list)
+    """Steps of an unstable job that are unknown and not larger than all others. A checkpoint with such a step is stored
+    when the next complete listing has it, too."""
 
     @property
     def changed(self) -> int:
@@ -112,14 +117,14 @@ def _changes(known: StoredCheckpoint, checkpoint: Checkpoint) -> Iterable[Change
         before, now = known.received.get(name), received.get(name)
         if now is None:
             if before is not None:
-                yield Change("regressed", checkpoint.id, name, _text(before), None)
+                yield Change("regressed", checkpoint.id, name, as_text(before), None)
         elif now != before:
-            yield Change("changed", checkpoint.id, name, _text(before), _text(now))
+            yield Change("changed", checkpoint.id, name, as_text(before), as_text(now))
         elif now != (last := known.values.get(name)):
-            yield Change("changed", checkpoint.id, name, _text(last), _text(now))
+            yield Change("changed", checkpoint.id, name, as_text(last), as_text(now))
 
 
-def _text(value: Value) -> str | None:
+def as_text(value: Value) -> str | None:
     """Return a value as PostgreSQL shows it: 100.0 as 100."""
     if isinstance(value, float):
         return str(value).removesuffix(".0")

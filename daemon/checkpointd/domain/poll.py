@@ -8,6 +8,7 @@ import msgspec
 from checkpointd.domain import cadence
 from checkpointd.domain.cadence import ArrivalHistory, CadenceSettings
 from checkpointd.domain.failure import LASTING_REFUSALS, SOURCE_FAILURES, ErrorClass, Failure
+from checkpointd.domain.growth import is_unstable
 from checkpointd.domain.listing import Listing, RawListing, content_digest, digest, read_listing
 
 
@@ -24,6 +25,8 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     digest: bytes | None
     """The digest of the last complete listing, or None if this one must be compared in full."""
     content_digest: bytes | None
+    instability: int
+    """The score of instability: see growth.py."""
     failures: int
     equal_failures: int
     failing_since: float | None
@@ -85,6 +88,7 @@ class SavedPoll(msgspec.Struct, frozen=True):
     changed: int = 0
     rejected: int = 0
     """The number of items that cannot be read. For a quiet poll, it is that of the last compared listing."""
+    became_unstable: bool = False
 
 
 def is_forbidden_job(failure: Failure, *, key_accepted: bool) -> bool:
@@ -113,8 +117,10 @@ def evaluate(
             if content is not None and lease.digest is not None and content == lease.content_digest:
                 listing = None
     now, settling_since = lease.claimed_at, lease.settling_since
-    # Only a quiet poll shows that nothing changed. After a failed poll, checkpoints may have arrived unseen.
-    if settling_since is None and failure is None and listing is None and _seems_ended(lease, history, settings):
+    # Only a quiet poll shows that nothing changed. After a failed poll, checkpoints may have arrived unseen. Whether a
+    # poll of an unstable job is quiet is decided when it is saved.
+    may_be_quiet = failure is None and (listing is None or is_unstable(lease.instability))
+    if settling_since is None and may_be_quiet and _seems_ended(lease, history, settings):
         settling_since = now
     plan = cadence.plan(
         history,

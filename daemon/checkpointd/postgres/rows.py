@@ -16,6 +16,9 @@ class QuietRow(NamedTuple):
     ended: bool
     settled: bool
     digest: bytes | None
+    content_digest: bytes | None
+    instability: int
+    unstable: bool
 
 
 class FinishedRow(NamedTuple):
@@ -30,6 +33,9 @@ class FinishedRow(NamedTuple):
     digest: bytes | None
     content_digest: bytes | None
     absent_ids: str | None
+    unconfirmed_steps: str | None
+    instability: int
+    unstable: bool
     rejected: int | None
     error_class: str | None
     error: str | None

@@ -21,14 +21,15 @@ import asyncpg
 from msgspec.structs import replace
 
 from checkpointd.domain.checkpoint import Checkpoint
+from checkpointd.domain.growth import next_score
 from checkpointd.domain.listing import Listing, Reject
 from checkpointd.domain.poll import PollResult, SavedPoll
 from checkpointd.postgres import connection as connection_module
 from checkpointd.postgres import queries
 from checkpointd.postgres.connection import Connection, transaction
 from checkpointd.postgres.errors import DRIVER_ERRORS
-from checkpointd.postgres.rows import QuietRow, columns
-from checkpointd.postgres.save_rows import write_polls
+from checkpointd.postgres.rows import columns
+from checkpointd.postgres.save_rows import quiet_row, write_polls
 from checkpointd.postgres.store import Store
 
 _Save = Callable[[Connection, Sequence[PollResult]], Awaitable[dict[int, SavedPoll]]]
@@ -84,7 +85,7 @@ async def _save_locked_again(save: _Save, connection: Connection, polls: Sequenc
 
 
 async def _save_quiet(connection: Connection, polls: Sequence[PollResult]) -> dict[int, SavedPoll]:
-    quiet = [QuietRow(p.lease.job, p.lease.lease_token, p.gap, p.ended, p.settled, p.digest) for p in polls]
+    quiet = [quiet_row(poll, next_score(poll.lease.instability, unsteady=False)) for poll in polls]
     rows = await connection.fetch(queries.SAVE_QUIET_POLLS, *columns(quiet))
     rejected = {(row["job"], row["lease_token"]): row["rejected"] for row in rows}
     leases = [(poll, (poll.lease.job, poll.lease.lease_token)) for poll in polls]
