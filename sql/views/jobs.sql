@@ -43,6 +43,6 @@ comment on column fine_tuning.jobs.suspected_gap is
   '1.5 times the usual distance apart (the median, or the smaller of the two middle ones), or more than three new '
   'checkpoints came in one poll. After the latter it stays true.';
 comment on column fine_tuning.jobs.unstable_since is
-  'Time since when the provider''s list of the checkpoints never stabilises: it has new ids, times or values at each '
-  'request. Then only new steps, and metrics that were null, are stored, and nothing is marked as missing. Null if the '
-  'list is stable.';
+  'Time since when the provider''s list of the checkpoints is unstable: it has new ids, times or values at each '
+  'request. Then only new steps, and metrics that were null, are stored, and nothing is marked as missing. Null if '
+  'it is stable.';

@@ -195,9 +195,17 @@ async def _check(
     return found
 
 
-async def test_subjects_are_documented(daemon_login: str, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_subjects_are_documented(
+    daemon_login: str, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each subject of a finding is documented, and no other."""
     provider.jobs = page([])
+    await sql.execute(
+        """with source as (insert into checkpointd.sources (name, kind) values ('a', 'openai') returning key),
+        job as (insert into checkpointd.jobs (source, id, tracked_by) select key, 'ftjob-1', 'operator' from source
+          returning key, source)
+        insert into checkpointd.polling (job, source, unstable_since) select key, source, now() from job"""
+    )
     found = await _check(daemon_login, provider, monkeypatch, database_pooler=True)
     found |= await _check("postgresql://127.1:1/nowhere?sslmode=require", provider, monkeypatch)
     subjects = Document("daemon/README.md").first_words("check", "subject")

@@ -85,7 +85,7 @@ async def save_page(store, lease, listing):
 
 
 def _name(error'''),
-            Edit(f"{PACKAGE}/postgres/save.py", "from checkpointd.postgres.save_rows import write_polls", "from checkpointd.domain.diff import Diff\nfrom checkpointd.postgres.save_rows import _write_checkpoints, write_changes, write_polls"),
+            Edit(f"{PACKAGE}/postgres/save.py", "from checkpointd.postgres.save_rows import quiet_row, write_polls", "from checkpointd.domain.diff import Diff\nfrom checkpointd.postgres.save_rows import _write_checkpoints, quiet_row, write_changes, write_polls"),
         ],
     ),
     Planted(

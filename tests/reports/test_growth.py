@@ -1,7 +1,9 @@
 """A list that never stabilises makes no rows without limit. It is reported, and real news are still stored."""
 
+import json
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -11,8 +13,11 @@ from structlog.testing import capture_logs
 from checkpointd.domain import growth
 from checkpointd.domain.growth import RECOVERY_LISTINGS, UNSTABLE_POINTS, UNSTEADY_POINTS
 from checkpointd.postgres.store import Store
+from checkpointd.telemetry import database_metrics, metrics
+from checkpointd.telemetry.health import Health
 from support.harness import polling_one, read_job_list, sync, tick, track
 from support.provider import JOB, Provider, checkpoint, job, page
+from support.verbs import checkpointd, environment
 
 Items = list[dict[str, Any]]
 Listing = Callable[[int], Items]
@@ -347,3 +352,23 @@ async def test_two_replicas(store: Store, provider: Provider, sql: asyncpg.Conne
                 rows.append(await sql.fetchval(ROWS))
     assert rows[10] == rows[-1]
     assert 1 == [line["event"] for line in logged].count("poll.unstable")
+
+
+async def test_reports(store: Store, provider: Provider, sql: asyncpg.Connection, url: str, tmp_path: Path) -> None:
+    """`check`, `status`, `jobs`, the status page and the metrics show an unstable job, until it is sealed."""
+    await play(store, provider, sql, _new_ids, range(1, 12))
+    provider.jobs = page([job()])
+    env = environment(tmp_path, url, provider.url)
+    checked = await checkpointd("check", env=env)
+    (line,) = [line for line in checked.out.splitlines() if line.startswith("warn") and "lists of test" in line]
+    assert "1 job " in line
+    assert JOB in line
+    assert "unstable: its list has other ids" in (await checkpointd("status", env=env)).out
+    (row,) = json.loads((await checkpointd("jobs", "--json", env=env)).out)
+    assert row["unstable_since"]
+    (row,) = json.loads((await checkpointd("status", "--json", env=env)).out)["jobs"]
+    assert row["unstable_since"]
+    await database_metrics.refresh(store, Health())
+    assert 1 == metrics.REGISTRY.get_sample_value("checkpointd_unstable_jobs", {"source": "test"})
+    await sql.execute("update checkpointd.polling set sealed_at = now(), next_poll_at = 'infinity'")
+    assert "lists of test" not in (await checkpointd("check", env=env)).out
