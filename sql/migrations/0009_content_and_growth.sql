@@ -6,8 +6,8 @@ alter table checkpointd.polling
   add column unstable_since timestamptz,
   add column unconfirmed_steps bigint[];
 comment on column checkpointd.polling.content_digest is
-  'Hash of the values in the last complete listing, whatever their order and encoding. It counts only if digest is not '
-  'null.';
+  'Hash of the values in the last complete listing, whatever their order and encoding. It counts only if digest is '
+  'not null.';
 comment on column checkpointd.polling.instability is
   'Score of instability. It rises with each listing that contradicts those before, and falls with each other one.';
 comment on column checkpointd.polling.unstable_since is
