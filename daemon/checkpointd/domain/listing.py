@@ -1,8 +1,9 @@
 """A listing: the pages of a job's checkpoint list → checkpoints, rejects and a digest. Pure."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 import msgspec
@@ -65,17 +66,20 @@ def content_digest(listing: Listing) -> bytes:
     The content is the values of each checkpoint that are not null, by its id, and the id and reason of each reject.
     Order, encoding and members that no column shows do not matter.
     """
-    checkpoints = sorted(
+    checkpoints = [
         (c.id, c.step_number, c.created_at, c.fine_tuned_model_checkpoint, _content(c.metrics))
-        for c in listing.checkpoints
-    )
+        for c in sorted(listing.checkpoints, key=attrgetter("id"))
+    ]
     rejects = sorted((reject.id or "", reject.reason) for reject in listing.rejects)
     return sha256(READER + _encode((checkpoints, rejects))).digest()
 
 
-def _content(metrics: dict[str, float | None]) -> dict[str, float]:
+def _content(metrics: dict[str, float | None]) -> Mapping[str, float | None]:
     """Return the metrics that are not null, with 0.0 for -0.0, which are equal."""
-    return {name: value + 0.0 for name, value in metrics.items() if value is not None}
+    sent = metrics.values()
+    if None in sent or 0.0 in sent:
+        return {name: value + 0.0 for name, value in metrics.items() if value is not None}
+    return metrics
 
 
 def read_listing(
