@@ -93,13 +93,13 @@ UNREADABLE = "unreadable items in the last complete listing: see fine_tuning.rej
             {"consecutive_failures": 1001, "last_error": "HTTP 500", "last_complete_at": NOW, "last_success_at": None},
             f"1,001 failed polls: HTTP 500; {UNREADABLE}",
         ),
+        ({"unstable_since": NOW}, "unstable: its list has other ids, times or values at each request"),
     ],
 )
 def test_problems_of_a_job(row: dict[str, object], text: str) -> None:
-    """The problems of a job are failed polls, and a complete listing with items that cannot be read."""
-    assert text == presentation.problems(
-        {"consecutive_failures": 0, "last_complete_at": None, "last_success_at": None, **row}
-    )
+    """The problems of a job are failed polls, items that cannot be read, and a list that never stabilises."""
+    healthy = {"consecutive_failures": 0, "last_complete_at": None, "last_success_at": None, "unstable_since": None}
+    assert text == presentation.problems({**healthy, **row})
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,10 @@ claimed as (
     poll_again = false
   from clock
   where polling.job = any (array(select job from chosen))
-  returning polling.job, polling.source, polling.lease_token, polling.digest, polling.failures, polling.equal_failures,
-    polling.failing_since, polling.error_class, polling.settling_since, polling.last_change_at, polling.newest_step,
-    polling.newest_seen_at, polling.spacing_s, polling.spread_s, polling.last_attempt_at,
+  returning polling.job, polling.source, polling.lease_token, polling.digest, polling.content_digest,
+    polling.instability, polling.failures, polling.equal_failures, polling.failing_since, polling.error_class,
+    polling.settling_since, polling.last_change_at, polling.newest_step, polling.newest_seen_at, polling.spacing_s,
+    polling.spread_s, polling.last_attempt_at,
     coalesce(polling.listed_at >= polling.failing_since, false) as is_listed
 ),
 
@@ -70,7 +71,8 @@ charged as (
   where sources.key = rate_limit.source
 )
 
-select claimed.job, claimed.source, claimed.lease_token, claimed.digest, claimed.failures, claimed.equal_failures,
+select claimed.job, claimed.source, claimed.lease_token, claimed.digest, claimed.content_digest,
+  claimed.instability, claimed.failures, claimed.equal_failures,
   extract(epoch from claimed.failing_since)::float8 as failing_since, claimed.error_class,
   extract(epoch from claimed.settling_since)::float8 as settling_since,
   extract(epoch from claimed.last_change_at)::float8 as last_change_at, claimed.newest_step,

@@ -3,7 +3,7 @@ with tracked as (
   select freshness.source, jobs.phase, jobs.phase not in ('sealed', 'gone') as is_followed, freshness.is_stale,
     freshness.consecutive_failures > 0 as is_failing,
     freshness.last_complete_at > coalesce(freshness.last_success_at, '-infinity') as is_unreadable,
-    jobs.suspected_gap, freshness.lag
+    jobs.suspected_gap, jobs.unstable_since is not null as is_unstable, freshness.lag
   from fine_tuning.freshness
   join fine_tuning.jobs on jobs.source = freshness.source and jobs.id = freshness.fine_tuning_job_id
 )
@@ -19,6 +19,7 @@ select sources.name as source, sources.state,
   count(*) filter (where tracked.is_failing) as failing,
   count(*) filter (where tracked.is_unreadable) as unreadable,
   count(*) filter (where tracked.is_followed and tracked.suspected_gap) as suspected_gap,
+  count(*) filter (where tracked.is_followed and tracked.is_unstable) as unstable,
   coalesce(extract(epoch from max(tracked.lag) filter (where tracked.is_followed)), 0)::float8 as oldest_lag_seconds
 from fine_tuning.sources
 left join tracked on tracked.source = sources.name

@@ -6,16 +6,20 @@
 -- $5 changed: bool[], whether the poll changed a stored checkpoint or added one
 -- $6 reopens: bool[], whether a change shows that a job which seemed to have ended goes on
 -- $7 digest: bytea[], of the listing; null if the next one must be compared in full
--- $8 absent_ids: text[], ids of known checkpoints that the listing lacks, joined by newlines; or null
--- $9 rejected: int[], items of which nothing could be stored; null if no listing was compared
--- $10 error_class: text[], of the failure; null if the poll did not fail
--- $11 error: text[], the failure in words; null if the poll did not fail
--- $12 poll: bigint[], row of polls; null if the poll has none
--- $13 newest_step: bigint[], arrival history: largest step; null if it is not larger than before
--- $14 spacing_s: float8[], arrival history: seconds between new checkpoints; null if unknown
--- $15 spread_s: float8[], arrival history: variation of the spacing in seconds; null if unknown
--- $16 blames_job: bool[], whether the failure counts against the job and not against its source
--- $17 gone: bool[], whether the provider has not found the job for a long time
+-- $8 content_digest: bytea[], of the listing; null if it was not read or is incomplete
+-- $9 absent_ids: text[], ids of known checkpoints that the listing lacks, joined by newlines; or null
+-- $10 unconfirmed_steps: text[], unknown steps of an unstable job to confirm, joined by newlines; or null
+-- $11 instability: int[], the score of the job after this poll
+-- $12 unstable: bool[], whether the job is unstable with this score
+-- $13 rejected: int[], items of which nothing could be stored; null if no listing was compared
+-- $14 error_class: text[], of the failure; null if the poll did not fail
+-- $15 error: text[], the failure in words; null if the poll did not fail
+-- $16 poll: bigint[], row of polls; null if the poll has none
+-- $17 newest_step: bigint[], arrival history: largest step; null if it is not larger than before
+-- $18 spacing_s: float8[], arrival history: seconds between new checkpoints; null if unknown
+-- $19 spread_s: float8[], arrival history: variation of the spacing in seconds; null if unknown
+-- $20 blames_job: bool[], whether the failure counts against the job and not against its source
+-- $21 gone: bool[], whether the provider has not found the job for a long time
 --
 -- fence_polls.sql has locked the rows. A sealed job is reopened only by a complete listing, or if another poll was
 -- requested during this one (poll_again). A failure of the source does not change the columns about the failures of
@@ -47,11 +51,18 @@ set lease_expires_at = null,
     when finished.rejected is null then polling.digest
     else finished.digest
   end,
+  content_digest = coalesce(finished.content_digest, polling.content_digest),
   poll_again = false,
   absent_ids = case
     when finished.rejected is null then polling.absent_ids
     else string_to_array(finished.absent_ids, E'\n')
   end,
+  unconfirmed_steps = case
+    when finished.rejected is null then polling.unconfirmed_steps
+    else string_to_array(finished.unconfirmed_steps, E'\n')::bigint[]
+  end,
+  instability = finished.instability,
+  unstable_since = case when finished.unstable then coalesce(polling.unstable_since, clock.now) end,
   rejected = coalesce(finished.rejected, polling.rejected),
   failures = case
     when finished.blames_job then polling.failures + 1
@@ -87,11 +98,12 @@ set lease_expires_at = null,
   spacing_s = finished.spacing_s,
   spread_s = finished.spread_s
 from unnest(
-  $1::bigint[], $2::float8[], $3::float8[], $4::bool[], $5::bool[], $6::bool[], $7::bytea[], $8::text[], $9::int[],
-  $10::text[], $11::text[], $12::bigint[], $13::bigint[], $14::float8[], $15::float8[], $16::bool[], $17::bool[]
+  $1::bigint[], $2::float8[], $3::float8[], $4::bool[], $5::bool[], $6::bool[], $7::bytea[], $8::bytea[], $9::text[],
+  $10::text[], $11::int[], $12::bool[], $13::int[], $14::text[], $15::text[], $16::bigint[], $17::bigint[],
+  $18::float8[], $19::float8[], $20::bool[], $21::bool[]
 ) as finished (
-  job, delay, gap, complete, changed, reopens, digest, absent_ids, rejected,
-  error_class, error, poll, newest_step, spacing_s, spread_s, blames_job, gone
+  job, delay, gap, complete, changed, reopens, digest, content_digest, absent_ids, unconfirmed_steps,
+  instability, unstable, rejected, error_class, error, poll, newest_step, spacing_s, spread_s, blames_job, gone
 )
 cross join clock
 where polling.job = finished.job

@@ -5,7 +5,7 @@
 -- `rejects` is 0 if the last complete listing had none, even if earlier listings had some.
 select now() as at, jobs.id, jobs.source, jobs.status, jobs.model, jobs.fine_tuned_model, jobs.created_at,
   jobs.finished_at, jobs.estimated_finish, jobs.hyperparameters, jobs.error, jobs.trained_tokens, jobs.phase,
-  jobs.tracked_by, jobs.tracked_at, jobs.checkpoint_count, jobs.latest_step, jobs.suspected_gap,
+  jobs.tracked_by, jobs.tracked_at, jobs.checkpoint_count, jobs.latest_step, jobs.suspected_gap, jobs.unstable_since,
   freshness.last_attempt_at, freshness.last_complete_at, freshness.last_success_at, freshness.last_change_at,
   freshness.next_poll_at, freshness.is_stale, freshness.consecutive_failures, freshness.last_error,
   best_checkpoints.checkpoint_id as best_id, best_checkpoints.step_number as best_step,

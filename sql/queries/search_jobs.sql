@@ -49,8 +49,8 @@ page as (
 select now() as at, totals.total, totals.stale, totals.failing, statuses.statuses, statuses.status_counts,
   jobs.source, jobs.id, jobs.status, jobs.phase, jobs.model, jobs.fine_tuned_model, jobs.estimated_finish,
   jobs.finished_at, jobs.hyperparameters, jobs.checkpoint_count, jobs.latest_step, jobs.suspected_gap,
-  freshness.last_complete_at, freshness.last_success_at, freshness.is_stale, freshness.consecutive_failures,
-  freshness.last_error
+  jobs.unstable_since, freshness.last_complete_at, freshness.last_success_at, freshness.is_stale,
+  freshness.consecutive_failures, freshness.last_error
 from totals
 cross join statuses
 left join page on true

@@ -11,7 +11,7 @@ select jobs.id, sources.name as source, jobs.status, jobs.model, jobs.fine_tuned
     else false
   end as suspected_gap,
   checkpointd.as_jsonb(jobs.hyperparameters) as hyperparameters_jsonb, checkpointd.as_jsonb(jobs.error) as error_jsonb,
-  checkpointd.as_jsonb(jobs.metadata) as metadata_jsonb
+  checkpointd.as_jsonb(jobs.metadata) as metadata_jsonb, polling.unstable_since
 from checkpointd.jobs
 join checkpointd.sources on sources.key = jobs.source
 join checkpointd.polling on polling.job = jobs.key
@@ -54,3 +54,7 @@ comment on column fine_tuning.jobs.error_jsonb is
   'error as jsonb, which can be compared and grouped; null if jsonb cannot store it.';
 comment on column fine_tuning.jobs.metadata_jsonb is
   'metadata as jsonb, which can be compared and grouped; null if jsonb cannot store it.';
+comment on column fine_tuning.jobs.unstable_since is
+  'Time since when the provider''s list of the checkpoints is unstable: it has new ids, times or values at each '
+  'request. Then only new steps, and metrics that were null, are stored, and nothing is marked as missing. Null if '
+  'it is stable.';

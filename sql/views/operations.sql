@@ -40,6 +40,8 @@ set next_poll_at = clock_timestamp(),
   sealed_at = null,
   equal_listings = 0,
   digest = null,
+  instability = 0,
+  unstable_since = null,
   poll_again = polling.lease_expires_at is not null
 returning job
 $$;
@@ -91,6 +93,8 @@ set next_poll_at = clock_timestamp(),
   sealed_at = null,
   equal_listings = 0,
   digest = null,
+  instability = 0,
+  unstable_since = null,
   poll_again = polling.lease_expires_at is not null
 from locked
 where polling.job = locked.job

@@ -208,6 +208,12 @@ async def test_subjects_are_documented(
     """Each subject of a finding is documented, and no other."""
     provider.jobs = page([])
     await sql.execute("alter table checkpointd.rejects set unlogged")
+    await sql.execute(
+        """with source as (insert into checkpointd.sources (name, kind) values ('a', 'openai') returning key),
+        job as (insert into checkpointd.jobs (source, id, tracked_by) select key, 'ftjob-1', 'operator' from source
+          returning key, source)
+        insert into checkpointd.polling (job, source, unstable_since) select key, source, now() from job"""
+    )
     found = await _check(daemon_login, provider, monkeypatch, database_pooler=True)
     found |= await _check(None, provider, monkeypatch, keys={"allow_http": True, "proxy": "http://127.0.0.1:1"})
     found |= await _check("postgresql://127.1:1/nowhere?sslmode=require", provider, monkeypatch)

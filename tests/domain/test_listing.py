@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from checkpointd.domain.listing import READER, Listing, digest, read_listing
+from checkpointd.domain.listing import READER, Listing, content_digest, digest, read_listing
 from checkpointd.domain.reading import Reject
 from checkpointd.provider.page import read_page
 from support.paths import DATA
@@ -207,3 +207,84 @@ def test_bad_copy_does_not_replace_a_good_one() -> None:
         [item.id for item in listing.checkpoints],
         [reject.id for reject in listing.rejects],
     )
+
+
+def reordered(value: Any, random: Any) -> Any:
+    """Return a JSON value with the members of each object in another order, and whole numbers as 1 or 1.0."""
+    if isinstance(value, dict):
+        return {key: reordered(value[key], random) for key in random.sample(list(value), len(value))}
+    if isinstance(value, float) and value.is_integer() and random.random() < 0.5:
+        return int(value)
+    return value
+
+
+contents = st.dictionaries(
+    st.integers(1, 9),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            name: st.none() | st.sampled_from([0.0, -0.0, 1.0, 0.5, 1e-7, 1e22])
+            for name in ("train_loss", "full_valid_loss", "reward")
+        },
+    ),
+    max_size=6,
+)
+"""The metrics of checkpoints, by step."""
+
+
+def listing_of(content: dict[int, dict[str, float | None]]) -> Listing:
+    """Return a listing of these checkpoints."""
+    return read_listing(JOB, [[raw(number, metrics=metrics) for number, metrics in content.items()]])
+
+
+@examples
+@given(contents, st.lists(st.sampled_from([None, "text", "no id"]), max_size=2), st.randoms(use_true_random=False))
+def test_content_does_not_depend_on_order_or_encoding(
+    content: dict[int, dict[str, float | None]], bad: list[str | None], random: Any
+) -> None:
+    """Items, members, blanks, escapes, null instead of nothing, and hidden members do not count as content."""
+    spoilt = [spoil(20 + place, kind)[0] for place, kind in enumerate(bad) if kind]
+    raws = [raw(number, metrics=metrics) for number, metrics in content.items()] + spoilt
+    others = []
+    for number, metrics in content.items():
+        shown = {name: value for name, value in metrics.items() if value is not None or random.random() < 0.5}
+        item = {**checkpoint(number), "metrics": shown, "signed_url": f"https://host/?sig={random.random()}"}
+        separators = random.choice([(",", ":"), (" , ", " : ")])
+        text = json.dumps(reordered(item, random), separators=separators, indent=random.choice([None, 2]))
+        others.append(text.replace("ftckpt", "\\u0066tckpt").encode())
+    others += spoilt
+    random.shuffle(others)
+    assert content_digest(read_listing(JOB, [raws])) == content_digest(read_listing(JOB, cut(others, [1, 3])))
+
+
+@examples
+@given(contents, contents)
+def test_other_content(one: dict[int, dict[str, float | None]], other: dict[int, dict[str, float | None]]) -> None:
+    """Two listings have the same content if and only if all values that are not null are equal."""
+    shown = [
+        {step: {k: v for k, v in metrics.items() if v is not None} for step, metrics in content.items()}
+        for content in (one, other)
+    ]
+    is_same = content_digest(listing_of(one)) == content_digest(listing_of(other))
+    assert is_same == (shown[0] == shown[1])
+
+
+@pytest.mark.parametrize(
+    "field", [{"step_number": 8}, {"created_at": 5}, {"fine_tuned_model_checkpoint": "ft:b"}, {"id": "ftckpt_b"}]
+)
+def test_each_shown_value_is_content(field: dict[str, Any]) -> None:
+    """Another value of any column is other content, as is an item more or less, or another reason of a reject."""
+    digests = [
+        content_digest(read_listing(JOB, [items]))
+        for items in (
+            [raw(7)],
+            [raw(7, **field)],
+            [raw(7), raw(6)],
+            [],
+            [raw(7), b'"no object"'],
+            [raw(7), b'"no object"', b'"no object"'],
+            [raw(7), spoil(6, "text")[0]],
+            [raw(7), spoil(6, "other job")[0]],
+        )
+    ]
+    assert len(digests) == len(set(digests))

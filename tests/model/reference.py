@@ -190,7 +190,8 @@ class Model:
                 known.values[name] = now
             if now != before:
                 effect.changes.append(Change("regressed" if now is None else "changed", item.id, name, before, now))
-        if known.missing or known.item.text != item.text:
+                effect.written.add(item.id)
+        if known.missing:
             effect.written.add(item.id)
         known.item, known.absences, known.missing = item, 0, False
 

@@ -123,7 +123,8 @@ def _polls(lease: Snapshot, error_class: str | None, *, gone: bool) -> list[Poll
     found: dict[tuple[Any, ...], PollResult] = {}
     for count, since in history:
         full = Lease(
-            job=1, source=1, lease_token=1, digest=digest([SAME]) if lease.digest else None, failures=count,
+            job=1, source=1, lease_token=1, digest=digest([SAME]) if lease.digest else None, content_digest=None,
+            instability=0, failures=count,
             equal_failures=count, failing_since=since, error_class=error_class,
             settling_since=NOW - 10 * DAY if lease.settling else None, last_change_at=None, newest_step=None,
             newest_seen_at=None, spacing_s=None, spread_s=None, claimed_at=NOW, id="job", status=_STATUS[lease.ended],
@@ -148,7 +149,7 @@ def _quiet(row: Row, poll: PollResult) -> Iterator[Call]:
             event = JobEvent.SETTLED
         else:
             event = JobEvent.QUIET_ENDED
-        yield Call("save_quiet_polls", event, (60.0, poll.ended, poll.settled), rejected)
+        yield Call("save_quiet_polls", event, (60.0, poll.ended, poll.settled, poll.digest, None, 0, False), rejected)
 
 
 def _finished(lease: Snapshot, poll: PollResult) -> Iterator[Call]:
@@ -164,7 +165,8 @@ def _finished(lease: Snapshot, poll: PollResult) -> Iterator[Call]:
             event = JobEvent.FAILED if poll.blames_job else JobEvent.SOURCE_FAILED
         row = FinishedRow(
             job=0, delay=60.0, gap=60.0, complete=poll.complete, changed=changed, reopens=reopens,
-            digest=poll.digest if poll.complete else None, absent_ids=None, rejected=0 if poll.listing else None,
+            digest=poll.digest if poll.complete else None, content_digest=poll.content_digest, absent_ids=None,
+            unconfirmed_steps=None, instability=0, unstable=False, rejected=0 if poll.listing else None,
             error_class=poll.error_class, error=poll.error, poll=None, newest_step=None, spacing_s=None, spread_s=None,
             blames_job=poll.blames_job, gone=poll.gone,
         )  # fmt: skip

@@ -69,7 +69,7 @@ def test_rows_continue_with_the_fields_of_the_domain() -> None:
     assert ("job", *JobRecord._fields[1:-1]) == rows.JobRow._fields
     assert ("job", "poll", *Change._fields) == rows.ChangeRow._fields
     values = ("step_number", "created_at", "fine_tuned_model_checkpoint", *METRICS, "extra_metrics", "payload")
-    assert ("job", "id", "changed", *values) == rows.UpdatedRow._fields
+    assert ("job", "id", *values) == rows.UpdatedRow._fields
 
 
 @pytest.mark.parametrize(

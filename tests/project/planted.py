@@ -85,7 +85,7 @@ async def save_page(store, lease, listing):
 
 
 async def _save_in_transaction('''),
-            Edit(f"{PACKAGE}/postgres/save.py", "from checkpointd.postgres.save_rows import write_polls", "from checkpointd.domain.diff import Diff\nfrom checkpointd.postgres.save_rows import _write_checkpoints, write_changes, write_polls"),
+            Edit(f"{PACKAGE}/postgres/save.py", "from checkpointd.postgres.save_rows import quiet_row, write_polls", "from checkpointd.domain.diff import Diff\nfrom checkpointd.postgres.save_rows import _write_checkpoints, quiet_row, write_changes, write_polls"),
         ],
     ),
     Planted(
@@ -116,7 +116,7 @@ async def _save_in_transaction('''),
         [
             Edit(f"{PACKAGE}/postgres/save_rows.py", "    await write_rejects(connection, ((p.lease.job, None, r) for p in polls if p.listing for r in p.listing.rejects))\n", ""),
             Edit(f"{PACKAGE}/postgres/save.py", "    async with transaction(connection, keep=keep):\n", "    if keep:  # kept even if the save fails\n        await write_rejects(connection, ((p.lease.job, None, r) for p in polls if p.listing for r in p.listing.rejects))\n    async with transaction(connection, keep=keep):\n"),
-            Edit(f"{PACKAGE}/postgres/save.py", "import write_polls", "import write_polls, write_rejects"),
+            Edit(f"{PACKAGE}/postgres/save.py", "import quiet_row, write_polls", "import quiet_row, write_polls, write_rejects"),
         ],
     ),
     Planted(

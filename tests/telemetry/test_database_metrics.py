@@ -19,7 +19,7 @@ from support.provider import JOB, Provider, checkpoint, page
 from support.verbs import checkpointd, environment, get, running, wait_for_line
 from support.waiting import eventually
 
-PROBLEMS = ("stale", "failing", "unreadable", "suspected_gap")
+PROBLEMS = ("stale", "failing", "unreadable", "suspected_gap", "unstable")
 
 
 def _value(name: str, **labels: str) -> float | None:
@@ -55,6 +55,8 @@ async def test_no_jobs(store: Store, health: Health) -> None:
         ({"failing": 1}, "failures = 2, error_class = 'network'"),
         ({"unreadable": 1}, "last_success_at = last_complete_at - interval '1 s'"),
         ({"unreadable": 1}, "last_success_at = null"),
+        ({"unstable": 1}, "unstable_since = now()"),
+        ({}, "unstable_since = now(), sealed_at = now()"),
     ],
 )
 async def test_jobs_with_problems(

@@ -130,23 +130,25 @@ async def test_checkpoint_without_a_name(site: Site, store: Store, provider: Pro
 async def test_problems_of_jobs_and_sources(
     site: Site, store: Store, provider: Provider, sql: asyncpg.Connection
 ) -> None:
-    """Stale and failing jobs, rejects, suspected gaps and paused sources are shown. `stale` and `failing` find jobs."""
+    """Stale, failing and unstable jobs, rejects, suspected gaps and paused sources are shown, and found by search."""
     provider.checkpoints[JOB] = page([checkpoint(n) for n in (1, 2, 4)])
     await sync(store, provider)
     await sql.execute(
         """update checkpointd.polling set last_complete_at = now() - interval '3 hours', last_success_at = null,
-          failures = 2, last_error = 'HTTP 500';
+          failures = 2, last_error = 'HTTP 500', unstable_since = now() - interval '2 days';
         update checkpointd.sources set state = 'paused', resume_at = now() + interval '110 s',
           last_error = 'HTTP 429'"""
     )
     for path in ("/", "/?q=stale", "/?q=failing"):
         shown = await site.open(path)
         assert "stale, read 3 h ago 2 failed polls: HTTP 500; unreadable items in the last complete" in shown.text
+        assert "unstable: its list has other ids" in shown.text
         assert "suspected gap" in shown.text
         assert "test paused 1 job tracked resumes in 1 min" in shown.text
         assert "HTTP 429" in shown.text
     shown = await site.open(f"/jobs/test/{JOB}")
     assert "2 failed polls: HTTP 500" in shown.text
+    assert "Unstable list since 2 d ago" in shown.text
     assert "Suspected gap: the provider may have dropped checkpoints" in shown.text
 
 

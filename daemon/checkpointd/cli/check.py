@@ -21,6 +21,7 @@ from checkpointd.cli.database_findings import (
     assess_server,
     assess_sources,
     assess_tables,
+    assess_unstable_jobs,
 )
 from checkpointd.cli.findings import Finding, assess_clock, assess_settings
 from checkpointd.cli.source_findings import Try, assess_source
@@ -121,7 +122,9 @@ async def _check_database(
             findings.append(Finding("ok", "schema", "matches this version of checkpointd"))
             stored = await overview.list_sources(store)
             jobs = await overview.pick_jobs(store)
+            unstable = await overview.count_unstable_jobs(store)
             findings += assess_sources(stored, [source.name for source in settings.sources])
+            findings += assess_unstable_jobs(unstable)
     except (EmbeddedError, MigrationError) as e:
         findings.append(Finding("fail", subject, str(e).removeprefix(f"the {subject} is ")))
     except DatabaseUnavailableError as e:

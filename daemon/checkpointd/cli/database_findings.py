@@ -73,3 +73,16 @@ def assess_sources(stored: Sequence[Mapping[str, Any]], configured: Sequence[str
             advice = "add it to the settings, or untrack its jobs"
             findings.append(Finding("warn", f"source {source['name']}", f"{message}: {advice}"))
     return findings
+
+
+def assess_unstable_jobs(counted: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Return a warning for each source with jobs whose list never stabilises."""
+    findings = []
+    for row in counted:
+        message = (
+            f"the checkpoint list of {row['jobs']} {plural('job', row['jobs'])} has other ids, times or values at each "
+            f"request, such as that of {row['job']}"
+        )
+        advice = "only new steps and metrics are stored: report it to the provider, then run `checkpointd resync`"
+        findings.append(Finding("warn", f"lists of {row['source']}", f"{message}: {advice}"))
+    return findings

@@ -1,8 +1,9 @@
 """What differs between a listing and the stored checkpoints of its job. Pure.
 
-Each value is compared with two others. The first is the value in the item as last received: if a metric becomes null
-and stays null, that is one change, and not one in each poll. The second is the stored value, which is the last known
-one: if it is wrong for any reason, it is corrected.
+Each value is compared with two others. The first is the value in the stored item: if a metric becomes null and stays
+null, that is one change, and not one in each poll. The second is the stored value, which is the last known one: if it
+is wrong for any reason, it is corrected. An item is stored again only if one of its values changed, so the stored item
+always has the values that were received last.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -29,11 +30,10 @@ class Change(NamedTuple):
 
 
 class StoredCheckpoint(NamedTuple):
-    """A stored checkpoint: the last known values, the item as last received, and whether it is marked missing."""
+    """A stored checkpoint: the last known values, those of the stored item, and whether it is marked missing."""
 
     values: Mapping[str, Value]
     received: Mapping[str, Value]
-    payload: str
     missing: bool
 
 
@@ -42,13 +42,18 @@ class Diff:
     """What a save has to write for one job."""
 
     new: list[Checkpoint] = field(default_factory=list)
-    updated: list[tuple[Checkpoint, bool]] = field(default_factory=list)
-    """Checkpoints to overwrite. The flag is true if a value changed, and false if only the bytes of the item did."""
+    updated: list[Checkpoint] = field(default_factory=list)
+    """Stored checkpoints of which a value changed."""
     marked: dict[str, bool] = field(default_factory=dict)
     """Checkpoints to mark as missing (true) or as listed again (false), by id."""
     absent: list[str] = field(default_factory=list)
     """Checkpoints that were not in the last complete listing. No incomplete listing since then has contained them."""
     changes: list[Change] = field(default_factory=list)
+    instability: int = 0
+    """The score of instability after this listing: see growth.py."""
+    unconfirmed_steps: list[int] = field(default_factory=list)
+    """Steps of an unstable job that are unknown and not larger than all others. A checkpoint with such a step is stored
+    when the next complete listing has it, too."""
 
     @property
     def changed(self) -> int:
@@ -86,9 +91,8 @@ def compare(
         if known.missing:
             diff.marked[checkpoint.id] = False
             diff.changes.append(Change("returned", checkpoint.id))
-        changes = list(_changes(known, checkpoint))
-        if changes or known.payload != checkpoint.payload:
-            diff.updated.append((checkpoint, bool(changes)))
+        if changes := list(_changes(known, checkpoint)):
+            diff.updated.append(checkpoint)
             diff.changes += changes
     listed = {checkpoint.id for checkpoint in listing.checkpoints} | {reject.id for reject in listing.rejects}
     if not complete:
@@ -113,14 +117,14 @@ def _changes(known: StoredCheckpoint, checkpoint: Checkpoint) -> Iterable[Change
         before, now = known.received.get(name), received.get(name)
         if now is None:
             if before is not None:
-                yield Change("regressed", checkpoint.id, name, _text(before), None)
+                yield Change("regressed", checkpoint.id, name, as_text(before), None)
         elif now != before:
-            yield Change("changed", checkpoint.id, name, _text(before), _text(now))
+            yield Change("changed", checkpoint.id, name, as_text(before), as_text(now))
         elif now != (last := known.values.get(name)):
-            yield Change("changed", checkpoint.id, name, _text(last), _text(now))
+            yield Change("changed", checkpoint.id, name, as_text(last), as_text(now))
 
 
-def _text(value: Value) -> str | None:
+def as_text(value: Value) -> str | None:
     """Return a value as PostgreSQL shows it: 100.0 as 100."""
     if isinstance(value, float):
         return str(value).removesuffix(".0")

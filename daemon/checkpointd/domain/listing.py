@@ -1,9 +1,12 @@
 """A listing: the pages of a job's checkpoint list → checkpoints, rejects and a digest. Pure."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
+from operator import attrgetter
 from typing import Final, NamedTuple
+
+import msgspec
 
 from checkpointd.domain.checkpoint import (
     OBJECT,
@@ -18,6 +21,9 @@ from checkpointd.domain.reading import BadItemError, RawItem, Reject
 
 READER: Final = b"3"
 """The version of this reader. Every digest includes it, so that each listing is compared in full after an upgrade."""
+
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+"""Writes equal values as equal bytes: the members of an object are sorted by name."""
 
 
 class RawListing(NamedTuple):
@@ -49,6 +55,28 @@ def digest(pages: Sequence[Sequence[RawItem]]) -> bytes:
         summary.update(b"\n".join(items))
         summary.update(b"\n")
     return summary.digest()
+
+
+def content_digest(listing: Listing) -> bytes:
+    """Return the SHA-256 hash of the version of this reader and of what a listing contains.
+
+    The content is the values of each checkpoint that are not null, by its id, and the id and reason of each reject.
+    Order, encoding and members that no column shows do not matter.
+    """
+    checkpoints = [
+        (c.id, c.step_number, c.created_at, c.fine_tuned_model_checkpoint, _content(c.metrics))
+        for c in sorted(listing.checkpoints, key=attrgetter("id"))
+    ]
+    rejects = sorted(reject.key for reject in listing.rejects)
+    return sha256(READER + _encode((checkpoints, rejects))).digest()
+
+
+def _content(metrics: dict[str, float | None]) -> Mapping[str, float | None]:
+    """Return the metrics that are not null, with 0.0 for -0.0, which are equal."""
+    sent = metrics.values()
+    if None in sent or 0.0 in sent:
+        return {name: value + 0.0 for name, value in metrics.items() if value is not None}
+    return metrics
 
 
 def read_listing(

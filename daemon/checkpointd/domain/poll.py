@@ -8,7 +8,8 @@ from checkpointd.domain import cadence
 from checkpointd.domain.attribution import Verdict
 from checkpointd.domain.cadence import ArrivalHistory, CadenceSettings
 from checkpointd.domain.failure import LASTING_REFUSALS, SOURCE_FAILURES, ErrorClass, Failure
-from checkpointd.domain.listing import Listing, RawListing, digest, read_listing
+from checkpointd.domain.growth import is_unstable
+from checkpointd.domain.listing import Listing, RawListing, content_digest, digest, read_listing
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -22,6 +23,10 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     source: int
     lease_token: int
     digest: bytes | None
+    """The digest of the last complete listing, or None if this one must be compared in full."""
+    content_digest: bytes | None
+    instability: int
+    """The score of instability: see growth.py."""
     failures: int
     equal_failures: int
     failing_since: float | None
@@ -50,6 +55,8 @@ class PollResult(msgspec.Struct, frozen=True):
     listing: Listing | None
     """The listing, or None if it equals the last complete listing or nothing was read."""
     digest: bytes | None
+    content_digest: bytes | None
+    """The content digest, or None if the listing was not read or is incomplete."""
     error_class: str | None
     error: str | None
     blames_job: bool
@@ -84,6 +91,7 @@ class SavedPoll(msgspec.Struct, frozen=True):
     rejected: int = 0
     """The number of items that cannot be read, wholly or in part. For a quiet poll, it is the number of items of the
     last compared listing of which nothing could be stored."""
+    became_unstable: bool = False
 
 
 def evaluate(
@@ -95,9 +103,10 @@ def evaluate(
 ) -> PollResult:
     """Read a listing, and plan the next poll of its job. `verdict` is what its failure means.
 
-    A listing with the digest of the last complete one is not read again.
+    A listing with the digest of the last complete one is not read again. If only its content digest is the same, the
+    poll is quiet, too.
     """
-    failure, listing, hashed = raw.failure, None, None
+    failure, listing, hashed, content = raw.failure, None, None, None
     history = ArrivalHistory(lease.newest_step, lease.newest_seen_at, lease.spacing_s, lease.spread_s)
     if raw.pages:
         hashed = digest(raw.pages)
@@ -106,9 +115,14 @@ def evaluate(
             if listing.foreign is not None:
                 failure = Failure(ErrorClass.OTHER_LIST, f"a list of {listing.foreign}, not of checkpoints")
             history = cadence.learn(history, (item.step_number for item in listing.checkpoints), lease.claimed_at)
+            content = None if failure else content_digest(listing)
+            if content is not None and lease.digest is not None and content == lease.content_digest:
+                listing = None
     now, settling_since = lease.claimed_at, lease.settling_since
-    # Only a quiet poll shows that nothing changed. After a failed poll, checkpoints may have arrived unseen.
-    if settling_since is None and failure is None and listing is None and _seems_ended(lease, history, settings):
+    # Only a quiet poll shows that nothing changed. After a failed poll, checkpoints may have arrived unseen. Whether a
+    # poll of an unstable job is quiet is decided when it is saved.
+    may_be_quiet = failure is None and (listing is None or is_unstable(lease.instability))
+    if settling_since is None and may_be_quiet and _seems_ended(lease, history, settings):
         settling_since = now
     plan = cadence.plan(
         history,
@@ -124,6 +138,7 @@ def evaluate(
         complete=failure is None,
         listing=listing,
         digest=hashed,
+        content_digest=content,
         error_class=failure.error_class if failure else None,
         error=failure.message if failure else None,
         blames_job=failure is not None and verdict.blames_job and failure.error_class not in SOURCE_FAILURES,

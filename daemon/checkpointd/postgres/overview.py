@@ -44,6 +44,11 @@ async def count_by_source(store: Store) -> list[dict[str, Any]]:
     return [dict(row) for row in await store.fetch(queries.COUNT_BY_SOURCE)]
 
 
+async def count_unstable_jobs(store: Store) -> list[dict[str, Any]]:
+    """Return the number of jobs of each source whose list never stabilises, and one of them."""
+    return [dict(row) for row in await store.fetch(queries.COUNT_UNSTABLE_JOBS)]
+
+
 async def read_server(store: Store) -> dict[str, Any]:
     """Return the version, the clock, the role and the session settings of the server."""
     return dict((await store.fetch(queries.READ_SERVER))[0])

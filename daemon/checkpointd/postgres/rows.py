@@ -15,6 +15,10 @@ class QuietRow(NamedTuple):
     gap: float
     ended: bool
     settled: bool
+    digest: bytes | None
+    content_digest: bytes | None
+    instability: int
+    unstable: bool
 
 
 class FinishedRow(NamedTuple):
@@ -27,7 +31,11 @@ class FinishedRow(NamedTuple):
     changed: bool
     reopens: bool
     digest: bytes | None
+    content_digest: bytes | None
     absent_ids: str | None
+    unconfirmed_steps: str | None
+    instability: int
+    unstable: bool
     rejected: int | None
     error_class: str | None
     error: str | None
@@ -44,7 +52,6 @@ class UpdatedRow(NamedTuple):
 
     job: int
     id: str
-    changed: bool
     step_number: int
     created_at: int | None
     fine_tuned_model_checkpoint: str | None

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from msgspec.structs import replace
 
 from checkpointd.domain.checkpoint import Checkpoint
+from checkpointd.domain.growth import next_score
 from checkpointd.domain.listing import Listing
 from checkpointd.domain.poll import PollResult, SavedPoll
 from checkpointd.domain.reading import Reject
@@ -26,8 +27,8 @@ from checkpointd.postgres import connection as connection_module
 from checkpointd.postgres import queries
 from checkpointd.postgres.connection import Connection, transaction
 from checkpointd.postgres.errors import DATA_ERRORS, DRIVER_ERRORS, repeated, why_rejected
-from checkpointd.postgres.rows import QuietRow, columns
-from checkpointd.postgres.save_rows import write_polls
+from checkpointd.postgres.rows import columns
+from checkpointd.postgres.save_rows import quiet_row, write_polls
 from checkpointd.postgres.store import Store
 
 _Save = Callable[[Connection, Sequence[PollResult]], Awaitable[dict[int, SavedPoll]]]
@@ -67,7 +68,7 @@ async def _save_locked_again(save: _Save, connection: Connection, polls: Sequenc
 
 
 async def _save_quiet(connection: Connection, polls: Sequence[PollResult]) -> dict[int, SavedPoll]:
-    quiet = [QuietRow(p.lease.job, p.lease.lease_token, p.gap, p.ended, p.settled) for p in polls]
+    quiet = [quiet_row(poll, next_score(poll.lease.instability, unsteady=False)) for poll in polls]
     rows = await repeated(lambda: connection.fetch(queries.SAVE_QUIET_POLLS, *columns(quiet)))
     rejected = {(row["job"], row["lease_token"]): row["rejected"] for row in rows}
     leases = [(poll, (poll.lease.job, poll.lease.lease_token)) for poll in polls]

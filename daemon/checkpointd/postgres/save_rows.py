@@ -11,9 +11,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import asyncpg
+from msgspec.structs import replace
 
 from checkpointd.domain.checkpoint import METRICS, Checkpoint, read_stored
-from checkpointd.domain.diff import Diff, StoredCheckpoint, Value, compare, values
+from checkpointd.domain.diff import Diff, StoredCheckpoint, Value, values
+from checkpointd.domain.growth import JobBefore, examine, is_unstable
 from checkpointd.domain.job import has_ended
 from checkpointd.domain.poll import PollResult, SavedPoll
 from checkpointd.domain.reading import Reject
@@ -25,6 +27,7 @@ from checkpointd.postgres.rows import (
     FinishedRow,
     MarkedRow,
     PollRow,
+    QuietRow,
     RejectRow,
     SummaryRow,
     UpdatedRow,
@@ -56,12 +59,16 @@ async def write_polls(connection: Connection, polls: Sequence[PollResult]) -> di
     # A process suspended past its lease may save two polls of one job: keep the one whose token is current.
     polls = [p for p in polls if p.lease.job in held and p.lease.lease_token == held[p.lease.job]["lease_token"]]
     stored = await _read_stored(connection, polls)
-    diffs = {p.lease.job: _diff(p, stored.get(p.lease.job, {}), held[p.lease.job]["absent_ids"] or ()) for p in polls}
+    examined = [_examine(poll, stored.get(poll.lease.job, {}), held[poll.lease.job]) for poll in polls]
+    polls, diffs = [poll for poll, _ in examined], {poll.lease.job: diff for poll, diff in examined}
     await _write_checkpoints(connection, diffs)
     await write_rejects(connection, ((p.lease.job, None, r) for p in polls if p.listing for r in p.listing.rejects))
     await _summarise(connection, diffs, {job for job, row in held.items() if row["all_stored"]})
     poll_ids = await _write_polls(connection, polls, diffs, held)
-    await _finish(connection, polls, diffs, poll_ids)
+    without_news = {job for poll in polls if _is_without_news(poll, diffs[job := poll.lease.job], held[job])}
+    await _finish(connection, [poll for poll in polls if poll.lease.job not in without_news], diffs, poll_ids)
+    if quiet := [quiet_row(p, diffs[p.lease.job].instability) for p in polls if p.lease.job in without_news]:
+        await connection.execute(queries.SAVE_QUIET_POLLS, *columns(quiet))
     changes = [ChangeRow(job, poll_ids.get(job), *change) for job, diff in diffs.items() for change in diff.changes]
     await write_changes(connection, changes)
     return {p.lease.job: _saved(p, diffs[p.lease.job]) for p in polls}
@@ -75,14 +82,54 @@ async def write_changes(connection: Connection, changes: Sequence[ChangeRow]) ->
             raise RuntimeError("the row of checkpointd.feed_gate is missing")
 
 
-def _diff(poll: PollResult, stored: Mapping[str, StoredCheckpoint], absent_before: Collection[str]) -> Diff:
+def _examine(poll: PollResult, stored: Mapping[str, StoredCheckpoint], held: asyncpg.Record) -> tuple[PollResult, Diff]:
+    """Return the poll, with a reject for each checkpoint that is too many, and its diff."""
+    instability = poll.lease.instability
     if poll.listing is None:
-        return Diff()
-    return compare(stored, poll.listing, complete=poll.complete, absent_before=absent_before)
+        return poll, Diff(instability=instability)
+    before = JobBefore(
+        instability,
+        poll.lease.content_digest,
+        held["absent_ids"] or (),
+        held["unconfirmed_steps"] or (),
+        held["checkpoint_count"],
+    )
+    diff, listing = examine(before, stored, poll.listing, poll.content_digest if poll.complete else None)
+    return replace(poll, listing=listing), diff
+
+
+def _is_without_news(poll: PollResult, diff: Diff, held: asyncpg.Record) -> bool:
+    """Return whether a poll of an unstable job is quiet: its listing differs from the last one, but has no news."""
+    if not is_unstable(poll.lease.instability) or poll.listing is None or not poll.complete:
+        return False
+    return not (diff.changes or diff.unconfirmed_steps) and poll.listing.unreadable == held["rejected"]
+
+
+def quiet_row(poll: PollResult, instability: int) -> QuietRow:
+    """Return the row of a quiet poll, after which the job has this score of instability."""
+    lease, unstable = poll.lease, is_unstable(instability)
+    digest = None if is_unstable(lease.instability) and not unstable else poll.digest
+    return QuietRow(
+        job=lease.job,
+        lease_token=lease.lease_token,
+        gap=poll.gap,
+        ended=poll.ended,
+        settled=poll.settled,
+        digest=digest,  # without one, the next listing of a job that is stable again is compared in full
+        content_digest=poll.content_digest,
+        instability=instability,
+        unstable=unstable,
+    )
 
 
 def _saved(poll: PollResult, diff: Diff) -> SavedPoll:
-    return SavedPoll(poll, len(diff.new), diff.changed, len(poll.listing.rejects) if poll.listing else 0)
+    return SavedPoll(
+        poll,
+        len(diff.new),
+        diff.changed,
+        len(poll.listing.rejects) if poll.listing else 0,
+        became_unstable=is_unstable(diff.instability) and not is_unstable(poll.lease.instability),
+    )
 
 
 async def _read_stored(
@@ -101,7 +148,7 @@ async def _read_stored(
             stored |= {f"extra_metrics.{name}": value for name, value in extra.items()}
         received = read_stored(row["payload"], listings[row["job"]][0])
         found[row["job"]][row["id"]] = StoredCheckpoint(
-            stored, values(received) if received else stored, row["payload"], row["missing"]
+            stored, values(received) if received else stored, row["missing"]
         )
     return found
 
@@ -116,11 +163,7 @@ async def _write_checkpoints(connection: Connection, diffs: Mapping[int, Diff]) 
             columns=_COPIED,
             records=((job, item.id, *_values(item)) for job, diff in diffs.items() for item in diff.new),
         )
-    updated = [
-        UpdatedRow(job, item.id, changed, *_values(item))
-        for job, diff in diffs.items()
-        for item, changed in diff.updated
-    ]
+    updated = [UpdatedRow(job, item.id, *_values(item)) for job, diff in diffs.items() for item in diff.updated]
     if updated:
         await connection.execute(queries.UPDATE_CHECKPOINTS, *columns(updated))
     marked = [MarkedRow(job, *mark) for job, diff in diffs.items() for mark in diff.marked.items()]
@@ -208,7 +251,10 @@ async def _finish(
 
 
 def _finished(poll: PollResult, diff: Diff, poll_id: int | None) -> FinishedRow:
-    changed = bool(diff.changes)
+    changed, unstable = bool(diff.changes), is_unstable(diff.instability)
+    # Without a digest the next listing is compared in full: it decides whether an absent checkpoint is missing, or
+    # whether an unknown step is real, or it is the first one of a job that is stable again.
+    is_pending = diff.absent or diff.unconfirmed_steps or (is_unstable(poll.lease.instability) and not unstable)
     return FinishedRow(
         job=poll.lease.job,
         delay=poll.delay,
@@ -216,9 +262,12 @@ def _finished(poll: PollResult, diff: Diff, poll_id: int | None) -> FinishedRow:
         complete=poll.complete,
         changed=changed,
         reopens=changed and not has_ended(poll.lease.status),
-        # Without a digest the next listing is compared in full: it decides whether an absent checkpoint is missing.
-        digest=poll.digest if poll.complete and not diff.absent else None,
+        digest=poll.digest if poll.complete and not is_pending else None,
+        content_digest=poll.content_digest,
         absent_ids="\n".join(diff.absent) or None,
+        unconfirmed_steps="\n".join(map(str, diff.unconfirmed_steps)) or None,
+        instability=diff.instability,
+        unstable=unstable,
         rejected=poll.listing.unreadable if poll.listing else None,
         error_class=poll.error_class,
         error=poll.error,

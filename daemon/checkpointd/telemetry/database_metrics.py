@@ -52,6 +52,10 @@ _GAUGES_BY_COLUMN: Final = {
         "checkpointd_suspected_gap_jobs",
         "Tracked jobs, except sealed and gone ones, of which a checkpoint was probably never seen, by source.",
     ),
+    "unstable": _gauge(
+        "checkpointd_unstable_jobs",
+        "Tracked jobs, except sealed and gone ones, whose list of checkpoints never stabilises, by source.",
+    ),
     "oldest_lag_seconds": _gauge(
         "checkpointd_oldest_lag_seconds",
         "The longest time since the last complete listing of a tracked job that is neither sealed nor gone, by source.",

@@ -115,6 +115,10 @@ def record_saved(source: str, polls: Iterable[SavedPoll]) -> None:
         if poll.rejected and not poll.result.quiet:  # the rejects of a quiet poll were counted and logged before
             REJECTS.labels(source).inc(poll.rejected)
             log.warning("poll.rejected", source=source, job=lease.id, items=poll.rejected, reason=_reason(poll))
+        if poll.became_unstable:
+            log.warning(
+                "poll.unstable", source=source, job=lease.id, reason="each listing has other ids, times or values"
+            )
         if error_class and error_class != lease.error_class:
             failed[error_class].append(poll)
         elif not error_class and lease.failures:
