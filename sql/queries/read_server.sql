@@ -12,7 +12,7 @@ select current_setting('server_version_num')::int as version, current_setting('s
     where rolname = 'checkpointd'
       and not pg_has_role(oid, 'usage')
   ) as membership,
-  pg_is_in_recovery() or current_setting('default_transaction_read_only')::bool as is_read_only,
+  pg_is_in_recovery() as is_standby, current_setting('default_transaction_read_only')::bool as is_read_only,
   extract(epoch from clock_timestamp())::float8 as now,
   array(
     select format('alter role %I set %I = %L', current_user, wanted.name, wanted.value)
@@ -22,10 +22,14 @@ select current_setting('server_version_num')::int as version, current_setting('s
         ('lock_timeout', '3s'),
         ('idle_in_transaction_session_timeout', '3s'),
         ('transaction_timeout', '12s'),
+        ('default_transaction_isolation', 'read committed'),
         ('search_path', 'pg_catalog')
     ) as wanted (name, value)
     join pg_settings on pg_settings.name = wanted.name
-    where pg_settings.setting = '0'
-      or wanted.name = 'search_path' and not current_schemas(false) <@ '{pg_catalog}'
+    where case wanted.name
+      when 'search_path' then not current_schemas(false) <@ '{pg_catalog}'
+      when 'default_transaction_isolation' then pg_settings.setting <> wanted.value
+      else pg_settings.setting = '0'
+    end
     order by wanted.name
   ) as unset

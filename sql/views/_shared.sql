@@ -23,6 +23,17 @@ comment on function checkpointd.unix_time is
   'Converts a provider''s time in Unix seconds. Returns null if it is implausible: before 2015, or further in the '
   'future than the interval ahead.';
 
+create or replace function checkpointd.as_jsonb(value json) returns jsonb
+language plpgsql immutable strict as $$
+begin
+  return value::jsonb;
+exception when others then
+  return null;
+end $$;
+comment on function checkpointd.as_jsonb is
+  'Converts json. Returns null for what jsonb cannot store: the character \u0000, half of a surrogate pair, a number '
+  'with more digits than numeric has.';
+
 create or replace function checkpointd.epoch(
   step_number bigint, step_distance double precision, latest_step bigint, n_epochs text, status text
 ) returns int

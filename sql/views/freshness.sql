@@ -6,7 +6,11 @@ select sources.name as source, jobs.id as fine_tuning_job_id, polling.last_attem
   checkpointd.phase(jobs, polling) not in ('sealed', 'gone')
     and coalesce(polling.last_complete_at, jobs.tracked_at) < now() - (2 * polling.gap_s + 60) * interval '1 s'
     as is_stale,
-  polling.failures as consecutive_failures, polling.error_class, polling.last_error, polling.quiet_polls
+  polling.failures as consecutive_failures, polling.error_class, polling.last_error, polling.quiet_polls,
+  case
+    when polling.sealed_at is null
+      then extract(epoch from now() - coalesce(polling.last_complete_at, jobs.tracked_at))::float8
+  end as lag_seconds
 from checkpointd.polling
 join checkpointd.jobs on jobs.key = polling.job
 join checkpointd.sources on sources.key = jobs.source
@@ -34,3 +38,4 @@ comment on column fine_tuning.freshness.error_class is
   'Class of the failure of the last poll; null if it did not fail.';
 comment on column fine_tuning.freshness.last_error is 'Failure of the last poll in words; null if it did not fail.';
 comment on column fine_tuning.freshness.quiet_polls is 'Number of polls with a complete listing that changed nothing.';
+comment on column fine_tuning.freshness.lag_seconds is 'lag in seconds, for tools that cannot show an interval.';

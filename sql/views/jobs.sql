@@ -6,7 +6,9 @@ select jobs.id, sources.name as source, jobs.status, jobs.model, jobs.fine_tuned
   checkpointd.unix_time(jobs.estimated_finish, interval '1 year') as estimated_finish,
   jobs.hyperparameters, jobs.error, jobs.trained_tokens, jobs.metadata, checkpointd.phase(jobs, polling) as phase,
   jobs.tracked_by, jobs.tracked_at, coalesce(summaries.checkpoint_count, 0) as checkpoint_count, summaries.latest_step,
-  coalesce(summaries.is_uneven or summaries.came_in_a_burst, false) as suspected_gap
+  coalesce(summaries.is_uneven or summaries.came_in_a_burst, false) as suspected_gap,
+  checkpointd.as_jsonb(jobs.hyperparameters) as hyperparameters_jsonb, checkpointd.as_jsonb(jobs.error) as error_jsonb,
+  checkpointd.as_jsonb(jobs.metadata) as metadata_jsonb
 from checkpointd.jobs
 join checkpointd.sources on sources.key = jobs.source
 join checkpointd.polling on polling.job = jobs.key
@@ -42,3 +44,9 @@ comment on column fine_tuning.jobs.suspected_gap is
   'True if the provider may have dropped a checkpoint before it could be read: two neighbouring steps are more than '
   '1.5 times the usual distance apart (the median, or the smaller of the two middle ones), or more than three new '
   'checkpoints came in one poll. After the latter it stays true.';
+comment on column fine_tuning.jobs.hyperparameters_jsonb is
+  'hyperparameters as jsonb, which can be compared and grouped; null if jsonb cannot store them.';
+comment on column fine_tuning.jobs.error_jsonb is
+  'error as jsonb, which can be compared and grouped; null if jsonb cannot store it.';
+comment on column fine_tuning.jobs.metadata_jsonb is
+  'metadata as jsonb, which can be compared and grouped; null if jsonb cannot store it.';

@@ -461,7 +461,7 @@ def test_clocks(theirs: float, state: str) -> None:
 def test_a_version_that_is_too_old() -> None:
     """A PostgreSQL before 15 is a failure."""
     finding = database_findings.assess_server(
-        {"version": 140012, "version_name": "14.12", "is_read_only": False, "server": "s"}
+        {"version": 140012, "version_name": "14.12", "is_standby": False, "is_read_only": False, "server": "s"}
     )
     assert Finding("fail", "database", "PostgreSQL 14.12 is too old: 15 or newer is required") == finding
 

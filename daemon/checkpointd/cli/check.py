@@ -15,7 +15,13 @@ from typing import Any
 
 from checkpointd.cli import event_loop, output
 from checkpointd.cli.database import database
-from checkpointd.cli.database_findings import assess_pooler, assess_role, assess_server, assess_sources
+from checkpointd.cli.database_findings import (
+    assess_pooler,
+    assess_role,
+    assess_server,
+    assess_sources,
+    assess_tables,
+)
 from checkpointd.cli.findings import Finding, assess_clock, assess_settings
 from checkpointd.cli.source_findings import Try, assess_source
 from checkpointd.polling.setup import open_client
@@ -93,12 +99,17 @@ async def _check_database(
             findings.append(assess_role(server, missing, embedded=settings.database_url is None))
             if missing:
                 return findings, jobs
-            subject = "schema"
+            subject = "tables"
             async with store.connection() as connection:
+                obstacles = await migrations.find_obstacles(connection)
+                findings += assess_tables(obstacles)
+                if any(obstacle.is_certain for obstacle in obstacles):
+                    return findings, jobs
+                subject = "schema"
                 await migrations.require_current(connection)
+            findings.append(Finding("ok", "schema", "matches this version of checkpointd"))
             stored = await overview.list_sources(store)
             jobs = await overview.pick_jobs(store)
-            findings.append(Finding("ok", "schema", "matches this version of checkpointd"))
             findings += assess_sources(stored, [source.name for source in settings.sources])
     except (EmbeddedError, MigrationError) as e:
         findings.append(Finding("fail", subject, str(e).removeprefix(f"the {subject} is ")))

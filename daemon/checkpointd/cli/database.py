@@ -82,5 +82,7 @@ def migrate_schema(settings: Settings) -> None:
                 f"the roles were not changed, because this role lacks the right ({done.roles_left}):"
                 f" run {migrations.roles_file()} with psql as an administrator"
             )
+        for obstacle in done.obstacles:
+            output.say(str(obstacle))
 
     event_loop.run_interruptible(work())

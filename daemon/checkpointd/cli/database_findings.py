@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from checkpointd.cli.findings import Finding
+from checkpointd.cli.findings import Finding, State
+from checkpointd.postgres.migrations import Obstacle
 from checkpointd.presentation import plural
 
 OLDEST: Final = 150_000
@@ -17,9 +18,12 @@ def assess_server(server: Mapping[str, Any]) -> Finding:
     """Return the finding about the server: whether its version is supported, and whether it can be written to."""
     if server["version"] < OLDEST:
         return Finding("fail", "database", f"PostgreSQL {server['version_name']} is too old: 15 or newer is required")
-    if server["is_read_only"]:
-        message = "read-only, probably a standby: name the primary, or all hosts, in the database URL"
+    if server["is_standby"]:
+        message = "read-only, a standby: name the primary, or all hosts, in the database URL"
         return Finding("fail", "database", message)
+    if server["is_read_only"]:
+        message = "read-only, because default_transaction_read_only is on for the server, the database or the role"
+        return Finding("fail", "database", f"{message}: turn it off")
     return Finding("ok", "database", f"PostgreSQL {server['version_name']} at {server['server']}")
 
 
@@ -40,6 +44,14 @@ def assess_role(server: Mapping[str, Any], missing: Sequence[tuple[str, ...]], *
         message = f"{role} is a superuser: log in as the role checkpointd or a member of it, which has enough rights"
         return Finding("warn", "role", message)
     return Finding("ok", "role", f"{role} has the required rights on all existing objects")
+
+
+def assess_tables(obstacles: Sequence[Obstacle]) -> list[Finding]:
+    """Return a finding if something hides, changes or loses rows of the tables."""
+    if not obstacles:
+        return []
+    state: State = "fail" if any(obstacle.is_certain for obstacle in obstacles) else "warn"
+    return [Finding(state, "tables", "; ".join(map(str, obstacles)))]
 
 
 def assess_pooler(server: Mapping[str, Any]) -> Finding:

@@ -6,9 +6,9 @@ The line has the server's own text, which names the table, the role or the file,
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import asyncpg
 
@@ -22,6 +22,26 @@ DRIVER_ERRORS: Final = (
     asyncpg.InternalClientError,
 )
 """What a call of the driver raises if the database is unavailable or rejects the statement."""
+
+
+TRANSIENT_ERRORS: Final = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.InvalidCachedStatementError,
+)
+"""Errors that do not occur again if the transaction is repeated."""
+
+T = TypeVar("T")
+
+
+async def repeated(run: Callable[[], Awaitable[T]]) -> T:
+    """Run a transaction, three times in all if TRANSIENT_ERRORS end it, and return its result."""
+    for _ in range(2):
+        try:
+            return await run()
+        except TRANSIENT_ERRORS:
+            continue
+    return await run()
 
 
 class DatabaseUnavailableError(Exception):

@@ -43,6 +43,21 @@ _LOST_RACES: Final = (
 """Errors of `create … if not exists` if another session creates the same object at that moment."""
 
 
+class Obstacle(NamedTuple):
+    """What somebody added to a table of checkpointd. The fields are columns of find_obstacles.sql."""
+
+    what: str
+    effect: str
+    remedy: str
+    """The statement that removes it."""
+    is_certain: bool
+    """True if the daemon does not work correctly with it."""
+
+    def __str__(self) -> str:
+        """Return a text for people."""
+        return f"{self.what}: {self.effect}: run `{self.remedy}`"
+
+
 class Migrated(NamedTuple):
     """What migrate() did."""
 
@@ -50,6 +65,7 @@ class Migrated(NamedTuple):
     """The files that were applied."""
     roles_left: str | None
     """Why the roles were not created and granted, or None if they were."""
+    obstacles: list[Obstacle]
 
 
 class _File(NamedTuple):
@@ -109,12 +125,24 @@ async def require_current(connection: Connection) -> None:
         raise MigrationError("the schema is missing or old: run `checkpointd migrate`")
 
 
+async def find_obstacles(connection: Connection) -> list[Obstacle]:
+    """Return what hides, changes or loses rows of the tables, the certain ones first."""
+    return [Obstacle(*row) for row in await connection.fetch(queries.FIND_OBSTACLES)]
+
+
 async def require_rights(connection: Connection) -> None:
-    """Raise MigrationError unless this role may do all that polling needs."""
+    """Raise MigrationError unless this role may do all that polling needs, and nothing hides or replaces rows."""
     if missing := await connection.fetch(queries.FIND_MISSING_RIGHTS):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         lacks = f"{missing[0]['privilege']} on {missing[0]['name']}{more}"
         raise MigrationError(f"this role lacks {lacks}: `checkpointd check` shows how to grant it")
+    await _require_no_obstacle(connection)
+
+
+async def _require_no_obstacle(connection: Connection) -> None:
+    for obstacle in await find_obstacles(connection):
+        if obstacle.is_certain:
+            raise MigrationError(str(obstacle))
 
 
 async def migrate(connection: Connection) -> Migrated:
@@ -131,7 +159,7 @@ async def migrate(connection: Connection) -> Migrated:
             await _prepare(connection)
             while (name := await _apply_next(connection)) is not None:
                 files.append(name)
-            return Migrated(files, await _create_roles(connection))
+            return Migrated(files, await _create_roles(connection), await find_obstacles(connection))
         except asyncpg.LockNotAvailableError:
             await asyncio.sleep(LOCK_PAUSE_SECONDS)
         except asyncpg.DuplicateSchemaError as e:
@@ -139,6 +167,7 @@ async def migrate(connection: Connection) -> Migrated:
                 f"{e}, and checkpointd did not create it: rename it, or use another database"
             ) from None
         except asyncpg.InsufficientPrivilegeError as e:
+            await _require_no_obstacle(connection)
             raise MigrationError(
                 f"this role may not change the schema ({e}): migrate as a member of checkpointd_owner, or as the owner"
                 " of the database"

@@ -10,7 +10,7 @@ Quiet polls take one statement, the others one transaction (save_rows.py). Four 
 - Invalid value. The database rejects a value (DATA_ERRORS). `_save_isolating` halves the batch, and then the items of
   the failing poll, until the item is found. It becomes a reject, and the rest is saved.
 - Deadlock, serialization failure, or a prepared statement that a migration made invalid (TRANSIENT_ERRORS).
-  `_save_retrying` runs the transaction again at once, three times in all.
+  repeated() runs the transaction again at once, three times in all.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from checkpointd.domain.poll import PollResult, SavedPoll
 from checkpointd.postgres import connection as connection_module
 from checkpointd.postgres import queries
 from checkpointd.postgres.connection import Connection, transaction
-from checkpointd.postgres.errors import DRIVER_ERRORS
+from checkpointd.postgres.errors import DRIVER_ERRORS, repeated
 from checkpointd.postgres.rows import QuietRow, columns
 from checkpointd.postgres.save_rows import write_polls
 from checkpointd.postgres.store import Store
@@ -41,13 +41,6 @@ DATA_ERRORS: Final = (
     UnicodeEncodeError,
 )
 """Errors caused by a value: a retry with the same value would fail again."""
-
-TRANSIENT_ERRORS: Final = (
-    asyncpg.SerializationError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.InvalidCachedStatementError,
-)
-"""Errors that do not occur again if the transaction is repeated."""
 
 
 async def save_quiet(store: Store, polls: Sequence[PollResult]) -> list[SavedPoll]:
@@ -85,7 +78,7 @@ async def _save_locked_again(save: _Save, connection: Connection, polls: Sequenc
 
 async def _save_quiet(connection: Connection, polls: Sequence[PollResult]) -> dict[int, SavedPoll]:
     quiet = [QuietRow(p.lease.job, p.lease.lease_token, p.gap, p.ended, p.settled) for p in polls]
-    rows = await connection.fetch(queries.SAVE_QUIET_POLLS, *columns(quiet))
+    rows = await repeated(lambda: connection.fetch(queries.SAVE_QUIET_POLLS, *columns(quiet)))
     rejected = {(row["job"], row["lease_token"]): row["rejected"] for row in rows}
     leases = [(poll, (poll.lease.job, poll.lease.lease_token)) for poll in polls]
     return {poll.lease.job: SavedPoll(poll, rejected=rejected[lease]) for poll, lease in leases if lease in rejected}
@@ -94,21 +87,13 @@ async def _save_quiet(connection: Connection, polls: Sequence[PollResult]) -> di
 async def _save_isolating(connection: Connection, polls: Sequence[PollResult]) -> dict[int, SavedPoll]:
     """Save polls. If the database rejects a value, halve the batch until the poll with it is found."""
     try:
-        return await _save_retrying(connection, polls)
+        return await repeated(lambda: _save_in_transaction(connection, polls))
     except DATA_ERRORS as e:
         if len(polls) == 1:
-            return await _save_retrying(connection, [await _without_invalid_items(connection, polls[0], e)])
+            valid = await _without_invalid_items(connection, polls[0], e)
+            return await repeated(lambda: _save_in_transaction(connection, [valid]))
         half = len(polls) // 2
         return await _save_isolating(connection, polls[:half]) | await _save_isolating(connection, polls[half:])
-
-
-async def _save_retrying(connection: Connection, polls: Sequence[PollResult]) -> dict[int, SavedPoll]:
-    for _ in range(2):
-        try:
-            return await _save_in_transaction(connection, polls)
-        except TRANSIENT_ERRORS:
-            continue
-    return await _save_in_transaction(connection, polls)
 
 
 async def _without_invalid_items(connection: Connection, poll: PollResult, error: Exception) -> PollResult:

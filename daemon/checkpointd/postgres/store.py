@@ -15,7 +15,7 @@ from checkpointd.domain.job import Job
 from checkpointd.domain.poll import Lease
 from checkpointd.postgres import connection, queries
 from checkpointd.postgres.connection import Connect, Connection
-from checkpointd.postgres.errors import DatabaseUnavailableError, driver_errors_wrapped
+from checkpointd.postgres.errors import DatabaseUnavailableError, driver_errors_wrapped, repeated
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ class Store:
     async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
         """Run one statement of sql/queries. For the modules of this package."""
         async with self.connection() as lent:
-            return await lent.fetch(query, *args)
+            return await repeated(lambda: lent.fetch(query, *args))
 
     async def register_sources(self, kinds: Mapping[str, str]) -> dict[str, int]:
         """Create the configured sources that do not exist. `kinds` are by name; returns the keys by name."""
