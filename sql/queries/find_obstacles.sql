@@ -1,7 +1,7 @@
 -- List what somebody added to the tables of checkpointd that hides, changes or loses rows.
 --
--- `is_certain` is false if the current role is not affected, or if the effect is not known. Row-level security is listed
--- if it applies to the current role or to the role checkpointd.
+-- `is_certain` is false if the current role is not affected, or if the effect is not known. Row-level security is
+-- listed if it applies to the current role or to the role checkpointd.
 select obstacles.what, obstacles.effect, obstacles.remedy, obstacles.is_certain
 from pg_class as tables
 cross join lateral (

@@ -136,13 +136,13 @@ class Server:
         with (self.folder / "data" / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
 
-    def start(self) -> None:
+    def start(self, address: str = "127.0.0.1") -> None:
         """Start the server, and wait until it answers."""
         with self.log.open("ab") as log:
             command = self._command("postgres", "-D", "data", "-p", str(self.port))
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
         deadline = time.monotonic() + 60
-        ready = [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        ready = [self._bin / "pg_isready", "-q", "-h", address, "-p", str(self.port)]
         while subprocess.run(ready, check=False).returncode != 0:
             assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()

@@ -74,6 +74,8 @@ class SaveQueue:
         self._idle.set()
         self._close_by: float | None = None
         self._limit: asyncio.Timeout | None = None
+        self._not_saved: str = LEASE_LOST
+        """Why polls of the last batch were not saved."""
 
     def saving_seconds(self) -> float:
         """Return how long the running save or its follow-up has lasted, or 0 if there is none."""
@@ -145,6 +147,7 @@ class SaveQueue:
         quiet, changed = [r for r in results if r.quiet], [r for r in results if not r.quiet]
         save_by = max(finished.claim.save_by for finished in batch)
         saved: list[SavedPoll] = []
+        self._not_saved = LEASE_LOST
         if released:
             await self._retry(lambda: self._store.release(released), save_by)
         if quiet:
@@ -169,7 +172,8 @@ class SaveQueue:
                     async with database_deadline(self._close_by) as self._limit:
                         done = await save()
                     unit.is_conclusive = done != []  # all leases were lost, and nothing was saved
-            except DatabaseUnavailableError:
+            except DatabaseUnavailableError as error:
+                self._not_saved = f"the database did not save it: {error}"
                 if loop.time() + RETRY_SECONDS > min(save_by, self._close_by or save_by):
                     return None
                 await asyncio.sleep(RETRY_SECONDS)
@@ -177,6 +181,7 @@ class SaveQueue:
                 log.exception("save.crashed")
                 return None
             else:
+                self._not_saved = LEASE_LOST
                 return done
 
     async def _update_sources(self, batch: Sequence[FinishedPoll]) -> None:
@@ -203,10 +208,10 @@ class SaveQueue:
             elif finished.result:
                 lost[name].append(lease.id)
             if self._report:
-                failure = finished.source_failure or Failure(ErrorClass.INTERNAL, LEASE_LOST)
+                failure = finished.source_failure or Failure(ErrorClass.INTERNAL, self._not_saved)
                 self._report(lease, saved_poll or failure)
         for source, jobs in lost.items():
-            log.warning("poll.dropped", source=source, reason=LEASE_LOST, **metrics.log_fields(jobs))
+            log.warning("poll.dropped", source=source, reason=self._not_saved, **metrics.log_fields(jobs))
         for source, polls in by_source.items():
             metrics.record_saved(source, polls)
         for source, count in requests.items():

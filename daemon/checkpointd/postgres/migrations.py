@@ -120,7 +120,10 @@ async def _applied(connection: Connection) -> dict[str, str]:
 
 
 async def require_current(connection: Connection) -> None:
-    """Raise MigrationError unless the schema is the one of this version."""
+    """Raise MigrationError unless the schema is the one of this version, and nothing hides or replaces its rows."""
+    for obstacle in await find_obstacles(connection):
+        if obstacle.is_certain:
+            raise MigrationError(str(obstacle))
     if _pending(await _applied(connection)):
         raise MigrationError("the schema is missing or old: run `checkpointd migrate`")
 
@@ -131,18 +134,11 @@ async def find_obstacles(connection: Connection) -> list[Obstacle]:
 
 
 async def require_rights(connection: Connection) -> None:
-    """Raise MigrationError unless this role may do all that polling needs, and nothing hides or replaces rows."""
+    """Raise MigrationError unless this role may do all that polling needs."""
     if missing := await connection.fetch(queries.FIND_MISSING_RIGHTS):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         lacks = f"{missing[0]['privilege']} on {missing[0]['name']}{more}"
         raise MigrationError(f"this role lacks {lacks}: `checkpointd check` shows how to grant it")
-    await _require_no_obstacle(connection)
-
-
-async def _require_no_obstacle(connection: Connection) -> None:
-    for obstacle in await find_obstacles(connection):
-        if obstacle.is_certain:
-            raise MigrationError(str(obstacle))
 
 
 async def migrate(connection: Connection) -> Migrated:
@@ -167,10 +163,12 @@ async def migrate(connection: Connection) -> Migrated:
                 f"{e}, and checkpointd did not create it: rename it, or use another database"
             ) from None
         except asyncpg.InsufficientPrivilegeError as e:
-            await _require_no_obstacle(connection)
+            certain = [str(obstacle) for obstacle in await find_obstacles(connection) if obstacle.is_certain]
             raise MigrationError(
-                f"this role may not change the schema ({e}): migrate as a member of checkpointd_owner, or as the owner"
-                " of the database"
+                certain[0]
+                if certain
+                else f"this role may not change the schema ({e}): migrate as a member of checkpointd_owner, or as the"
+                " owner of the database"
             ) from None
     raise MigrationError("the schema stayed locked: end the long transactions that use it, and migrate again")
 
