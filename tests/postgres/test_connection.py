@@ -198,12 +198,15 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server
         yield server, folder / "ca.crt"
 
 
-async def _is_encrypted(url: str) -> bool:
+async def _tls_version(url: str) -> str | None:
     connection = await connect(url)
-    encrypted = await connection.fetchval("select ssl from pg_stat_ssl where pid = pg_backend_pid()")
+    version = await connection.fetchval("select version from pg_stat_ssl where pid = pg_backend_pid()")
     await connection.close()
-    assert isinstance(encrypted, bool)
-    return encrypted
+    return None if version is None else str(version)
+
+
+async def _is_encrypted(url: str) -> bool:
+    return await _tls_version(url) is not None
 
 
 async def test_certificates_are_verified(certified: tuple[Server, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +232,49 @@ async def test_certificates_are_verified(certified: tuple[Server, Path], monkeyp
     monkeypatch.setenv("SSL_CERT_FILE", str(authority))
     assert await _is_encrypted(remote), "the system's authorities are trusted"
     assert await _is_encrypted(f"{remote}?sslrootcert=system")
+
+
+async def test_the_certificate_names_the_host_not_the_address(
+    certified: tuple[Server, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The certificate must name the host of the URL, whichever address of it is connected to."""
+    server, authority = certified
+    for variable in ("PGSSLROOTCERT", "PGSSLMODE"):
+        monkeypatch.delenv(variable, raising=False)
+    trusted = f"hostaddr=127.0.0.1&sslrootcert={authority}"
+    assert await _is_encrypted(server.url.replace("127.0.0.1", REMOTE) + f"?{trusted}")
+    with pytest.raises(OSError, match="mismatch"):
+        await connect(server.url.replace("127.0.0.1", "db.example.org") + f"?{trusted}")
+
+
+async def test_channel_binding(certified: tuple[Server, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a remote host, channel_binding=require demands a verified certificate, whatever sslmode says."""
+    server, authority = certified
+    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR", "PGSSLROOTCERT", "PGSSLMODE"):
+        monkeypatch.delenv(variable, raising=False)
+    remote = server.url.replace("127.0.0.1", REMOTE)
+    demanded = "sslmode=require&channel_binding=require"
+    with pytest.raises(OSError, match="verify failed") as caught:
+        await connect(f"{remote}?{demanded}")
+    assert "sslrootcert=FILE in the URL" in explain(caught.value)
+    assert await _is_encrypted(f"{remote}?{demanded}&sslrootcert={authority}")
+    assert await _is_encrypted(f"{remote}?sslmode=require&channel_binding=prefer")
+    assert await _is_encrypted(f"{server.url}?{demanded}"), "nobody is between this machine and itself"
+    monkeypatch.setenv("PGCHANNELBINDING", "require")
+    with pytest.raises(OSError, match="verify failed"):
+        await connect(f"{remote}?sslmode=require")
+
+
+@pytest.mark.parametrize("mode", ["sslmode=require&", ""])
+async def test_versions_of_tls(mode: str, certified: tuple[Server, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest and the newest version of TLS can be set, whether the certificate is verified or not."""
+    server, authority = certified
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    remote = server.url.replace("127.0.0.1", REMOTE) + f"?{mode}"
+    assert "TLSv1.3" == await _tls_version(f"{remote}ssl_min_protocol_version=TLSv1.3")
+    assert "TLSv1.2" == await _tls_version(f"{remote}ssl_max_protocol_version=tlsv1.2")
+    monkeypatch.setenv("PGSSLMAXPROTOCOLVERSION", "TLSv1.2")
+    assert "TLSv1.2" == await _tls_version(remote)
 
 
 async def test_no_password_without_tls() -> None:

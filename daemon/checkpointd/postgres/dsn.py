@@ -94,8 +94,13 @@ class Dsn:
         asyncpg parses its URL with urllib, which rejects lists of hosts in brackets since the fix of CVE-2025-0938.
         Options such as sslcert can be given to asyncpg in a URL only.
         """
-        passed = (self.options.keys() & _OF_DRIVER) - ({"port"} if self.hosts else set())
-        return "postgresql://?" + urlencode({name: self.options[name] for name in sorted(passed)}, quote_via=quote)
+        passed = {name: value for name, value in self.options.items() if name in _OF_DRIVER}
+        if self.hosts:
+            passed.pop("port", None)
+        for name in ("ssl_min_protocol_version", "ssl_max_protocol_version"):
+            if version := read(self.options, name):
+                passed[name] = certificates.tls_version(version).name
+        return "postgresql://?" + urlencode(sorted(passed.items()), quote_via=quote)
 
     @property
     def connect_seconds(self) -> int | None:
