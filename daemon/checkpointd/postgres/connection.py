@@ -141,7 +141,7 @@ async def _connect(
         server_settings=settings if pooler else {"application_name": "checkpointd", **settings, **_SESSION_SETTINGS},
     )
     try:
-        require_utf8(connection.get_settings().server_encoding)
+        require_utf8(getattr(connection.get_settings(), "server_encoding", None))
         if not pooler:
             await connection.execute(
                 queries.LIMIT_TRANSACTIONS, TRANSACTION_TIMEOUT, timeout=max(deadline - loop.time(), 0.01)

@@ -68,9 +68,9 @@ class UnfitDatabaseError(ConnectionError):
     """The database answers, but must not be used. The text is the reason and the remedy."""
 
 
-def require_utf8(server_encoding: str) -> None:
-    """Raise UnfitDatabaseError unless the encoding of the database is UTF8: only UTF8 can store every text."""
-    if server_encoding != "UTF8":
+def require_utf8(server_encoding: str | None) -> None:
+    """Raise UnfitDatabaseError unless the encoding is UTF8, or None because a pooler does not report it."""
+    if server_encoding not in {"UTF8", None}:
         raise UnfitDatabaseError(
             f"the database has the encoding {server_encoding}, and only UTF8 can store every text: create another one"
             " (createdb --template=template0 --encoding=UTF8 NAME), and move what this one has with pg_dump"
