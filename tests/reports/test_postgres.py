@@ -4,7 +4,6 @@ import json
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -141,18 +140,13 @@ ADDRESSES = {
 
 @pytest.mark.parametrize("case", ADDRESSES)
 async def test_each_address_of_a_name_is_tried(case: str, provider: Provider, tmp_path: Path) -> None:
-    """A host whose name has an address that does not answer is reached by another one, and soon."""
+    """A host whose name has an address that does not answer is reached by another one, before the limit of 4 s."""
     with serving(tmp_path / "server") as server, _silent("127.0.0.2", server.port), _silent("127.0.0.3", server.port):
         url = f"postgresql://postgres@db.test:{server.port}/postgres?sslmode=disable"
         env = _resolving(environment(tmp_path, url, provider.url), tmp_path, *ADDRESSES[case])
         assert 0 == (await checkpointd("migrate", env=env)).code
-        for attempts_left in (2, 1, 0):  # another program may slow down one attempt, but not three
-            began = time.monotonic()
-            ended = await checkpointd("status", env=env)
-            assert (0, "") == (ended.code, ended.err)
-            if time.monotonic() - began < 3.5:
-                break
-            assert attempts_left, "the silent address delayed the connection"
+        ended = await checkpointd("status", env=env)
+        assert (0, "") == (ended.code, ended.err)
 
 
 async def test_no_address_answers(provider: Provider, tmp_path: Path) -> None:
