@@ -19,7 +19,7 @@ from checkpointd.polling.source import ActiveSource
 from checkpointd.postgres import overview
 from checkpointd.postgres.store import Store
 from checkpointd.telemetry.health import Health
-from support.harness import polling_one, sync, tick, track, until_true
+from support.harness import polling_one, sync, tick, track, until, until_true
 from support.provider import Answer, Provider, body, checkpoint, error, job, page
 from support.verbs import checkpointd, environment, get, running, wait_for_line
 
@@ -229,6 +229,22 @@ async def test_restart_during_an_outage(store: Store, provider: Provider, sql: a
         assert {"missing"} == (await _states(sql, JOBS)).phases
 
 
+async def test_all_jobs_of_another_project(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """If no job is found, and the job list works but shows none of them, the source is failing and no job is gone."""
+    await track(store, *JOBS)
+    answer = body('{"detail": "Not Found"}', status=404)
+    _answer_all(provider, JOBS, answer, page([job("ftjob-of-another-project")]))
+    async with _daemon(store, provider) as daemon:
+        for _ in range(8):
+            await daemon.pass_time(sql, 1000)
+            await daemon.work()
+            assert "failing" == (await _source(sql))[0]
+            found = await _states(sql, JOBS)
+            assert ({"missing"}, len(JOBS)) == (found.phases, found.stale)
+        _work_again(provider)
+        await _assert_polled_within_minutes(daemon, sql, JOBS)
+
+
 # Failures of single jobs
 
 
@@ -390,24 +406,28 @@ async def test_one_replica_without_a_network(store: Store, provider: Provider, s
             bad.source.attribution.end_silence()
 
 
-async def test_a_firewall_that_lets_one_job_pass_later(
-    store: Store, provider: Provider, sql: asyncpg.Connection
-) -> None:
-    """The first success after an outage ends it, while other requests are still waiting for their answers."""
-    await track(store, *JOBS)
-    _answer_all(provider, JOBS, DEFAULT_BACKEND, DEFAULT_BACKEND)
+async def test_first_success_ends_an_outage(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """The first success ends an outage, even if it was requested before: jobs that are named once are all polled."""
+    jobs = [f"ftjob-{n}" for n in range(10)]  # two more than are polled at once
+    await track(store, *jobs)
     go_on = asyncio.Event()
 
     async def slow(_: web.Request) -> web.StreamResponse:
         await go_on.wait()
         return page([])
 
-    provider.checkpoints[JOBS[0]] = slow
+    _answer_all(provider, jobs, slow, page([]))
+    provider.checkpoints[jobs[0]] = DEFAULT_BACKEND
     async with _daemon(store, provider) as daemon:
-        claimed = await daemon.poller.tick()
+        found = sorted(await store.find_jobs(jobs), key=lambda job: job.id != jobs[0])
+        polling = asyncio.ensure_future(daemon.poller.poll_named(found))
         await until_true(sql, "select state = 'failing' from fine_tuning.sources")
+        assert SourceState.FAILING == daemon.source.attribution.state
+        daemon.poller.wake.set()
+        await until(lambda: not daemon.poller.wake.is_set())  # it looked again whether to go on
         go_on.set()
-        await daemon.poller.idle()
+        assert [] == await polling
         await daemon.poller.queue.saved()
-        assert len(JOBS) == claimed
         assert ("ok", SourceState.OK) == ((await _source(sql))[0], daemon.source.attribution.state)
+    read = "select count(*) from fine_tuning.freshness where last_complete_at is not null"
+    assert len(jobs) - 1 == await sql.fetchval(read)
