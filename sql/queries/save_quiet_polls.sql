@@ -9,9 +9,10 @@
 -- $8 instability: int[], the score of the job after this poll
 -- $9 unstable: bool[], whether the job is unstable with this score
 --
--- A listing of an unstable job counts as equal if it has no news. Three equal listings in a row seal a settled job, unless the listing has rejects, which a newer version may be able
--- to read, or another poll was requested during this one (poll_again). A row that another transaction has locked is
--- left out: the save of its poll is repeated a moment later.
+-- A listing of an unstable job counts as equal if it has no news. Three equal listings in a row seal a settled job,
+-- unless the listing has rejects, which a newer version may be able to read, or another poll was requested during
+-- this one (poll_again). A row that another transaction has locked is left out: the save of its poll is repeated a
+-- moment later.
 with held as materialized (
   select polling.job, quiet.gap, quiet.ended and not polling.poll_again as ended, quiet.settled, quiet.digest,
     quiet.content_digest, quiet.instability, quiet.unstable,
