@@ -58,22 +58,7 @@ async def repeated(run: Callable[[], Awaitable[T]]) -> T:
     return await run()
 
 
-TRANSIENT_ERRORS: Final = (
-    asyncpg.SerializationError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.InvalidCachedStatementError,
-)
-"""Errors that do not occur again if the transaction is repeated."""
-
-T = TypeVar("T")
-
-
-async def repeated(run: Callable[[], Awaitable[T]]) -> T:
-    """Run a transaction, three times in all if TRANSIENT_ERRORS end it, and return its result."""
-    for _ in range(2):
-        try:
-            return await run()
-        except TRANSIENT_ERRORS:
+      except TRANSIENT_ERRORS:
             continue
     return await run()
 
