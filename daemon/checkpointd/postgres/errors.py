@@ -58,11 +58,6 @@ async def repeated(run: Callable[[], Awaitable[T]]) -> T:
     return await run()
 
 
-      except TRANSIENT_ERRORS:
-            continue
-    return await run()
-
-
 class DatabaseUnavailableError(Exception):
     """The database is down, restarting or full, or a right is missing.
 
