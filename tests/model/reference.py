@@ -32,8 +32,8 @@ class Item(NamedTuple):
 
     @property
     def reject(self) -> tuple[object, ...]:
-        """What identifies its reject: the text or, if the rest of the item is stored, its id and the odd values."""
-        return (self.id, *self.odd) if self.is_readable else (self.text,)
+        """What identifies its reject: the id and what is odd or, without an id, the text."""
+        return (self.text,) if self.id is None else (self.id, self.flaw, *self.odd)
 
     @property
     def is_readable(self) -> bool:

@@ -48,17 +48,17 @@ async def test_refusals_of_an_old_key(store: Store, provider: Provider) -> None:
         assert renewed.client is not source.client, "no key was refused"
         await poller.tick()
         await reached.wait()
-        await until(lambda: source.refusals)
+        await until(lambda: source.attribution.state == SourceState.REFUSED)
         await source.reread_key()
         go_on.set()
         await poller.idle()
-        assert (False, False) == (source.is_silent(asyncio.get_running_loop().time()), source.key_refused)
+        assert (False, False) == (source.attribution.is_silent(asyncio.get_running_loop().time()), source.key_refused)
         provider.checkpoints = {JOB: page([]), "ftjob-2": page([])}
         await poller.queue.saved()
         await tick(poller)
         await tick(poller)
     assert {"Bearer new"} == {request.headers["Authorization"] for request in provider.requests[2:]}
-    assert 0 == source.refusals
+    assert source.attribution.state is SourceState.OK
 
 
 async def test_key_that_lost_its_rights(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:

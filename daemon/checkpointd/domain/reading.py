@@ -53,10 +53,10 @@ class Reject(NamedTuple):
     def key(self) -> bytes:
         """The hash that identifies the reject.
 
-        For a stored item it depends on the id and the reason only. So odd values beside a value that changes in every
-        answer are one reject, and not one for each answer.
+        If the item has an id, it depends on the id and the reason only. So an odd value beside a value that changes in
+        every answer is one reject, and not one for each answer.
         """
-        if self.is_stored:
+        if self.id is not None:
             return sha256(f"{self.id}\n{self.reason}".encode()).digest()
         return sha256(SECRET_REJECT_KEY if self.raw is None else self.raw).digest()
 

@@ -12,7 +12,7 @@ from checkpointd.provider.words import Statement, Words
 _NOT_ABOUT_PAGES: Final = frozenset({401, 402, 403, 404, 407, 429})
 """Statuses whose words are about other limits."""
 
-_PARAMETERS: Final = frozenset({"limit", "pagesize", "perpage", "maxresults", "pagelimit"})
+_LIMIT_PARAMETERS: Final = frozenset({"limit", "pagesize", "perpage", "maxresults", "pagelimit"})
 
 _NAMED: Final = re.compile(
     r"""(?ix) (?<![\w-]) (?:
@@ -77,7 +77,7 @@ def smaller_page_size(words: Words, requested: int, status: int | None) -> int |
 def _smaller(statement: Statement, requested: int) -> int | None:
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", statement.text)
     place = re.sub(r"[\W_]", "", re.sub(r"^.*\.(?!size$)", "", statement.place)).lower()
-    if place not in _PARAMETERS and (not _NAMED.search(text) or _OTHER.search(text)):
+    if place not in _LIMIT_PARAMETERS and (not _NAMED.search(text) or _OTHER.search(text)):
         return None
     text = _LOWER.sub("", text)
     bounds = [int(found[1][:9]) - excess for pattern, excess in _BOUNDS for found in pattern.finditer(text)]
