@@ -74,7 +74,7 @@ lint: $(READY)
 check-long: planted  ## thousands of histories against the model (HISTORIES=5000 says how many), and the planted mistakes
 	HISTORIES=$(HISTORIES) $(VENV)/bin/pytest -q tests/model/test_model.py
 
-planted: $(READY)  ## make twelve well-known mistakes, one by one: the tests must catch each
+planted: $(READY)  ## make well-known mistakes, one by one: the tests must catch each
 	$(VENV)/bin/python tests/project/planted.py
 
 catalogue: $(READY)  ## write anew what is kept of the views: catalogue, privileges, migrations, the guide's answers

@@ -1,4 +1,4 @@
-"""Twelve mistakes that are common in programs of this kind, and for each a test that must catch it.
+"""Mistakes that are common in programs of this kind, and for each a test that must catch it.
 
 `python tests/project/planted.py` makes each mistake in a copy of the project and runs its test there, which must fail.
 Without a mistake all these tests must pass.
@@ -176,6 +176,44 @@ async def _save_in_transaction('''),
             Edit(f"{PACKAGE}/domain/poll.py", "        if failure or hashed != lease.digest:\n", "        if failure or hashed not in _seen:\n            _seen.add(hashed)\n"),
             Edit(f"{PACKAGE}/domain/poll.py", "def evaluate(", "_seen: set[bytes] = set()\n\n\ndef evaluate("),
         ],
+    ),
+    Planted(
+        "a gateway's 404 taken for a missing job",
+        "tests/reports/test_attribution.py::test_few_requests_during_an_outage",
+        [Edit(f"{PACKAGE}/provider/responses.py", "        return ErrorClass.GATEWAY  # not in", "        return ErrorClass.MISSING  # not in")],
+    ),
+    Planted(
+        "bytes compared instead of content",
+        "tests/reports/test_content.py::test_other_pages_are_equal",
+        [Edit(f"{PACKAGE}/domain/poll.py", " and content == lease.content_digest:", " and hashed == lease.digest:")],
+    ),
+    Planted(
+        "rows for whatever changes",
+        "tests/reports/test_growth.py::test_rows_do_not_grow_for_ever",
+        [Edit(f"{PACKAGE}/domain/growth.py", "    return instability >= UNSTABLE_POINTS\n", "    return instability < 0\n")],
+    ),
+    Planted(
+        "an odd value that costs its item",
+        "tests/reports/test_reading.py::test_odd_unimportant_value",
+        [Edit(f"{PACKAGE}/domain/reading.py", "        if not isinstance(value, Odd):\n            return value\n", "        if not isinstance(value, Odd):\n            return value\n        raise BadItemError(value.reason)\n")],
+    ),
+    Planted(
+        "an empty variable taken for a value",
+        "tests/reports/test_environment.py::test_empty_variables_count_as_unset",
+        [
+            Edit(f"{PACKAGE}/__main__.py", "if not value]:", "if value is None]:"),
+            Edit(f"{PACKAGE}/settings/environment.py", "        and (value := variable(name))\n", "        and (value := variable(name) or '') is not None\n"),
+        ],
+    ),
+    Planted(
+        "a key that is read once",
+        "tests/reports/test_environment.py::test_a_key_that_is_replaced",
+        [Edit(f"{PACKAGE}/polling/setup.py", "        if found == headers:\n", "        if found:\n")],
+    ),
+    Planted(
+        "only the first address of a host",
+        "tests/reports/test_postgres.py::test_each_address_of_a_name_is_tried",
+        [Edit(f"{PACKAGE}/postgres/addresses.py", "(str(address[0]) for *_, address in found))", "(str(address[0]) for *_, address in found[:1]))")],
     ),
 ]  # fmt: skip
 
