@@ -134,6 +134,7 @@ OUTAGES: dict[str, tuple[Answer, str]] = {
 }
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("outage", OUTAGES)
 @pytest.mark.parametrize("was_read", [True, False])
 async def test_outage_of_a_source(
@@ -271,6 +272,7 @@ STRANGE: dict[str, Answer] = {
 }
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("strange", STRANGE)
 async def test_one_strange_job_among_healthy_ones(
     store: Store, provider: Provider, sql: asyncpg.Connection, strange: str
@@ -291,6 +293,7 @@ async def test_one_strange_job_among_healthy_ones(
         await _assert_polled_within_minutes(daemon, sql, JOBS[1:])
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("strange", STRANGE)
 async def test_strange_job_among_those_that_are_polled_once(store: Store, provider: Provider, strange: str) -> None:
     """If one job of many has a strange answer, `sync` polls all others, even if it is the first one to be answered."""
@@ -319,6 +322,7 @@ async def test_deleted_job_among_healthy_ones(store: Store, provider: Provider, 
     assert {"gone"} == (await _states(sql, JOBS[:1])).phases
 
 
+@pytest.mark.slow
 async def test_many_deleted_jobs(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """Fifty jobs that are deleted at once delay the other two by nothing, and are gone after more than an hour."""
     deleted, healthy = [f"ftjob-{n}" for n in range(50)], ["ftjob-a", "ftjob-b"]

@@ -102,6 +102,7 @@ async def test_empty_variables_count_as_unset(url: str, provider: Provider, tmp_
     assert {"ok"} == {line.split()[0] for line in out.splitlines() if "role:" not in line}
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("variable", ["PGPASSWORD", "PGPASSFILE", "PGPORT"])
 async def test_an_empty_variable_does_not_hide_the_password_file(bare: str, tmp_path: Path, variable: str) -> None:
     """The file ~/.pgpass is used although a variable of libpq is empty."""
@@ -134,6 +135,7 @@ async def _listening(env: dict[str, str]) -> tuple[str, list[str]]:
         return address.rpartition(":")[0], line.get("addresses", [])
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("given", ["", " ", "127.0.0.1", "localhost", "::1"])
 async def test_only_loopback(url: str, tmp_path: Path, given: str) -> None:
     """Without a named address, the status port listens on loopback, and neither the log nor `check` has a warning."""
@@ -143,6 +145,7 @@ async def test_only_loopback(url: str, tmp_path: Path, given: str) -> None:
     assert "status port" not in (await checkpointd("check", env=env)).out
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(("given", "exposed"), [("0.0.0.0", "0.0.0.0"), ("::", "::"), ("0", "0.0.0.0")])
 async def test_beyond_loopback(url: str, tmp_path: Path, given: str, exposed: str) -> None:
     """If an address was named that other machines can reach, the log and `check` warn."""
@@ -151,6 +154,7 @@ async def test_beyond_loopback(url: str, tmp_path: Path, given: str, exposed: st
     assert f"warn  status port: other machines can reach {exposed}" in (await checkpointd("check", env=env)).out
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("given", ["", " ", "*", "a b", "http://127.0.0.1", "[::1]", "a..b"])
 async def test_what_is_no_address(url: str, tmp_path: Path, given: str) -> None:
     """A text in the settings file that is no address is an error: it must not mean all addresses."""
@@ -169,6 +173,7 @@ def _as_unknown_user(*more: str) -> tuple[str, ...]:
     return ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", *keep, "--", *more, *PROGRAM)
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize(
     ("given", "code", "expected"),
@@ -226,6 +231,7 @@ async def test_a_state_folder_that_cannot_be_used(tmp_path: Path, place: str) ->
 IN_QUOTES = "is in quotes: remove them"
 
 
+@pytest.mark.fast_cases(3)
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
@@ -323,6 +329,7 @@ def _replace(file: Path, text: str) -> None:
     (file.parent / "next").replace(file)
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("between", [None, "", "canary-half", "two words", '"quoted"'])
 async def test_a_key_that_is_replaced(
     url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path, between: str | None
@@ -359,6 +366,7 @@ async def _has_status(sql: asyncpg.Connection) -> None:
     assert "running" == await sql.fetchval("select status from fine_tuning.jobs")
 
 
+@pytest.mark.slow
 async def test_a_key_in_a_credential(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
     """A key in a folder of credentials that is replaced is used; neither key is ever logged."""
     provider.checkpoints[JOB] = _only(
@@ -407,6 +415,7 @@ async def _has_polled(sql: asyncpg.Connection, polls: int) -> None:
 # Passwords that are replaced
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("place", ["credential", "file", "passfile"])
 async def test_a_database_password_that_is_replaced(bare: str, provider: Provider, tmp_path: Path, place: str) -> None:
     """A new password of the database is used at the next connection, without a restart, wherever it is stored."""

@@ -45,6 +45,7 @@ def _findings(ended: Ended) -> dict[str, tuple[str, str]]:
 # A proxy
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("with_credentials", [False, True])
 @pytest.mark.parametrize("proxy_with_tls", [False, True])
 @pytest.mark.parametrize("provider_with_tls", [False, True])
@@ -225,6 +226,7 @@ async def test_http_within_a_private_network(url: str, provider: Provider, tmp_p
     assert ("warning", "a", "litellm") == (line["level"], line["source"], line["host"])
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("host", ["litellm:4000", "10.0.0.5", "gateway.internal:8080", "[fd00::1]:80"])
 async def test_http_must_be_allowed(tmp_path: Path, url: str, host: str) -> None:
     """Without `allow_http` such an address is refused, and the message names the setting."""

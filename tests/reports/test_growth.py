@@ -157,6 +157,7 @@ async def play(
     return rows
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("listing", NEVER_STABLE, ids=name)
 async def test_rows_do_not_grow_for_ever(
     store: Store, provider: Provider, sql: asyncpg.Connection, listing: Listing
@@ -172,6 +173,7 @@ async def test_rows_do_not_grow_for_ever(
         assert {10, 20} >= set(await sql.fetchval(STEPS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("listing", [_random_steps, _random_metric_names], ids=name)
 async def test_made_up_steps_and_names(
     store: Store, provider: Provider, sql: asyncpg.Connection, listing: Listing
@@ -185,6 +187,7 @@ async def test_made_up_steps_and_names(
     )
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("listing", NEVER_STABLE, ids=name)
 async def test_ended_job_is_sealed(store: Store, provider: Provider, sql: asyncpg.Connection, listing: Listing) -> None:
     """An ended job whose list never stabilises settles and is sealed: its listings have no news."""
@@ -196,6 +199,7 @@ async def test_ended_job_is_sealed(store: Store, provider: Provider, sql: asyncp
     assert "sealed" == await sql.fetchval("select phase from fine_tuning.jobs")
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("listing", [_new_ids, _new_times, _random_models_and_ids, _flapping_null], ids=name)
 async def test_news_of_an_unstable_job(
     store: Store, provider: Provider, sql: asyncpg.Connection, listing: Listing
@@ -278,6 +282,7 @@ def _corrected_at_each_step(turn: int) -> Items:
     ]
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("listing", [_in_order, _out_of_order, _backfilled, _corrected_at_each_step], ids=name)
 async def test_ordinary_jobs_are_stable(
     store: Store, provider: Provider, sql: asyncpg.Connection, listing: Listing

@@ -58,6 +58,7 @@ async def _works(url: str, provider: Provider, home: Path) -> None:
     assert "fail" not in (await checkpointd("check", env=env)).out
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("form", ["parameter", "escaped", "channel binding", "address"])
 async def test_urls_of_hosting_providers(form: str, provider: Provider, tmp_path: Path) -> None:
     """A socket's folder with colons, a limit for connecting, channel binding and hostaddr work, with a password.
@@ -90,6 +91,7 @@ UNKNOWN = {
 }
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("parameter", UNKNOWN)
 async def test_a_parameter_that_is_not_obeyed(parameter: str, provider: Provider, tmp_path: Path) -> None:
     """An unknown parameter, and one that cannot be obeyed, ends each command at once, in one line with its name."""
@@ -138,6 +140,7 @@ ADDRESSES = {
 }
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("case", ADDRESSES)
 async def test_each_address_of_a_name_is_tried(case: str, provider: Provider, tmp_path: Path) -> None:
     """A host whose name has an address that does not answer is reached by another one, before the limit of 4 s."""
@@ -193,6 +196,7 @@ async def _database(postgres: str, options: str) -> AsyncIterator[str]:
         await admin.close()
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "WIN1252", "EUC_JP"])
 async def test_only_utf8_is_accepted(encoding: str, postgres: str, provider: Provider, tmp_path: Path) -> None:
     """A database with another encoding is refused by each command in one line with the remedy. The daemon waits."""
@@ -285,6 +289,7 @@ HIDING = {
 """Tables, and a statement with which PostgreSQL hides some or all of their rows from the daemon."""
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("table", HIDING)
 async def test_row_level_security(
     table: str, url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path
@@ -311,6 +316,7 @@ async def test_row_level_security(
         assert 0 == (await checkpointd("sync", env=env)).code
 
 
+@pytest.mark.slow
 async def test_row_level_security_that_binds_the_owner(
     url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path
 ) -> None:
@@ -342,6 +348,7 @@ ADDED = {
 }  # fmt: skip
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("statement", ADDED)
 async def test_additions_to_tables(
     statement: str, url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path
@@ -364,6 +371,7 @@ async def test_additions_to_tables(
 ISOLATION = "default_transaction_isolation"
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("level", ["serializable", "repeatable read"])
 async def test_another_isolation_level(
     level: str, url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path
@@ -407,6 +415,7 @@ async def _isolation_levels(url: str) -> list[str]:
     return levels
 
 
+@pytest.mark.slow
 async def test_odd_defaults(empty_url: str, provider: Provider, tmp_path: Path) -> None:
     """Defaults that change how PostgreSQL reads and writes values change nothing of what is stored and shown."""
     sql = await asyncpg.connect(empty_url)

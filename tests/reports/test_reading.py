@@ -439,6 +439,7 @@ async def test_deep_value_beside_the_items(
 ID = "ft.v1:abc"
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("job_id", [ID, "model@2024-01", "0f8fad5b-d9cb-469f-a165-70867728950e", "a~b", "x" * 256])
 async def test_ids_in_other_forms(
     url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path, job_id: str
@@ -454,6 +455,7 @@ async def test_ids_in_other_forms(
     assert 1 == await sql.fetchval("select count(*) from fine_tuning.checkpoints where fine_tuning_job_id = $1", job_id)
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("job_id", ["..", ".", "a/../b", "a%2fb", "a?limit=1", "a#b", "sk-abc", "a b"])
 async def test_unsafe_id_is_never_a_path(
     url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path, job_id: str
