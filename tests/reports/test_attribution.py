@@ -354,6 +354,23 @@ async def test_listed_job_is_not_gone(store: Store, provider: Provider, sql: asy
         await _assert_polled_within_minutes(daemon, sql, JOBS[:3])
 
 
+async def test_job_that_leaves_the_list(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job that is not found, and that the job list shows for two days and then no more, is gone a day later."""
+    await track(store, *JOBS[:3])
+    async with _daemon(store, provider) as daemon:
+        _work_again(provider, JOBS[:3])
+        provider.checkpoints[JOBS[0]] = error(404, "fine_tune_not_found")
+        for _ in range(48):
+            await daemon.pass_time(sql, 3600)
+            await daemon.work()
+            assert {"missing"} == (await _states(sql, JOBS[:1])).phases
+        provider.jobs = page([job(name) for name in JOBS[1:3]])
+        for _ in range(26):
+            await daemon.pass_time(sql, 3600)
+            await daemon.work()
+        assert {"gone"} == (await _states(sql, JOBS[:1])).phases
+
+
 async def test_gone_job_that_is_listed_again(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """A job that is gone, as an older version left it, is polled at once when the job list shows it."""
     await track(store, *JOBS)

@@ -44,7 +44,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     source_not_ok: bool
     """True if the state of the source is not `ok`."""
     is_listed: bool
-    """True if the job list has shown the job since its failures began."""
+    """True if the job list showed the job, which was not found, when it was last read to its end."""
 
 
 class PollResult(msgspec.Struct, frozen=True):
