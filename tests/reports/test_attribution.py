@@ -186,7 +186,12 @@ async def test_few_requests_during_an_outage(store: Store, provider: Provider, s
 async def test_outage_of_a_source_with_one_job(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """A source with one job is failing, too: by its job list and its job, or if something else answers for the job."""
     await track(store, JOBS[0])
-    for answer in (DEFAULT_BACKEND, body("<html>502", "text/html", 502), body('{"detail": "Not Found"}', status=404)):
+    for answer in (
+        DEFAULT_BACKEND,
+        body("<html>502", "text/html", 502),
+        body('{"detail": "Not Found"}', status=404),
+        error(403, "no_access"),
+    ):
         async with _daemon(store, provider) as daemon:
             _work_again(provider, JOBS[:1])
             await daemon.pass_time(sql, 300)
@@ -227,6 +232,27 @@ async def test_restart_during_an_outage(store: Store, provider: Provider, sql: a
             await daemon.work()
         assert "failing" == (await _source(sql))[0]
         assert {"missing"} == (await _states(sql, JOBS)).phases
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_restarts_while_only_the_job_list_works(
+    store: Store, provider: Provider, sql: asyncpg.Connection, replicas: int
+) -> None:
+    """If the job list works but no job is found, restarts do not end the state of the source, and no job is gone."""
+    await track(store, *JOBS)
+    answer = body('{"detail": "Not Found"}', status=404)
+    _answer_all(provider, JOBS, answer, page([job("ftjob-of-another-project")]))
+    for _ in range(8):
+        async with AsyncExitStack() as stack:
+            daemons = [await stack.enter_async_context(_daemon(store, provider)) for _ in range(replicas)]
+            for daemon in daemons:
+                await daemon.pass_time(sql, 1000)
+                await daemon.work()
+                assert "failing" == (await _source(sql))[0]
+                assert {"missing"} == (await _states(sql, JOBS)).phases
+    async with _daemon(store, provider) as daemon:
+        _work_again(provider)
+        await _assert_polled_within_minutes(daemon, sql, JOBS)
 
 
 async def test_all_jobs_of_another_project(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
@@ -302,6 +328,61 @@ async def test_strange_job_among_those_that_are_polled_once(store: Store, provid
         name for name, outcome in outcomes.items() if isinstance(outcome, SavedPoll) and outcome.result.complete
     }
     assert set(jobs[1:]) == complete
+
+
+REFUSALS: dict[str, tuple[Answer, float]] = {
+    "key": (error(401, "invalid_api_key"), 60),
+    "quota": (error(402, None, "Insufficient credits"), 900),
+    "rate": (error(429, None, "slow down"), 60),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_one_refused_job_among_healthy_ones(
+    store: Store, provider: Provider, sql: asyncpg.Connection, refusal: str
+) -> None:
+    """If one job of many is refused as if the whole source were, the source stops twice. Then it is ok all the time."""
+    jobs = [f"ftjob-{n}" for n in range(30)]
+    answer, seconds = REFUSALS[refusal]
+    await track(store, *jobs)
+    async with _daemon(store, provider) as daemon:
+        _work_again(provider, jobs)
+        await daemon.work()
+        provider.checkpoints[jobs[0]] = answer
+        for _ in range(5):
+            await daemon.pass_time(sql, seconds + 300)
+            await daemon.work()
+        for count in range(8):
+            before = [provider.asked(name) for name in jobs]
+            await daemon.pass_time(sql, 320)
+            await daemon.work()
+            assert [asked + 1 for asked in before] == [provider.asked(name) for name in jobs]
+            assert ("ok", SourceState.OK) == ((await _source(sql))[0], daemon.source.attribution.state)
+            assert 0 == (await _states(sql, jobs[1:])).stale
+            assert min((await _states(sql, jobs[:1])).failures) > count
+        for name in jobs:  # now it is the source
+            provider.checkpoints[name] = answer
+        await daemon.pass_time(sql, 320)
+        await daemon.work()
+        assert SourceState.OK != daemon.source.attribution.state
+
+
+async def test_job_list_without_a_quota(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """If only the job list is refused for want of a quota, polls wait once for it, and not again."""
+    await track(store, *JOBS)
+    async with _daemon(store, provider) as daemon:
+        _work_again(provider)
+        provider.jobs = error(402, None, "Insufficient credits")
+        await daemon.work()
+        assert "paused" == (await _source(sql))[0]
+        await daemon.pass_time(sql, 1000)
+        await tick(daemon.poller)  # at the same time as the job list
+        await daemon.poller.queue.saved()
+        for _ in range(5):
+            await daemon.pass_time(sql, 320)
+            await daemon.work()
+            assert "ok" == (await _source(sql))[0]
+            assert 0 == (await _states(sql, JOBS)).stale
 
 
 async def test_deleted_job_among_healthy_ones(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
