@@ -367,17 +367,33 @@ async def test_one_refused_job_among_healthy_ones(
         assert SourceState.OK != daemon.source.attribution.state
 
 
+async def test_throttled_source_blames_no_job(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A source that answers only every fifth request, and throttles the others, is paused, and no job is blamed."""
+    jobs = [f"ftjob-{n}" for n in range(30)]
+    await track(store, *jobs)
+    for name in jobs:
+        provider.checkpoints[name] = [*[error(429, None, "slow down")] * 4, page([checkpoint(1, name)])]
+    async with _daemon(store, provider) as daemon:
+        for _ in range(60):
+            await daemon.pass_time(sql, 300)
+            await tick(daemon.poller)
+            await daemon.poller.queue.saved()
+            assert {0} == (await _states(sql, jobs)).failures
+        read = "select count(*) from fine_tuning.freshness where last_complete_at is not null"
+        assert await sql.fetchval(read) > 0
+
+
 async def test_job_list_without_a_quota(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """If only the job list is refused for want of a quota, polls wait once for it, and not again."""
+    """If only the job list is refused for want of a quota, polls soon wait for it no more."""
     await track(store, *JOBS)
     async with _daemon(store, provider) as daemon:
         _work_again(provider)
         provider.jobs = error(402, None, "Insufficient credits")
-        await daemon.work()
-        assert "paused" == (await _source(sql))[0]
-        await daemon.pass_time(sql, 1000)
-        await tick(daemon.poller)  # at the same time as the job list
-        await daemon.poller.queue.saved()
+        for _ in range(3):
+            await daemon.work()
+            await daemon.pass_time(sql, 1000)
+            await tick(daemon.poller)  # at the same time as the job list
+            await daemon.poller.queue.saved()
         for _ in range(5):
             await daemon.pass_time(sql, 320)
             await daemon.work()

@@ -1,9 +1,9 @@
 """Whether a failure concerns one job or its whole source, and the state of the source. Pure.
 
 One Attribution for each source and process is told the outcome of each poll and of each reading of the job list. Some
-failures tell by themselves whom they concern (SOURCE_FAILURES and JOB_FAILURES in failure.py). But a job that gets a
-refusal of the key, of the quota or of the rate again, although another job was read meanwhile, has a failure of its
-own. The other failures concern the source in two cases:
+failures tell by themselves whom they concern (SOURCE_FAILURES and JOB_FAILURES in failure.py). But if one
+job alone is refused, throttled or out of quota again and again, it has a failure of its own: see is_refused_alone().
+The other failures concern the source in two cases:
 
 - Three jobs failed, and no job succeeded in between. The job list counts as two jobs, because it stands for many.
 - Something in front of the API answered (`gateway`), and no other job succeeded within the last minute.
@@ -37,7 +37,7 @@ RECENT_SECONDS: Final = 60.0
 
 OWN_FAILURES: Final = 3
 """A job that failed so often in a row while its source was `ok` has failures of its own. This is what a process knows
-of a job that it has not polled yet."""
+of a job that it has not polled yet. It is also how often one job alone is refused before the failure is its own."""
 
 TEST_JOBS: Final = 4
 """At most so many jobs test a failing source at once, after each silence."""
@@ -93,8 +93,8 @@ class Attribution:
         """The jobs that failed since a job last succeeded, with their last failures."""
         self._own: set[int] = set()
         """The jobs with failures of their own."""
-        self._stopped_by: dict[int, tuple[ErrorClass, float]] = {}
-        """The jobs whose last failure stopped the source, with its class, and when it first did."""
+        self._stopped_by: dict[int, tuple[ErrorClass, float, int]] = {}
+        """The jobs whose last failures stopped the source: their class, the time of the first one, and how many."""
         self._sent_successfully = -math.inf
         """When the last successful poll was started."""
         self._last_success: tuple[int, float] | None = None
@@ -144,16 +144,22 @@ class Attribution:
         return Verdict(blames_job, self.state is SourceState.FAILING, answered_ago)
 
     def is_refused_alone(self, job: int, failure: Failure, now: float) -> bool:
-        """Record that a job met one of SOURCE_FAILURES. Return whether it met the same before, and others did not.
+        """Record that a job met one of SOURCE_FAILURES. Return whether it has met it OWN_FAILURES times, and others not.
 
-        Another job must have been read by a poll that started after the first failure. Such a poll shows that the
-        refusal was over.
+        Another job must have been read by a poll that started after the first failure: then the refusal was over for
+        others. A rate is shared by all jobs, so that each of them meets its limit at times. If another job is
+        throttled, too, the count starts again.
         """
-        if failure.error_class is ErrorClass.UNREACHABLE:  # a connection is not made for a job
+        error_class = failure.error_class
+        if error_class is ErrorClass.UNREACHABLE:  # a connection is not made for a job
             return False
-        if self._stopped_by.get(job, (None,))[0] is not failure.error_class:
-            self._stopped_by[job] = failure.error_class, now
-        return self._stopped_by[job][1] < self._sent_successfully
+        if error_class is ErrorClass.THROTTLED:
+            self._stopped_by = {j: found for j, found in self._stopped_by.items() if j == job or found[0] != error_class}
+        known_class, first, times = self._stopped_by.get(job, (error_class, now, 0))
+        if known_class != error_class:
+            first, times = now, 0
+        self._stopped_by[job] = error_class, first, times + 1
+        return times + 1 >= OWN_FAILURES and first < self._sent_successfully
 
     def record_job_list(self, failure: Failure | None, now: float) -> None:
         """Record the outcome of a reading of the job list.
