@@ -94,8 +94,7 @@ claimed as (
   returning polling.job, polling.source, polling.lease_token, polling.digest, polling.content_digest,
     polling.instability, polling.failures, polling.equal_failures, polling.failing_since, polling.error_class,
     polling.settling_since, polling.last_change_at, polling.newest_step, polling.newest_seen_at, polling.spacing_s,
-    polling.spread_s, polling.last_attempt_at,
-    coalesce(polling.listed_at >= polling.failing_since, false) as is_listed
+    polling.spread_s, polling.last_attempt_at, polling.listed_at
 ),
 
 charged as (
@@ -114,7 +113,8 @@ select claimed.job, claimed.source, claimed.lease_token, claimed.digest, claimed
   extract(epoch from claimed.newest_seen_at)::float8 as newest_seen_at, claimed.spacing_s, claimed.spread_s,
   extract(epoch from claimed.last_attempt_at)::float8 as claimed_at, jobs.id, jobs.status,
   extract(epoch from jobs.tracked_at)::float8 as tracked_at, sources.state <> 'ok' as source_not_ok,
-  claimed.is_listed
+  coalesce(claimed.listed_at >= sources.job_list_complete_at - interval '1 hour', claimed.listed_at is not null)
+    as is_listed
 from claimed
 join checkpointd.jobs on jobs.key = claimed.job
 join checkpointd.sources on sources.key = claimed.source

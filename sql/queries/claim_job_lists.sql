@@ -5,6 +5,9 @@
 --
 -- Times that lie too far in the future are ignored: the server's clock was set back since (see claim_due_jobs.sql). A
 -- list of many pages can use up a rate limit for days, so budget_at is ignored only if it is more than 30 days ahead.
+--
+-- source_may_recover is whether the source is ok again if its job list can be read. It is not if it is failing and
+-- three jobs fail: the provider may answer for its job list alone.
 with clock as materialized (select clock_timestamp() as now),
 
 due as (
@@ -38,6 +41,15 @@ set job_list_lease_token = sources.job_list_lease_token + 1,
 from due
 cross join clock
 where sources.key = due.key
-returning sources.key as source, sources.job_list_lease_token as lease_token, sources.state <> 'ok' as source_not_ok,
+returning sources.key as source, sources.job_list_lease_token as lease_token,
+  sources.state <> 'ok' and (
+    sources.state <> 'failing'
+    or not exists (
+      select
+      from checkpointd.polling
+      where polling.source = sources.key and polling.failures > 0
+      offset 2
+    )
+  ) as source_may_recover,
   coalesce(sources.job_list_complete_at < clock.now - interval '1 day', true) as full_pass,
   sources.job_list_complete_at is not null as was_read

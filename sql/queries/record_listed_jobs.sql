@@ -4,8 +4,9 @@
 -- $2 lease_token: bigint, from the claim of the job list
 -- $3 ids: text[], the provider's ids
 --
--- A row is written once for each run of failures. A row that another transaction has locked is left to the next
--- reading.
+-- A row is written at most twice an hour. A row that another transaction has locked is left to the next reading. So a
+-- job that was not recorded within an hour before the list was last read to its end is not listed any more (see
+-- claim_due_jobs.sql).
 with locked as materialized (
   select polling.job
   from checkpointd.polling
@@ -15,7 +16,12 @@ with locked as materialized (
     and polling.error_class = 'missing'
     and polling.sealed_at is null
     and polling.next_poll_at < 'infinity'
-    and (polling.is_gone or polling.listed_at is null or polling.listed_at < polling.failing_since)
+    and (
+      polling.is_gone
+      or polling.listed_at is null
+      or polling.listed_at < clock_timestamp() - interval '30 minutes'
+      or polling.listed_at > clock_timestamp()
+    )
   order by polling.job
   for no key update of polling skip locked
 ),

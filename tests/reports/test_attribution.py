@@ -187,7 +187,12 @@ async def test_few_requests_during_an_outage(store: Store, provider: Provider, s
 async def test_outage_of_a_source_with_one_job(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """A source with one job is failing, too: by its job list and its job, or if something else answers for the job."""
     await track(store, JOBS[0])
-    for answer in (DEFAULT_BACKEND, body("<html>502", "text/html", 502), body('{"detail": "Not Found"}', status=404)):
+    for answer in (
+        DEFAULT_BACKEND,
+        body("<html>502", "text/html", 502),
+        body('{"detail": "Not Found"}', status=404),
+        error(403, "no_access"),
+    ):
         async with _daemon(store, provider) as daemon:
             _work_again(provider, JOBS[:1])
             await daemon.pass_time(sql, 300)
@@ -228,6 +233,27 @@ async def test_restart_during_an_outage(store: Store, provider: Provider, sql: a
             await daemon.work()
         assert "failing" == (await _source(sql))[0]
         assert {"missing"} == (await _states(sql, JOBS)).phases
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_restarts_while_only_the_job_list_works(
+    store: Store, provider: Provider, sql: asyncpg.Connection, replicas: int
+) -> None:
+    """If the job list works but no job is found, restarts do not end the state of the source, and no job is gone."""
+    await track(store, *JOBS)
+    answer = body('{"detail": "Not Found"}', status=404)
+    _answer_all(provider, JOBS, answer, page([job("ftjob-of-another-project")]))
+    for _ in range(8):
+        async with AsyncExitStack() as stack:
+            daemons = [await stack.enter_async_context(_daemon(store, provider)) for _ in range(replicas)]
+            for daemon in daemons:
+                await daemon.pass_time(sql, 1000)
+                await daemon.work()
+                assert "failing" == (await _source(sql))[0]
+                assert {"missing"} == (await _states(sql, JOBS)).phases
+    async with _daemon(store, provider) as daemon:
+        _work_again(provider)
+        await _assert_polled_within_minutes(daemon, sql, JOBS)
 
 
 async def test_all_jobs_of_another_project(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
@@ -307,6 +333,77 @@ async def test_strange_job_among_those_that_are_polled_once(store: Store, provid
     assert set(jobs[1:]) == complete
 
 
+REFUSALS: dict[str, tuple[Answer, float]] = {
+    "key": (error(401, "invalid_api_key"), 60),
+    "quota": (error(402, None, "Insufficient credits"), 900),
+    "rate": (error(429, None, "slow down"), 60),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_one_refused_job_among_healthy_ones(
+    store: Store, provider: Provider, sql: asyncpg.Connection, refusal: str
+) -> None:
+    """If one job of many is refused as if the whole source were, the source stops twice. Then it is ok all the time."""
+    jobs = [f"ftjob-{n}" for n in range(30)]
+    answer, seconds = REFUSALS[refusal]
+    await track(store, *jobs)
+    async with _daemon(store, provider) as daemon:
+        _work_again(provider, jobs)
+        await daemon.work()
+        provider.checkpoints[jobs[0]] = answer
+        for _ in range(5):
+            await daemon.pass_time(sql, seconds + 300)
+            await daemon.work()
+        for count in range(8):
+            before = [provider.asked(name) for name in jobs]
+            await daemon.pass_time(sql, 320)
+            await daemon.work()
+            assert [asked + 1 for asked in before] == [provider.asked(name) for name in jobs]
+            assert ("ok", SourceState.OK) == ((await _source(sql))[0], daemon.source.attribution.state)
+            assert 0 == (await _states(sql, jobs[1:])).stale
+            assert min((await _states(sql, jobs[:1])).failures) > count
+        for name in jobs:  # now it is the source
+            provider.checkpoints[name] = answer
+        await daemon.pass_time(sql, 320)
+        await daemon.work()
+        assert SourceState.OK != daemon.source.attribution.state
+
+
+async def test_throttled_source_blames_no_job(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A source that answers only every fifth request, and throttles the others, is paused, and no job is blamed."""
+    jobs = [f"ftjob-{n}" for n in range(30)]
+    await track(store, *jobs)
+    for name in jobs:
+        provider.checkpoints[name] = [*[error(429, None, "slow down")] * 4, page([checkpoint(1, name)])]
+    async with _daemon(store, provider) as daemon:
+        for _ in range(60):
+            await daemon.pass_time(sql, 300)
+            await tick(daemon.poller)
+            await daemon.poller.queue.saved()
+            assert {0} == (await _states(sql, jobs)).failures
+        read = "select count(*) from fine_tuning.freshness where last_complete_at is not null"
+        assert await sql.fetchval(read) > 0
+
+
+async def test_job_list_without_a_quota(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """If only the job list is refused for want of a quota, polls soon wait for it no more."""
+    await track(store, *JOBS)
+    async with _daemon(store, provider) as daemon:
+        _work_again(provider)
+        provider.jobs = error(402, None, "Insufficient credits")
+        for _ in range(3):
+            await daemon.work()
+            await daemon.pass_time(sql, 1000)
+            await tick(daemon.poller)  # at the same time as the job list
+            await daemon.poller.queue.saved()
+        for _ in range(5):
+            await daemon.pass_time(sql, 320)
+            await daemon.work()
+            assert "ok" == (await _source(sql))[0]
+            assert 0 == (await _states(sql, JOBS)).stale
+
+
 async def test_deleted_job_among_healthy_ones(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """A job that is deleted, and that the job list no longer shows, is gone after an hour; the others are polled."""
     await track(store, *JOBS)
@@ -356,6 +453,23 @@ async def test_listed_job_is_not_gone(store: Store, provider: Provider, sql: asy
         assert "ok" == (await _source(sql))[0]
         _work_again(provider, JOBS[:3])
         await _assert_polled_within_minutes(daemon, sql, JOBS[:3])
+
+
+async def test_job_that_leaves_the_list(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job that is not found, and that the job list shows for two days and then no more, is gone a day later."""
+    await track(store, *JOBS[:3])
+    async with _daemon(store, provider) as daemon:
+        _work_again(provider, JOBS[:3])
+        provider.checkpoints[JOBS[0]] = error(404, "fine_tune_not_found")
+        for _ in range(48):
+            await daemon.pass_time(sql, 3600)
+            await daemon.work()
+            assert {"missing"} == (await _states(sql, JOBS[:1])).phases
+        provider.jobs = page([job(name) for name in JOBS[1:3]])
+        for _ in range(26):
+            await daemon.pass_time(sql, 3600)
+            await daemon.work()
+        assert {"gone"} == (await _states(sql, JOBS[:1])).phases
 
 
 async def test_gone_job_that_is_listed_again(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from structlog.testing import capture_logs
 
 from checkpointd.domain import growth
 from checkpointd.domain.growth import RECOVERY_LISTINGS, UNSTABLE_POINTS, UNSTEADY_POINTS
+from checkpointd.postgres import save_rows
 from checkpointd.postgres.store import Store
 from checkpointd.telemetry import database_metrics, metrics
 from checkpointd.telemetry.health import Health
@@ -98,6 +100,10 @@ def _random_steps(turn: int) -> Items:
 
 def _moving_steps(turn: int) -> Items:
     return [{**checkpoint(20), "step_number": 20 - turn % 3}, checkpoint(10)]
+
+
+def _new_ids_and_a_new_step(turn: int) -> Items:
+    return renamed(turn, *range(turn + 1, 0, -1))
 
 
 def _sometimes_empty(turn: int) -> Items:
@@ -321,24 +327,55 @@ async def test_incomplete_listings_do_not_grow_for_ever(
     assert await sql.fetchval(UNSTABLE)
 
 
-async def test_most_checkpoints(
+def _limit_checkpoints(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(growth, "CHECKPOINTS_PER_JOB", most)
+    monkeypatch.setattr(save_rows, "CHECKPOINTS_PER_JOB", most)
+
+
+async def test_most_steps(
     store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No more checkpoints of a job are stored than the limit. The others are rejects, and are logged and counted."""
-    monkeypatch.setattr(growth, "CHECKPOINTS_PER_JOB", 7)
+    """No more steps of a job are stored than the limit. The others are rejects, and are logged and counted."""
+    _limit_checkpoints(monkeypatch, 7)
     for turn in range(1, 5):
-        provider.checkpoints[JOB] = page([checkpoint(step) for step in range(3 * turn, 0, -1)])
+        provider.checkpoints[JOB] = page([checkpoint(step) for step in range(3 * turn, 3 * turn - 3, -1)])
         with capture_logs() as logged:
             await sync(store, provider)
     assert 7 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
-    assert 7 == await sql.fetchval("select count(*) from fine_tuning.changes")
-    assert {"the job has 7 checkpoints already: no more are stored"} == {
+    assert 7 == await sql.fetchval("select count(*) from fine_tuning.changes where kind = 'new'")
+    assert {"the job has checkpoints of 7 steps already: no more are stored"} == {
         row["reason"] for row in await sql.fetch("select reason from fine_tuning.rejects")
     }
-    assert [("poll.rejected", 5)] == [
-        (line["event"], line["items"]) for line in logged if line["event"] != "poll.changed"
-    ]
+    assert [3] == [line["items"] for line in logged if line["event"] == "poll.rejected"]
     assert await sql.fetchval("select last_success_at < last_complete_at from fine_tuning.freshness")
+    assert await sql.fetchval(UNSTABLE)
+
+
+async def test_new_steps_among_many_old_rows(
+    store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a job has too many rows of few steps, as an older version stored them, each further step is stored once."""
+    _limit_checkpoints(monkeypatch, 50)
+    await track(store)
+    await sql.execute(
+        """insert into checkpointd.checkpoints (job, id, step_number, payload, missing_since)
+        select key, 'ftckpt_old_' || n, 10, '{}', now() from checkpointd.jobs, generate_series(1, 60) n;
+        select checkpointd.summarise(array_agg(key), '{false}') from checkpointd.jobs"""
+    )
+    rows = await play(store, provider, sql, lambda turn: renamed(turn, *range(min(turn, 9) + 10, 9, -1)), range(1, 30))
+    assert list(range(10, 20)) == await sql.fetchval(STEPS)
+    assert rows[15] == rows[-1]
+    assert [] == await sql.fetch("select from fine_tuning.rejects")
+    assert await sql.fetchval(UNSTABLE)
+
+
+async def test_new_ids_and_a_new_step_in_each_poll(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """If all ids are new at each request, the job is unstable, even if it has a new step each time. All are stored."""
+    turns = 60
+    rows = await play(store, provider, sql, _new_ids_and_a_new_step, range(1, turns + 1))
+    assert await sql.fetchval(UNSTABLE)
+    assert {3} == {after - before for before, after in pairwise(rows[10:])}
+    assert list(range(1, turns + 2)) == await sql.fetchval(STEPS)
 
 
 async def test_two_replicas(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:

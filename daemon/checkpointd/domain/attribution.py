@@ -1,8 +1,9 @@
 """Whether a failure concerns one job or its whole source, and the state of the source. Pure.
 
 One Attribution for each source and process is told the outcome of each poll and of each reading of the job list. Some
-failures tell by themselves whom they concern (SOURCE_FAILURES and JOB_FAILURES in failure.py). The others concern the
-source in two cases:
+failures tell by themselves whom they concern (SOURCE_FAILURES and JOB_FAILURES in failure.py). But if one
+job alone is refused, throttled or out of quota again and again, it has a failure of its own: see is_refused_alone().
+The other failures concern the source in two cases:
 
 - Three jobs failed, and no job succeeded in between. The job list counts as two jobs, because it stands for many.
 - Something in front of the API answered (`gateway`), and no other job succeeded within the last minute.
@@ -17,6 +18,7 @@ wait.
 Times are on the event loop's clock, in seconds.
 """
 
+import math
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -35,7 +37,7 @@ RECENT_SECONDS: Final = 60.0
 
 OWN_FAILURES: Final = 3
 """A job that failed so often in a row while its source was `ok` has failures of its own. This is what a process knows
-of a job that it has not polled yet."""
+of a job that it has not polled yet. It is also how often one job alone is refused before the failure is its own."""
 
 TEST_JOBS: Final = 4
 """At most so many jobs test a failing source at once, after each silence."""
@@ -91,6 +93,10 @@ class Attribution:
         """The jobs that failed since a job last succeeded, with their last failures."""
         self._own: set[int] = set()
         """The jobs with failures of their own."""
+        self._stopped_by: dict[int, tuple[ErrorClass, float, int]] = {}
+        """The jobs whose last failures stopped the source: their class, the time of the first one, and how many."""
+        self._sent_successfully = -math.inf
+        """When the last successful poll was started."""
         self._last_success: tuple[int, float] | None = None
         """The job that succeeded last, and when."""
         self._other_success: float | None = None
@@ -111,9 +117,16 @@ class Attribution:
         self._silent_until = 0.0
 
     def record_poll(
-        self, job: int, failure: Failure | None, now: float, *, has_pages: bool, known_failures: int = 0
+        self,
+        job: int,
+        failure: Failure | None,
+        now: float,
+        *,
+        has_pages: bool,
+        started: float | None = None,
+        known_failures: int = 0,
     ) -> Verdict:
-        """Record the outcome of a poll, and return what it means.
+        """Record the outcome of a poll that was `started` then or just now, and return what it means.
 
         A poll that read at least one page shows that the source answers. `known_failures` is how many polls of the job
         failed in a row while its source was `ok`, according to the database.
@@ -121,12 +134,32 @@ class Attribution:
         answered_ago = self._since_success_of_another(job, now)
         if failure is None or (has_pages and failure.error_class not in SOURCE_FAILURES):
             self._record_success(job, now)
+            self._stopped_by.pop(job, None)
+            self._sent_successfully = max(self._sent_successfully, now if started is None else started)
             blames_job = True
         else:
             if known_failures >= OWN_FAILURES and job not in self._failed:
                 self._own.add(job)
             blames_job = not self._concerns_source(job, failure, now)
         return Verdict(blames_job, self.state is SourceState.FAILING, answered_ago)
+
+    def is_refused_alone(self, job: int, failure: Failure, now: float) -> bool:
+        """Record that a job met one of SOURCE_FAILURES. Return whether it has met it OWN_FAILURES times, and others not.
+
+        Another job must have been read by a poll that started after the first failure: then the refusal was over for
+        others. A rate is shared by all jobs, so that each of them meets its limit at times. If another job is
+        throttled, too, the count starts again.
+        """
+        error_class = failure.error_class
+        if error_class is ErrorClass.UNREACHABLE:  # a connection is not made for a job
+            return False
+        if error_class is ErrorClass.THROTTLED:
+            self._stopped_by = {j: found for j, found in self._stopped_by.items() if j == job or found[0] != error_class}
+        known_class, first, times = self._stopped_by.get(job, (error_class, now, 0))
+        if known_class != error_class:
+            first, times = now, 0
+        self._stopped_by[job] = error_class, first, times + 1
+        return times + 1 >= OWN_FAILURES and first < self._sent_successfully
 
     def record_job_list(self, failure: Failure | None, now: float) -> None:
         """Record the outcome of a reading of the job list.
@@ -138,6 +171,7 @@ class Attribution:
             self._concerns_source(JOB_LIST, failure, now)
             return
         self._own.discard(JOB_LIST)
+        self._stopped_by.pop(JOB_LIST, None)
         self._failed.pop(JOB_LIST, None)
         self._remember_success(JOB_LIST, now)
         is_over = {
@@ -165,6 +199,8 @@ class Attribution:
         """Record a failure, and return whether it concerns the source and not the job."""
         error_class = failure.error_class
         if error_class in SOURCE_FAILURES:
+            if self.is_refused_alone(job, failure, now):
+                return False
             self._failed[job] = failure
             self._silence(_STATE_BY_CLASS.get(error_class, SourceState.PAUSED), failure, now)
             return True

@@ -45,7 +45,7 @@ class ErrorClass(StrEnum):
 SOURCE_FAILURES: Final = frozenset(
     {ErrorClass.THROTTLED, ErrorClass.QUOTA, ErrorClass.REFUSED, ErrorClass.UNREACHABLE}
 )  # fmt: skip
-"""Failures that concern the source, whichever job meets them. attribution.py decides about the other classes."""
+"""Failures that concern the source, unless only one job meets them again and again. attribution.py decides it."""
 
 JOB_FAILURES: Final = frozenset(
     {

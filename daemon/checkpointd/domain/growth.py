@@ -25,10 +25,13 @@ UNSTABLE_POINTS: Final = 250
 """A job with at least this score is unstable: five unsteady listings in a row, or one in 50 for long."""
 RECOVERY_LISTINGS: Final = 20
 """An unstable job is stable again after this many steady listings in a row."""
+MOST_POINTS: Final = UNSTABLE_POINTS + RECOVERY_LISTINGS - 1
+"""The largest score."""
 
 CHECKPOINTS_PER_JOB: Final = 10_000
-"""The most checkpoints of a job that are stored; further ones become rejects. Jobs have one for each epoch, or some
-hundred, so only a provider that makes up steps or models reaches this."""
+"""A job with so many stored checkpoints is unstable for ever. So many different steps of a job are stored at most;
+checkpoints with further ones become rejects. Jobs have one for each epoch, or some hundred, so only a provider that
+makes up ids or steps reaches this."""
 
 
 class JobBefore(NamedTuple):
@@ -43,6 +46,8 @@ class JobBefore(NamedTuple):
     """See Diff.unconfirmed_steps."""
     checkpoints: int
     """The number of stored checkpoints."""
+    steps: int
+    """The number of their different steps, or a larger number that is less than CHECKPOINTS_PER_JOB."""
 
 
 def is_unstable(instability: int) -> bool:
@@ -54,7 +59,7 @@ def next_score(instability: int, *, unsteady: bool) -> int:
     """Return the score of a job after an unsteady or a steady listing."""
     if unsteady:
         risen = instability + UNSTEADY_POINTS
-        return UNSTABLE_POINTS + RECOVERY_LISTINGS - 1 if is_unstable(risen) else risen
+        return MOST_POINTS if is_unstable(risen) else risen
     if instability == UNSTABLE_POINTS:
         # The next listing is compared in full, which may count as unsteady once more.
         return UNSTABLE_POINTS - 2 * UNSTEADY_POINTS
@@ -70,16 +75,23 @@ def examine(
     written, and the listing with a reject for each checkpoint that is too many.
     """
     complete = content_digest is not None
-    if is_unstable(before.instability):
+    is_crowded = before.checkpoints >= CHECKPOINTS_PER_JOB
+    if is_crowded or is_unstable(before.instability):
         diff = find_news(stored, listing, before.unconfirmed_steps)
         unsteady = complete and content_digest != before.content_digest
     else:
         diff = compare(stored, listing, complete=complete, absent_before=before.absent_ids)
         unsteady = _is_unsteady(diff, stored, listing, before.absent_ids)
-    has_grown = any(checkpoint.step_number > _newest_step(stored) for checkpoint in diff.new)
-    is_judged = not has_grown and (unsteady or complete)
-    diff.instability = next_score(before.instability, unsteady=unsteady) if is_judged else before.instability
-    room = max(CHECKPOINTS_PER_JOB - before.checkpoints, 0)
+    newest = _newest_step(stored)
+    if grown := sum(checkpoint.step_number > newest for checkpoint in diff.new):
+        known_steps = {known.values["step_number"] for known in stored.values()}
+        unsteady = sum(checkpoint.step_number in known_steps for checkpoint in diff.new) > grown
+    diff.instability = before.instability
+    if is_crowded:
+        diff.instability = MOST_POINTS
+    elif unsteady or (complete and not grown):
+        diff.instability = next_score(before.instability, unsteady=unsteady)
+    room = max(CHECKPOINTS_PER_JOB - before.steps, 0)
     return (diff, listing) if len(diff.new) <= room else _limit(diff, listing, room)
 
 
@@ -177,7 +189,7 @@ def _limit(diff: Diff, listing: Listing, room: int) -> tuple[Diff, Listing]:
     excess = {checkpoint.id: checkpoint for checkpoint in diff.new[room:]}
     del diff.new[room:]
     diff.changes = [change for change in diff.changes if change.kind != "new" or change.checkpoint_id not in excess]
-    reason = f"the job has {CHECKPOINTS_PER_JOB} checkpoints already: no more are stored"
+    reason = f"the job has checkpoints of {CHECKPOINTS_PER_JOB} steps already: no more are stored"
     rejects = [Reject(checkpoint.payload.encode(), reason, checkpoint.id) for checkpoint in excess.values()]
     kept = [checkpoint for checkpoint in listing.checkpoints if checkpoint.id not in excess]
     return diff, listing._replace(checkpoints=kept, rejects=[*listing.rejects, *rejects])

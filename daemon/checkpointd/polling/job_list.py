@@ -9,6 +9,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 from typing import Final
 
+from checkpointd.domain.attribution import JOB_LIST
 from checkpointd.domain.failure import SOURCE_FAILURES, ErrorClass, Failure, is_pause, pause_seconds
 from checkpointd.domain.job import ENDED_STATUSES, read_jobs
 from checkpointd.domain.reading import Reject
@@ -88,7 +89,7 @@ class JobList:
                 self._has_read_all = self._has_read_all or whole
                 self._failures, self._silent_until = 0, 0.0
                 self._attribute(None)
-                if lease.source_not_ok or self._source.is_marked:
+                if lease.source_may_recover or self._source.is_marked:
                     await store_recovery(self._store, [self._source])
             except ApiError as e:
                 error = e.failure.message
@@ -151,14 +152,16 @@ class JobList:
             error_class = failure.error_class
             log.warning("job_list.failed", source=self._source.name, error_class=error_class, error=failure.message)
         self._failures += 1
+        now = asyncio.get_running_loop().time()
         if failure.error_class in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN}:
             # This may concern the job list only: the key may be valid for polls.
-            self._silent_until = asyncio.get_running_loop().time() + self._failure_gap()
+            self._silent_until = now + self._failure_gap()
             self._source.key_refused = True
-        elif is_pause(failure):
-            await self._store.pause_source(self._source.key, pause_seconds(failure), failure.message)
-        elif asyncio.get_running_loop().time() > started + self._lease_seconds:
-            return  # this process was suspended
+        if failure.error_class is ErrorClass.REFUSED or now > started + self._lease_seconds:
+            return  # a refused key may be valid for polls; or this process was suspended
+        if is_pause(failure):
+            if not self._source.attribution.is_refused_alone(JOB_LIST, failure, now):
+                await self._store.pause_source(self._source.key, pause_seconds(failure), failure.message)
         elif lease.was_read or failure.error_class in SOURCE_FAILURES:  # otherwise the provider may have no job list
             self._attribute(failure)
             await store_failure(self._store, self._source)

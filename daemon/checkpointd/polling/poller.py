@@ -21,7 +21,7 @@ from typing import Final
 
 from checkpointd.domain.attribution import SourceState, Verdict
 from checkpointd.domain.cadence import CadenceSettings
-from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.domain.failure import SOURCE_FAILURES, ErrorClass, Failure
 from checkpointd.domain.job import Job
 from checkpointd.domain.listing import RawListing
 from checkpointd.domain.poll import Lease, evaluate
@@ -218,20 +218,22 @@ class Poller:
         try:
             limiter = RateLimiter(self._store, source.key, source.request_interval, paid=1)
             raw = await client.list_checkpoints(claim.lease.id, claim.poll_by, limiter.wait)
-            finished = self._evaluate(claim, source, client, raw)
+            finished = self._evaluate(claim, source, client, raw, started)
         except asyncio.CancelledError:
             self.queue.put_now(FinishedPoll(claim, source, None, None, 0))
             raise
         except Exception:  # noqa: BLE001  # an error of checkpointd itself must end this poll only, not the daemon
             log.exception("poll.crashed", source=source.name, job=claim.lease.id)
             failure = Failure(ErrorClass.INTERNAL, "an error of checkpointd itself: see its log")
-            finished = self._evaluate(claim, source, client, RawListing([], failure, 1))
+            finished = self._evaluate(claim, source, client, RawListing([], failure, 1), started)
         finally:
             self._listing.pop(claim.lease.job, None)
         metrics.POLL_SECONDS.observe(asyncio.get_running_loop().time() - started)
         return finished
 
-    def _evaluate(self, claim: Claim, source: ActiveSource, client: Client, raw: RawListing) -> FinishedPoll:
+    def _evaluate(
+        self, claim: Claim, source: ActiveSource, client: Client, raw: RawListing, started: float
+    ) -> FinishedPoll:
         """Evaluate a listing, for its job and for its source."""
         lease, failure, now = claim.lease, raw.failure, asyncio.get_running_loop().time()
         if failure and failure.error_class is ErrorClass.REFUSED:
@@ -240,11 +242,16 @@ class Poller:
             source.key_refused = True
         elif failure is None:
             source.key_refused = False
-        verdict = Verdict()
+        verdict = Verdict(blames_job=failure is None or failure.error_class not in SOURCE_FAILURES)
         if failure is None or now < claim.save_by:  # a later failure is that of a process that was suspended
             known_failures = 0 if lease.source_not_ok else lease.failures
             verdict = source.attribution.record_poll(
-                lease.job, failure, now, has_pages=bool(raw.pages), known_failures=known_failures
+                lease.job,
+                failure,
+                now,
+                has_pages=bool(raw.pages),
+                started=started,
+                known_failures=known_failures,
             )
             self._health.record_source(source.name, source.attribution)
         of_source = None if verdict.blames_job else failure

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from checkpointd.domain.checkpoint import METRICS, Checkpoint, read_stored
 from checkpointd.domain.diff import Diff, StoredCheckpoint, Value, values
-from checkpointd.domain.growth import JobBefore, examine, is_unstable
+from checkpointd.domain.growth import CHECKPOINTS_PER_JOB, JobBefore, examine, is_unstable
 from checkpointd.domain.job import has_ended
 from checkpointd.domain.poll import PollResult, SavedPoll
 from checkpointd.domain.reading import Reject
@@ -53,7 +53,10 @@ _COPIED: Final = ("job", "id", *_VALUES, "extra_metrics", "payload")
 async def write_polls(connection: Connection, polls: Sequence[PollResult]) -> dict[int, SavedPoll]:
     """Save polls in the caller's transaction. Returns what was saved, by job, without polls that lost their lease."""
     fence = await connection.fetch(
-        queries.FENCE_POLLS, [p.lease.job for p in polls], [p.lease.lease_token for p in polls]
+        queries.FENCE_POLLS,
+        [p.lease.job for p in polls],
+        [p.lease.lease_token for p in polls],
+        CHECKPOINTS_PER_JOB,
     )
     held = {row["job"]: row for row in fence}
     # A process suspended past its lease may save two polls of one job: keep the one whose token is current.
@@ -93,6 +96,7 @@ def _examine(poll: PollResult, stored: Mapping[str, StoredCheckpoint], held: asy
         held["absent_ids"] or (),
         held["unconfirmed_steps"] or (),
         held["checkpoint_count"],
+        held["step_count"],
     )
     diff, listing = examine(before, stored, poll.listing, poll.content_digest if poll.complete else None)
     return replace(poll, listing=listing), diff

@@ -56,8 +56,8 @@ class JobListLease(NamedTuple):
 
     source: int
     lease_token: int
-    source_not_ok: bool
-    """True if the state of the source is not `ok`."""
+    source_may_recover: bool
+    """True if the state of the source is not `ok`, and is `ok` again if its job list can be read."""
     full_pass: bool
     """True if the list has not been read to its end for a day."""
     was_read: bool
