@@ -101,6 +101,11 @@ class Failure:
     """True if the message has the provider's own words, which explain the failure better than a guess."""
 
     @property
+    def refuses_login(self) -> bool:
+        """True if a secret is refused that may have been replaced: the key, or the credentials for the proxy (407)."""
+        return self.error_class is ErrorClass.REFUSED or self.status == 407
+
+    @property
     def tries(self) -> int:
         """How often the request may be made within one poll."""
         return 1 if self.no_retry else _TRIES.get(self.error_class, 1)
