@@ -283,6 +283,9 @@ async def test_a_later_page_is_too_large(store: Store, provider: Provider, sql: 
     "answer",
     [
         error(400, None, "You have reached the limit of 50 jobs"),
+        error(400, None, "Max limit of concurrent fine-tuning jobs is 3"),
+        error(400, None, "You have reached the maximum limit of 5 active fine-tuning jobs"),
+        error(422, None, "maximum limit for training files exceeded"),
         error(429, None, "Rate limit: at most 50 requests per minute"),
         error(403, None, "Your plan's limit must be at most 50"),
         body('{"detail":[{"loc":["path","job_id"],"msg":"at most 50 characters"}]}', status=422),
