@@ -102,8 +102,8 @@ class Failure:
 
     @property
     def refuses_login(self) -> bool:
-        """True if a secret is refused that may have been replaced: the key, or the credentials for the proxy (407)."""
-        return self.error_class is ErrorClass.REFUSED or self.status == 407
+        """True if a secret may be wrong and replaced: the key, or the credentials for the proxy (status 407)."""
+        return self.error_class in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN} or self.status == 407
 
     @property
     def tries(self) -> int:

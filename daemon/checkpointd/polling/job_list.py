@@ -151,7 +151,7 @@ class JobList:
             error_class = failure.error_class
             log.warning("job_list.failed", source=self._source.name, error_class=error_class, error=failure.message)
         self._failures += 1
-        self._source.login_refused |= failure.refuses_login or failure.error_class is ErrorClass.FORBIDDEN
+        self._source.login_refused |= failure.refuses_login
         if failure.error_class in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN}:
             # This may concern the job list only: the key may be valid for polls.
             self._silent_until = asyncio.get_running_loop().time() + self._failure_gap()
