@@ -67,6 +67,8 @@ def test_each_injected_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         ("CHECKPOINTD_DATABASE_NAME=db", "CHECKPOINTD_DATABASE_NAME: no such setting"),
         ("CHECKPOINTD_MIN_POLL_SECOND=1", "did you mean CHECKPOINTD_MIN_POLL_SECONDS?"),
         ("CHECKPOINTD_HTTP_PORT=http", "CHECKPOINTD_HTTP_PORT: must be a valid integer"),
+        ("PGTARGETSESSIONATTRS=standby", "PGTARGETSESSIONATTRS must be one of any, primary, read-write"),
+        ("OPENAI_BASE_URL=http://litellm:4000/v1", "allow_http = true in the table [[sources]] of the file"),
     ],
 )
 async def test_a_misspelt_variable_is_refused(url: str, tmp_path: Path, variable: str, hint: str) -> None:
