@@ -11,13 +11,13 @@ These forms of a secret are found:
 - in two layers of these encodings, with escapes between them.
 
 These are not found: other encodings, such as Python's names of characters; compressed or encrypted texts; secrets that
-are reversed, or split (by line breaks, by the colons of a hex dump, over two items); more layers; and secrets that were
-cut off before PREFIX_LENGTH characters.
+are reversed, or split (by line breaks, by the colons of a hex dump, over two items); more layers; and in an error,
+parts that are shorter than PART_LENGTH, or encoded.
 """
 
 import re
 from binascii import a2b_base64, unhexlify
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from html import unescape
 from typing import Final
@@ -26,8 +26,8 @@ from urllib.parse import unquote_to_bytes
 SHORTEST: Final = 6
 """Characters. Shorter values are not treated as secrets: a header such as `on` would be removed from every text."""
 
-PREFIX_LENGTH: Final = 8
-"""Characters. In a text that may be cut off, a word that begins like a secret for this length is treated as one."""
+PART_LENGTH: Final = 8
+"""Characters. In an error, a word that has so many characters of a secret in a row is removed."""
 
 _KEY: Final = re.compile(r"^sk[-_]|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{20}")
 """Matches a key where a name is expected. Names that people choose do not have 20 mixed letters and digits in a row."""
@@ -98,12 +98,10 @@ class Secrets:
 
     def __init__(self, values: Iterable[str]) -> None:
         secrets = sorted({value for value in values if len(value) >= SHORTEST}, key=len, reverse=True)
-        prefixes = [value[:PREFIX_LENGTH] for value in secrets]
         self._lower = "\n".join(secrets).lower()
         self._plain = re.compile("|".join(map(re.escape, secrets)) or "(?!)")
-        self._plain_prefix = re.compile("|".join(f"{re.escape(prefix)}\\S*" for prefix in prefixes) or "(?!)")
         self._encoded = _EncodedSearch(secrets)
-        self._encoded_prefix = _EncodedSearch(prefixes)
+        self._encoded_prefix = _EncodedSearch([value[:PART_LENGTH] for value in secrets])
 
     def occur_in(self, data: bytes) -> bool:
         """Return whether these bytes contain one of the secrets, as it is or encoded."""
@@ -118,18 +116,23 @@ class Secrets:
         return _REDACTED if self.occur_in(text.encode(errors="replace")) else redact_likely(text)
 
     def redact_truncated(self, text: str, *, may_quote: bool = False) -> str:
-        """Redact a text that may have been cut off within a secret: also remove words that begin like one.
+        """Redact a text that may quote a part of a secret: also remove words with PART_LENGTH characters of one.
 
         With `may_quote`, or if the text is about a key, it may contain any part of one, masked in some way: then only
         plain words and short numbers are kept.
         """
-        text = self._plain_prefix.sub(_REDACTED, self._plain.sub(_REDACTED, text))
+        text = _without_words(self._plain.sub(_REDACTED, text), lambda word: self._has_part(word, PART_LENGTH))
         if self._encoded_prefix.finds_in(text.encode(errors="replace")):
             return _REDACTED
         text = redact_likely(text)
         if may_quote or _ABOUT_A_KEY.search(text):
-            text = re.sub(r"\S+", lambda found: found[0] if self._is_plain(found[0]) else _REDACTED, text)
+            text = _without_words(text, lambda word: not self._is_plain(word))
         return text
+
+    def _has_part(self, word: str, length: int) -> bool:
+        """Return whether a word contains so many characters of a secret in a row, in any case."""
+        lower = word.lower()
+        return any(lower[at : at + length] in self._lower for at in range(len(lower) - length + 1))
 
     def _is_plain(self, word: str) -> bool:
         """Return whether a word cannot be a part of a secret."""
@@ -139,8 +142,12 @@ class Secrets:
         is_word = len(core) <= _LONGEST_WORD and re.fullmatch(r"[^\W\d_]+(?:[\W_]{1,3}[^\W\d_]+)*", core)
         if not is_word or re.search(r"[*•…]|\.{2}|x{4}", core):
             return False
-        lower = core.lower()
-        return not any(lower[at : at + _QUOTED_PART] in self._lower for at in range(len(lower) - _QUOTED_PART + 1))
+        return not self._has_part(core, _QUOTED_PART)
+
+
+def _without_words(text: str, is_secret: Callable[[str], bool]) -> str:
+    """Return a text with [secret] instead of each word for which `is_secret` returns true."""
+    return re.sub(r"\S+", lambda found: _REDACTED if is_secret(found[0]) else found[0], text)
 
 
 class _EncodedSearch:

@@ -44,15 +44,15 @@ async def test_refusals_of_an_old_key(store: Store, provider: Provider) -> None:
     await track(store, JOB, "ftjob-2")
     async with polling_one(store, provider) as (poller, source, _), open_source(store, provider, key="new") as renewed:
         source.renew = lambda: renewed.client
-        await source.reread_key()
+        await source.reread_login()
         assert renewed.client is not source.client, "no key was refused"
         await poller.tick()
         await reached.wait()
         await until(lambda: source.attribution.state == SourceState.REFUSED)
-        await source.reread_key()
+        await source.reread_login()
         go_on.set()
         await poller.idle()
-        assert (False, False) == (source.attribution.is_silent(asyncio.get_running_loop().time()), source.key_refused)
+        assert (False, False) == (source.attribution.is_silent(asyncio.get_running_loop().time()), source.login_refused)
         provider.checkpoints = {JOB: page([]), "ftjob-2": page([])}
         await poller.queue.saved()
         await tick(poller)

@@ -319,7 +319,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     "read-only": (
         "alter role {role} set default_transaction_read_only = on",
         "read-only transaction",
-        "the primary",
+        "default_transaction_read_only is on: name the primary",
     ),
     "the disk is full": (
         "create trigger full_disk before insert on checkpointd.jobs execute function full_disk()",

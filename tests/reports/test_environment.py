@@ -67,6 +67,8 @@ def test_each_injected_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         ("CHECKPOINTD_DATABASE_NAME=db", "CHECKPOINTD_DATABASE_NAME: no such setting"),
         ("CHECKPOINTD_MIN_POLL_SECOND=1", "did you mean CHECKPOINTD_MIN_POLL_SECONDS?"),
         ("CHECKPOINTD_HTTP_PORT=http", "CHECKPOINTD_HTTP_PORT: must be a valid integer"),
+        ("PGTARGETSESSIONATTRS=standby", "PGTARGETSESSIONATTRS must be one of any, primary, read-write"),
+        ("OPENAI_BASE_URL=http://litellm:4000/v1", "allow_http = true in the table [[sources]] of the file"),
     ],
 )
 async def test_a_misspelt_variable_is_refused(url: str, tmp_path: Path, variable: str, hint: str) -> None:
@@ -267,6 +269,7 @@ async def test_a_key_that_was_copied_wrongly(url: str, tmp_path: Path, given: st
         ("CHECKPOINTD_DATABASE_URL", '"postgresql://u:canary@h/d"'),
         ("CHECKPOINTD_DATABASE_URL", "DATABASE_URL=postgresql://u:canary@h/d"),
         ("OPENAI_BASE_URL", '"https://canary.example/v1"'),
+        ("OPENAI_BASE_URL", "https://canary.example:443/v1\u201d"),
         ("CHECKPOINTD_LEASE_SECONDS", '"60"'),
     ],
 )
@@ -294,12 +297,14 @@ async def test_keys_that_are_good(url: str, provider: Provider, tmp_path: Path, 
 # Keys that are replaced
 
 
-def _only(*keys: str, answer: Callable[[], web.Response]) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _only(
+    *keys: str, answer: Callable[[], web.Response], status: int = 401
+) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Return an answer that refuses every key but these, and repeats it."""
 
     async def check(request: web.Request) -> web.Response:
         key = request.headers.get("Authorization", request.headers.get("api-key", "")).removeprefix("Bearer ")
-        return answer() if key in keys else error(401, "invalid_api_key", f"Incorrect API key provided: {key}")
+        return answer() if key in keys else error(status, "denied", f"Incorrect API key provided: {key}")
 
     return check
 
@@ -352,6 +357,22 @@ async def test_a_key_that_is_replaced(
         await eventually(lambda: _has_status(sql), seconds=10)
         await eventually(lambda: _is_ok(sql), seconds=10)
     assert "canary" not in line
+
+
+async def test_a_key_that_is_refused_with_403(
+    url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """Some gateways answer 403 instead of 401 for a wrong key: its file is read again, too."""
+    provider.checkpoints[JOB] = _only(NEW_KEY, answer=lambda: page([checkpoint(1)]), status=403)
+    key = tmp_path / "key"
+    key.write_text("canary-old-key-0123456789")
+    env = environment(tmp_path, url, **_toml(tmp_path, provider))
+    await checkpointd("track", JOB, env=env)
+    async with running("run", env=env) as daemon:
+        await wait_for_line(daemon, "poll.failed")
+        _replace(key, NEW_KEY)
+        await wait_for_line(daemon, "source.key_changed")
+        await eventually(lambda: _is_polled(sql), seconds=20)
 
 
 async def _is_refused(sql: asyncpg.Connection) -> None:

@@ -205,6 +205,31 @@ async def test_wrong_credentials_of_a_proxy(tmp_path: Path, url: str, content: s
     assert "a-password" not in ended.err
 
 
+@pytest.mark.parametrize("provider_with_tls", [False, True])
+async def test_credentials_of_a_proxy_that_are_replaced(
+    url: str, provider: Provider, tmp_path: Path, tls: tuple[ssl.SSLContext, Path], provider_with_tls: bool
+) -> None:
+    """While the proxy refuses its credentials, their file is read again: new ones are used without a restart."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    credentials = tmp_path / "proxy"
+    credentials.write_text("user:canary-of-last-month")
+    async with proxy(authorization=BASIC) as way_out, with_tls(provider.url, tls[0]) as secure_url:
+        base_url = secure_url if provider_with_tls else provider.url
+        env = _environment(tmp_path, url, base_url, proxy=way_out.url, proxy_credentials=str(credentials))
+        env["SSL_CERT_FILE"] = str(tls[1])
+        await checkpointd("track", JOB, env=env)
+        async with running("run", env=env) as daemon:
+            lines = await wait_for_line(daemon, "source.failing")
+            for text in ("", f"user:{PASSWORD}"):
+                (tmp_path / "next").write_text(text)
+                (tmp_path / "next").replace(credentials)
+            lines += await wait_for_line(daemon, "source.key_changed")
+            lines += await wait_for_line(daemon, "poll.changed")
+    assert "HTTP 407" in lines
+    assert "canary" not in lines
+    assert PASSWORD not in lines
+
+
 # http
 
 

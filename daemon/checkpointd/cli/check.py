@@ -25,7 +25,7 @@ from checkpointd.cli.database_findings import (
 )
 from checkpointd.cli.findings import Finding, assess_clock, assess_settings
 from checkpointd.cli.source_findings import Try, assess_source
-from checkpointd.polling.setup import open_client
+from checkpointd.polling.setup import open_client, open_proxy
 from checkpointd.postgres import migrations, overview
 from checkpointd.postgres.connection import Connect
 from checkpointd.postgres.errors import DatabaseUnavailableError, EmbeddedError, MigrationError
@@ -145,9 +145,9 @@ async def _check_source(settings: Settings, source: Source, job: str | None, htt
     """Test the key with one request, or with two if the first is inconclusive. `job` is a tracked job, or None."""
     subject = f"source {source.name}"
     try:
-        headers = source.request_headers("its key")
+        headers, proxy = source.request_headers("its key"), open_proxy(source)
         limits = Limits(page_size=1, request_timeout=settings.request_timeout_seconds)
-        client = open_client(source, headers, http, limits)
+        client = open_client(source, headers, proxy, http, limits)
     except SettingsError as e:
         return [Finding("fail", subject, str(e))]
     tried: list[Try] = []

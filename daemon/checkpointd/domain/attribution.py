@@ -154,7 +154,9 @@ class Attribution:
         if error_class is ErrorClass.UNREACHABLE:  # a connection is not made for a job
             return False
         if error_class is ErrorClass.THROTTLED:
-            self._stopped_by = {j: found for j, found in self._stopped_by.items() if j == job or found[0] != error_class}
+            self._stopped_by = {
+                j: found for j, found in self._stopped_by.items() if j == job or found[0] != error_class
+            }
         known_class, first, times = self._stopped_by.get(job, (error_class, now, 0))
         if known_class != error_class:
             first, times = now, 0

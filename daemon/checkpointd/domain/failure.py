@@ -101,6 +101,11 @@ class Failure:
     """True if the message has the provider's own words, which explain the failure better than a guess."""
 
     @property
+    def refuses_login(self) -> bool:
+        """True if a secret may be wrong and replaced: the key, or the credentials for the proxy (status 407)."""
+        return self.error_class in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN} or self.status == 407
+
+    @property
     def tries(self) -> int:
         """How often the request may be made within one poll."""
         return 1 if self.no_retry else _TRIES.get(self.error_class, 1)

@@ -152,11 +152,11 @@ class JobList:
             error_class = failure.error_class
             log.warning("job_list.failed", source=self._source.name, error_class=error_class, error=failure.message)
         self._failures += 1
+        self._source.login_refused |= failure.refuses_login
         now = asyncio.get_running_loop().time()
         if failure.error_class in {ErrorClass.REFUSED, ErrorClass.FORBIDDEN}:
             # This may concern the job list only: the key may be valid for polls.
             self._silent_until = now + self._failure_gap()
-            self._source.key_refused = True
         if failure.error_class is ErrorClass.REFUSED or now > started + self._lease_seconds:
             return  # a refused key may be valid for polls; or this process was suspended
         if is_pause(failure):

@@ -236,12 +236,12 @@ class Poller:
     ) -> FinishedPoll:
         """Evaluate a listing, for its job and for its source."""
         lease, failure, now = claim.lease, raw.failure, asyncio.get_running_loop().time()
-        if failure and failure.error_class is ErrorClass.REFUSED:
+        if failure and failure.refuses_login:
             if client is not source.client:  # an old key was refused, and there is a new one now
                 return FinishedPoll(claim, source, None, failure, raw.requests)
-            source.key_refused = True
+            source.login_refused = True
         elif failure is None:
-            source.key_refused = False
+            source.login_refused = False
         verdict = Verdict(blames_job=failure is None or failure.error_class not in SOURCE_FAILURES)
         if failure is None or now < claim.save_by:  # a later failure is that of a process that was suspended
             known_failures = 0 if lease.source_not_ok else lease.failures

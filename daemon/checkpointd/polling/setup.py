@@ -37,28 +37,31 @@ def open_sources(
 ) -> list[ActiveSource]:
     """Return an ActiveSource for each source that has headers. `keys` are the keys of their rows, by name."""
     limits = Limits(settings.page_size, settings.request_timeout_seconds)
-    return [
-        ActiveSource(
-            keys[source.name],
-            source.name,
-            open_client(source, headers_by_source[source.name], http, limits),
-            settings.concurrency,
-            source.request_interval,
-            _renewal(source, headers_by_source[source.name], http, limits),
-        )
-        for source in settings.sources
-        if source.name in headers_by_source
-    ]
+    opened = []
+    for source in settings.sources:
+        if headers := headers_by_source.get(source.name):
+            proxy = open_proxy(source)
+            client = open_client(source, headers, proxy, http, limits)
+            renew = _renewal(source, headers, proxy, http, limits)
+            key, interval = keys[source.name], source.request_interval
+            opened.append(ActiveSource(key, source.name, client, settings.concurrency, interval, renew))
+    return opened
+
+
+def open_proxy(source: Source) -> Proxy | None:
+    """Return the proxy of a source with its credentials, which are read at each call. Raises SettingsError."""
+    return Proxy(source.proxy, source.read_proxy_credentials()) if source.proxy else None
 
 
 def open_client(
-    source: Source, headers: Mapping[str, str], http: Session, limits: Limits, old_secrets: Sequence[str] = ()
+    source: Source,
+    headers: Mapping[str, str],
+    proxy: Proxy | None,
+    http: Session,
+    limits: Limits,
+    old_secrets: Sequence[str] = (),
 ) -> Client:
-    """Return a client for a source. Its failures contain no secret of the source, and no old one.
-
-    Raises SettingsError.
-    """
-    proxy = Proxy(source.proxy, source.read_proxy_credentials()) if source.proxy else None
+    """Return a client for a source. Its failures contain no secret of the source, and no old one."""
     secrets = [*secrets_of(source.query, headers), *(proxy.secrets if proxy else ()), *old_secrets]
 
     def report_page_size(page_size: int, error: str) -> None:
@@ -67,22 +70,27 @@ def open_client(
     return Client(http, source.base_url, headers, source.query, limits, secrets, proxy, report_page_size)
 
 
-def _renewal(source: Source, headers: Mapping[str, str], http: Session, limits: Limits) -> Callable[[], Client | None]:
-    """Return a function that reads the key again. It returns a client with the new key, or None if there is none."""
+def _renewal(
+    source: Source, headers: Mapping[str, str], proxy: Proxy | None, http: Session, limits: Limits
+) -> Callable[[], Client | None]:
+    """Return a function that reads the key and the proxy's credentials again.
+
+    It returns a client with the new ones, or None if both are the same or cannot be read.
+    """
     old_secrets: list[str] = []
 
     def renew() -> Client | None:
-        nonlocal headers
+        nonlocal headers, proxy
         try:
-            found = source.request_headers()
+            found, found_proxy = source.request_headers(), open_proxy(source)
         except SettingsError:  # perhaps the file is just being replaced
             return None
-        if found == headers:
+        if (found, found_proxy) == (headers, proxy):
             return None
-        hide(secrets_of(found))
-        old_secrets.extend(secrets_of(headers))
-        headers = found
-        return open_client(source, headers, http, limits, old_secrets)
+        old_secrets.extend([*secrets_of(headers), *(proxy.secrets if proxy else ())])
+        headers, proxy = found, found_proxy
+        hide([*secrets_of(headers), *(proxy.secrets if proxy else ())])
+        return open_client(source, headers, proxy, http, limits, old_secrets)
 
     return renew
 

@@ -20,7 +20,7 @@ AHEAD_JOBS: Final = 512
 """Jobs beyond the free slots are claimed only if their polls will start within AHEAD_SECONDS; AHEAD_JOBS at most."""
 
 REREAD_SECONDS: Final = 1.0
-"""The interval at which a refused key is read again."""
+"""The interval at which a refused key, or refused credentials for the proxy, are read again."""
 
 
 class Claim(NamedTuple):
@@ -42,7 +42,7 @@ class ActiveSource:
     request_interval: float | None
     """Seconds between requests by the source's rate limit, or None without one."""
     renew: Callable[[], Client | None] = lambda: None
-    """Reads the key again, and returns a client with the new key, or None if it is the same or cannot be read."""
+    """Reads the secrets again, and returns a client with new ones, or None if they are the same or cannot be read."""
     waiting: deque[Claim] = field(default_factory=deque)
     """Claimed jobs that no worker has started."""
     workers: int = 0
@@ -54,8 +54,9 @@ class ActiveSource:
     """Whom failures concern, and the state of the source."""
     is_marked: bool = False
     """True if this process stored that the source refuses it or fails, and not yet that it is ok again."""
-    key_refused: bool = False
-    """True if the key was refused, for polls or for the job list, and no poll has succeeded since."""
+    login_refused: bool = False
+    """True if the key or the credentials for the proxy were refused, for polls or for the job list, and no poll has
+    succeeded since."""
     _finished: int = 0
     """Polls that finished since `_since`."""
     _since: float = 0.0
@@ -95,12 +96,12 @@ class ActiveSource:
         self.failing -= claim.lease.failures > 0
         self._finished += 1
 
-    async def reread_key(self) -> None:
-        """Read a refused key again. If it is a new one, use it at once: the silence after the refusal ends."""
-        if not self.key_refused or (client := await asyncio.to_thread(self.renew)) is None:
+    async def reread_login(self) -> None:
+        """Read refused secrets again. If they are new, use them at once: the silence after the refusal ends."""
+        if not self.login_refused or (client := await asyncio.to_thread(self.renew)) is None:
             return
-        self.client, self.key_refused = client, False
-        if self.attribution.state is SourceState.REFUSED:
+        self.client, self.login_refused = client, False
+        if self.attribution.failure and self.attribution.failure.refuses_login:
             self.attribution.end_silence()
         log.info("source.key_changed", source=self.name)
 

@@ -42,6 +42,11 @@ def _refused(variable: str | None, accepted: str, otherwise: str) -> Parameter:
 _IGNORED: Final = Parameter("ignored")
 _NEVER: Final = "(?!)"
 _TLS_VERSION: Final = r"(?i:TLSv1(\.[123])?)", "must be TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3"
+_SSLMODE: Final = (
+    "disable|allow|prefer|require|verify-ca|verify-full",
+    "must be one of disable, allow, prefer, require, verify-ca, verify-full; verify-full is the safe one",
+)
+_ATTRIBUTE: Final = "any|primary|read-write", "must be one of any, primary, read-write: checkpointd writes"
 _SERVICE: Final = "is not supported, because a service file may name another host: write the host into the URL"
 _METHOD: Final = "is not supported: checkpointd logs in with a password, a client certificate or Kerberos"
 
@@ -60,7 +65,7 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
     "options": _used("PGOPTIONS"),
     "application_name": _used("PGAPPNAME"),
     "fallback_application_name": _used(),
-    "sslmode": _used("PGSSLMODE"),
+    "sslmode": _used("PGSSLMODE", *_SSLMODE),
     "sslnegotiation": _used("PGSSLNEGOTIATION", "postgres|direct", "must be one of postgres, direct"),
     "sslcert": _used("PGSSLCERT"),
     "sslkey": _used("PGSSLKEY"),
@@ -70,7 +75,7 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
     "ssl_min_protocol_version": _used("PGSSLMINPROTOCOLVERSION", *_TLS_VERSION),
     "ssl_max_protocol_version": _used("PGSSLMAXPROTOCOLVERSION", *_TLS_VERSION),
     "krbsrvname": _used("PGKRBSRVNAME"),
-    "target_session_attrs": _used("PGTARGETSESSIONATTRS"),
+    "target_session_attrs": _used("PGTARGETSESSIONATTRS", *_ATTRIBUTE),
     "client_encoding": _IGNORED,
     "keepalives": _IGNORED,
     "keepalives_idle": _IGNORED,

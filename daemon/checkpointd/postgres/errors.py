@@ -114,7 +114,9 @@ _POOLER: Final = "if a pooler is used, set CHECKPOINTD_DATABASE_POOLER=true"
 _SCHEMA: Final = "the schema is missing or old: run `checkpointd migrate`"
 _ADVICE: Final[Mapping[type, str]] = {
     asyncpg.InsufficientPrivilegeError: "this role lacks a right: run `checkpointd migrate` as the owner, or grant it",
-    asyncpg.ReadOnlySQLTransactionError: "the server is read-only, perhaps a standby: the URL must name the primary",
+    asyncpg.ReadOnlySQLTransactionError: (
+        "the server is a standby, or default_transaction_read_only is on: name the primary in the URL, or turn that off"
+    ),
     asyncpg.DiskFullError: "free space on the server's disk; then all checkpoints that are still listed are stored",
     asyncpg.TooManyConnectionsError: "raise max_connections or the role's limit: a daemon uses up to 6 connections",
     asyncpg.InvalidAuthorizationSpecificationError: "the role, its password or pg_hba.conf is wrong",

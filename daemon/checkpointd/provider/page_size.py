@@ -21,7 +21,7 @@ _NAMED: Final = re.compile(
     | limit ["'`]? \s* (?: [:<=≤(] | \d | must | should | may | can | has\ to | exceeds | value | param | field | too
       | is\ (?:too|greater|larger|above|over|out) )
     | (?:param(?:eter)? | field | argument | value\ (?:for|of)) \s+ limit \b
-    | max(?:imum)? \s+ limit \b
+    | max(?:imum)? \s+ limit \b (?! \s+ (?:of|for|on) \s+ \D)
     )"""
 )
 """Matches a page size where it is named in a sentence, and not only the word limit."""
@@ -30,7 +30,8 @@ _OTHER: Final = re.compile(
     r"""(?ix) \b (?:rate | quota | spend(?:ing)? | usage | credit | token | request | budget | billing | character
       | length | time | concurrency | concurrent | job | account | plan | tier | context | memory | file | upload | body
       | daily | monthly | hourly | hard | soft) s? [ _-] limit
-    | \d\ *(?:character|byte|token|request|job|second|minute|hour|day|[kKmM]i?B\b | per\ (?:second|minute|hour|day))"""
+    | \d\ * (?:(?:fine | (?:fine)?tun\w+ | training | active | concurrent | running) [ -]){0,4}
+      (?:character|byte|token|request|job|second|minute|hour|day|[kKmM]i?B\b | per\ (?:second|minute|hour|day))"""
 )
 """Matches a limit of something else."""
 

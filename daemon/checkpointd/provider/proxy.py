@@ -41,7 +41,7 @@ def proxy_failure(status: int, reason: str, host: str = "") -> Failure:
     answer = f"HTTP {status} {reason}".rstrip()
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         message = f"the proxy does not accept the credentials, or requires some: {answer}: {_CREDENTIALS}"
-        return Failure(ErrorClass.UNREACHABLE, message, no_retry=True)
+        return Failure(ErrorClass.UNREACHABLE, message, no_retry=True, status=status)
     verb = "cannot reach" if status >= 500 else "refuses to connect to"
     return Failure(ErrorClass.UNREACHABLE, f"the proxy {verb} {host}: {answer}", no_retry=status < 500)
 

@@ -139,7 +139,7 @@ def _ticking(
     ticked: asyncio.TaskGroup,
     stop: Stop,
 ) -> Iterator[None]:
-    """Claim, read job lists and refused keys, and refresh metrics at intervals, in tasks of `ticked`.
+    """Claim, read job lists and refused secrets, and refresh metrics at intervals, in tasks of `ticked`.
 
     At the end the tasks are cancelled but not awaited: they end while the polls drain.
     """
@@ -152,7 +152,7 @@ def _ticking(
         ]
         interval = min(1.0, settings.job_list_seconds)
         loops += [(asyncio.Event(), interval, job_list.tick) for job_list in job_lists]
-        loops += [(asyncio.Event(), REREAD_SECONDS, source.reread_key) for source in sources]
+        loops += [(asyncio.Event(), REREAD_SECONDS, source.reread_login) for source in sources]
         tasks = [ticked.create_task(repeat(ticker, *loop, stop)) for loop in loops]
         try:
             yield

@@ -12,7 +12,7 @@ FOLDER_PREFIX: Final = "checkpointd_"
 _QUOTES: Final = "\"'`\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb"
 
 _FLAWS: Final = {
-    f"[{_QUOTES}].*|[^:]*[{_QUOTES}]": "is in quotes: remove them",
+    f"[{_QUOTES}].*|(?:https?://.*|[^:]*)[{_QUOTES}]": "is in quotes: remove them",
     r"(?:export )?(?:[A-Z][A-Z0-9_]+|\w*(?i:key|token|secret|url)) *=.*[^=].*": "begins with a name and =: remove both",
     r"(?i:bearer|authorization:)\s.*": "begins with Bearer or Authorization: write the key alone",
     r".*\\[nr]": "ends with a backslash and a letter instead of a line break: remove them",
