@@ -22,8 +22,8 @@ from checkpointd.provider.words import Words, words_in
 class Page(NamedTuple):
     """One page: the bytes of its items, whether more pages follow, and the cursor of the next page.
 
-    The cursor is the id of the last item. It is None if no page follows or if that id cannot be used. `failure` is why
-    it is unknown whether more pages follow, or None.
+    The cursor is the id of the last item that has one. It is None if no page follows or if no id can be used. `failure`
+    is why it is unknown whether more pages follow, or None.
     """
 
     items: Sequence[RawItem]
@@ -87,12 +87,15 @@ def _may_repeat_a_name(body: bytes, items: Sequence[msgspec.Raw]) -> bool:
 
 
 def _last_id(items: Sequence[RawItem]) -> str | None:
-    if not items:
-        return None
+    """Return the id of the last item that has one. The items after it are on the next page, too."""
+    return next(filter(None, map(_id_of, reversed(items))), None)
+
+
+def _id_of(item: RawItem) -> str | None:
     try:
-        return _decode_identified(items[-1]).id
+        return _decode_identified(item).id
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        found = outer_members(bytes(items[-1])).get("id")
+        found = outer_members(bytes(item)).get("id")
         # A lone surrogate cannot be encoded in a URL, and is not printable.
         return found if isinstance(found, str) and found.isprintable() else None
 
@@ -128,7 +131,7 @@ def _page_of(members: Sequence[tuple[str, Any]] | None) -> Page:
         raise NotAListError(ErrorClass.NOT_A_LIST, f"no array `data`{said}", words)
     if any(name == "data" and value != data for name, value in members):
         raise NotAListError(ErrorClass.NOT_A_LIST, "`data` given twice with different values")
-    if sent.get("object", "list") != "list":
+    if sent.get("object") not in (None, "list"):
         raise NotAListError(ErrorClass.NOT_A_LIST, f"an object of type {_excerpt(sent['object'])}, not a list")
     has_more = sent.get("has_more")
     if "has_more" not in sent:
