@@ -17,7 +17,7 @@ from checkpointd.domain.checkpoint import (
 )  # fmt: skip
 from checkpointd.domain.failure import Failure
 from checkpointd.domain.json_text import outer_members
-from checkpointd.domain.reading import LATER_COUNTS, BadItemError, RawItem, Reject
+from checkpointd.domain.reading import LATER_COUNTS, SECRET_REJECT, BadItemError, RawItem, Reject
 
 READER: Final = b"3"
 """The version of this reader. Every digest includes it, so that each listing is compared in full after an upgrade."""
@@ -113,10 +113,10 @@ def _read_page(
         except BadItemError as e:
             if isinstance(e, ForeignItemError):
                 foreign = "items of another type" if is_secret else e.kind  # the name of the type may be the secret
-            rejects.append(_SECRET_REJECT if is_secret else Reject(bytes(raw), str(e), _id_of(raw)))
+            rejects.append(SECRET_REJECT if is_secret else Reject(bytes(raw), str(e), _id_of(raw)))
             continue
         if is_secret:
-            rejects.append(_SECRET_REJECT)
+            rejects.append(SECRET_REJECT)
             continue
         if (earlier := found.get(checkpoint.id)) and not _is_same(earlier, checkpoint):
             rejects.append(Reject(earlier.payload.encode(), LATER_COUNTS, checkpoint.id))
@@ -130,9 +130,6 @@ def _read_page(
 
 def _is_same(one: Checkpoint, other: Checkpoint) -> bool:
     return one.payload == other.payload or json.loads(one.payload) == json.loads(other.payload)
-
-
-_SECRET_REJECT: Final = Reject(None, "it contains a secret", None)
 
 
 def _id_of(raw: RawItem) -> str | None:

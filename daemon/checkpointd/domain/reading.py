@@ -65,6 +65,10 @@ class Reject(NamedTuple):
         return sha256(SECRET_REJECT_KEY if self.raw is None else self.raw).digest()
 
 
+SECRET_REJECT: Final = Reject(None, "it contains a secret", None)
+"""The reject of every item in which the provider repeated a key."""
+
+
 class BadItemError(Exception):
     """An item cannot be read. The text is the reason."""
 
