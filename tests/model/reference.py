@@ -263,7 +263,7 @@ def _error_class(answers: Sequence[Answer], listings: Sequence[Sequence[Page]], 
     if not last.items:
         return "empty_page"
     pages = listings[-1]
-    cursor = next((item.id for item in reversed(last.items) if item.id), None)
+    cursor = last.items[-1].id
     if cursor is None:
         return "bad_has_more"
     if cursor in {page.after for page in pages}:

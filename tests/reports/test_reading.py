@@ -424,25 +424,6 @@ async def test_has_more_that_is_missing_once(store: Store, provider: Provider, s
     assert await sql.fetchval("select last_success_at is not null from fine_tuning.freshness")
 
 
-@pytest.mark.parametrize("odd_id", ["null", "7", '""', '"\\ud800"'])
-async def test_item_without_an_id_before_a_further_page(
-    store: Store, provider: Provider, sql: asyncpg.Connection, odd_id: str
-) -> None:
-    """An item without an id at the end of a page hides no later page: the item before it is the cursor."""
-    odd = _with(checkpoint(7), id=odd_id)
-    more = ', "has_more": true'
-    provider.checkpoints[JOB] = [_listed(checkpoint(8), odd, has_more=more), _listed(odd, checkpoint(6))]
-    await sync(store, provider)
-    assert checkpoint(8)["id"] == provider.requests[1].query["after"]
-    assert [6, 8] == await sql.fetchval(
-        "select array_agg(step_number order by step_number) from fine_tuning.checkpoints"
-    )
-    assert [(JOB, odd)] == [(row[0], row["raw"]) for row in await sql.fetch(REJECTS)]
-    provider.jobs = [_listed(job(), _with(job(), id=odd_id), has_more=more), page([job("ftjob-2")])]
-    await read_job_list(store, provider, discover=True)
-    assert 2 == await sql.fetchval("select count(*) from fine_tuning.jobs where status = 'running'")
-
-
 @pytest.mark.parametrize("depth", [65, 7_000, 100_000])
 @pytest.mark.parametrize("at", [0, 1, 2])
 async def test_deep_item(store: Store, provider: Provider, sql: asyncpg.Connection, depth: int, at: int) -> None:

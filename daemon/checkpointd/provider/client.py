@@ -201,7 +201,7 @@ class Pagination:
         if not page.items:
             failure = Failure(ErrorClass.EMPTY_PAGE, "an empty page with has_more true")
         elif cursor is None:
-            failure = Failure(ErrorClass.BAD_HAS_MORE, "has_more is true, but no item has an id")
+            failure = Failure(ErrorClass.BAD_HAS_MORE, "has_more is true, but the last item has no id")
         elif cursor in self._cursors:
             failure = Failure(ErrorClass.CURSOR_REPEATED, "a page was returned twice: the provider ignores `after`")
         elif len(self._cursors) + 1 >= self._most_pages:

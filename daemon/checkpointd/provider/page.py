@@ -22,8 +22,8 @@ from checkpointd.provider.words import Words, words_in
 class Page(NamedTuple):
     """One page: the bytes of its items, whether more pages follow, and the cursor of the next page.
 
-    The cursor is the id of the last item that has one. It is None if no page follows or if no id can be used. `failure`
-    is why it is unknown whether more pages follow, or None.
+    The cursor is the id of the last item. It is None if no page follows or if that id cannot be used. `failure` is why
+    it is unknown whether more pages follow, or None.
     """
 
     items: Sequence[RawItem]
@@ -87,15 +87,13 @@ def _may_repeat_a_name(body: bytes, items: Sequence[msgspec.Raw]) -> bool:
 
 
 def _last_id(items: Sequence[RawItem]) -> str | None:
-    """Return the id of the last item that has one. The items after it are on the next page, too."""
-    return next(filter(None, map(_id_of, reversed(items))), None)
-
-
-def _id_of(item: RawItem) -> str | None:
+    """Return the id of the last item. That of an earlier one could skip items of a provider that repeats some."""
+    if not items:
+        return None
     try:
-        return _decode_identified(item).id
+        return _decode_identified(items[-1]).id
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        found = outer_members(bytes(item)).get("id")
+        found = outer_members(bytes(items[-1])).get("id")
         # A lone surrogate cannot be encoded in a URL, and is not printable.
         return found if isinstance(found, str) and found.isprintable() else None
 
