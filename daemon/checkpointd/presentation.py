@@ -135,8 +135,8 @@ def problems(job: Row) -> str:
     """Return the problems of a job: failed polls, unreadable items, a list that never stabilises; or "" without any."""
     complete, success = job["last_complete_at"], job["last_success_at"]
     has_rejects = complete is not None and (success is None or success < complete)
-    rejects = "unreadable items in the last complete listing: see fine_tuning.rejects" if has_rejects else ""
-    unstable = "unstable: its list has other ids, times or values at each request" if job["unstable_since"] else ""
+    rejects = "unreadable items: see fine_tuning.rejects" if has_rejects else ""
+    unstable = "unstable: its list differs at each request" if job["unstable_since"] else ""
     return "; ".join(filter(None, (failures(job), rejects, unstable)))
 
 

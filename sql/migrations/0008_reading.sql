@@ -30,8 +30,8 @@ comment on column checkpointd.rejects.source is 'Key of the source of a job reco
 comment on column checkpointd.rejects.owner is
   'Key of the job, or the negative key of the source. At most 1000 rejects are stored for each.';
 comment on column checkpointd.rejects.digest is
-  'SHA-256 of the item''s bytes or, if the item is stored without its odd values, of its id and the reason; empty for '
-  'the row that counts the rejects which are too many to be stored.';
+  'SHA-256 of the item''s id and the reason or, if it has no id that can be read, of its bytes; empty for the row '
+  'that counts the rejects which are too many to be stored.';
 comment on column checkpointd.rejects.reason is 'Why the item cannot be read, or which of its values are odd.';
 comment on column checkpointd.rejects.is_stored is
   'True if the item is stored without the values that the reason names, false if nothing of it is.';

@@ -1,4 +1,4 @@
--- Read a job with its freshness, its best checkpoint and its rejects of which nothing is stored.
+-- Read a job with its freshness, its source's state, its best checkpoint, and its rejects of which nothing is stored.
 -- $1 source: text, name
 -- $2 id: text, the provider's id
 --
@@ -13,8 +13,10 @@ select now() as at, jobs.id, jobs.source, jobs.status, jobs.model, jobs.fine_tun
   best_checkpoints.value as best_value, best_checkpoints.covered as best_covered,
   best_checkpoints.checkpoints as best_candidates, best_checkpoints.missing_since as best_missing_since,
   case when freshness.last_success_at >= freshness.last_complete_at then 0 else rejected.items end as rejects,
-  rejected.reason as reject_reason, rejected.last_seen_at as reject_seen_at
+  rejected.reason as reject_reason, rejected.last_seen_at as reject_seen_at, sources.state as source_state,
+  sources.last_error as source_error
 from fine_tuning.jobs
+join fine_tuning.sources on sources.name = jobs.source
 left join fine_tuning.freshness on freshness.source = jobs.source and freshness.fine_tuning_job_id = jobs.id
 left join fine_tuning.best_checkpoints
   on best_checkpoints.source = jobs.source and best_checkpoints.fine_tuning_job_id = jobs.id

@@ -69,7 +69,7 @@ comment on function checkpointd.spent_until is
 create or replace function checkpointd.is_reinforcement(job checkpointd.jobs) returns boolean
 language sql immutable
 return coalesce(
-  job.payload::text ~* '"(type|method)"\s*:\s*"[^"]*(reinforce|grpo|\mrft|\mrl\M)'
+  job.payload::text ~* '"(type|method)"\s*:\s*"[^"]*(reinforce|\m(rl|rft|grpo|ppo|dapo|gspo))'
     or job.payload::text ~* '"(eval_interval|eval_samples|compute_multiplier|reasoning_effort)"\s*:(?!\s*null)',
   false
 );

@@ -16,7 +16,7 @@ from support.verbs import checkpointd, environment, on_terminal
 
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOURS = re.compile(r"\x1b\[3[0-7]m")
-UNREADABLE = "unreadable items in the last complete listing"
+UNREADABLE = "unreadable items"
 
 
 def _lines(written: str) -> list[str]:
@@ -55,6 +55,26 @@ async def test_tables_fit_the_terminal(
     assert max(map(len, lines)) <= columns
     assert re.match(rf"{jobs[0]}  running +active +1  1,000", lines[1])
     assert (columns == 120) == ("gpt-4o-mini-2024-07-18" in lines[1])
+
+
+async def test_narrow_terminal(
+    url: str, store: Store, provider: Provider, sql: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """On a narrow terminal long cells are wrapped, and no part of them is cut off."""
+    keys = await store.register_sources({"test": "openai", "another": "openai"})
+    await store.track(keys["another"], ["ftjob-another"])
+    await sync(store, provider, "ftjob-1234567890")
+    reason = "HTTP 404 fine_tune_not_found: there is no such job"
+    await sql.execute("update checkpointd.polling set failures = 3, last_error = $1", reason)
+    env = environment(tmp_path, url, provider.url)
+    lines = _lines(await on_terminal("status", env=env, columns=60))
+    assert 60 >= max(map(len, lines))
+    header = next(line for line in lines if line.startswith("job "))
+    problems = "".join(line[header.index("problem") :] for line in lines[lines.index(header) + 1 : -2])
+    assert 2 * f"3 failed polls: {reason}".replace(" ", "") == problems.replace(" ", "")
+    lines = _lines(await on_terminal("jobs", env=env, columns=60))
+    assert 60 >= max(map(len, lines))
+    assert "checkpoints" in "".join(lines)
 
 
 async def test_nothing_tracked(url: str, provider: Provider, tmp_path: Path) -> None:

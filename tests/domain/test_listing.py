@@ -149,14 +149,24 @@ def test_deep_nesting_affects_only_its_item() -> None:
 
 
 @examples
-@given(st.integers(0, 3), st.integers(0, 2))
-def test_foreign_item_makes_its_page_unreadable(page: int, position: int) -> None:
-    """The page with an item of another type and the pages after it are not read; those before it are."""
+@given(st.integers(0, 3), st.lists(st.sampled_from([b"7", b"{}"]), max_size=2), st.integers(0, 2))
+def test_page_of_foreign_items_is_not_read(page: int, others: list[bytes], position: int) -> None:
+    """A page with items of another type and without checkpoints, and the pages after it, are not read."""
     pages = [[raw(10 * p + i + 1) for i in range(2)] for p in range(4)]
+    pages[page] = others
     pages[page].insert(position, FOREIGN)
     listing = read_listing(JOB, pages)
     assert "fine_tuning.job.event" == listing.foreign
     assert [name(10 * p + i + 1) for p in range(page) for i in range(2)] == [item.id for item in listing.checkpoints]
+
+
+@pytest.mark.parametrize("beside", [raw(1), raw(1, step_number="x")])
+def test_foreign_item_among_checkpoints(beside: bytes) -> None:
+    """An item of another type is a reject without an id if a checkpoint is on its page, even an unreadable one."""
+    listing = read_listing(JOB, [[beside, FOREIGN], [raw(2)]])
+    assert listing.foreign is None
+    assert name(2) == listing.checkpoints[-1].id
+    assert Reject(FOREIGN, "object: fine_tuning.job.event", None) == listing.rejects[-1]
 
 
 def test_foreign_item_with_a_secret() -> None:
@@ -166,7 +176,9 @@ def test_foreign_item_with_a_secret() -> None:
     assert ([], [], "items of another type") == listing
 
 
-@pytest.mark.parametrize("untyped", [b'{"id": "ev-1"}', b"1", b'{"object": null, "id": "x"}', b'"no object"'])
+@pytest.mark.parametrize(
+    "untyped", [b'{"id": "ev-1"}', b"1", b'{"object": null, "id": "x"}', b'{"object": "", "id": "x"}', b'"no object"']
+)
 def test_item_without_a_type(untyped: bytes) -> None:
     """An item without a type is a reject without an id, because it may be any checkpoint."""
     listing = read_listing(JOB, [[untyped, raw(1)]])

@@ -28,12 +28,12 @@ class Item(NamedTuple):
     """None, "unreadable", "foreign" (of another type), or "not finite" (one value, which is given here as null)."""
     text: str
     odd: tuple[str, ...] = ()
-    """The names of the values that are not finite."""
+    """The names of the odd values."""
 
     @property
     def reject(self) -> tuple[object, ...]:
         """What identifies its reject: the id and what is odd or, without an id, the text."""
-        return (self.text,) if self.id is None else (self.id, self.flaw, *self.odd)
+        return (self.text,) if self.id is None or self.flaw == "foreign" else (self.id, self.flaw, *self.odd)
 
     @property
     def is_readable(self) -> bool:
@@ -156,7 +156,8 @@ class Model:
             return Effect(poll_row=self._failing)
         items: list[Item] = []
         for page in [page for listing in listings for page in listing]:  # a listing that started again counts, too
-            if any(item.flaw == "foreign" for item in page.items):
+            foreign = sum(item.flaw == "foreign" for item in page.items)
+            if foreign and foreign == sum(item.id is not None for item in page.items):
                 error_class = "other_list"
                 break  # neither this page nor a later one counts
             items += page.items
@@ -169,7 +170,7 @@ class Model:
             if item.flaw == "unreadable" and item.id in self.checkpoints:
                 self.checkpoints[item.id].absences = 0
         if effect.complete:
-            self._apply_absences({item.id for item in items}, effect)
+            self._apply_absences({None if item.flaw == "foreign" else item.id for item in items}, effect)
         self._record(error_class, effect)
         return effect
 

@@ -18,6 +18,8 @@ from support.spoilt import FAULTS
 METRICS = ("train_loss", "valid_loss", "full_valid_loss", "train_mean_reward")
 ABSENT, NOT_FINITE = "absent", "NaN"
 DAMAGES = ("unreadable", "no id", "foreign", "other job")
+IMPORTANT = {"unreadable": "step_number", "other job": "fine_tuning_job_id"}
+"""The important values that are odd in an item that is damaged so."""
 CREATED_AT = 1_767_225_600
 
 # Changes of the list. An index counts modulo the length of the list.
@@ -119,7 +121,7 @@ class Checkpoint:
             values={**self._values_in_view(), "created_at": CREATED_AT + self.number},
             flaw=self._flaw(),
             text='"no object"' if has_no_id else json.dumps(record),
-            odd=tuple(name for name, value in sent.items() if value == NOT_FINITE),
+            odd=self._odd(),
         )
 
     def _values_in_view(self) -> dict[str, Value]:
@@ -129,6 +131,12 @@ class Checkpoint:
             for name, value in self.values.items()
             if value != ABSENT
         }
+
+    def _odd(self) -> tuple[str, ...]:
+        """Return the names of the odd values: the important one, which is the only reason then, or those of metrics."""
+        if self.damage in IMPORTANT:
+            return (IMPORTANT[self.damage],)
+        return tuple(name for name, value in self.values.items() if value == NOT_FINITE)
 
     def _flaw(self) -> str | None:
         if self.damage == "foreign":

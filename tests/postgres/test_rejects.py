@@ -1,5 +1,6 @@
 """Rejects: items that cannot be read are stored and counted, up to a limit, and read again by a newer version."""
 
+import json
 from typing import Any
 
 import asyncpg
@@ -89,3 +90,12 @@ async def test_current_rejects_are_counted(store: Store, provider: Provider, sql
         on_page += [(await sql.fetchrow(queries.READ_JOB, "test", JOB) or {})["rejects"]]
     assert [1, 1, 0] == on_page == by_poll
     assert 1 == await sql.fetchval("select count(*) from fine_tuning.rejects")
+
+
+async def test_first_bytes_are_kept(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Of a reject that a listing has twice, with other bytes each time, the bytes that were read first are kept."""
+    first, second = ({**_bad(9), "metrics": {"train_loss": loss}} for loss in (0.25, 0.75))
+    provider.checkpoints[JOB] = page([first, second])
+    await sync(store, provider)
+    (row,) = await sql.fetch("select raw, count from fine_tuning.rejects")
+    assert (json.dumps(first).encode(), 1) == tuple(row)

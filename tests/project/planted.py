@@ -161,7 +161,7 @@ async def _save_in_transaction('''),
         [
             Edit(f"{PACKAGE}/domain/listing.py", "    checkpoints: dict[str, Checkpoint] = {}\n", "    checkpoints: list[Checkpoint] = []\n"),
             Edit(f"{PACKAGE}/domain/listing.py", "checkpoints.update((checkpoint.id, checkpoint) for checkpoint in read)", "checkpoints += read"),
-            Edit(f"{PACKAGE}/domain/listing.py", "list(checkpoints.values()), rejects, str(e)", "checkpoints, rejects, str(e)"),
+            Edit(f"{PACKAGE}/domain/listing.py", "list(checkpoints.values()), rejects, e.kind", "checkpoints, rejects, e.kind"),
             Edit(f"{PACKAGE}/domain/listing.py", "list(checkpoints.values()), rejects, None", "checkpoints, rejects, None"),
             Edit(f"{PACKAGE}/domain/listing.py", "    found: dict[str, Checkpoint] = {}\n", "    found: list[Checkpoint] = []\n"),
             Edit(f"{PACKAGE}/domain/listing.py", "(earlier := found.get(checkpoint.id))", "(earlier := None)"),

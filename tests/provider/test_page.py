@@ -108,6 +108,8 @@ def test_odd_last_item_has_a_cursor(odd: bytes) -> None:
 def test_no_cursor(last: bytes) -> None:
     """A page whose last item has no id, or one that does not fit in a URL, is read without a cursor."""
     assert ([last], True, None) == comparable(read_page(page(last, has_more=b"true")))
+    before = b'{"id": "ftckpt_2"}'
+    assert ([before, last], True, None) == comparable(read_page(page(before, last, has_more=b"true")))
 
 
 def test_empty_list() -> None:
@@ -195,7 +197,7 @@ BODIES = [
     ("not_a_list", b'{"object": "list", "data": 0, "has_more": false}'),
     ("not_a_list", b'{"object": "list", "DATA": [], "has_more": false}'),
     ("not_a_list", b'{"object": "fine_tuning.job", "data": [], "has_more": false}'),
-    ("not_a_list", b'{"object": null, "data": [], "has_more": false}'),
+    ("not_a_list", b'{"object": "", "data": [], "has_more": false}'),
     ("not_a_list", b'{"object": ["list"], "data": [], "has_more": false}'),
     ("not_a_list", rb'{"object": "\ud800", "data": [], "has_more": false}'),
     ("not_a_list", b'{"data": [{"id": "ftckpt_1"}], "data": [], "has_more": false}'),
@@ -221,6 +223,7 @@ def test_not_a_list(expected: str, body: bytes) -> None:
     [
         b'{"data": [7], "has_more": false}',
         b'{"has_more": false, "data": [7], "object": "list", "error": null}',
+        b'{"has_more": false, "data": [7], "object": null}',
         b'{"data": [7], "has_more": false, "error": {}, "first_id": null, "last_id": null, "x": NaN}',
         b'{"data": [7], "data": [7], "has_more": false, "has_more": false}',
         b' \r\n\t{ "data"\t:\n[ 7 ]\r, "has_more" : false } \n',

@@ -40,6 +40,8 @@ async def _suspected(store: Store, provider: Provider, steps: Sequence[int], **f
         {"method": None, "hyperparameters": {"n_epochs": 3, "eval_interval": 5}},
         {"method": {"reinforcement": {"hyperparameters": {"compute_multiplier": 2, "eval_samples": "auto"}}}},
         {"training_method": {"method": "grpo"}},
+        {"method": {"type": "ppo"}},
+        {"method": {"type": "rlhf"}, "hyperparameters": None},
         {"hyperparameters": None, "train_mean_reward": 0.5},
         {"valid_reward_mean": 0.5},
     ],
@@ -56,6 +58,7 @@ async def test_reinforcement_learning_is_uneven(store: Store, provider: Provider
         {"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.1, "n_epochs": 3}}}},
         {"method": None},
         {"method": SUPERVISED, "hyperparameters": {"n_epochs": 5, "eval_interval": None}},
+        {"method": {"type": "supported"}, "metadata": {"type": "url"}},
     ],
 )
 async def test_a_missing_epoch_is_still_suspected(store: Store, provider: Provider, fields: dict[str, Any]) -> None:

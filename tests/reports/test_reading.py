@@ -315,7 +315,21 @@ async def test_odd_value_and_sealing(
     assert ("sealed" if is_sealed else "settling") == phase
 
 
-@pytest.mark.parametrize("texts", [{"step_number": "null"}, {"id": "7"}, {"fine_tuning_job_id": '"ftjob-2"'}])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"step_number": "null"},
+        {"step_number": "9223372036854775808"},
+        {"id": "7"},
+        {"id": '"a\\u0000"'},
+        {"fine_tuning_job_id": '"ftjob-2"'},
+        {"object": "null"},
+        {"object": '""'},
+        {"object": '"checkpoint"'},
+        {"object": '"fine_tuning.job.event"'},
+        {"object": '"fine_tuning.job.checkpoint", "object": "x"'},
+    ],
+)
 async def test_odd_important_value(
     store: Store, provider: Provider, sql: asyncpg.Connection, texts: dict[str, str]
 ) -> None:
@@ -328,6 +342,40 @@ async def test_odd_important_value(
     )
     assert [(False, sent)] == [tuple(row)[2:] for row in await sql.fetch(REJECTS)]
     assert await sql.fetchval("select last_success_at is null from fine_tuning.freshness")
+
+
+@pytest.mark.parametrize("texts", [{"fine_tuning_job_id": '""'}, {"fine_tuned_model_checkpoint": '""'}])
+async def test_empty_text(store: Store, provider: Provider, sql: asyncpg.Connection, texts: dict[str, str]) -> None:
+    """An empty text counts as null: the checkpoint is stored without a reject."""
+    provider.checkpoints[JOB] = _listed(_with(checkpoint(7), **texts))
+    await sync(store, provider)
+    assert 1 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
+    assert [] == await sql.fetch(REJECTS)
+
+
+async def test_every_second_record(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """If every second record of a page is odd, each is a reject of its own, and all others are stored."""
+    good = [job(f"ftjob-{n}") for n in range(50)]
+    odd = [_with(job("ftjob-odd"), id=f'"{n}/.."') for n in range(50)]
+    provider.jobs = _listed(*(record for pair in zip(odd, good, strict=True) for record in pair))
+    before = _rejected()
+    with capture_logs() as lines:
+        await read_job_list(store, provider, discover=True)
+    assert 50 == await sql.fetchval("select count(*) from fine_tuning.jobs where status = 'running'")
+    assert 50 == await sql.fetchval("select count(*) from fine_tuning.rejects")
+    assert before + 50 == _rejected()
+    assert [50] == [line["items"] for line in lines if line["event"] == "job_list.rejected"]
+
+
+async def test_record_that_is_given_twice(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Of two different records of a job on one page the last one counts, and the other one is a reject."""
+    provider.jobs = _listed(job(status="queued"), job("ftjob-2"), job(status="running"), job("ftjob-2"))
+    await read_job_list(store, provider, discover=True)
+    assert {"running"} == set(await sql.fetchval("select array_agg(status) from fine_tuning.jobs"))
+    rejects = await sql.fetch(REJECTS)
+    assert [(JOB, False, json.dumps(job(status="queued")).encode())] == [
+        (row["fine_tuning_job_id"], row["is_stored"], row["raw"]) for row in rejects
+    ]
 
 
 # Pages
@@ -453,6 +501,26 @@ async def test_ids_in_other_forms(
         assert 0 == ended.code, ended.err
     assert job_id == provider.requests[-1].match_info["job"]
     assert 1 == await sql.fetchval("select count(*) from fine_tuning.checkpoints where fine_tuning_job_id = $1", job_id)
+
+
+@pytest.mark.fast_cases(2)
+@pytest.mark.parametrize("job_id", ["", " ", "..", "a/b", "sk-abc\udcff", "ftjob-1\n"])
+async def test_strange_id_that_is_not_tracked(url: str, provider: Provider, tmp_path: Path, job_id: str) -> None:
+    """A command with an id that cannot be tracked fails with one line, which does not advise to track it."""
+    env = environment(tmp_path, url, provider.url)
+    for command in ("untrack", "resync", "sync"):
+        ended = await checkpointd(command, "--", job_id, env=env)
+        assert ended.code in {1, 2}
+        assert 1 == ended.err.count("\n")
+        assert "checkpointd track" not in ended.err
+        assert "DataError" not in ended.err
+
+
+async def test_ids_from_a_file_with_a_byte_order_mark(url: str, provider: Provider, tmp_path: Path) -> None:
+    """The ids on standard input may begin with a byte order mark and end with CR LF."""
+    env = environment(tmp_path, url, provider.url)
+    ended = await checkpointd("track", "-", env=env, stdin="\ufeffftjob-1\r\n\r\n ftjob-2 \r\n")
+    assert (0, "2 jobs tracked (2 new)\n") == (ended.code, ended.out)
 
 
 @pytest.mark.fast_cases(2)

@@ -141,14 +141,15 @@ async def test_problems_of_jobs_and_sources(
     )
     for path in ("/", "/?q=stale", "/?q=failing"):
         shown = await site.open(path)
-        assert "stale, read 3 h ago 2 failed polls: HTTP 500; unreadable items in the last complete" in shown.text
-        assert "unstable: its list has other ids" in shown.text
+        assert "stale, read 3 h ago 2 failed polls: HTTP 500; unreadable items: see" in shown.text
+        assert "unstable: its list differs at each request" in shown.text
         assert "suspected gap" in shown.text
         assert "test paused 1 job tracked resumes in 1 min" in shown.text
         assert "HTTP 429" in shown.text
     shown = await site.open(f"/jobs/test/{JOB}")
     assert "2 failed polls: HTTP 500" in shown.text
     assert "Unstable list since 2 d ago" in shown.text
+    assert "The source test is paused: HTTP 429" in shown.text
     assert "Suspected gap: the provider may have dropped checkpoints" in shown.text
 
 

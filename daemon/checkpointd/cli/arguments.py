@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 
+from checkpointd.domain.checkpoint import is_valid_id
 from checkpointd.domain.job import Job, is_job_id
 from checkpointd.postgres.store import Store
 from checkpointd.settings.model import Settings
@@ -20,14 +21,16 @@ class CommandError(Exception):
 def read_ids(given: Iterable[str], *, are_stored: bool = False) -> list[str]:
     """Return the given ids, each once; - stands for the lines of standard input. Raises UsageError for an invalid one.
 
-    With `are_stored` any text is accepted: version 0.1.0 discovered jobs by ids that are no longer valid.
+    With `are_stored` more ids are accepted: version 0.1.0 discovered jobs by ids that are no longer valid.
     """
     ids: dict[str, None] = {}
     for word in given:
-        lines = (line.strip() for line in sys.stdin or ()) if word == "-" else [word]
+        # Some editors begin a file with a byte order mark.
+        lines = (line.lstrip("\ufeff").strip() for line in sys.stdin or ()) if word == "-" else [word]
         ids.update((line, None) for line in lines if line or word != "-")
+    is_valid = is_valid_id if are_stored else is_job_id
     for job in ids:
-        if not are_stored and not is_job_id(job):
+        if not is_valid(job):
             raise UsageError(f"{job[:80]!r} is not the id of a fine-tuning job (such as ftjob-abc123)")
     return list(ids)
 
@@ -53,7 +56,8 @@ async def find_jobs(store: Store, ids: Sequence[str], source: str | None) -> lis
             by_id.setdefault(found.id, []).append(found)
     if unknown := [job for job in ids if job not in by_id]:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        raise CommandError(f"{unknown[0]} is not tracked{more}: run `checkpointd track {unknown[0]}`")
+        advice = f": run `checkpointd track {unknown[0]}`" if is_job_id(unknown[0]) else ""
+        raise CommandError(f"{unknown[0]} is not tracked{more}{advice}")
     for job in ids:
         if len(by_id[job]) > 1:
             names = ", ".join(found.source_name for found in by_id[job])

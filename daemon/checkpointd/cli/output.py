@@ -24,6 +24,9 @@ WIDEST: Final = 150
 CELL_CHARACTERS: Final = 300
 """Longer texts are cut on a terminal. Ids and meaningful errors are shorter."""
 
+USUAL: Final = 80
+"""The width of a usual terminal. A narrower one has no space for whole texts about the freshness of jobs."""
+
 UNBROKEN_CHARACTERS: Final = 30
 """Ids and the freshness of jobs are not wrapped to less than this width, because in pieces they are hard to read."""
 
@@ -40,8 +43,8 @@ class Column(NamedTuple):
 
     name: str
     is_number: bool = False
-    may_wrap: bool = True
-    """True if long cells may be wrapped on a narrow terminal. Numbers never are."""
+    unbroken_from: int | None = None
+    """The width of the narrowest terminal on which long cells are not wrapped, or None. Numbers never are."""
     from_width: int = 0
     """The width of the narrowest terminal that shows the column."""
 
@@ -72,7 +75,7 @@ def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
 def show_jobs(rows: Sequence[Row]) -> None:
     """Print the jobs that are or were tracked."""
     columns = [
-        Column("job", may_wrap=False),
+        Column("job", unbroken_from=0),
         _source_column(rows),
         Column("status"),
         Column("phase"),
@@ -110,10 +113,10 @@ def show_status(sources: Sequence[Row], jobs: Sequence[Row]) -> None:
         _show_table(columns, [_source_cells(row) for row in sources], "checkpointd status")
         print()
     columns = [
-        Column("job", may_wrap=False),
+        Column("job", unbroken_from=0),
         _source_column(jobs),
         Column("phase", from_width=WIDE),
-        Column("freshness", may_wrap=False),
+        Column("freshness", unbroken_from=USUAL),
         Column("problem"),
     ]
     _show_table(columns, [_freshness_cells(row) for row in jobs], "checkpointd status")
@@ -195,10 +198,13 @@ def _show_on_terminal(columns: Sequence[Column], rows: Sequence[Sequence[Cell]],
     ]
     for n in shown:
         column, longest = columns[n], max(len(cell_text(row[n])) for row in rows)
-        may_wrap = column.may_wrap and not column.is_number
+        unbroken_from = 0 if column.is_number else column.unbroken_from
+        may_wrap = unbroken_from is None or console.width < unbroken_from
         least = None if may_wrap else min(UNBROKEN_CHARACTERS, longest)
+        # Without `no_wrap`, rich would give the width that `min_width` keeps to other columns, and cut off the last.
+        no_wrap = least == longest
         justify: JustifyMethod = "right" if column.is_number else "left"
-        table.add_column(column.name, justify=justify, overflow="fold", min_width=least)
+        table.add_column(column.name, justify=justify, overflow="fold", min_width=least, no_wrap=no_wrap)
     for row in rows[:ROWS_SHOWN]:
         table.add_row(*(_styled(row[n]) for n in shown))
     console.print(table)

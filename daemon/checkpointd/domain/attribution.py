@@ -144,7 +144,7 @@ class Attribution:
         return Verdict(blames_job, self.state is SourceState.FAILING, answered_ago)
 
     def is_refused_alone(self, job: int, failure: Failure, now: float) -> bool:
-        """Record that a job met one of SOURCE_FAILURES. Return whether it has met it OWN_FAILURES times, and others not.
+        """Record that a job met one of SOURCE_FAILURES. Return whether it did so OWN_FAILURES times, and others not.
 
         Another job must have been read by a poll that started after the first failure: then the refusal was over for
         others. A rate is shared by all jobs, so that each of them meets its limit at times. If another job is

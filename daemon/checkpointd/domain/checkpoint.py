@@ -61,8 +61,12 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
         return {name: value for name, value in self.metrics.items() if name not in METRICS}
 
 
-class ForeignItemError(Exception):
-    """An item is not a checkpoint. The text is its type."""
+class ForeignItemError(BadItemError):
+    """An item is not a checkpoint. `kind` is its type."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"object: {kind}")
+        self.kind = kind
 
 
 _Bigint = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -92,7 +96,7 @@ def read_checkpoint(raw: RawItem, job_id: str) -> tuple[Checkpoint, str | None]:
 
     Returns the checkpoint, and a flaw or None. A flaw names the values that are odd, and therefore None or left out.
     The important values are `object`, `id`, `step_number`, and `fine_tuning_job_id` if it is given. Raises BadItemError
-    or ForeignItemError if one of them is odd.
+    if one of them is odd: ForeignItemError for another type.
     """
     if len(raw) > ITEM_BYTES:
         raise BadItemError(f"larger than {ITEM_BYTES} bytes")
@@ -105,7 +109,7 @@ def read_stored(payload: str, job_id: str) -> Checkpoint | None:
     raw = payload.encode()
     try:
         return _read_as_specified(raw, job_id) or _read_each_value(raw, job_id)[0]
-    except (BadItemError, ForeignItemError):
+    except BadItemError:
         return None
 
 
@@ -135,14 +139,14 @@ def _read_as_specified(raw: RawItem, job_id: str) -> Checkpoint | None:
 def _read_each_value(raw: bytes, job_id: str) -> tuple[Checkpoint, str | None]:
     item = Item(raw)
     kind = item.members.get("object")
-    if isinstance(kind, str) and kind != OBJECT:
+    if isinstance(kind, str) and kind not in {OBJECT, ""}:
         raise ForeignItemError(printable(kind))
     item.require("object", text)
     checkpoint_id = item.require("id", text)
     if not is_valid_id(checkpoint_id):
         raise BadItemError("id: not 1 to 256 visible ASCII characters")
     named_job = item.members.get("fine_tuning_job_id")
-    if "fine_tuning_job_id" in item.odd or (named_job is not None and named_job != job_id):
+    if "fine_tuning_job_id" in item.odd or named_job not in (None, "", job_id):
         raise BadItemError("fine_tuning_job_id: names another job")
     checkpoint = Checkpoint(
         id=checkpoint_id,

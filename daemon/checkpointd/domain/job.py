@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from checkpointd.domain.json_text import outer_members
-from checkpointd.domain.reading import BadItemError, Item, Odd, RawItem, Reject, integer, text, time
+from checkpointd.domain.reading import (
+    LATER_COUNTS,
+    SECRET_REJECT,
+    BadItemError,
+    Item,
+    Odd,
+    RawItem,
+    Reject,
+    integer,
+    text,
+    time,
+)  # fmt: skip
 
 ENDED_STATUSES: Final = frozenset({"succeeded", "failed", "cancelled", "canceled"})
 """The final statuses, in lower case: training does not go on after them."""
@@ -88,7 +99,7 @@ def read_jobs(items: Iterable[RawItem], holds_secret: Callable[[bytes], bool] = 
     rejects: list[Reject] = []
     for raw in map(bytes, items):
         if holds_secret(raw):
-            rejects.append(Reject(None, "it contains a secret", None))
+            rejects.append(SECRET_REJECT)
             continue
         try:
             record = _read_record(raw)
@@ -96,6 +107,8 @@ def read_jobs(items: Iterable[RawItem], holds_secret: Callable[[bytes], bool] = 
             found = outer_members(raw).get("id")
             rejects.append(Reject(raw, str(e), found if isinstance(found, str) and is_job_id(found) else None))
         else:
+            if (earlier := records.get(record.id)) and earlier.payload != record.payload:
+                rejects.append(Reject(earlier.payload.encode(), LATER_COUNTS, record.id))
             records[record.id] = record
     return JobPage(list(records.values()), rejects)
 

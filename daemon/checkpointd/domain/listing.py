@@ -17,7 +17,7 @@ from checkpointd.domain.checkpoint import (
 )  # fmt: skip
 from checkpointd.domain.failure import Failure
 from checkpointd.domain.json_text import outer_members
-from checkpointd.domain.reading import BadItemError, RawItem, Reject
+from checkpointd.domain.reading import LATER_COUNTS, SECRET_REJECT, BadItemError, RawItem, Reject
 
 READER: Final = b"3"
 """The version of this reader. Every digest includes it, so that each listing is compared in full after an upgrade."""
@@ -40,7 +40,7 @@ class Listing(NamedTuple):
     checkpoints: list[Checkpoint]
     rejects: list[Reject]
     foreign: str | None
-    """The type of an item that is not a checkpoint, or None. Its page and the later pages are not read."""
+    """The type of the items of a page without checkpoints, or None. This page and the later ones are not read."""
 
     @property
     def unreadable(self) -> int:
@@ -92,7 +92,7 @@ def read_listing(
         try:
             read, rejected = _read_page(job_id, page, holds_secret)
         except ForeignItemError as e:
-            return Listing(list(checkpoints.values()), rejects, str(e))
+            return Listing(list(checkpoints.values()), rejects, e.kind)
         checkpoints.update((checkpoint.id, checkpoint) for checkpoint in read)
         rejects += rejected
     return Listing(list(checkpoints.values()), rejects, None)
@@ -101,38 +101,35 @@ def read_listing(
 def _read_page(
     job_id: str, page: Sequence[RawItem], holds_secret: Callable[[bytes], bool]
 ) -> tuple[list[Checkpoint], list[Reject]]:
-    """Read one page. Raises ForeignItemError for an item that is not a checkpoint."""
+    """Read one page. Raises ForeignItemError if items of another type are on it, and no checkpoint is."""
     found: dict[str, Checkpoint] = {}
     rejects: list[Reject] = []
+    foreign: str | None = None
     page_holds_secret = holds_secret(b"\n".join(page))
     for raw in page:
         is_secret = page_holds_secret and holds_secret(bytes(raw))
         try:
             checkpoint, flaw = read_checkpoint(raw, job_id)
-        except ForeignItemError:
-            if is_secret:  # the name of the type may be the secret
-                raise ForeignItemError("items of another type") from None
-            raise
         except BadItemError as e:
-            rejects.append(_SECRET_REJECT if is_secret else Reject(bytes(raw), str(e), _id_of(raw)))
+            if isinstance(e, ForeignItemError):
+                foreign = "items of another type" if is_secret else e.kind  # the name of the type may be the secret
+            rejects.append(SECRET_REJECT if is_secret else Reject(bytes(raw), str(e), _id_of(raw)))
             continue
         if is_secret:
-            rejects.append(_SECRET_REJECT)
+            rejects.append(SECRET_REJECT)
             continue
         if (earlier := found.get(checkpoint.id)) and not _is_same(earlier, checkpoint):
-            reason = "a later item on the same page has the same id and differs: that one counts"
-            rejects.append(Reject(earlier.payload.encode(), reason, checkpoint.id))
+            rejects.append(Reject(earlier.payload.encode(), LATER_COUNTS, checkpoint.id))
         found[checkpoint.id] = checkpoint
         if flaw:
             rejects.append(Reject(bytes(raw), flaw, checkpoint.id, is_stored=True))
+    if foreign is not None and not found and all(reject.id is None for reject in rejects):
+        raise ForeignItemError(foreign)
     return list(found.values()), rejects
 
 
 def _is_same(one: Checkpoint, other: Checkpoint) -> bool:
     return one.payload == other.payload or json.loads(one.payload) == json.loads(other.payload)
-
-
-_SECRET_REJECT: Final = Reject(None, "it contains a secret", None)
 
 
 def _id_of(raw: RawItem) -> str | None:

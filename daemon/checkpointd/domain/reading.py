@@ -37,6 +37,10 @@ SECRET_REJECT_KEY: Final = b"a secret stands in it"
 """The hash of this text is the key of a reject without bytes. It must never change: another text makes a new row."""
 
 
+LATER_COUNTS: Final = "a later item on the same page has the same id and differs: that one counts"
+"""The reason of the reject of an item that another one replaces."""
+
+
 class Reject(NamedTuple):
     """An item that cannot be read, wholly or in part.
 
@@ -59,6 +63,10 @@ class Reject(NamedTuple):
         if self.id is not None:
             return sha256(f"{self.id}\n{self.reason}".encode()).digest()
         return sha256(SECRET_REJECT_KEY if self.raw is None else self.raw).digest()
+
+
+SECRET_REJECT: Final = Reject(None, "it contains a secret", None)
+"""The reject of every item in which the provider repeated a key."""
 
 
 class BadItemError(Exception):

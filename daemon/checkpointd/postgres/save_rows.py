@@ -193,12 +193,11 @@ def _values(item: Checkpoint) -> tuple[Any, ...]:
 
 async def write_rejects(connection: Connection, rejects: Iterable[tuple[int | None, int | None, Reject]]) -> None:
     """Store rejects, each with the key of its job or, if that is not known, with the key of its source."""
-    rows = {
-        (job or 0, source or 0, reject.key): RejectRow(
-            job, source, reject.key, reject.reason, reject.raw and reject.raw[:REJECT_BYTES], reject.is_stored
-        )
-        for job, source, reject in rejects
-    }
+    rows: dict[tuple[int, int, bytes], RejectRow] = {}
+    for job, source, reject in rejects:
+        raw = reject.raw and reject.raw[:REJECT_BYTES]
+        row = RejectRow(job, source, reject.key, reject.reason, raw, reject.is_stored)
+        rows.setdefault((job or 0, source or 0, reject.key), row)  # of the same reject, the first bytes are kept
     if rows:
         in_order = [row for _, row in sorted(rows.items())]
         await connection.execute(queries.SAVE_REJECTS, *columns(in_order), MOST_REJECTS)

@@ -87,6 +87,7 @@ def _may_repeat_a_name(body: bytes, items: Sequence[msgspec.Raw]) -> bool:
 
 
 def _last_id(items: Sequence[RawItem]) -> str | None:
+    """Return the id of the last item. That of an earlier one could skip items of a provider that repeats some."""
     if not items:
         return None
     try:
@@ -128,7 +129,7 @@ def _page_of(members: Sequence[tuple[str, Any]] | None) -> Page:
         raise NotAListError(ErrorClass.NOT_A_LIST, f"no array `data`{said}", words)
     if any(name == "data" and value != data for name, value in members):
         raise NotAListError(ErrorClass.NOT_A_LIST, "`data` given twice with different values")
-    if sent.get("object", "list") != "list":
+    if sent.get("object") not in (None, "list"):
         raise NotAListError(ErrorClass.NOT_A_LIST, f"an object of type {_excerpt(sent['object'])}, not a list")
     has_more = sent.get("has_more")
     if "has_more" not in sent:
