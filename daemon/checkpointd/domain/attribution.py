@@ -74,6 +74,8 @@ class Verdict(NamedTuple):
     """True if the source is failing."""
     answered_ago: float | None = 0.0
     """The seconds since another job or the job list was read, or None if this process has not read any."""
+    refused_alone: bool = False
+    """True if one of SOURCE_FAILURES counts against the job."""
 
 
 class Attribution:
@@ -141,10 +143,11 @@ class Attribution:
             if known_failures >= OWN_FAILURES and job not in self._failed:
                 self._own.add(job)
             blames_job = not self._concerns_source(job, failure, now)
-        return Verdict(blames_job, self.state is SourceState.FAILING, answered_ago)
+        refused_alone = blames_job and failure is not None and failure.error_class in SOURCE_FAILURES
+        return Verdict(blames_job, self.state is SourceState.FAILING, answered_ago, refused_alone)
 
     def is_refused_alone(self, job: int, failure: Failure, now: float) -> bool:
-        """Record that a job met one of SOURCE_FAILURES. Return whether it did so OWN_FAILURES times, and others not.
+        """Record that a job met one of SOURCE_FAILURES. Return whether it alone has met it OWN_FAILURES times.
 
         Another job must have been read by a poll that started after the first failure: then the refusal was over for
         others. A rate is shared by all jobs, so that each of them meets its limit at times. If another job is
@@ -154,9 +157,9 @@ class Attribution:
         if error_class is ErrorClass.UNREACHABLE:  # a connection is not made for a job
             return False
         if error_class is ErrorClass.THROTTLED:
-            self._stopped_by = {
-                j: found for j, found in self._stopped_by.items() if j == job or found[0] != error_class
-            }
+            others = [j for j, known in self._stopped_by.items() if j != job and known[0] is error_class]
+            for other in others:
+                del self._stopped_by[other]
         known_class, first, times = self._stopped_by.get(job, (error_class, now, 0))
         if known_class != error_class:
             first, times = now, 0

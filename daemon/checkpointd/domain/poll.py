@@ -7,7 +7,7 @@ import msgspec
 from checkpointd.domain import cadence
 from checkpointd.domain.attribution import Verdict
 from checkpointd.domain.cadence import ArrivalHistory, CadenceSettings
-from checkpointd.domain.failure import LASTING_REFUSALS, ErrorClass, Failure
+from checkpointd.domain.failure import LASTING_REFUSALS, SOURCE_FAILURES, ErrorClass, Failure
 from checkpointd.domain.growth import is_unstable
 from checkpointd.domain.listing import Listing, RawListing, content_digest, digest, read_listing
 
@@ -141,7 +141,9 @@ def evaluate(
         content_digest=content,
         error_class=failure.error_class if failure else None,
         error=failure.message if failure else None,
-        blames_job=failure is not None and verdict.blames_job,
+        blames_job=failure is not None
+        and verdict.blames_job
+        and (verdict.refused_alone or failure.error_class not in SOURCE_FAILURES),
         gone=gone,
         delay=cadence.GONE_GAP if gone else _delay(lease, plan.gap, failure, verdict),
         gap=plan.gap,

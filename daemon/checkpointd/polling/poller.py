@@ -21,7 +21,7 @@ from typing import Final
 
 from checkpointd.domain.attribution import SourceState, Verdict
 from checkpointd.domain.cadence import CadenceSettings
-from checkpointd.domain.failure import SOURCE_FAILURES, ErrorClass, Failure
+from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.job import Job
 from checkpointd.domain.listing import RawListing
 from checkpointd.domain.poll import Lease, evaluate
@@ -242,7 +242,7 @@ class Poller:
             source.login_refused = True
         elif failure is None:
             source.login_refused = False
-        verdict = Verdict(blames_job=failure is None or failure.error_class not in SOURCE_FAILURES)
+        verdict = Verdict()
         if failure is None or now < claim.save_by:  # a later failure is that of a process that was suspended
             known_failures = 0 if lease.source_not_ok else lease.failures
             verdict = source.attribution.record_poll(
