@@ -68,7 +68,7 @@ def test_each_injected_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         ("CHECKPOINTD_MIN_POLL_SECOND=1", "did you mean CHECKPOINTD_MIN_POLL_SECONDS?"),
         ("CHECKPOINTD_HTTP_PORT=http", "CHECKPOINTD_HTTP_PORT: must be a valid integer"),
         ("PGTARGETSESSIONATTRS=standby", "PGTARGETSESSIONATTRS must be one of any, primary, read-write"),
-        ("OPENAI_BASE_URL=http://litellm:4000/v1", "allow_http = true in the table [[sources]] of the file"),
+        ("OPENAI_BASE_URL=http://litellm:4000/v1", "allow_http = true under [[sources]]"),
     ],
 )
 async def test_a_misspelt_variable_is_refused(url: str, tmp_path: Path, variable: str, hint: str) -> None:
@@ -247,6 +247,8 @@ IN_QUOTES = "is in quotes: remove them"
         ("export OPENAI_API_KEY='sk-abc'", "is in quotes"),
         ("sk-abc\\n", "ends with a backslash"),
         ("${OPENAI_API_KEY}", "is a placeholder"),
+        ("$abc_API_KEY", "is a placeholder"),
+        ("<sk-abc>", "is a placeholder"),
         ("sk-abc sk-def", "does not contain a key"),
     ],
 )
@@ -267,6 +269,7 @@ async def test_a_key_that_was_copied_wrongly(url: str, tmp_path: Path, given: st
     [
         ("CHECKPOINTD_DATABASE_URL", "'postgresql://u:canary@h/d'"),
         ("CHECKPOINTD_DATABASE_URL", '"postgresql://u:canary@h/d"'),
+        ("CHECKPOINTD_DATABASE_URL", "postgresql://u:canary@h/d?sslmode=require'"),
         ("CHECKPOINTD_DATABASE_URL", "DATABASE_URL=postgresql://u:canary@h/d"),
         ("OPENAI_BASE_URL", '"https://canary.example/v1"'),
         ("OPENAI_BASE_URL", "https://canary.example:443/v1\u201d"),

@@ -135,8 +135,10 @@ def test_openais_variables_make_a_source(load: Load) -> None:
         (
             "OPENAI_BASE_URL",
             "http://gateway.example",
-            "must begin with https:// and a host (http:// is accepted for this machine, or with allow_http = true in the "
-            "table [[sources]] of the file)",
+            (
+                "must begin with https:// and a host "
+                "(http:// is accepted for this machine, or with allow_http = true under [[sources]])"
+            ),
         ),
         ("OPENAI_ORG_ID", "org\rx", "must be one line of printable ASCII"),
         ("OPENAI_PROJECT_ID", "ü", "must be one line of printable ASCII"),

@@ -13,8 +13,8 @@ SOURCE = '[[sources]]\nname = "a"\napi_key = "THE_KEY"\n'
 SOURCE_B = SOURCE.replace('"a"', '"b"')
 WRONG_KIND = "kind: must be 'openai', 'azure' or 'compatible'"
 NOT_SECURE = (
-    "must begin with https:// and a host (http:// is accepted for this machine, or with allow_http = true in the table "
-    "[[sources]] of the file)"
+    "must begin with https:// and a host "
+    "(http:// is accepted for this machine, or with allow_http = true under [[sources]])"
 )
 HAS_USER = "must not contain a user or a password: name the key in api_key"
 HAS_QUERY = "must not contain a query or a fragment: put parameters into the source's table `query`"

@@ -12,11 +12,11 @@ FOLDER_PREFIX: Final = "checkpointd_"
 _QUOTES: Final = "\"'`\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb"
 
 _FLAWS: Final = {
-    f"[{_QUOTES}].*|(?:https?://.*|[^:]*)[{_QUOTES}]": "is in quotes: remove them",
+    f"[{_QUOTES}].*|(?:\\w+://[^{_QUOTES}]*|[^:]*)[{_QUOTES}]": "is in quotes: remove them",
     r"(?:export )?(?:[A-Z][A-Z0-9_]+|\w*(?i:key|token|secret|url)) *=.*[^=].*": "begins with a name and =: remove both",
     r"(?i:bearer|authorization:)\s.*": "begins with Bearer or Authorization: write the key alone",
     r".*\\[nr]": "ends with a backslash and a letter instead of a line break: remove them",
-    r"\$\(.+\)|\$?\{+.+\}+": "is a placeholder that no program has replaced",
+    r"\$\(.+\)|\$?\{+.+\}+|\$\w+|<.+>": "is a placeholder that no program has replaced",
 }
 """What is wrong with a key or a URL that matches the pattern. A bearer token has = at its end only (RFC 6750)."""
 

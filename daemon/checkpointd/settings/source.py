@@ -28,7 +28,7 @@ def _base_url(value: str, info: ValidationInfo) -> str:
     is_loopback = url.host in {"localhost", "::1"} or re.fullmatch(r"127\.\d+\.\d+\.\d+", url.host or "")
     may_be_http = is_loopback or info.data.get("allow_http")
     if not url.host or (url.scheme != "https" and not (url.scheme == "http" and may_be_http)):
-        scheme = "http:// is accepted for this machine, or with allow_http = true in the table [[sources]] of the file"
+        scheme = "http:// is accepted for this machine, or with allow_http = true under [[sources]]"
         raise ValueError(f"must begin with https:// and a host ({scheme})")
     if url.query_string or url.fragment:
         raise ValueError("must not contain a query or a fragment: put parameters into the source's table `query`")
