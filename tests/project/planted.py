@@ -208,7 +208,7 @@ async def _save_in_transaction('''),
     Planted(
         "a key that is read once",
         "tests/reports/test_environment.py::test_a_key_that_is_replaced",
-        [Edit(f"{PACKAGE}/polling/setup.py", "        if found == headers:\n", "        if found:\n")],
+        [Edit(f"{PACKAGE}/polling/setup.py", "        if (found, found_proxy) == (headers, proxy):\n", "        if found:\n")],
     ),
     Planted(
         "only the first address of a host",

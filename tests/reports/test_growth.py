@@ -405,7 +405,7 @@ async def test_reports(store: Store, provider: Provider, sql: asyncpg.Connection
     (line,) = [line for line in checked.out.splitlines() if line.startswith("warn") and "lists of test" in line]
     assert "1 job " in line
     assert JOB in line
-    assert "unstable: its list has other ids" in (await checkpointd("status", env=env)).out
+    assert "unstable: its list differs" in (await checkpointd("status", env=env)).out
     (row,) = json.loads((await checkpointd("jobs", "--json", env=env)).out)
     assert row["unstable_since"]
     (row,) = json.loads((await checkpointd("status", "--json", env=env)).out)["jobs"]
