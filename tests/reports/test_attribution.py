@@ -497,7 +497,7 @@ async def test_no_connection(url: str, sql: asyncpg.Connection, tmp_path: Path) 
         port = int(re.findall(r"127\.0\.0\.1:(\d+)", await wait_for_line(daemon, "web.listening"))[0])
         assert "unreachable" in await wait_for_line(daemon, "source.failing")
         await until_true(sql, "select state = 'failing' from fine_tuning.sources")
-        assert (200, "ok\nsource openai failing\n") == await get(port, "/readyz")
+        assert (503, "no source can be polled\nsource openai failing\n") == await get(port, "/readyz")
         status = await checkpointd("status", env=env)
         assert "failing" in status.out
         assert "no connection" in status.out

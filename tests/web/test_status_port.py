@@ -7,8 +7,11 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from checkpointd.domain.attribution import Attribution
+from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.postgres.store import Store
 from checkpointd.service import systemd
+from checkpointd.telemetry.health import Health
 from checkpointd.web import server as web
 from support.provider import JOB, Provider, checkpoint, page
 from support.verbs import checkpointd, environment, get, running, wait_for_line
@@ -22,6 +25,23 @@ async def test_livez_and_readyz(port: int, store: Store) -> None:
         assert (503, "database: away\n") == await get(port, "/readyz")
         problems.clear()
         assert (200, "ok\n") == await get(port, "/readyz")
+
+
+async def test_sources_and_readyz(port: int, store: Store) -> None:
+    """/readyz names the sources that are not ok. It fails only if no source can be polled."""
+    health = Health()
+    sources = {name: Attribution() for name in ("a", "b")}
+    unreachable = Failure(ErrorClass.UNREACHABLE, "no connection")
+    async with web.serve(
+        "127.0.0.1", port, health.problems, store, health.source_problems, lambda: health.can_poll(len(sources))
+    ):
+        for name, expected in (
+            ("a", (200, "ok\nsource a failing\n")),
+            ("b", (503, "no source can be polled\nsource a failing\nsource b failing\n")),
+        ):
+            sources[name].record_poll(1, unreachable, 0, has_pages=False)
+            health.record_source(name, sources[name])
+            assert expected == await get(port, "/readyz")
 
 
 async def test_port_in_use(port: int, store: Store) -> None:

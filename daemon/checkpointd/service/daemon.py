@@ -49,7 +49,14 @@ async def run(
     metrics.create_series(source.name for source in settings.sources)
     async with (
         open_store(connect, WEB_POOL_SIZE) as web_store,
-        server.serve(settings.http_host, settings.http_port, health.problems, web_store, health.source_problems),
+        server.serve(
+            settings.http_host,
+            settings.http_port,
+            health.problems,
+            web_store,
+            health.source_problems,
+            lambda: health.can_poll(len(settings.sources)),
+        ),
         open_store(connect) as store,
         open_session() as http,
     ):

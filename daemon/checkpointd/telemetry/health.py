@@ -95,6 +95,13 @@ class Health:
             works_by_error[str(error)].append(work)
         return [f"database: {', '.join(works)} failed: {error}" for error, works in works_by_error.items()]
 
+    def can_poll(self, sources: int) -> bool:
+        """Return whether any of so many sources can be polled: not all of them refuse the key or fail."""
+        stopped = [
+            state for state in self._source_states.values() if state in {SourceState.REFUSED, SourceState.FAILING}
+        ]
+        return len(stopped) < sources
+
     def source_problems(self) -> list[str]:
         """Return which sources are paused, refused or failing for this process."""
         return [f"source {name} {state}" for name, state in self._source_states.items() if state is not SourceState.OK]

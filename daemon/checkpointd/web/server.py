@@ -42,12 +42,17 @@ _STATIC_FILES: Final = {"style.css": "text/css", "script.js": "text/javascript",
 
 @asynccontextmanager
 async def serve(
-    host: str, port: int, problems: Problems, store: Store, source_problems: Problems = list
+    host: str,
+    port: int,
+    problems: Problems,
+    store: Store,
+    source_problems: Problems = list,
+    can_poll: Callable[[], bool] = lambda: True,
 ) -> AsyncIterator[None]:
     """Serve the status port. If it cannot be opened, log a warning and continue without it.
 
     `store` must have connections of its own, so that pages and polls do not wait for each other. `source_problems` are
-    shown by /readyz, but do not make it fail: the daemon works, and polls its other sources.
+    shown by /readyz. They make it fail only if no source can be polled: otherwise the daemon polls the other sources.
     """
     addresses: list[tuple[str, int]] = []
 
@@ -56,7 +61,7 @@ async def serve(
 
     app = web.Application(middlewares=[_check_host(host, is_loopback_only), _show_problems(problems)])
     app.on_response_prepare.append(_add_headers)
-    _add_routes(app.router, problems, source_problems, store)
+    _add_routes(app.router, problems, source_problems, can_poll, store)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()
     async with AsyncExitStack() as stack:
@@ -72,12 +77,18 @@ async def serve(
         yield
 
 
-def _add_routes(router: web.UrlDispatcher, problems: Problems, source_problems: Problems, store: Store) -> None:
+def _add_routes(
+    router: web.UrlDispatcher,
+    problems: Problems,
+    source_problems: Problems,
+    can_poll: Callable[[], bool],
+    store: Store,
+) -> None:
     async def livez(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        found = problems()
+        found = [*problems(), *([] if can_poll() else ["no source can be polled"])]
         lines = [*(found or ["ok"]), *source_problems()]
         return web.Response(text="\n".join(lines) + "\n", status=503 if found else 200)
 
