@@ -5,7 +5,9 @@ VENV = .venv
 READY = $(VENV)/.ready
 PRISM = .tools/prism/node_modules/.bin/prism
 HISTORIES ?= 3000
-SIDE_BY_SIDE = -n auto --maxprocesses 4 --dist worksteal
+# Tests wait for other processes, so one worker more than there are cores.
+WORKERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 3 ? cores + 1 : 4)))
+SIDE_BY_SIDE = -n $(WORKERS) --dist worksteal
 SLOW_SQL = $(addprefix tests/postgres/test_,$(addsuffix .py,backup million roles upgrade)) tests/project/test_grafana.py
 OLDEST = $(firstword $(patsubst %/initdb,%,$(wildcard $(foreach v,15 16 17 18,/usr/lib/postgresql/$(v)/bin/initdb))))
 

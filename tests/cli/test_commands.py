@@ -19,6 +19,7 @@ from support.provider import JOB, Provider, checkpoint, error, job, page
 from support.verbs import KEY, SILENCED, checkpointd, environment, running, wait_for_line, wait_for_output
 
 
+@pytest.mark.fast_cases(6)
 @pytest.mark.parametrize(
     ("arguments", "variables", "words"),
     [

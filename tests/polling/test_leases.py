@@ -198,6 +198,7 @@ async def test_a_frozen_save_holds_no_lock(url: str, store: Store, sql: asyncpg.
     assert 6 < await _freeze_saves(url, store, sql, 11, warm=True)
 
 
+@pytest.mark.slow
 async def test_a_frozen_first_save_holds_no_lock(
     url: str, store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

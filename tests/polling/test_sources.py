@@ -169,6 +169,7 @@ async def test_key_refused_during_an_outage(store: Store, sql: asyncpg.Connectio
     assert "paused" == await sql.fetchval(STATE)
 
 
+@pytest.mark.slow
 async def test_suspended_process_learns_nothing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """Requests that fail because this process stood still until its leases had expired do not concern the source."""
     jobs = [f"ftjob-{n}" for n in range(5)]

@@ -235,6 +235,7 @@ async def test_restart_during_an_outage(store: Store, provider: Provider, sql: a
         assert {"missing"} == (await _states(sql, JOBS)).phases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 async def test_restarts_while_only_the_job_list_works(
     store: Store, provider: Provider, sql: asyncpg.Connection, replicas: int
@@ -256,6 +257,7 @@ async def test_restarts_while_only_the_job_list_works(
         await _assert_polled_within_minutes(daemon, sql, JOBS)
 
 
+@pytest.mark.slow
 async def test_all_jobs_of_another_project(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """If no job is found, and the job list works but shows none of them, the source is failing and no job is gone."""
     await track(store, *JOBS)
@@ -319,7 +321,7 @@ async def test_one_strange_job_among_healthy_ones(
         await _assert_polled_within_minutes(daemon, sql, JOBS[1:])
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("strange", STRANGE)
 async def test_strange_job_among_those_that_are_polled_once(store: Store, provider: Provider, strange: str) -> None:
     """If one job of many has a strange answer, `sync` polls all others, even if it is the first one to be answered."""
@@ -340,6 +342,7 @@ REFUSALS: dict[str, tuple[Answer, float]] = {
 }
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("refusal", REFUSALS)
 async def test_one_refused_job_among_healthy_ones(
     store: Store, provider: Provider, sql: asyncpg.Connection, refusal: str
@@ -370,6 +373,7 @@ async def test_one_refused_job_among_healthy_ones(
         assert SourceState.OK != daemon.source.attribution.state
 
 
+@pytest.mark.slow
 async def test_throttled_source_blames_no_job(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """A source that answers only every fifth request, and throttles the others, is paused, and no job is blamed."""
     jobs = [f"ftjob-{n}" for n in range(30)]
@@ -455,6 +459,7 @@ async def test_listed_job_is_not_gone(store: Store, provider: Provider, sql: asy
         await _assert_polled_within_minutes(daemon, sql, JOBS[:3])
 
 
+@pytest.mark.slow
 async def test_job_that_leaves_the_list(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """A job that is not found, and that the job list shows for two days and then no more, is gone a day later."""
     await track(store, *JOBS[:3])

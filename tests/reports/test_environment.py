@@ -59,6 +59,7 @@ def test_each_injected_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     assert 8787 == load(tmp_path / "empty.toml").http_port
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(
     ("variable", "hint"),
     [
@@ -199,6 +200,7 @@ async def test_a_user_id_without_a_name(tmp_path: Path, given: str, code: int, e
         assert "secret" not in ended.err
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("variable", ["PGUSER", "USER", "LOGNAME"])
 async def test_a_user_from_a_variable(tmp_path: Path, variable: str) -> None:
@@ -216,6 +218,7 @@ async def test_a_password_file_that_others_can_read(tmp_path: Path) -> None:
     assert "group or world access" in lines[0]
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("place", ["/dev/null", "/proc"])
 async def test_a_state_folder_that_cannot_be_used(tmp_path: Path, place: str) -> None:
     """If the embedded database has no folder, each command ends with one line."""
@@ -233,7 +236,7 @@ async def test_a_state_folder_that_cannot_be_used(tmp_path: Path, place: str) ->
 IN_QUOTES = "is in quotes: remove them"
 
 
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
@@ -264,6 +267,7 @@ async def test_a_key_that_was_copied_wrongly(url: str, tmp_path: Path, given: st
         assert "abc" not in shown
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(
     ("name", "given"),
     [
@@ -284,6 +288,7 @@ async def test_a_variable_in_quotes(url: str, tmp_path: Path, name: str, given: 
     assert "canary" not in ended.err
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("text", ["\ufeffsk-abc\r\n", " sk-abc \n\n", "sk-abc==", "a.b_c~d+e/f="])
 async def test_keys_that_are_good(url: str, provider: Provider, tmp_path: Path, text: str) -> None:
     """A byte order mark and the line ends of Windows do not belong to a key. Padding does."""
@@ -362,6 +367,7 @@ async def test_a_key_that_is_replaced(
     assert "canary" not in line
 
 
+@pytest.mark.slow
 async def test_a_key_that_is_refused_with_403(
     url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path
 ) -> None:
@@ -408,6 +414,7 @@ async def test_a_key_in_a_credential(url: str, provider: Provider, sql: asyncpg.
     assert "[secret] [secret]" in await sql.fetchval("select last_error from fine_tuning.freshness")
 
 
+@pytest.mark.slow
 async def test_replicas_with_two_keys(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
     """A daemon with a refused key does not hinder one with the new key, and polls too when it has got the new one."""
     provider.checkpoints[JOB] = _only(NEW_KEY, answer=lambda: page([checkpoint(1)]))
@@ -476,6 +483,7 @@ async def test_a_database_password_that_is_replaced(bare: str, provider: Provide
     await admin.close()
 
 
+@pytest.mark.slow
 async def test_a_url_of_another_database_needs_a_restart(
     bare: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ CONNECT_ANSWERS = [
 ]
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(("answer", "expected"), CONNECT_ANSWERS)
 async def test_a_proxy_that_refuses(provider: Provider, tmp_path: Path, answer: bytes, expected: str) -> None:
     """What the proxy itself answers is reported as the proxy's answer, and not as the provider's."""
@@ -139,6 +140,7 @@ async def test_a_proxy_that_requires_credentials_for_http(provider: Provider, tm
     assert [] == provider.requests
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_an_unreachable_proxy(provider: Provider, tmp_path: Path, scheme: str) -> None:
     """A proxy that cannot be reached is named in the message, and no request goes around it."""
@@ -158,6 +160,7 @@ async def test_a_proxy_without_the_tls_of_its_address(provider: Provider, tmp_pa
     assert message.startswith("no connection to the proxy: ")
 
 
+@pytest.mark.slow
 async def test_proxies_of_the_environment_are_not_used(url: str, provider: Provider, tmp_path: Path) -> None:
     """Variables that name a proxy change nothing, whether the source has a proxy of its own or not."""
     provider.checkpoints[JOB] = page([checkpoint(1)])
@@ -192,6 +195,7 @@ def test_wrong_proxies(tmp_path: Path, keys: str, expected: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("content", [None, "", "a-password-without-a-user"])
 async def test_wrong_credentials_of_a_proxy(tmp_path: Path, url: str, content: str | None) -> None:
     """Credentials that are missing, or that are no user and password, are named at the start, but not shown."""
@@ -205,6 +209,7 @@ async def test_wrong_credentials_of_a_proxy(tmp_path: Path, url: str, content: s
     assert "a-password" not in ended.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider_with_tls", [False, True])
 async def test_credentials_of_a_proxy_that_are_replaced(
     url: str, provider: Provider, tmp_path: Path, tls: tuple[ssl.SSLContext, Path], provider_with_tls: bool

@@ -163,7 +163,7 @@ async def play(
     return rows
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("listing", NEVER_STABLE, ids=name)
 async def test_rows_do_not_grow_for_ever(
     store: Store, provider: Provider, sql: asyncpg.Connection, listing: Listing
@@ -193,7 +193,7 @@ async def test_made_up_steps_and_names(
     )
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("listing", NEVER_STABLE, ids=name)
 async def test_ended_job_is_sealed(store: Store, provider: Provider, sql: asyncpg.Connection, listing: Listing) -> None:
     """An ended job whose list never stabilises settles and is sealed: its listings have no news."""
@@ -205,7 +205,7 @@ async def test_ended_job_is_sealed(store: Store, provider: Provider, sql: asyncp
     assert "sealed" == await sql.fetchval("select phase from fine_tuning.jobs")
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("listing", [_new_ids, _new_times, _random_models_and_ids, _flapping_null], ids=name)
 async def test_news_of_an_unstable_job(
     store: Store, provider: Provider, sql: asyncpg.Connection, listing: Listing
@@ -250,6 +250,7 @@ async def test_stable_again(store: Store, provider: Provider, sql: asyncpg.Conne
     )
 
 
+@pytest.mark.slow
 async def test_resync_of_an_unstable_job(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """A resync ends the instability: the next listing is compared in full."""
     await play(store, provider, sql, _noise, range(1, 12))
@@ -288,7 +289,7 @@ def _corrected_at_each_step(turn: int) -> Items:
     ]
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("listing", [_in_order, _out_of_order, _backfilled, _corrected_at_each_step], ids=name)
 async def test_ordinary_jobs_are_stable(
     store: Store, provider: Provider, sql: asyncpg.Connection, listing: Listing
@@ -300,6 +301,7 @@ async def test_ordinary_jobs_are_stable(
     assert listed == set(await sql.fetchval(STEPS))
 
 
+@pytest.mark.slow
 async def test_corrections_now_and_then(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """Four corrections in a row are stored as changes, and the job is stable."""
     assert DETECTED * UNSTEADY_POINTS == UNSTABLE_POINTS
@@ -310,6 +312,7 @@ async def test_corrections_now_and_then(store: Store, provider: Provider, sql: a
     assert await sql.fetchval(UNSTABLE)
 
 
+@pytest.mark.slow
 async def test_incomplete_listings_do_not_grow_for_ever(
     store: Store, provider: Provider, sql: asyncpg.Connection
 ) -> None:
@@ -369,6 +372,7 @@ async def test_new_steps_among_many_old_rows(
     assert await sql.fetchval(UNSTABLE)
 
 
+@pytest.mark.slow
 async def test_new_ids_and_a_new_step_in_each_poll(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """If all ids are new at each request, the job is unstable, even if it has a new step each time. All are stored."""
     turns = 60
@@ -378,6 +382,7 @@ async def test_new_ids_and_a_new_step_in_each_poll(store: Store, provider: Provi
     assert list(range(1, turns + 2)) == await sql.fetchval(STEPS)
 
 
+@pytest.mark.slow
 async def test_two_replicas(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """Two daemons in turn detect the instability together, and report it once."""
     await track(store)

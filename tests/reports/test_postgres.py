@@ -152,6 +152,7 @@ async def test_each_address_of_a_name_is_tried(case: str, provider: Provider, tm
         assert (0, "") == (ended.code, ended.err)
 
 
+@pytest.mark.slow
 async def test_no_address_answers(provider: Provider, tmp_path: Path) -> None:
     """If no address answers, one line has the host and the reason, before the limit of connect_timeout."""
     with socket.create_server(("127.0.0.2", 0)) as silent:
@@ -165,6 +166,7 @@ async def test_no_address_answers(provider: Provider, tmp_path: Path) -> None:
     assert "no response in time" in ended.err
 
 
+@pytest.mark.slow
 async def test_the_primary_is_one_of_the_addresses(provider: Provider, tmp_path: Path) -> None:
     """Of the addresses of one name, the primary is used if the URL asks for it, whatever their order."""
     with serving(tmp_path / "first") as first:
@@ -448,6 +450,7 @@ async def test_odd_defaults(empty_url: str, provider: Provider, tmp_path: Path) 
     await sql.close()
 
 
+@pytest.mark.slow
 async def test_read_only_on_purpose(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
     """A default of read-only, which somebody set on purpose, stays in force and is reported as what it is."""
     await sql.execute(f"alter database {await _name(sql)} set default_transaction_read_only = on")

@@ -179,6 +179,7 @@ __main__.main()
 """
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(("verb", "signalled", "code"), [("run", True, 0), ("sync", True, 130), ("sync", False, 1)])
 async def test_name_lookup_that_hangs_delays_no_exit(
     url: str, tmp_path: Path, verb: str, signalled: bool, code: int
