@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import asyncpg
+import pytest
 from aiohttp import web
 
 from checkpointd.domain.attribution import SourceState
