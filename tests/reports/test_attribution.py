@@ -134,7 +134,7 @@ OUTAGES: dict[str, tuple[Answer, str]] = {
 }
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("outage", OUTAGES)
 @pytest.mark.parametrize("was_read", [True, False])
 async def test_outage_of_a_source(
@@ -300,7 +300,7 @@ STRANGE: dict[str, Answer] = {
 }
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("strange", STRANGE)
 async def test_one_strange_job_among_healthy_ones(
     store: Store, provider: Provider, sql: asyncpg.Connection, strange: str

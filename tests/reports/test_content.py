@@ -100,7 +100,7 @@ async def hours_pass(sql: asyncpg.Connection, hours: float) -> None:
     )
 
 
-@pytest.mark.fast_cases(4)
+@pytest.mark.fast_cases(3)
 @pytest.mark.parametrize("answer", EQUAL, ids=lambda answer: answer.__name__.strip("_"))
 async def test_ended_job_with_equal_content_is_sealed(
     store: Store, provider: Provider, sql: asyncpg.Connection, answer: Callable[[int], web.Response]

@@ -157,7 +157,7 @@ async def test_beyond_loopback(url: str, tmp_path: Path, given: str, exposed: st
     assert f"warn  status port: other machines can reach {exposed}" in (await checkpointd("check", env=env)).out
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("given", ["", " ", "*", "a b", "http://127.0.0.1", "[::1]", "a..b"])
 async def test_what_is_no_address(url: str, tmp_path: Path, given: str) -> None:
     """A text in the settings file that is no address is an error: it must not mean all addresses."""
@@ -218,7 +218,7 @@ async def test_a_password_file_that_others_can_read(tmp_path: Path) -> None:
     assert "group or world access" in lines[0]
 
 
-@pytest.mark.fast_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["/dev/null", "/proc"])
 async def test_a_state_folder_that_cannot_be_used(tmp_path: Path, place: str) -> None:
     """If the embedded database has no folder, each command ends with one line."""
@@ -236,7 +236,7 @@ async def test_a_state_folder_that_cannot_be_used(tmp_path: Path, place: str) ->
 IN_QUOTES = "is in quotes: remove them"
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
@@ -267,7 +267,7 @@ async def test_a_key_that_was_copied_wrongly(url: str, tmp_path: Path, given: st
         assert "abc" not in shown
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(
     ("name", "given"),
     [
@@ -288,7 +288,7 @@ async def test_a_variable_in_quotes(url: str, tmp_path: Path, name: str, given: 
     assert "canary" not in ended.err
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("text", ["\ufeffsk-abc\r\n", " sk-abc \n\n", "sk-abc==", "a.b_c~d+e/f="])
 async def test_keys_that_are_good(url: str, provider: Provider, tmp_path: Path, text: str) -> None:
     """A byte order mark and the line ends of Windows do not belong to a key. Padding does."""

@@ -30,6 +30,7 @@ async def _suspected(store: Store, provider: Provider, steps: Sequence[int], **f
     return in_view, metrics.REGISTRY.get_sample_value("checkpointd_suspected_gap_jobs", {"source": "test"}) or 0
 
 
+@pytest.mark.fast_cases(3)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -51,6 +52,7 @@ async def test_reinforcement_learning_is_uneven(store: Store, provider: Provider
     assert (False, 0) == await _suspected(store, provider, UNEVEN, **fields)
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -66,6 +68,7 @@ async def test_a_missing_epoch_is_still_suspected(store: Store, provider: Provid
     assert (True, 1) == await _suspected(store, provider, UNEVEN, **fields)
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(
     ("status", "steps"),
     [

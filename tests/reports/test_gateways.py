@@ -45,7 +45,7 @@ def _findings(ended: Ended) -> dict[str, tuple[str, str]]:
 # A proxy
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("with_credentials", [False, True])
 @pytest.mark.parametrize("proxy_with_tls", [False, True])
 @pytest.mark.parametrize("provider_with_tls", [False, True])
@@ -114,7 +114,7 @@ CONNECT_ANSWERS = [
 ]
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(("answer", "expected"), CONNECT_ANSWERS)
 async def test_a_proxy_that_refuses(provider: Provider, tmp_path: Path, answer: bytes, expected: str) -> None:
     """What the proxy itself answers is reported as the proxy's answer, and not as the provider's."""
@@ -256,7 +256,7 @@ async def test_http_within_a_private_network(url: str, provider: Provider, tmp_p
     assert ("warning", "a", "litellm") == (line["level"], line["source"], line["host"])
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("host", ["litellm:4000", "10.0.0.5", "gateway.internal:8080", "[fd00::1]:80"])
 async def test_http_must_be_allowed(tmp_path: Path, url: str, host: str) -> None:
     """Without `allow_http` such an address is refused, and the message names the setting."""

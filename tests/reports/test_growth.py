@@ -232,6 +232,7 @@ async def test_news_of_an_unstable_job(
     )
 
 
+@pytest.mark.slow
 async def test_stable_again(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """A job is stable again after some equal listings. Its rows are then those of the list, and changes are stored."""
     await play(store, provider, sql, _new_times, range(1, 12))
@@ -354,6 +355,7 @@ async def test_most_steps(
     assert await sql.fetchval(UNSTABLE)
 
 
+@pytest.mark.slow
 async def test_new_steps_among_many_old_rows(
     store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,7 +91,7 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("parameter", UNKNOWN)
 async def test_a_parameter_that_is_not_obeyed(parameter: str, provider: Provider, tmp_path: Path) -> None:
     """An unknown parameter, and one that cannot be obeyed, ends each command at once, in one line with its name."""
@@ -229,6 +229,7 @@ RECORD = {"hyperparameters": {"n_epochs": 3, "batch_size": 1}, "metadata": {"tea
 COLUMNS = ("hyperparameters", "metadata", "error")
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("column", COLUMNS)
 async def test_json_can_be_grouped(column: str, store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
     """The hyperparameters, metadata and errors of jobs can be grouped, compared, and made distinct."""
@@ -459,6 +460,7 @@ async def test_read_only_on_purpose(url: str, provider: Provider, sql: asyncpg.C
     assert ("fail", True) == (finding["state"], "default_transaction_read_only is on" in finding["message"])
 
 
+@pytest.mark.slow
 async def test_isolation_behind_a_pooler(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
     """Behind a pooler, where a session cannot set its isolation level, check prints the statement for the role."""
     await sql.execute(f"alter database {await _name(sql)} set {ISOLATION} = 'serializable'")

@@ -48,6 +48,7 @@ def _rejected() -> float:
 HYPERPARAMETERS = '{"n_epochs": 3, "learning_rate_multiplier": %s}'
 
 
+@pytest.mark.fast_cases(3)
 @pytest.mark.parametrize(
     ("reason", "texts"),
     [
@@ -104,6 +105,7 @@ async def test_time_with_a_fraction_in_a_job_record(
     assert [] == await sql.fetch(REJECTS)
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(
     ("reason", "sent"),
     [
@@ -208,6 +210,7 @@ async def test_time_with_a_fraction(store: Store, provider: Provider, sql: async
     assert (1721764807, written) == tuple(row or ())
 
 
+@pytest.mark.fast_cases(4)
 @pytest.mark.parametrize(
     ("reason", "texts"),
     [
@@ -381,6 +384,7 @@ async def test_record_that_is_given_twice(store: Store, provider: Provider, sql:
 # Pages
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(
     "has_more",
     ["", ', "has_more": null', ', "has_more": "false"', ', "has_more": 0', ', "has_more": true, "has_more": false'],
@@ -402,6 +406,7 @@ async def test_page_without_has_more(store: Store, provider: Provider, sql: asyn
     assert "`has_more`" in row["last_error"]
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("has_more", ["", ', "has_more": null'])
 async def test_job_list_without_has_more(
     store: Store, provider: Provider, sql: asyncpg.Connection, has_more: str
@@ -424,6 +429,7 @@ async def test_has_more_that_is_missing_once(store: Store, provider: Provider, s
     assert await sql.fetchval("select last_success_at is not null from fine_tuning.freshness")
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("depth", [65, 7_000, 100_000])
 @pytest.mark.parametrize("at", [0, 1, 2])
 async def test_deep_item(store: Store, provider: Provider, sql: asyncpg.Connection, depth: int, at: int) -> None:
@@ -503,7 +509,7 @@ async def test_ids_in_other_forms(
     assert 1 == await sql.fetchval("select count(*) from fine_tuning.checkpoints where fine_tuning_job_id = $1", job_id)
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("job_id", ["", " ", "..", "a/b", "sk-abc\udcff", "ftjob-1\n"])
 async def test_strange_id_that_is_not_tracked(url: str, provider: Provider, tmp_path: Path, job_id: str) -> None:
     """A command with an id that cannot be tracked fails with one line, which does not advise to track it."""
@@ -523,7 +529,7 @@ async def test_ids_from_a_file_with_a_byte_order_mark(url: str, provider: Provid
     assert (0, "2 jobs tracked (2 new)\n") == (ended.code, ended.out)
 
 
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("job_id", ["..", ".", "a/../b", "a%2fb", "a?limit=1", "a#b", "sk-abc", "a b"])
 async def test_unsafe_id_is_never_a_path(
     url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path, job_id: str

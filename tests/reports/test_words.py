@@ -63,6 +63,7 @@ CREDITS: list[tuple[Answer, str]] = [
 ]
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(("answer", "expected"), CREDITS)
 async def test_no_credits(
     store: Store,
@@ -114,6 +115,7 @@ SAID: list[tuple[Answer, str]] = [
 ]
 
 
+@pytest.mark.fast_cases(3)
 @pytest.mark.parametrize(("answer", "expected"), SAID)
 async def test_the_providers_own_words(
     store: Store, provider: Provider, sql: asyncpg.Connection, answer: Answer, expected: str
@@ -227,6 +229,7 @@ PAGE_SIZES: list[tuple[int, Callable[[int], Answer], list[str]]] = [
 ]
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(("most", "answer", "limits"), PAGE_SIZES)
 async def test_a_page_size_that_is_too_large(
     store: Store,
@@ -279,6 +282,7 @@ async def test_a_later_page_is_too_large(store: Store, provider: Provider, sql: 
     assert [("100", None), ("100", after), ("10", after), ("10", ITEMS[109]["id"])] == asked
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(
     "answer",
     [
@@ -352,6 +356,7 @@ LISTS: list[tuple[str, Answer]] = [
 ]
 
 
+@pytest.mark.fast_cases(4)
 @pytest.mark.parametrize("answer", [found[1] for found in LISTS], ids=[found[0] for found in LISTS])
 async def test_a_list_is_a_list(store: Store, provider: Provider, sql: asyncpg.Connection, answer: Answer) -> None:
     """A body that proves to be a list is accepted, whatever its labels are."""
@@ -427,6 +432,7 @@ CAUSES: list[tuple[str, Answer, str, str]] = [
 ]
 
 
+@pytest.mark.fast_cases(4)
 @pytest.mark.parametrize(
     ("answer", "error_class", "expected"), [found[1:] for found in CAUSES], ids=[found[0] for found in CAUSES]
 )
