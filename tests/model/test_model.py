@@ -20,7 +20,7 @@ from model.play import PAGE_LIMIT, Environment, History
 from model.steps import Poll, Step, histories
 from model.world import Damage, Publish, Restore, Withdraw
 
-HISTORIES = int(os.environ.get("HISTORIES", "120"))
+HISTORIES = int(os.environ.get("HISTORIES", "60"))
 
 NOT_ABSENT_TWICE_IN_A_ROW: list[Step] = [
     *(Publish(3), Poll()),
