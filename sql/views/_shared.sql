@@ -106,22 +106,26 @@ whole as (
 -- A gap shows only where even steps are expected. The last step is often nearer (the end of training, a cancelled
 -- job), so its distance does not count as usual. A distance is usual if it occurs twice, also as the distance of the
 -- first step from 0. Reinforcement learning, which rewards show, has uneven steps.
+alike as (
+  select whole.job, count(*) as count
+  from whole
+  join (
+    select job, distance
+    from checkpoint
+    union all
+    select job, first_step
+    from whole
+  ) as found using (job)
+  where found.distance between whole.usual / 1.5 and whole.usual * 1.5
+  group by whole.job
+),
+
 spacing as (
   select whole.job,
     coalesce(whole.widest > 1.5 * whole.usual and alike.count >= 2 and not whole.has_reward, false) as is_uneven,
     coalesce(whole.first_step > 1.5 * whole.usual and not whole.has_reward, false) as starts_late
   from whole
-  cross join lateral (
-    select count(*) as count
-    from (
-      select checkpoint.distance
-      from checkpoint
-      where checkpoint.job = whole.job
-      union all
-      select whole.first_step
-    ) as found
-    where found.distance between whole.usual / 1.5 and whole.usual * 1.5
-  ) as alike
+  left join alike on alike.job = whole.job
 ),
 
 -- The candidates for the best checkpoint: those that are listed, or all if none is.
