@@ -72,6 +72,20 @@ async def _url_in_message(request: web.Request) -> web.StreamResponse:
     return error(400, "bad_request", message=f"no: {request.url} {request.raw_path}")
 
 
+def _after_a_page(job_id: str, answer: Answer) -> Answer:
+    """Return an answer that follows a good page. So the provider does not seem to be down, and each job is polled."""
+
+    async def send(request: web.Request) -> web.StreamResponse:
+        if "after" not in request.query:
+            return page([checkpoint(999, job_id)], has_more=True)
+        if isinstance(answer, web.Response):
+            return web.Response(body=answer.body, status=answer.status, headers=answer.headers)
+        assert callable(answer)
+        return await answer(request)
+
+    return send
+
+
 def _answers() -> dict[str, Answer]:
     """Return answers that contain the secrets of the request, by job id."""
 
@@ -103,7 +117,11 @@ async def test_no_sink_has_a_canary(provider: Provider, tmp_path: Path) -> None:
     The provider sends the secrets back in every encoding, and the server logs every statement.
     """
     answers = _answers()
-    provider.checkpoints = dict(answers)
+    silencing = {"ftjob-s401", "ftjob-s403", "ftjob-s429"}  # they stop all requests to their source
+    pages = {JOB, *(f"ftjob-c{which}" for which in range(len(SENT)))}
+    provider.checkpoints = {
+        name: answer if name in silencing | pages else _after_a_page(name, answer) for name, answer in answers.items()
+    }
     provider.jobs = [body(_records(secret)) for secret in SENT]
     async with _server_that_logs_all(tmp_path / "server") as (server, url):
         credentials = tmp_path / "credentials"
@@ -132,7 +150,6 @@ async def test_no_sink_has_a_canary(provider: Provider, tmp_path: Path) -> None:
             CREDENTIALS_DIRECTORY=str(credentials),
             **{f"CHECKPOINTD_{name}": value for name, value in settings.items()},
         )
-        silencing = {"ftjob-s401", "ftjob-s403", "ftjob-s429"}  # they stop all requests to their source
         ended = [
             await checkpointd("migrate", env=env),
             await checkpointd("track", "--source", "main", *answers.keys() - silencing, env=env),
