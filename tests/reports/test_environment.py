@@ -121,10 +121,12 @@ async def _server_with_passwords(url: str) -> str:
     admin = await asyncpg.connect(url.format("postgres"))
     await admin.execute("create role reader login superuser password 'one'")
     hba = await admin.fetchval("show hba_file")
-    Path(hba).write_text("local all postgres trust\nlocal all all scram-sha-256\n")  # noqa: ASYNC240  # two lines
+    rules = ("local all postgres", "host all postgres all"), ("local all all", "host all all all")
+    lines = [f"{rule} {method}\n" for method, of in zip(("trust", "scram-sha-256"), rules, strict=True) for rule in of]
+    Path(hba).write_text("".join(lines))  # noqa: ASYNC240  # a few lines
     await admin.execute("select pg_reload_conf()")
     await admin.close()
-    return url.replace("postgres@", "{}@", 1).replace("/{}?", "/postgres?")
+    return url.format("postgres").replace("postgres@", "{}@", 1)
 
 
 # Addresses
