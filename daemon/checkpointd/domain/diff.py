@@ -69,8 +69,13 @@ def values(checkpoint: Checkpoint) -> dict[str, Value]:
         "fine_tuned_model_checkpoint": checkpoint.fine_tuned_model_checkpoint,
     }
     for name, value in checkpoint.metrics.items():
-        found[name if name in METRICS else f"extra_metrics.{name}"] = value
+        found[metric_column(name)] = value
     return found
+
+
+def metric_column(name: str) -> str:
+    """Return the key of a metric in values()."""
+    return name if name in METRICS else f"extra_metrics.{name}"
 
 
 def compare(

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from checkpointd.domain.checkpoint import EXTRA_METRICS, METRICS, Checkpoint
-from checkpointd.domain.diff import Change, Diff, StoredCheckpoint, as_text, compare, values
+from checkpointd.domain.checkpoint import EXTRA_METRICS, Checkpoint
+from checkpointd.domain.diff import Change, Diff, StoredCheckpoint, as_text, compare, metric_column, values
 from checkpointd.domain.listing import Listing
 from checkpointd.domain.reading import Reject
 
@@ -100,9 +100,9 @@ def find_news(
 ) -> Diff:
     """Compare a listing of an unstable job with its stored checkpoints. Nothing but news is in the diff.
 
-    A checkpoint under a new id is the stored one with its step and model or, if there is none, with its step. A
-    checkpoint with an unknown step is new at once if the step is larger than all others. Otherwise it is new if the
-    listing before had the step, too, because a step that the provider makes up does not return.
+    A checkpoint under a new id is the stored one that has its step and model. If none has both, it is the one that has
+    its step. A checkpoint with an unknown step is new at once if the step is larger than all others. Otherwise it is
+    new if the listing before had the step, too, because a step that the provider makes up does not return.
     """
     diff = Diff()
     newest = _newest_step(stored)
@@ -126,9 +126,8 @@ def _recognise(stored: Mapping[str, StoredCheckpoint], listed: Collection[Checkp
         for stored_id in sorted(stored.keys() - set(found.values()), reverse=True):
             free[likeness(stored[stored_id].values)].append(stored_id)
         for checkpoint in listed:
-            like = likeness(values(checkpoint))
-            if checkpoint.id not in found and like is not None and free[like]:
-                found[checkpoint.id] = free[like].pop()
+            if checkpoint.id not in found and (like := free[likeness(values(checkpoint))]):
+                found[checkpoint.id] = like.pop()
     return found
 
 
@@ -150,11 +149,7 @@ def _add_first_values(diff: Diff, stored_id: str, known: StoredCheckpoint, liste
     if not first:
         return
     kept = {name: known.values.get(name) for name in ("step_number", "created_at", "fine_tuned_model_checkpoint")}
-    metrics = {
-        name: value
-        for name, value in listed.metrics.items()
-        if (name if name in METRICS else f"extra_metrics.{name}") in first
-    }
+    metrics = {name: value for name, value in listed.metrics.items() if metric_column(name) in first}
     merged = {name: value for name, value in kept.items() if value is not None}
     diff.updated.append(replace(listed, id=stored_id, metrics=metrics, **merged))
     diff.changes += [Change("changed", stored_id, name, None, as_text(value)) for name, value in first.items()]

@@ -62,12 +62,17 @@ def open_client(
     old_secrets: Sequence[str] = (),
 ) -> Client:
     """Return a client for a source. Its failures contain no secret of the source, and no old one."""
-    secrets = [*secrets_of(source.query, headers), *(proxy.secrets if proxy else ()), *old_secrets]
+    secrets = [*_secrets(source, headers, proxy), *old_secrets]
 
     def report_page_size(page_size: int, error: str) -> None:
         log.warning("source.page_size", source=source.name, page_size=page_size, error=error)
 
     return Client(http, source.base_url, headers, source.query, limits, secrets, proxy, report_page_size)
+
+
+def _secrets(source: Source, headers: Mapping[str, str], proxy: Proxy | None) -> list[str]:
+    """Return the secrets of the requests of a source, and those of its proxy."""
+    return [*secrets_of(source.query, headers), *(proxy.secrets if proxy else ())]
 
 
 def _renewal(
@@ -87,9 +92,9 @@ def _renewal(
             return None
         if (found, found_proxy) == (headers, proxy):
             return None
-        old_secrets.extend([*secrets_of(headers), *(proxy.secrets if proxy else ())])
+        old_secrets.extend(_secrets(source, headers, proxy))
         headers, proxy = found, found_proxy
-        hide([*secrets_of(headers), *(proxy.secrets if proxy else ())])
+        hide(_secrets(source, headers, proxy))
         return open_client(source, headers, proxy, http, limits, old_secrets)
 
     return renew

@@ -62,7 +62,7 @@ def describe(body: bytes) -> tuple[ErrorClass, str]:
 
 
 def _damage(body: bytes) -> str:
-    """Return why a text that begins like JSON is none."""
+    """Return what is wrong with a text that begins like JSON."""
     text = body.decode("utf-8", "surrogateescape")
     try:
         _, end = json.JSONDecoder().raw_decode(text.lstrip())

@@ -22,18 +22,23 @@ class Proxy(NamedTuple):
     credentials: str | None = None
 
     @property
+    def _encoded(self) -> str:
+        """The credentials as a request contains them; an empty text without credentials."""
+        return b64encode((self.credentials or "").encode()).decode()
+
+    @property
     def secrets(self) -> list[str]:
         """The password, and the credentials as a request contains them."""
         if self.credentials is None:
             return []
-        return [self.credentials.partition(":")[2], b64encode(self.credentials.encode()).decode()]
+        return [self.credentials.partition(":")[2], self._encoded]
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers of a request to the proxy. They contain the password."""
         if self.credentials is None:
             return {}
-        return {"Proxy-Authorization": f"Basic {b64encode(self.credentials.encode()).decode()}"}
+        return {"Proxy-Authorization": f"Basic {self._encoded}"}
 
 
 def proxy_failure(status: int, reason: str, host: str = "") -> Failure:
