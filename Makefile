@@ -8,7 +8,7 @@ HISTORIES ?= 3000
 # Tests wait for other processes, so one worker more than there are cores.
 WORKERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 3 ? cores + 1 : 4)))
 SIDE_BY_SIDE = -n $(WORKERS) --dist worksteal
-SLOW_SQL = $(addprefix tests/postgres/test_,$(addsuffix .py,backup million roles upgrade)) tests/project/test_grafana.py
+SLOW_SQL = $(addprefix tests/postgres/test_,$(addsuffix .py,backup million old_schemas roles upgrade)) tests/project/test_grafana.py tests/service/faults/test_frozen.py
 OLDEST = $(firstword $(patsubst %/initdb,%,$(wildcard $(foreach v,15 16 17 18,/usr/lib/postgresql/$(v)/bin/initdb))))
 
 help:  ## what can be made
@@ -25,6 +25,28 @@ test-unit: $(READY)  ## the tests of domain, provider and settings, without Post
 
 test-slow: $(READY)  ## the tests that take too long for `make test`
 	$(VENV)/bin/pytest -m slow $(ARGS)
+
+# The plays are separate tests, which run side by side, each worker with its own server. Each run has a file of results.
+faults-long: $(READY)  ## thousands of faults, by the plays of tests/service/faults: an hour or more (PLAY=kill chooses)
+	@export FAULT_SEED=$${FAULT_SEED:-$$(date +%s)} FAULT_AMOUNT=$${FAULT_AMOUNT:-long}; \
+	export FAULT_RESULTS=$${FAULT_RESULTS:-.faults/$$FAULT_SEED.jsonl}; \
+	$(VENV)/bin/pytest $(SIDE_BY_SIDE) -m play tests/service/faults $(if $(PLAY),-k '$(PLAY)') $(ARGS); status=$$?; \
+	$(VENV)/bin/python tests/service/faults/play.py $$FAULT_RESULTS; exit $$status
+
+freshness: $(READY)  ## how old new checkpoints are when they are seen, simulated and by the daemon (ARGS='--only daemon')
+	PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.freshness $(ARGS)
+
+bench: $(READY)  ## how fast checkpointd polls and stores, and what it costs, compared with a floor (ARGS='--rounds 3')
+	@PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.throughput $(ARGS)
+
+startup: $(READY)  ## how long the commands take to start (ARGS='--times 31')
+	PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.startup $(ARGS)
+
+scale: $(READY)  ## claims, memory and growth with 100,000 jobs (ARGS='--part costs')
+	PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.scale $(ARGS)
+
+bench-events: $(READY)  ## how fast events are read and stored, compared with a bare COPY, and the size of a step
+	PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.event_ingest $(ARGS)
 
 test-oldest: $(READY)  ## on the oldest PostgreSQL of this machine, where Debian's packages are: all tests but slow ones without SQL
 	@if [ -n "$(OLDEST)" ]; then echo "PostgreSQL: $(OLDEST)"; \
@@ -82,6 +104,9 @@ planted: $(READY)  ## make well-known mistakes, one by one: the tests must catch
 catalogue: $(READY)  ## write anew what is kept of the views: catalogue, privileges, migrations, the guide's answers
 	$(VENV)/bin/pytest --update tests/postgres/test_catalogue.py $(wildcard tests/postgres/test_guide.py)
 
+old-schema: $(READY)  ## record the schema of this version for the tests of upgrades (NAME=0.2.0); a release does this
+	PYTHONPATH=tests $(VENV)/bin/python -m support.old_schemas $(NAME)
+
 check: lint test test-slow test-oldest contract wheel  ## all of these: types, two PostgreSQLs, the contract, the wheel run elsewhere
 
 wheel: $(READY)  ## the wheel, in dist/, tried in an environment of its own
@@ -114,4 +139,4 @@ $(READY): .tools/bin/uv pyproject.toml requirements.lock
 $(PRISM):
 	npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .tools/prism @stoplight/prism-cli@5.14.2
 
-.PHONY: help demo test test-unit test-slow test-oldest test-between test-system test-all systemd-test contract catalogue lint check check-long planted wheel lock clean
+.PHONY: help demo test test-unit test-slow faults-long freshness bench startup test-oldest test-between test-system test-all systemd-test contract catalogue old-schema lint check check-long planted wheel lock clean scale

@@ -3,7 +3,7 @@
 --
 --   checkpointd_owner     owns both schemas and everything in them; the role that migrates is a member of it
 --   checkpointd           the daemon and its commands: selects, inserts and updates; deletes and creates nothing
---   checkpointd_operator  calls fine_tuning.track, untrack and resync
+--   checkpointd_operator  calls fine_tuning.track, untrack, resync and set_objective
 --   checkpointd_reader    reads the views, and calls the functions that only read
 --
 -- None of them can log in. Either create a login that is a member (create role grafana login password '…' in role
@@ -12,6 +12,10 @@
 --
 -- Whatever exists already is left as it is, in particular settings that an administrator has changed. So running this
 -- file again does not require the right to create roles.
+
+-- Find PostgreSQL's own functions and operators only. Otherwise this file, which a superuser runs, would call what the
+-- owner of the database has put into schema public.
+set search_path = pg_catalog, pg_temp;
 
 do $$
 declare
@@ -53,7 +57,8 @@ begin
         ('checkpointd', 'idle_in_transaction_session_timeout', '3s'),
         ('checkpointd', 'search_path', 'pg_catalog'),
         ('checkpointd', 'client_connection_check_interval', '5s'),
-        ('checkpointd', 'transaction_timeout', '12s'),  -- PostgreSQL 17 or newer
+        -- PostgreSQL 17 or newer. It ends the session, so it is longer than statement_timeout, which ends a statement.
+        ('checkpointd', 'transaction_timeout', '20s'),
         ('checkpointd', 'tcp_keepalives_idle', '15s'),
         ('checkpointd', 'tcp_keepalives_interval', '5s'),
         ('checkpointd', 'tcp_keepalives_count', '3'),
@@ -62,13 +67,15 @@ begin
         ('checkpointd_operator', 'idle_in_transaction_session_timeout', '3s'),
         ('checkpointd_reader', 'statement_timeout', '60s'),
         ('checkpointd_reader', 'idle_in_transaction_session_timeout', '60s'),
-        ('checkpointd_reader', 'tcp_keepalives_idle', '30s')
+        ('checkpointd_reader', 'tcp_keepalives_idle', '30s'),
+        ('checkpointd_reader', 'TimeZone', 'UTC')
     ) as settings (role, name, value)
     where not exists (
       select from pg_db_role_setting
       cross join unnest(pg_db_role_setting.setconfig) as configured (entry)
       where pg_db_role_setting.setrole = settings.role::regrole
         and split_part(configured.entry, '=', 1) = settings.name
+        and configured.entry <> 'transaction_timeout=12s'  -- set by 0.1.0, and shorter than statement_timeout
     )
   loop
     begin
@@ -111,7 +118,7 @@ begin
         and relkind in ('r', 'v')
         and relowner <> 'checkpointd_owner'::regrole
       union all
-      select 3, format('function %s', oid::regprocedure)
+      select 3, format('routine %s', oid::regprocedure)
       from pg_proc
       where pronamespace in (to_regnamespace('checkpointd'), to_regnamespace('fine_tuning'))
         and proowner <> 'checkpointd_owner'::regrole
@@ -143,15 +150,16 @@ begin
     from checkpointd, checkpointd_operator, checkpointd_reader;
   revoke all on all sequences in schema checkpointd, fine_tuning
     from checkpointd, checkpointd_operator, checkpointd_reader;
-  revoke all on all functions in schema checkpointd, fine_tuning
+  revoke all on all routines in schema checkpointd, fine_tuning
     from checkpointd, checkpointd_operator, checkpointd_reader;
-  revoke all on all functions in schema fine_tuning from public;
+  revoke all on all routines in schema fine_tuning from public;
 
   grant usage on schema checkpointd to checkpointd;
   grant select, insert, update on all tables in schema checkpointd to checkpointd;
-  revoke update on checkpointd.changes from checkpointd;  -- It is append-only.
+  revoke update on checkpointd.changes, checkpointd.operations, checkpointd.events, checkpointd.earlier_steps
+    from checkpointd;  -- They are append-only.
   revoke insert on checkpointd.feed_gate from checkpointd;  -- It has exactly one row.
-  revoke insert, update on checkpointd.schema_migrations from checkpointd;
+  revoke insert, update on checkpointd.schema_migrations, checkpointd.given_objectives from checkpointd;
 
   grant usage on schema fine_tuning to checkpointd, checkpointd_operator, checkpointd_reader;
   grant select on all tables in schema fine_tuning to checkpointd, checkpointd_reader;
@@ -163,21 +171,23 @@ begin
   loop
     if callable.is_private and callable.provolatile <> 'v' then
       -- Views and queries use these functions. A view calls them with the rights of the role that reads it.
-      execute format('grant execute on function %s to checkpointd, checkpointd_reader', callable.name);
+      execute format('grant execute on routine %s to checkpointd, checkpointd_reader', callable.name);
     elsif callable.is_private then
-      execute format('revoke all on function %s from public', callable.name);
-      execute format('grant execute on function %s to checkpointd', callable.name);
+      execute format('revoke all on routine %s from public', callable.name);
+      execute format('grant execute on routine %s to checkpointd', callable.name);
     elsif callable.prosecdef then
-      execute format('grant execute on function %s to checkpointd_operator', callable.name);
+      execute format('grant execute on routine %s to checkpointd_operator', callable.name);
     else
-      execute format('grant execute on function %s to checkpointd, checkpointd_reader', callable.name);
+      execute format('grant execute on routine %s to checkpointd, checkpointd_reader', callable.name);
     end if;
   end loop;
 end $$;
 
--- Advisory locks share one table of fixed size with all other locks. A role that takes some thousands of them blocks
--- everything, and no timeout ends that. If the database holds nothing but checkpointd, nothing needs them, and the
--- right to take them is revoked. Only a superuser can do that.
+-- All locks of a server share one table of fixed size. A login that takes some thousands of them stops everybody, and
+-- no timeout ends that, because a login can change its own. Many locks are taken as advisory locks, or by creating
+-- temporary tables or large objects; the latter also prevent backups. If the database holds nothing but checkpointd,
+-- nothing needs these rights, and they are revoked from everybody: that to create temporary tables by the owner of the
+-- database, the others by a superuser.
 do $$
 declare
   callable regprocedure;
@@ -196,14 +206,24 @@ begin
   ) then
     return;
   end if;
+  if exists (
+    select from pg_database
+    where datname = current_database()
+      and pg_has_role(datdba, 'usage')
+      and has_database_privilege('public', oid, 'temporary')
+  ) then
+    execute format('revoke temporary on database %I from public', current_database());
+  end if;
   for callable in
     select oid::regprocedure
     from pg_proc
     where pronamespace = 'pg_catalog'::regnamespace
-      and proname ~ '^pg_(try_)?advisory_(xact_)?lock'
+      and proname ~ '^(pg_(try_)?advisory_(xact_)?lock|lo_(creat|from_bytea|import))'
       and has_function_privilege('public', oid, 'execute')
       and pg_has_role(proowner, 'usage')
   loop
-    execute format('revoke execute on function %s from public', callable);
+    execute format('revoke execute on routine %s from public', callable);
   end loop;
 end $$;
+
+reset search_path;

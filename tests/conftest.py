@@ -1,17 +1,20 @@
 """Shared fixtures: a real PostgreSQL, a migrated database for each test, and a provider with scripted answers."""
 
 import asyncio
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
+import structlog
 
 from checkpointd.postgres import migrations
 from checkpointd.postgres.connection import connect
@@ -43,6 +46,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             seen[test] += 1
             if seen[test] > marker.args[0]:
                 item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def logging_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what a test changes in the logging of this process, for example by running a command in it."""
+    loggers = [logging.getLogger(name) for name in (None, "apscheduler", "asyncio", "aiohttp")]
+    levels, handlers = [logger.level for logger in loggers], loggers[0].handlers[:]
+    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    yield
+    structlog.reset_defaults()
+    loggers[0].handlers[:] = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +164,7 @@ async def url(postgres: str, migrated: str) -> AsyncIterator[str]:
 async def _database(postgres: str, template: str) -> AsyncIterator[str]:
     name = f"test_{next(_databases)}"
     admin = await asyncpg.connect(postgres.format("postgres"))
-    await admin.execute(f"create database {name} template {template}")
+    await admin.execute(f"create database {name} template {template} strategy file_copy")
     yield postgres.format(name)
     await admin.execute(f"drop database {name} with (force)")
     await admin.close()

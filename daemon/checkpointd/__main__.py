@@ -1,23 +1,13 @@
-"""The program: run a command, and map errors to exit codes: 0 done, 1 failed, 2 wrong usage or settings."""
+"""The program: run a command. The exit codes are 0 done, 1 failed, 2 wrong usage or settings."""
 
-import asyncio
 import logging
 import os
 import resource
 import sys
 import warnings
-from typing import Any, NoReturn
-
-import typer
+from typing import NoReturn
 
 from checkpointd.cli import output
-from checkpointd.cli.app import app
-from checkpointd.cli.arguments import CommandError, UsageError
-from checkpointd.postgres.errors import EmbeddedError, MigrationError
-from checkpointd.settings.credentials import SettingsError
-
-_UsageErrorOfTyper: Any = typer.BadParameter.__bases__[0]
-"""The class of typer's errors of usage, which has no public name."""
 
 
 def main() -> NoReturn:
@@ -45,21 +35,17 @@ def _call() -> NoReturn:
     for name in [name for name, value in os.environ.items() if not value]:
         del os.environ[name]  # an empty variable counts as unset, also in the libraries, such as PGPASSFILE
     try:
+        from checkpointd.cli.app import app  # noqa: PLC0415  # loading it takes long enough for a Ctrl-C
+
         code = app(standalone_mode=False)
-    except _UsageErrorOfTyper as e:
-        # Messages of pydantic start with "Value error", and those of typer end with a full stop.
-        message = e.format_message().replace("Value error, ", "", 1).rstrip(".")
-        _fail(f"{message}. Try checkpointd --help.", 2)
-    except (SettingsError, UsageError) as e:
-        _fail(str(e), 2)
-    except (CommandError, EmbeddedError, MigrationError) as e:
-        _fail(str(e), 1)
-    except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
-        _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of the output has gone
         os._exit(1)
-    except OSError as e:
-        _fail(str(e), 1)
+    except BaseException as e:
+        from checkpointd.cli.failures import explain  # noqa: PLC0415  # it loads the driver: a help text needs none
+
+        if (ending := explain(e)) is None:
+            raise
+        _fail(*ending)
     if code == 130:  # typer returns it for Ctrl-C
         _fail("interrupted", 130)
     sys.exit(code if isinstance(code, int) else 0)

@@ -20,6 +20,7 @@ _JOB_TONES: Final = {
     "gone": "bad",
     "forbidden": "bad",
 }
+_EXTREMES: Final = {"minimize": "smallest", "maximize": "largest"}
 _SOURCE_TONES: Final = {"ok": "good", "paused": "warn", "refused": "bad", "failing": "bad"}
 
 
@@ -104,9 +105,43 @@ def job_tone(status: str | None) -> str:
     return _JOB_TONES.get((status or "").casefold(), "neutral")
 
 
+def objective(best: Row) -> str:
+    """Return by what the best checkpoint of a job is chosen, such as `smallest valid_loss`, or "" without an objective.
+
+    `best` has the columns of best_checkpoints with the prefix `best_`.
+    """
+    return f"{_EXTREMES[best['best_direction']]} {best['best_rule']}" if best["best_direction"] else ""
+
+
 def source_tone(state: str) -> str:
     """Return the tone of a source's state."""
     return _SOURCE_TONES.get(state, "neutral")
+
+
+def source_state(source: Row) -> Label:
+    """Return the state of a source, or that it has tracked jobs and is not in the settings."""
+    if is_unconfigured(source):
+        return Label("bad", "not configured")
+    return Label(source_tone(source["state"]), source["state"])
+
+
+def source_advice(source: Row) -> list[str]:
+    """Return what a person can do about the state of a source: one text for each problem that needs a person."""
+    advice = []
+    if is_unconfigured(source):
+        advice.append("nothing here polls its jobs: add it to the settings, rename it, or untrack its jobs")
+    elif source["outdated_name"] is not None:
+        advice.append(f"the settings still name it {source['outdated_name']}: change that")
+    if source["jobs_left_out_at"] is not None:
+        advice.append("new jobs are left out, because of CHECKPOINTD_MAX_NEW_JOBS_PER_DAY: run `checkpointd check`")
+    if source["is_paused"]:
+        advice.append("to end the pause now, run `checkpointd resume`")
+    return advice
+
+
+def is_unconfigured(source: Row) -> bool:
+    """Return whether a source has tracked jobs and is not in the settings."""
+    return bool(source["jobs"]) and not source["is_configured"]
 
 
 def freshness(job: Row, age: float | None) -> Label:

@@ -80,11 +80,11 @@ def secrets_of(*sent: Mapping[str, str]) -> list[str]:
         for values in sent
         for name, value in values.items()
         if name.lower() not in _PUBLIC_HEADERS and (_SECRET_NAME.search(name) or looks_like_key(value))
-        for secret in _secret_words(value)
+        for secret in secret_words(value)
     ]
 
 
-def _secret_words(value: str) -> list[str]:
+def secret_words(value: str) -> list[str]:
     """Return the words of a value without its scheme (such as Bearer), the names of cookies, and numbers."""
     words = re.split(r"[\s;,]+", value.strip())
     if len(words) > 1 and words[0].isalpha():

@@ -5,7 +5,7 @@ with accepted as materialized (
   from checkpointd.sources
   where sources.key = any ($1::int[])
     and sources.state <> 'ok'
-    and (sources.resume_at is null or sources.resume_at <= clock_timestamp())
+    and checkpointd.is_over(sources.resume_at, sources.paused_at, clock_timestamp())
   order by sources.key
   for no key update of sources
 )

@@ -3,8 +3,8 @@
 -- $2 lease_seconds: float8, how long the leases last
 -- $3 due_or_not: bool, whether to lease job lists that are not due, too
 --
--- Times that lie too far in the future are ignored: the server's clock was set back since (see claim_due_jobs.sql). A
--- list of many pages can use up a rate limit for days, so budget_at is ignored only if it is more than 30 days ahead.
+-- Times that lie in the future are ignored or corrected: the server's clock was set back since (see
+-- claim_due_jobs.sql).
 --
 -- source_may_recover is whether the source is ok again if its job list can be read. It is not if it is failing and
 -- three jobs fail: the provider may answer for its job list alone.
@@ -17,27 +17,21 @@ due as (
   where sources.key = any ($1::int[])
     and (
       $3::bool
-      or (sources.job_list_due_at <= clock.now or sources.job_list_attempt_at > clock_timestamp())
-        and (sources.budget_at <= clock.now or sources.budget_at > clock.now + interval '30 days')
-        and (
-          sources.resume_at is null
-          or sources.resume_at <= clock.now
-          or sources.resume_at > clock.now + interval '1 hour'
-        )
+      or checkpointd.is_over(sources.job_list_due_at, sources.job_list_attempt_at, clock.now)
+        and checkpointd.is_over(sources.budget_at, sources.charged_at, clock.now)
+        and checkpointd.is_over(sources.resume_at, sources.paused_at, clock.now)
     )
-    and (
-      sources.job_list_lease_expires_at is null
-      or sources.job_list_lease_expires_at <= clock.now
-      or sources.job_list_attempt_at > clock_timestamp()
-    )
+    and checkpointd.is_over(sources.job_list_lease_expires_at, sources.job_list_attempt_at, clock.now)
   order by sources.key
   for no key update of sources skip locked
 )
 
 update checkpointd.sources
-set job_list_lease_token = sources.job_list_lease_token + 1,
+set job_list_lease_token = checkpointd.random_token(),
   job_list_attempt_at = clock.now,
-  job_list_lease_expires_at = clock.now + $2::float8 * interval '1 s'
+  job_list_lease_expires_at = clock.now + $2::float8 * interval '1 s',
+  job_list_complete_from = checkpointd.not_after(sources.job_list_complete_from, clock.now),
+  job_list_complete_at = checkpointd.not_after(sources.job_list_complete_at, clock.now)
 from due
 cross join clock
 where sources.key = due.key
@@ -51,5 +45,7 @@ returning sources.key as source, sources.job_list_lease_token as lease_token,
       offset 2
     )
   ) as source_may_recover,
-  coalesce(sources.job_list_complete_at < clock.now - interval '1 day', true) as full_pass,
-  sources.job_list_complete_at is not null as was_read
+  sources.job_list_complete_at is not null or sources.job_list_cursor is not null as was_read,
+  sources.job_list_cursor as cursor, sources.job_list_pages as pages,
+  extract(epoch from clock_timestamp() - sources.job_list_complete_at)::float8 as since_last,
+  extract(epoch from sources.job_list_complete_at - sources.job_list_complete_from)::float8 as last_took

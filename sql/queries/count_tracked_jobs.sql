@@ -2,12 +2,9 @@
 with clock as materialized (select clock_timestamp() as now)
 
 select count(*) as tracked,
-  count(*) filter (
-    where polling.next_poll_at <= clock.now
-      and (polling.lease_expires_at is null or polling.lease_expires_at <= clock.now)
-  ) as due,
+  count(*) filter (where checkpointd.is_due(polling, clock.now)) as due,
   count(*) filter (where polling.failures > 0) as failing,
-  extract(epoch from max(clock.now) - max(polling.last_attempt_at))::float8 as last_poll_seconds
+  extract(epoch from max(clock.now) - max(checkpointd.past(polling.last_attempt_at)))::float8 as last_poll_seconds
 from checkpointd.polling
 join checkpointd.jobs on jobs.key = polling.job and jobs.untracked_at is null
 cross join clock

@@ -10,5 +10,5 @@ set state = $2::text,
   resume_at = null,
   last_error = $3::text
 where key = $1::int
-  and (state <> 'paused' or resume_at <= clock_timestamp())
+  and (state <> 'paused' or checkpointd.is_over(resume_at, paused_at, clock_timestamp()))
   and (state <> $2::text or last_error is distinct from $3::text)

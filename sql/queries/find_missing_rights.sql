@@ -9,10 +9,18 @@ with needed as (
       ('checkpoints', 'siu'),
       ('polls', 'siu'),
       ('rejects', 'siu'),
+      ('source_arrivals', 'siu'),
+      ('objectives', 'siu'),
+      ('steps', 'siu'),
+      ('event_lists', 'siu'),
       ('summaries', 'siu'),
       ('changes', 'si'),
+      ('operations', 'si'),
+      ('events', 'si'),
+      ('earlier_steps', 'si'),
       ('feed_gate', 'su'),
-      ('schema_migrations', 's')
+      ('schema_migrations', 's'),
+      ('given_objectives', 's')
   ) as needs (name, letters)
   join (values ('s', 'select'), ('i', 'insert'), ('u', 'update')) as letters (letter, privilege)
     on strpos(needs.letters, letters.letter) > 0
@@ -34,8 +42,11 @@ join pg_class as relations
   on relations.relname = needed.name and relations.relnamespace = to_regnamespace(needed.schema)
 where not has_table_privilege(relations.oid, needed.privilege)
 union all
-select format('function %s.%s', functions.pronamespace::regnamespace, functions.proname), 'execute'
-from pg_proc as functions
-where functions.pronamespace = to_regnamespace('checkpointd')
-  and not has_function_privilege(functions.oid, 'execute')
+select format(
+    '%s %s.%s',
+    case prokind when 'p' then 'procedure' else 'function' end, pronamespace::regnamespace, proname
+  ), 'execute'
+from pg_proc
+where pronamespace = to_regnamespace('checkpointd')
+  and not has_function_privilege(oid, 'execute')
 order by 1, 2

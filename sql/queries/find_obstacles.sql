@@ -1,5 +1,7 @@
 -- List what somebody added to the tables of checkpointd that hides, changes or loses rows.
 --
+-- The views of others are listed, too, if they use what an upgrade had to set aside.
+--
 -- `is_certain` is false if the current role is not affected, or if the effect is not known. Row-level security is
 -- listed if it applies to the current role or to the role checkpointd.
 select obstacles.what, obstacles.effect, obstacles.remedy, obstacles.is_certain
@@ -47,4 +49,29 @@ cross join lateral (
 ) as obstacles
 where tables.relnamespace = to_regnamespace('checkpointd')
   and tables.relkind in ('r', 'p')
-order by obstacles.is_certain desc, obstacles.what
+union all
+select users.name, format('it uses %s, and does not show what changes', outdated.name), 'drop ' || users.name, false
+from (
+  select 'pg_class'::regclass as class, pg_class.oid, pg_describe_object('pg_class'::regclass, pg_class.oid, 0) as name
+  from pg_class
+  where pg_class.relnamespace = to_regnamespace('fine_tuning')
+    and pg_class.relname like 'outdated %'
+  union all
+  select 'pg_proc'::regclass, pg_proc.oid, pg_describe_object('pg_proc'::regclass, pg_proc.oid, 0)
+  from pg_proc
+  where pg_proc.pronamespace in (to_regnamespace('checkpointd'), to_regnamespace('fine_tuning'))
+    and pg_proc.proname like 'outdated %'
+) as outdated
+join pg_depend
+  on pg_depend.refclassid = outdated.class
+  and pg_depend.refobjid = outdated.oid
+  and pg_depend.classid = 'pg_rewrite'::regclass
+join pg_rewrite on pg_rewrite.oid = pg_depend.objid
+join pg_class on pg_class.oid = pg_rewrite.ev_class
+cross join lateral (
+  select case pg_class.relkind when 'm' then 'materialized view ' else 'view ' end || pg_class.oid::regclass as name
+) as users
+where pg_class.oid <> outdated.oid
+  and pg_class.relname not like 'outdated %'
+group by users.name, outdated.name
+order by is_certain desc, what

@@ -3,9 +3,11 @@
 -- $2 id: text, the provider's id of the job
 -- $3 count: bigint, the most rows to return
 -- $4 skipped: bigint, the number of rows to leave out at the beginning
-select id, step_number, epoch, fine_tuned_model_checkpoint, train_loss, valid_loss, full_valid_loss,
-  train_mean_token_accuracy, valid_mean_token_accuracy, full_valid_mean_token_accuracy, extra_metrics, is_final,
-  first_seen_at, missing_since
+--
+-- Texts are cut off after 1000 characters, so that a page stays small whatever providers send.
+select id, step_number, epoch, left(fine_tuned_model_checkpoint, 1000) as fine_tuned_model_checkpoint, train_loss,
+  valid_loss, full_valid_loss, train_mean_token_accuracy, valid_mean_token_accuracy, full_valid_mean_token_accuracy,
+  left(extra_metrics::text, 1000) as extra_metrics, is_final, first_seen_at, missing_since
 from fine_tuning.checkpoints
 where source = $1::text
   and fine_tuning_job_id = $2::text

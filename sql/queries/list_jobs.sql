@@ -1,5 +1,11 @@
--- List all jobs that are or were tracked, the newest first.
-select id, source, status, model, fine_tuned_model, phase, tracked_by, tracked_at, checkpoint_count, latest_step,
-  suspected_gap, unstable_since
+-- List all jobs that are or were tracked, the newest first, with their objectives and best checkpoints.
+select jobs.id, jobs.source, jobs.status, jobs.model, jobs.fine_tuned_model, jobs.phase, jobs.tracked_by,
+  jobs.tracked_at, jobs.checkpoint_count, jobs.latest_step, jobs.suspected_gap, jobs.unstable_since,
+  best_checkpoints.step_number as best_step, best_checkpoints.rule as best_rule,
+  best_checkpoints.direction as best_direction, best_checkpoints.set_for as best_set_for,
+  best_checkpoints.value as best_value, best_checkpoints.covered as best_covered,
+  best_checkpoints.checkpoints as best_candidates
 from fine_tuning.jobs
-order by coalesce(created_at, tracked_at) desc, source, id
+left join fine_tuning.best_checkpoints
+  on best_checkpoints.source = jobs.source and best_checkpoints.fine_tuning_job_id = jobs.id
+order by coalesce(jobs.created_at, jobs.tracked_at) desc, jobs.source, jobs.id

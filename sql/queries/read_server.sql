@@ -21,7 +21,7 @@ select current_setting('server_version_num')::int as version, current_setting('s
         ('statement_timeout', '15s'),
         ('lock_timeout', '3s'),
         ('idle_in_transaction_session_timeout', '3s'),
-        ('transaction_timeout', '12s'),
+        ('transaction_timeout', '20s'),
         ('default_transaction_isolation', 'read committed'),
         ('search_path', 'pg_catalog')
     ) as wanted (name, value)
@@ -29,6 +29,7 @@ select current_setting('server_version_num')::int as version, current_setting('s
     where case wanted.name
       when 'search_path' then not current_schemas(false) <@ '{pg_catalog}'
       when 'default_transaction_isolation' then pg_settings.setting <> wanted.value
+      when 'transaction_timeout' then pg_settings.setting in ('0', '12000')  -- 0.1.0 set 12 s, which is too short
       else pg_settings.setting = '0'
     end
     order by wanted.name

@@ -5,8 +5,8 @@
 -- $3 ids: text[], the provider's ids
 --
 -- A row is written at most twice an hour. A row that another transaction has locked is left to the next reading. So a
--- job that was not recorded within an hour before the list was last read to its end is not listed any more (see
--- claim_due_jobs.sql).
+-- job is not listed any more if a pass that began after the provider did not find it has read the list to its end, and
+-- the job was not recorded since an hour before that pass began (see claim_due_jobs.sql).
 with locked as materialized (
   select polling.job
   from checkpointd.polling
@@ -39,7 +39,7 @@ fence as materialized (
 
 update checkpointd.polling
 set listed_at = clock_timestamp(),
-  next_poll_at = case when polling.is_gone then clock_timestamp() else polling.next_poll_at end,
+  next_poll_at = case when polling.is_gone then polling.last_attempt_at else polling.next_poll_at end,
   is_gone = false
 from locked
 cross join fence

@@ -5,18 +5,25 @@
 -- $3 page: int, from 1; a number after the last page means the last page
 -- $4 status_count: bigint, the most statuses to return, the most frequent first
 --
--- Each row has the totals. If no job matches, there is one row with the totals only.
-with found as materialized (
-  select jobs.source, jobs.id, jobs.status, coalesce(jobs.created_at, jobs.tracked_at) as since, freshness.is_stale,
-    freshness.consecutive_failures > 0 as is_failing
+-- Each row has the totals. If no job matches, there is one row with the totals only. Texts are cut off after 300
+-- characters, and of the hyperparameters only n_epochs is read, so that a page stays small whatever providers send.
+with troubled as (
+  select source, fine_tuning_job_id, is_stale, consecutive_failures > 0 as is_failing
+  from fine_tuning.freshness
+  where is_stale or consecutive_failures > 0
+),
+
+found as materialized (
+  select jobs.source, jobs.id, left(jobs.status, 300) as status,
+    coalesce(jobs.created_at, jobs.tracked_at) as since, troubled.is_stale, troubled.is_failing
   from fine_tuning.jobs
-  left join fine_tuning.freshness on freshness.source = jobs.source and freshness.fine_tuning_job_id = jobs.id
+  left join troubled on troubled.source = jobs.source and troubled.fine_tuning_job_id = jobs.id
   where not exists (
     select from unnest($1::text[]) as wanted (word)
     where position(wanted.word in lower(concat_ws(
-      ' ', jobs.id, jobs.source, jobs.status, jobs.phase, jobs.model, jobs.fine_tuned_model,
-      case when freshness.is_stale then 'stale' end,
-      case when freshness.consecutive_failures > 0 then 'failing' end
+      ' ', jobs.id, jobs.source, left(jobs.status, 300), jobs.phase, left(jobs.model, 300),
+      left(jobs.fine_tuned_model, 300),
+      case when troubled.is_stale then 'stale' end, case when troubled.is_failing then 'failing' end
     ))) = 0
   )
 ),
@@ -47,10 +54,15 @@ page as (
 )
 
 select now() as at, totals.total, totals.stale, totals.failing, statuses.statuses, statuses.status_counts,
-  jobs.source, jobs.id, jobs.status, jobs.phase, jobs.model, jobs.fine_tuned_model, jobs.estimated_finish,
-  jobs.finished_at, jobs.hyperparameters, jobs.checkpoint_count, jobs.latest_step, jobs.suspected_gap,
+  jobs.source, jobs.id, left(jobs.status, 300) as status, jobs.phase, left(jobs.model, 300) as model,
+  left(jobs.fine_tuned_model, 300) as fine_tuned_model, jobs.estimated_finish, jobs.finished_at,
+  case
+    when pg_column_size(jobs.hyperparameters) <= 8192
+      then json_build_object('n_epochs', jobs.hyperparameters ->> 'n_epochs')
+  end as hyperparameters,
+  jobs.checkpoint_count, jobs.latest_step, jobs.suspected_gap,
   jobs.unstable_since, freshness.last_complete_at, freshness.last_success_at, freshness.is_stale,
-  freshness.consecutive_failures, freshness.last_error
+  freshness.consecutive_failures, left(freshness.last_error, 300) as last_error
 from totals
 cross join statuses
 left join page on true

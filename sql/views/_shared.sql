@@ -23,6 +23,33 @@ comment on function checkpointd.unix_time is
   'Converts a provider''s time in Unix seconds. Returns null if it is implausible: before 2015, or further in the '
   'future than the interval ahead.';
 
+-- It is in plpgsql, which takes a third of the time of sql here. The body of such a function is parsed with the rights
+-- of its caller, and readers have none on this schema: so it names no other function of it.
+create or replace function checkpointd.with_point(value jsonb) returns jsonb
+language plpgsql immutable strict as $$
+begin
+  if value::text !~ '(^|[^0-9.])[0-9]{19}' then
+    return value;
+  end if;
+  return (
+    select string_agg(
+      case
+        when parts.part[1] ~ '^-?[0-9]{19,}$' then case
+          when abs(parts.part[1]::numeric) > 9223372036854775807 then parts.part[1] || '.0'
+          else parts.part[1]
+        end
+        else parts.part[1]
+      end,
+      '' order by parts.position
+    )::jsonb
+    from regexp_matches(value::text, '("(?:[^"\\]|\\.)*"|[-0-9.]+|[^-"0-9.]+)', 'g')
+      with ordinality as parts (part, position)
+  );
+end $$;
+comment on function checkpointd.with_point is
+  'Writes whole numbers beyond the range of bigint with a decimal point. jsonb writes 1e300 as 301 digits, which '
+  'programs read as an integer that is too large for them; with a point it is a float.';
+
 create or replace function checkpointd.as_jsonb(value json) returns jsonb
 language plpgsql immutable strict as $$
 begin
@@ -33,6 +60,32 @@ end $$;
 comment on function checkpointd.as_jsonb is
   'Converts json. Returns null for what jsonb cannot store: the character \u0000, half of a surrogate pair, a number '
   'with more digits than numeric has.';
+
+create or replace function checkpointd.as_text(bytes bytea) returns text
+language plpgsql immutable strict as $$
+begin
+  for cut in 0..case when octet_length(bytes) = 65536 then 3 else 0 end loop
+    begin
+      return convert_from(substring(bytes for octet_length(bytes) - cut), 'UTF8');
+    exception when character_not_in_repertoire or untranslatable_character then
+      null;  -- The first 64 KiB of an item can end within a character.
+    end;
+  end loop;
+  return encode(bytes, 'escape');
+end $$;
+comment on function checkpointd.as_text is
+  'Converts UTF-8. If the bytes are not UTF-8, each byte above 127 or of value 0 is written as \nnn, in octal.';
+
+create or replace function checkpointd.as_number(value text) returns double precision
+language sql immutable
+return case
+  when length(value) <= 308 and value ~ '^-?[0-9]+(\.[0-9]+)?$'
+    or value ~ '^-?[0-9](\.[0-9]{1,30})?[eE][+-]?([0-9]{1,2}|[12][0-9]{2})$'
+    then value::double precision
+end;
+comment on function checkpointd.as_number is
+  'Converts the text of a number. Returns null for any other text, for one of more than 308 characters, and for an '
+  'exponent of more than 299.';
 
 create or replace function checkpointd.epoch(
   step_number bigint, step_distance double precision, latest_step bigint, n_epochs text, status text
@@ -53,18 +106,81 @@ comment on function checkpointd.epoch is
   'step is not the end of the last epoch, or if the step is more than a tenth of an epoch away from the end of an '
   'epoch (an epoch is not always a whole number of steps).';
 
+-- The bodies of the next functions are texts, and those that read the clock are volatile, so that PostgreSQL inlines
+-- them: a claim evaluates them for each job.
+create or replace function checkpointd.valid_time(stored timestamptz, written_at timestamptz) returns timestamptz
+language sql as 'select case when written_at <= clock_timestamp() then stored end';
+comment on function checkpointd.valid_time is
+  'Returns a stored time, or null if it was written in the future: the clock was set back since. It is compared with '
+  'the clock itself, because a transaction that committed after the statement began may have written it.';
+
+create or replace function checkpointd.is_over(until timestamptz, written_at timestamptz, now timestamptz)
+returns boolean
+language sql as $$
+select until is null or until <= now or coalesce(written_at > clock_timestamp(), true)
+$$;
+comment on function checkpointd.is_over is
+  'Returns whether the time until is null or past, or was written in the future, or never: then nothing waits for it. '
+  'See valid_time().';
+
+create or replace function checkpointd.is_due(polling checkpointd.polling, now timestamptz) returns boolean
+language sql as $$
+select polling.next_poll_at < 'infinity'
+  and checkpointd.is_over(polling.next_poll_at, polling.last_attempt_at, now)
+  and checkpointd.is_over(polling.lease_expires_at, polling.last_attempt_at, now)
+$$;
+comment on function checkpointd.is_due is 'Returns whether a job is due, and no lease on it lasts.';
+
+create or replace function checkpointd.lateness(polling checkpointd.polling, now timestamptz)
+returns double precision
+language sql stable as $$
+select date_part('epoch', now - polling.next_poll_at) / greatest(polling.gap_s, 1)
+$$;
+comment on function checkpointd.lateness is 'Returns how long a job has been due, as a multiple of its poll gap.';
+
+create or replace function checkpointd.not_after(stored timestamptz, now timestamptz) returns timestamptz
+language sql immutable
+return case when stored > now then now else stored end;
+comment on function checkpointd.not_after is
+  'Returns a stored time, or the time now if it lies in the future: the clock was set back since.';
+
+create or replace function checkpointd.past(stored timestamptz) returns timestamptz
+language sql stable
+return case when stored <= statement_timestamp() + interval '1 minute' then stored end;
+comment on function checkpointd.past is
+  'Returns a stored time, or null if it lies more than a minute in the future: the clock was set back since. Less may '
+  'be a commit since the statement began, or the clock of a replica.';
+
+create or replace function checkpointd.is_lost_again(
+  lease_expires_at timestamptz, lease_was_lost boolean, error_class text
+) returns boolean
+language sql immutable
+return lease_expires_at is not null and (lease_was_lost or error_class is not distinct from 'lease_lost');
+comment on function checkpointd.is_lost_again is
+  'Returns whether a lease that is over was lost, and the one before it, too. Once that has counted as a failure, '
+  'each lost lease counts, until a poll is saved.';
+
+create or replace function checkpointd.random_token() returns bigint
+language sql volatile
+return (random() * 9007199254740992)::bigint;  -- 2^53
+comment on function checkpointd.random_token is
+  'Returns a new lease token. It is random and not counted: after a restore from a backup, a counter would give the '
+  'same token again, perhaps for another job with the same key.';
+
 create or replace function checkpointd.spent_until(budget_at timestamptz, request_interval interval, now timestamptz)
 returns timestamptz
 language sql stable
-return greatest(
-  case when budget_at <= now + interval '1 hour' + 200 * request_interval then budget_at end,
-  now - greatest(interval '1 s', request_interval)
-);
+return greatest(budget_at, now - greatest(interval '1 s', request_interval));
 comment on function checkpointd.spent_until is
-  'Returns the time up to which the requests of a rate limit are used up. This is sources.budget_at, with two '
-  'exceptions. A time in the past is at most one second ago, or one request interval if that is longer, so that '
-  'unused requests do not add up. A time so far in the future that even a long list cannot be the reason is ignored: '
-  'the clock was set back since.';
+  'Returns the time up to which the requests of a rate limit are used up. This is sources.budget_at, but at most one '
+  'second ago, or one request interval if that is longer, so that unused requests do not add up.';
+
+create or replace function checkpointd.n_epochs(hyperparameters json) returns text
+language sql immutable
+return case when pg_column_size(hyperparameters) <= 8192 then hyperparameters ->> 'n_epochs' end;
+comment on function checkpointd.n_epochs is
+  'Returns the number of epochs from the hyperparameters of a job, or null if they take more than 8 kB as stored: a '
+  'view reads them for each checkpoint, and few jobs have as much as 1 kB.';
 
 create or replace function checkpointd.is_reinforcement(job checkpointd.jobs) returns boolean
 language sql immutable
@@ -76,129 +192,3 @@ return coalesce(
 comment on function checkpointd.is_reinforcement is
   'Returns whether the job record shows reinforcement learning, by its method or its hyperparameters. The record is '
   'searched as text: a record with an escaped NUL character cannot be read as JSON.';
-
-create or replace function checkpointd.summarise(jobs bigint[], bursts boolean[]) returns void
-language sql as $$
-with checkpoint as (
-  select checkpoints.job, checkpoints.id, checkpoints.step_number, checkpoints.missing_since is null as is_listed,
-    checkpoints.extra_metrics::text ~* 'reward' as has_reward,
-    checkpoints.step_number = max(checkpoints.step_number) over (partition by checkpoints.job) as is_latest,
-    nullif(checkpoints.full_valid_loss, 'NaN') as full_valid_loss,
-    nullif(checkpoints.valid_loss, 'NaN') as valid_loss,
-    nullif(
-      checkpoints.step_number::float8
-        - lag(checkpoints.step_number) over (partition by checkpoints.job order by checkpoints.step_number),
-      0
-    ) as distance
-  from checkpointd.checkpoints
-  where checkpoints.job = any (jobs)
-),
-
-whole as (
-  select job, count(*) as count, min(step_number) as first_step, max(step_number) as latest_step,
-    max(distance) as widest, percentile_disc(0.5) within group (order by distance) as median,
-    percentile_disc(0.5) within group (order by distance) filter (where not is_latest) as usual,
-    count(*) filter (where is_listed) as listed, coalesce(bool_or(has_reward), false) as has_reward
-  from checkpoint
-  group by job
-),
-
--- A gap shows only where even steps are expected. The last step is often nearer (the end of training, a cancelled
--- job), so its distance does not count as usual. A distance is usual if it occurs twice, also as the distance of the
--- first step from 0. Reinforcement learning, which rewards show, has uneven steps.
-alike as (
-  select whole.job, count(*) as count
-  from whole
-  join (
-    select job, distance
-    from checkpoint
-    union all
-    select job, first_step
-    from whole
-  ) as found using (job)
-  where found.distance between whole.usual / 1.5 and whole.usual * 1.5
-  group by whole.job
-),
-
-spacing as (
-  select whole.job,
-    coalesce(whole.widest > 1.5 * whole.usual and alike.count >= 2 and not whole.has_reward, false) as is_uneven,
-    coalesce(whole.first_step > 1.5 * whole.usual and not whole.has_reward, false) as starts_late
-  from whole
-  left join alike on alike.job = whole.job
-),
-
--- The candidates for the best checkpoint: those that are listed, or all if none is.
-candidate as (
-  select checkpoint.job, checkpoint.id, checkpoint.step_number, checkpoint.full_valid_loss, checkpoint.valid_loss
-  from checkpoint
-  join whole on whole.job = checkpoint.job
-  where checkpoint.is_listed or whole.listed = 0
-),
-
--- The full validation loss of the newest checkpoint comes late: one candidate may lack it.
-rule as (
-  select job, count(*) as candidates, count(full_valid_loss) as with_full_valid_loss,
-    count(valid_loss) as with_valid_loss,
-    case
-      when count(full_valid_loss) > 0 and count(full_valid_loss) >= least(count(valid_loss), count(*) - 1)
-        then 'full_valid_loss'
-      when count(valid_loss) > 0 then 'valid_loss'
-    end as metric
-  from candidate
-  group by job
-),
-
-best as (
-  select distinct on (candidate.job) candidate.job, candidate.id
-  from candidate
-  join rule on rule.job = candidate.job
-  cross join lateral (
-    select case rule.metric
-      when 'full_valid_loss' then candidate.full_valid_loss
-      when 'valid_loss' then candidate.valid_loss
-    end
-  ) as chosen (loss)
-  where chosen.loss is not null
-  order by candidate.job, chosen.loss, candidate.step_number desc, candidate.id
-)
-
-insert into checkpointd.summaries (job, checkpoint_count, latest_step, step_distance, is_uneven, came_in_a_burst,
-  candidates, best_rule, best_covered, best_id)
-select whole.job, whole.count, whole.latest_step, whole.median, spacing.is_uneven,
-  coalesce(before.came_in_a_burst, given.burst) and spacing.starts_late, rule.candidates, rule.metric,
-  case rule.metric
-    when 'full_valid_loss' then rule.with_full_valid_loss
-    when 'valid_loss' then rule.with_valid_loss
-    else 0
-  end,
-  best.id
-from whole
-join spacing on spacing.job = whole.job
-join unnest(jobs, bursts) as given (job, burst) on given.job = whole.job
-join rule on rule.job = whole.job
-left join best on best.job = whole.job
-left join checkpointd.summaries as before on before.job = whole.job
-on conflict (job) do update
-set checkpoint_count = excluded.checkpoint_count,
-  latest_step = excluded.latest_step,
-  step_distance = excluded.step_distance,
-  is_uneven = excluded.is_uneven,
-  came_in_a_burst = excluded.came_in_a_burst,
-  candidates = excluded.candidates,
-  best_rule = excluded.best_rule,
-  best_covered = excluded.best_covered,
-  best_id = excluded.best_id
-$$;
-comment on function checkpointd.summarise is
-  'Rewrites the summaries of jobs. For each job, bursts is true if more than three new checkpoints came in one poll. '
-  'This counts if they were the first ones and did not begin at the first step that was expected: the steps in '
-  'between show any other gap.';
-
--- After an upgrade from a version without summaries, write those that do not exist yet. Of the others, rewrite those
--- with a gap, because an earlier version may have suspected it where uneven steps are normal.
-select checkpointd.summarise(array_agg(jobs.key), array_agg(false))
-from checkpointd.jobs
-left join checkpointd.summaries on summaries.job = jobs.key
-where (summaries.job is null or summaries.is_uneven or summaries.came_in_a_burst)
-  and exists (select from checkpointd.checkpoints where checkpoints.job = jobs.key);

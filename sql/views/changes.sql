@@ -1,7 +1,51 @@
 -- The feed of changes. A reader that stores the last seq that it has read, and continues after it, misses no change.
+--
+-- The initial value of a column is the old value of its first change or, if it never changed, the present value. It is
+-- calculated when it is read, and only if a query uses initial_values.
 create or replace view fine_tuning.changes as
 select changes.seq, changes.at, changes.poll as poll_id, changes.kind, sources.name as source,
-  jobs.id as fine_tuning_job_id, changes.checkpoint_id, changes.field, changes.old_value, changes.new_value
+  jobs.id as fine_tuning_job_id, changes.checkpoint_id, changes.field, changes.old_value, changes.new_value,
+  case
+    when changes.kind = 'new' then (
+      select jsonb_strip_nulls(
+        jsonb_build_object(
+          'step_number', checkpoints.step_number::text,
+          'created_at', checkpoints.created_at::text,
+          'fine_tuned_model_checkpoint', checkpoints.fine_tuned_model_checkpoint,
+          'step', checkpoints.step::text,
+          'train_loss', checkpoints.train_loss::text,
+          'train_mean_token_accuracy', checkpoints.train_mean_token_accuracy::text,
+          'valid_loss', checkpoints.valid_loss::text,
+          'valid_mean_token_accuracy', checkpoints.valid_mean_token_accuracy::text,
+          'full_valid_loss', checkpoints.full_valid_loss::text,
+          'full_valid_mean_token_accuracy', checkpoints.full_valid_mean_token_accuracy::text
+        )
+        || coalesce((
+          select jsonb_object_agg('extra_metrics.' || extra.key, extra.value::double precision::text)
+          from jsonb_each_text(checkpoints.extra_metrics) as extra
+        ), '{}')
+        || coalesce((
+          select jsonb_object_agg(first.field, first.old_value)
+          from (
+            select distinct on (later.field) later.field,
+              case
+                when later.field in ('step_number', 'created_at', 'fine_tuned_model_checkpoint') then later.old_value
+                else later.old_value::double precision::text
+              end as old_value
+            from checkpointd.changes as later
+            where later.job = changes.job
+              and later.checkpoint_id = changes.checkpoint_id
+              and later.kind in ('changed', 'regressed')
+            order by later.field, later.seq
+          ) as first
+        ), '{}')
+      )
+      from checkpointd.checkpoints
+      where checkpoints.job = changes.job
+        and checkpoints.id = changes.checkpoint_id
+    )
+  end as initial_values,
+  checkpointd.as_number(changes.old_value) as old_number, checkpointd.as_number(changes.new_value) as new_number
 from checkpointd.changes
 join checkpointd.jobs on jobs.key = changes.job
 join checkpointd.sources on sources.key = jobs.source;
@@ -25,3 +69,11 @@ comment on column fine_tuning.changes.old_value is
   'Value before the change, as text (times in Unix seconds); null if there was none.';
 comment on column fine_tuning.changes.new_value is
   'Value after the change, as text (times in Unix seconds); null if there is none.';
+comment on column fine_tuning.changes.initial_values is
+  'For a new checkpoint: the values that it was stored with, an object with the names of field and with texts as in '
+  'new_value, without nulls. Null for other kinds. The later changes, applied in the order of seq, lead to the '
+  'present values.';
+comment on column fine_tuning.changes.old_number is
+  'old_value as a number; null if it is none.';
+comment on column fine_tuning.changes.new_number is
+  'new_value as a number; null if it is none.';

@@ -4,14 +4,15 @@ select checkpoints.id, sources.name as source, jobs.id as fine_tuning_job_id, ch
   checkpointd.unix_time(checkpoints.created_at, interval '1 day') as created_at,
   checkpoints.fine_tuned_model_checkpoint, checkpoints.step, checkpoints.train_loss,
   checkpoints.train_mean_token_accuracy, checkpoints.valid_loss, checkpoints.valid_mean_token_accuracy,
-  checkpoints.full_valid_loss, checkpoints.full_valid_mean_token_accuracy, checkpoints.extra_metrics,
+  checkpoints.full_valid_loss, checkpoints.full_valid_mean_token_accuracy,
+  checkpointd.with_point(checkpoints.extra_metrics) as extra_metrics,
   case
     when jobs.fine_tuned_model is not null then checkpoints.fine_tuned_model_checkpoint = jobs.fine_tuned_model
     else checkpoints.fine_tuned_model_checkpoint !~ ':ckpt-step-[0-9]+$'
   end as is_final,
   checkpointd.epoch(
-    checkpoints.step_number, summaries.step_distance, summaries.latest_step, jobs.hyperparameters ->> 'n_epochs',
-    jobs.status
+    checkpoints.step_number, summaries.step_distance, summaries.latest_step,
+    checkpointd.n_epochs(jobs.hyperparameters), jobs.status
   ) as epoch,
   checkpoints.first_seen_at, checkpoints.last_changed_at, checkpoints.missing_since
 from checkpointd.checkpoints

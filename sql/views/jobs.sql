@@ -10,8 +10,22 @@ select jobs.id, sources.name as source, jobs.status, jobs.model, jobs.fine_tuned
     when summaries.is_uneven or summaries.came_in_a_burst then not checkpointd.is_reinforcement(jobs)
     else false
   end as suspected_gap,
-  checkpointd.as_jsonb(jobs.hyperparameters) as hyperparameters_jsonb, checkpointd.as_jsonb(jobs.error) as error_jsonb,
-  checkpointd.as_jsonb(jobs.metadata) as metadata_jsonb, polling.unstable_since
+  checkpointd.with_point(checkpointd.as_jsonb(jobs.hyperparameters)) as hyperparameters_jsonb,
+  checkpointd.with_point(checkpointd.as_jsonb(jobs.error)) as error_jsonb,
+  checkpointd.with_point(checkpointd.as_jsonb(jobs.metadata)) as metadata_jsonb, polling.unstable_since,
+  jobs.id as fine_tuning_job_id,
+  checkpointd.as_number(checkpointd.as_jsonb(jobs.hyperparameters) ->> 'n_epochs') as n_epochs,
+  checkpointd.as_number(checkpointd.as_jsonb(jobs.hyperparameters) ->> 'batch_size') as batch_size,
+  checkpointd.as_number(checkpointd.as_jsonb(jobs.hyperparameters) ->> 'learning_rate_multiplier')
+    as learning_rate_multiplier,
+  nullif(checkpointd.as_jsonb(jobs.error) ->> 'code', '') as error_code,
+  nullif(
+    case jsonb_typeof(checkpointd.as_jsonb(jobs.error))
+      when 'string' then checkpointd.as_jsonb(jobs.error) #>> '{}'
+      else checkpointd.as_jsonb(jobs.error) ->> 'message'
+    end,
+    ''
+  ) as error_message
 from checkpointd.jobs
 join checkpointd.sources on sources.key = jobs.source
 join checkpointd.polling on polling.job = jobs.key
@@ -58,3 +72,14 @@ comment on column fine_tuning.jobs.unstable_since is
   'Time since when the provider''s list of the checkpoints is unstable: it has new ids, times or values at each '
   'request. Then only new steps, and metrics that were null, are stored, and nothing is marked as missing. Null if '
   'it is stable.';
+comment on column fine_tuning.jobs.fine_tuning_job_id is
+  'The same as id: other views have the id of the job under this name.';
+comment on column fine_tuning.jobs.n_epochs is
+  'Hyperparameter: number of epochs; null if it is not given, or not a number (auto).';
+comment on column fine_tuning.jobs.batch_size is
+  'Hyperparameter: examples per batch; null if it is not given, or not a number (auto).';
+comment on column fine_tuning.jobs.learning_rate_multiplier is
+  'Hyperparameter: factor of the usual learning rate; null if it is not given, or not a number (auto).';
+comment on column fine_tuning.jobs.error_code is 'Code of the error; null if there is none.';
+comment on column fine_tuning.jobs.error_message is
+  'Message of the error, or the error itself if it is a text; null if there is none.';

@@ -1,7 +1,7 @@
 -- The polls that changed something, and those that failed.
 create or replace view fine_tuning.polls as
 select polls.id, sources.name as source, jobs.id as fine_tuning_job_id, polls.first_at, polls.last_at, polls.count,
-  polls.outcome, polls.error_class, polls.items, polls.new, polls.changed
+  polls.outcome, polls.error_class, polls.items, polls.new, polls.changed, polls.count as poll_count
 from checkpointd.polls
 join checkpointd.jobs on jobs.key = polls.job
 join checkpointd.sources on sources.key = jobs.source;
@@ -21,3 +21,4 @@ comment on column fine_tuning.polls.error_class is 'Class of the failure; null i
 comment on column fine_tuning.polls.items is 'Number of checkpoints that the last poll of the row read.';
 comment on column fine_tuning.polls.new is 'Number of checkpoints that were stored.';
 comment on column fine_tuning.polls.changed is 'Number of checkpoints that changed, went missing or returned.';
+comment on column fine_tuning.polls.poll_count is 'The same as count, for tools in which count is a metric of theirs.';

@@ -22,7 +22,7 @@ from checkpointd.cli.source_findings import Try
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.postgres import overview, queries
 from checkpointd.postgres.connection import connect
-from checkpointd.postgres.store import open_store
+from checkpointd.postgres.store import Store, open_store
 from checkpointd.provider import http
 from checkpointd.settings import model as settings
 from checkpointd.settings.source import Source
@@ -119,7 +119,13 @@ async def test_each_missing_right_is_named(daemon_login: str, sql: asyncpg.Conne
         """select c.oid::regclass::text as name, lower(a.privilege_type) as privilege
         from pg_class c, aclexplode(c.relacl) a where a.grantee = 'checkpointd'::regrole and c.relkind in ('r', 'v')"""
     )
-    of_others = {"fine_tuning.checkpoint_metrics", "fine_tuning.polls"}
+    of_others = {
+        f"fine_tuning.{view}"
+        for view in (
+            "best_steps", "checkpoint_metrics", "comparison", "earlier_steps", "event_lists", "events", "operations",
+            "polls", "steps",
+        )
+    }  # fmt: skip
     needed = [tuple(row) for row in granted if row["name"] not in of_others]
     assert not any(re.search(rf"\b{view}\b", QUERIES) for view in of_others)
     assert len(needed) > 30
@@ -132,9 +138,10 @@ async def test_each_missing_right_is_named(daemon_login: str, sql: asyncpg.Conne
             await sql.execute(f"revoke {privilege} on {name} from checkpointd")
             assert [(name, privilege)] == await missing()
             await sql.execute(f"grant {privilege} on {name} to checkpointd")
-        await sql.execute("revoke execute on function checkpointd.summarise from checkpointd")
-        assert [("function checkpointd.summarise", "execute")] == await missing()
-        await sql.execute("grant execute on function checkpointd.summarise to checkpointd")
+        for name in ("function checkpointd.summarise", "procedure checkpointd.save_polls"):
+            await sql.execute(f"revoke execute on {name} from checkpointd")
+            assert [(name, "execute")] == await missing()
+            await sql.execute(f"grant execute on {name} to checkpointd")
         await sql.execute("revoke usage on schema checkpointd from checkpointd")
         assert ("schema checkpointd", "usage") in await missing()
 
@@ -202,6 +209,13 @@ async def _check(
     return found
 
 
+KEYS_WITH_WARNINGS = {
+    "allow_http": True,
+    "proxy": "http://127.0.0.1:1",
+    "headers": {"x-api-key": "a-key-in-the-settings"},
+}
+
+
 async def test_subjects_are_documented(
     daemon_login: str, provider: Provider, monkeypatch: pytest.MonkeyPatch, sql: asyncpg.Connection
 ) -> None:
@@ -209,13 +223,14 @@ async def test_subjects_are_documented(
     provider.jobs = page([])
     await sql.execute("alter table checkpointd.rejects set unlogged")
     await sql.execute(
-        """with source as (insert into checkpointd.sources (name, kind) values ('a', 'openai') returning key),
+        """with source as (insert into checkpointd.sources (name, kind, state, resume_at, paused_at,
+          jobs_left_out_at) values ('a', 'openai', 'paused', now() + interval '1 h', now(), now()) returning key),
         job as (insert into checkpointd.jobs (source, id, tracked_by) select key, 'ftjob-1', 'operator' from source
           returning key, source)
         insert into checkpointd.polling (job, source, unstable_since) select key, source, now() from job"""
     )
     found = await _check(daemon_login, provider, monkeypatch, database_pooler=True)
-    found |= await _check(None, provider, monkeypatch, keys={"allow_http": True, "proxy": "http://127.0.0.1:1"})
+    found |= await _check(None, provider, monkeypatch, keys=KEYS_WITH_WARNINGS)
     found |= await _check("postgresql://127.1:1/nowhere?sslmode=require", provider, monkeypatch)
     subjects = Document("daemon/README.md").first_words("check", "subject")
     assert set(found) == {subject.replace("NAME", "a") for subject in subjects}
@@ -223,7 +238,7 @@ async def test_subjects_are_documented(
 
 async def test_several_sources(daemon_login: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
     """Each source has a line: with a missing, a refused or an accepted key, or in the database alone."""
-    await sql.execute("insert into checkpointd.sources (name, kind) values ('left', 'openai')")
+    await sql.execute("insert into checkpointd.sources (key, name, kind) values (1, 'left', 'openai')")
     await sql.execute("insert into checkpointd.jobs (source, id, tracked_by) values (1, 'ftjob-1', 'operator')")
     provider.jobs = [page([]), error(401, "invalid_api_key", "Incorrect API key provided: sk-ab***yz")]
     (tmp_path / "key").write_text("a-good-key")
@@ -238,10 +253,8 @@ async def test_several_sources(daemon_login: str, provider: Provider, sql: async
     assert ["fail", "ok"] == sorted(found[f"source {name}"][0] for name in ("good", "refused"))
     assert ("fail", f"its key: {tmp_path}/gone: No such file or directory") == found["source keyless"]
     assert ("ok", "complete, with the sources good, refused, keyless") == found["settings"]
-    assert (
-        "warn",
-        "not configured, so nothing polls its 1 tracked job: add it to the settings, or untrack its jobs",
-    ) == found["source left"]
+    message = "not configured, so nothing polls its 1 tracked job: add it to the settings, rename it by"
+    assert ("warn", f"{message} `checkpointd rename`, or untrack its jobs") == found["source left"]
     assert "sk-ab" not in ended.out
 
 
@@ -438,7 +451,9 @@ async def test_a_key_is_tested_with_what_exists(
 
     Most compatible providers have no job list, so the checkpoints are requested first there.
     """
-    await sql.execute("insert into checkpointd.sources (name, kind) values ('other', 'openai'), ('a', 'openai')")
+    await sql.execute(
+        "insert into checkpointd.sources (key, name, kind) values (1, 'other', 'openai'), (2, 'a', 'openai')"
+    )
     ids = {"ftjob-other": 1} if polled is None else {"ftjob-never": 2, JOB: 2, "ftjob-before": 2, "ftjob-other": 1}
     for job_id, source in ids.items():
         await sql.execute(
@@ -461,6 +476,18 @@ async def test_a_key_is_tested_with_what_exists(
     assert words in found["source a"].message
     assert requests == len(provider.requests)
     assert {"1"} == {request.query["limit"] for request in provider.requests}
+
+
+async def test_a_renamed_source_is_tested_with_its_job(
+    daemon_login: str, store: Store, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source that has a former name in the settings is tested with a job of it, too."""
+    await store.track((await store.register_sources({"a": "compatible"}))["a"], [JOB])
+    await store.rename_source("a", "b")
+    provider.jobs, provider.checkpoints[JOB] = ABSENT, OK
+    found = await _check(daemon_login, provider, monkeypatch, kind="compatible")
+    assert "the key is accepted, and checkpoints can be listed" == found["source a"].message
+    assert "was renamed, and the settings still name it a: change that" == found["source b"].message
 
 
 @pytest.mark.parametrize("kind", ErrorClass)

@@ -31,11 +31,15 @@ from support.verbs import KEY, SILENCED, checkpointd, environment, running, wait
         (["sync", "ftjob-x/../../y"], {}, "not the id of a fine-tuning job"),
         (["track", JOB, "--source", "other"], {}, "--source other"),
         (["track"], {}, "Missing argument"),
+        (["objective", JOB, "reward"], {}, "give a metric with --maximize or --minimize, or --default"),
+        (["objective", JOB, "reward", "--maximize", "--minimize"], {}, "give a metric with --maximize or --minimize"),
+        (["objective", JOB, "--default", "--maximize"], {}, "give a metric with --maximize or --minimize"),
+        (["objective", JOB, "a\x1b[2J", "--maximize"], {}, "is not the name of a metric"),
         (["nonsense"], {}, "No such command"),
         (
             ["simulate", "--kind", "x"],
             {},
-            "'--kind': 'x' is not one of 'openai', 'azure', 'compatible'. Try checkpointd",
+            "'--kind': 'x' is not one of 'openai', 'azure', 'bedrock', 'compatible'. Try checkpointd",
         ),
         (
             ["simulate", "--jobs", "x"],

@@ -24,6 +24,13 @@ def _lines(written: str) -> list[str]:
     return CODES.sub("", written).replace("\r", "").splitlines()
 
 
+def _settings(folder: Path, provider: Provider) -> Path:
+    """Write a settings file with the source `test`."""
+    path = folder / "checkpointd.toml"
+    path.write_text(f"[[sources]]\nname = 'test'\nbase_url = '{provider.url}'\napi_key = 'ANY'\n")
+    return path
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 async def test_tables_fit_the_terminal(
     url: str, store: Store, provider: Provider, sql: asyncpg.Connection, tmp_path: Path, columns: int
@@ -41,7 +48,7 @@ async def test_tables_fit_the_terminal(
         from checkpointd.jobs j where j.key = p.job and j.id = $1""",
         jobs[0],
     )
-    env = environment(tmp_path, url, provider.url)
+    env = environment(tmp_path, url, CHECKPOINTD_CONFIG=str(_settings(tmp_path, provider)))
     written = await on_terminal("status", env=env, columns=columns)
     assert f"{jobs[0]}\x1b" not in written
     assert "\x1b[31mstale, read 2 h 5 min ago" in written

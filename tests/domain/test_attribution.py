@@ -11,6 +11,7 @@ from checkpointd.domain.attribution import (
     OWN_FAILURES,
     RECENT_SECONDS,
     SILENCES,
+    SUSPICION_SECONDS,
     TEST_JOBS,
     Attribution,
     SourceState,
@@ -54,7 +55,50 @@ def test_failures_of_the_source(error_class: ErrorClass, state: SourceState) -> 
     source = Attribution()
     _succeed(source, HEALTHY)
     assert not _fail(source, 1, error_class).blames_job
-    assert (state, True) == (source.state, source.is_silent(1))
+    assert (state, True) == (source.state, source.is_silent(0.9))
+
+
+@pytest.mark.parametrize("error_class", sorted(SOURCE_FAILURES - {ErrorClass.UNREACHABLE}))
+def test_suspicion(error_class: ErrorClass) -> None:
+    """A refusal beside jobs that were just read silences a second; then others show whether it concerns the source."""
+    alone, common = Attribution(), Attribution()
+    for source in (alone, common):
+        _succeed(source, HEALTHY)
+        _fail(source, 1, error_class)
+        assert (False, True) == (source.is_silent(SUSPICION_SECONDS), source.test_jobs(16) in {1, TEST_JOBS})
+    _succeed(alone, HEALTHY, SUSPICION_SECONDS)
+    assert (SourceState.OK, None) == (alone.state, alone.test_jobs(16))
+    _fail(common, 2, error_class, SUSPICION_SECONDS)
+    assert common.is_silent(SUSPICION_SECONDS + 59)
+
+
+def test_confirmed_suspicion() -> None:
+    """If a second job is refused while the source is silent for a second, the whole silence follows at once."""
+    source = Attribution()
+    _succeed(source, HEALTHY)
+    _fail(source, 1, ErrorClass.REFUSED)
+    _fail(source, 1, ErrorClass.REFUSED, 0.5)
+    assert not source.is_silent(2)
+    _fail(source, 2, ErrorClass.REFUSED)
+    assert source.is_silent(SILENCES[SourceState.REFUSED][0] - 1)
+
+
+def test_asked_pause_is_kept() -> None:
+    """If the provider states how long to wait, the source pauses for as long, even if other jobs were just read."""
+    source = Attribution()
+    _succeed(source, HEALTHY)
+    source.record_poll(1, Failure(ErrorClass.THROTTLED, "", retry_after=20), 0, has_pages=False)
+    assert source.is_silent(19)
+
+
+def test_timeouts_beside_others() -> None:
+    """However many jobs time out, the source is ok if another job was read within the last minute."""
+    source = Attribution()
+    _succeed(source, HEALTHY)
+    assert [True] * 20 == _fail_all(source, range(1, 21), ErrorClass.TIMEOUT, RECENT_SECONDS)
+    assert SourceState.OK == source.state
+    assert [True, True, False] == _fail_all(source, range(1, 4), ErrorClass.TIMEOUT, RECENT_SECONDS + 1)
+    assert SourceState.FAILING == source.state
 
 
 @pytest.mark.parametrize("error_class", sorted(JOB_FAILURES))
@@ -83,7 +127,7 @@ def test_three_jobs_in_a_row(error_class: ErrorClass) -> None:
     source = Attribution()
     assert [True] * 20 == _fail_all(source, [1] * 20, error_class)
     assert [True, False, False] == _fail_all(source, [2, 3, 4], error_class)
-    assert (SourceState.FAILING, True) == (source.state, source.is_silent(1))
+    assert (SourceState.FAILING, True) == (source.state, source.is_silent(0.9))
 
 
 def test_different_failures_in_a_row() -> None:
@@ -91,9 +135,9 @@ def test_different_failures_in_a_row() -> None:
     source = Attribution()
     for job, error_class in enumerate((ErrorClass.TIMEOUT, ErrorClass.MISSING, ErrorClass.NETWORK), 1):
         _fail(source, job, error_class)
-    assert (SourceState.FAILING, False) == (source.state, source.is_silent(1))
+    assert (SourceState.FAILING, False) == (source.state, source.is_silent(0))
     assert not _fail(source, 4, ErrorClass.HTML).blames_job
-    assert source.is_silent(1)
+    assert source.is_silent(0.9)
 
 
 def test_job_list_and_a_job() -> None:
@@ -168,7 +212,7 @@ def test_silences_grow_and_end() -> None:
     """Each test that fails makes the silence longer, up to five minutes. A few jobs test; a success ends it at once."""
     source, now, silences = Attribution(), 0.0, []
     _fail_all(source, (1, 2, 3), ErrorClass.SERVER_ERROR)
-    for job in range(4, 10):
+    for job in range(4, 11):
         assert (TEST_JOBS, 2) == (source.test_jobs(8), source.test_jobs(2))
         started = now
         while source.is_silent(now):
@@ -179,6 +223,35 @@ def test_silences_grow_and_end() -> None:
     assert [*SILENCES[SourceState.FAILING], SILENCES[SourceState.FAILING][-1]] == silences
     _succeed(source, HEALTHY, now)
     assert (SourceState.OK, False, None) == (source.state, source.is_silent(now), source.test_jobs(8))
+
+
+def test_only_tests_prolong_a_silence() -> None:
+    """A poll that started before a silence and fails after it is no test of the failing source."""
+    source = Attribution()
+    _fail_all(source, (1, 2, 3), ErrorClass.SERVER_ERROR)
+    failure = Failure(ErrorClass.SERVER_ERROR, "")
+    assert not source.record_poll(4, failure, 1.5, has_pages=False, started=0.5).blames_job
+    assert not source.is_silent(1.5)
+    assert not source.record_poll(5, failure, 1.5, has_pages=False, started=1.0).blames_job
+    assert source.is_silent(16)
+
+
+def test_many_jobs_that_always_failed() -> None:
+    """Each test of a failing source that reads a job shows that the jobs that failed before have their own failures."""
+    source, now, unknown = Attribution(), 0.0, list(range(1, 301))
+    _succeed(source, HEALTHY, now)
+    while unknown:
+        assert not source.test_jobs(8)
+        while unknown and not source.is_silent(now):
+            _fail(source, unknown.pop(), ErrorClass.SERVER_ERROR, now)
+        for _ in range(13):  # those that ran meanwhile
+            if unknown:
+                _fail(source, unknown.pop(), ErrorClass.SERVER_ERROR, now)
+        now += source.silent_seconds(now)
+        assert source.tests_recent_jobs or not unknown
+        _succeed(source, HEALTHY, now)
+    assert now < 30
+    assert [True] * 300 == _fail_all(source, range(1, 301), ErrorClass.SERVER_ERROR, now)
 
 
 def test_late_success_ends_no_pause() -> None:
@@ -206,11 +279,11 @@ def test_refused_key_is_tested_by_one_job() -> None:
 
 def test_retry_after_of_a_failing_source() -> None:
     """A failing source is silent for as long as its answer requests, but for five minutes at most."""
-    for requested, silence in ((1, 15), (100, 100), (3600, 300)):
+    for requested, silence in ((1, 1), (100, 100), (3600, 300)):
         source = Attribution()
         for job in (1, 2, 3):
             source.record_poll(job, Failure(ErrorClass.SERVER_ERROR, "", retry_after=requested), 0, has_pages=False)
-        assert (True, False) == (source.is_silent(silence - 1), source.is_silent(silence))
+        assert (True, False) == (source.is_silent(silence - 0.1), source.is_silent(silence))
 
 
 def test_success_of_another() -> None:

@@ -1,6 +1,7 @@
 """The cadence polls when an arrival is expected, keeps within its settings, and settles only jobs that have ended."""
 
 import random
+from collections import Counter
 from statistics import median
 from typing import Any
 
@@ -10,23 +11,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from checkpointd.domain import cadence
-from checkpointd.domain.cadence import (
-    ArrivalHistory,
-    CadenceSettings,
-    Plan,
-    back_off,
-    is_gone,
-    learn,
-    plan,
-    seems_ended,
-)
+from checkpointd.domain.arrivals import Arrivals, Prior, learn
+from checkpointd.domain.cadence import CadenceSettings, Plan, SourceCadence, back_off, is_gone, plan, seems_ended
 from checkpointd.domain.job import ENDED_STATUSES, WAITING_STATUSES
 
 examples = hypothesis_settings(max_examples=150, deadline=None)
 
 START = 1_793_491_200.0
-NOTHING = ArrivalHistory(None, None, None, None)
+NOTHING = Arrivals()
 SETTINGS = CadenceSettings(15, 300, settle=86400, assume_ended=3 * 86400)
+SOURCE = SETTINGS.unknown_source
 
 
 def after(seconds: float) -> float:
@@ -35,15 +29,17 @@ def after(seconds: float) -> float:
 
 
 def plan_for(
-    history: ArrivalHistory = NOTHING, *, seconds: float = 0, settings: CadenceSettings = SETTINGS, **state: Any
+    history: Arrivals = NOTHING, *, seconds: float = 0, settings: CadenceSettings = SETTINGS, **state: Any
 ) -> Plan:
     """Return the plan of a running job, `seconds` after it was tracked at the start. `state` replaces its state."""
-    usual: dict[str, Any] = {"status": "running", "settling_since": None, "tracked_at": START}
+    usual: dict[str, Any] = {
+        "status": "running", "settling_since": None, "tracked_at": START, "job": 1, "source": SOURCE
+    }  # fmt: skip
     return plan(history, **{**usual, **state}, now=after(seconds), settings=settings)
 
 
 def ended_by(
-    history: ArrivalHistory = NOTHING, *, seconds: float = 0, settings: CadenceSettings = SETTINGS, **state: Any
+    history: Arrivals = NOTHING, *, seconds: float = 0, settings: CadenceSettings = SETTINGS, **state: Any
 ) -> bool:
     """Return whether a running job, tracked at the start, seems to have ended after `seconds`. `state` as above."""
     usual: dict[str, Any] = {"status": "running", "tracked_at": START, "changed_at": None}
@@ -57,14 +53,18 @@ class Simulation:
         self.delays: list[float] = []
         self.polls = 0
         self.history = NOTHING
-        now = 0.0
+        now, previous = 0.0, None
         while len(self.delays) < len(arrivals):
             self.polls += 1
             visible = sum(arrival <= now for arrival in arrivals)
             self.delays += [now - arrival for arrival in arrivals[len(self.delays) : visible]]
-            self.history = learn(self.history, range(1, visible + 1), after(now))
+            listed = [(step, None) for step in range(1, visible + 1)]
+            self.history = learn(
+                self.history, listed, previous=previous, now=after(now), tracked_at=START, prior=SOURCE.prior
+            )
             gap = plan_for(self.history, seconds=now, settings=settings).gap
             assert settings.shortest <= gap <= settings.longest
+            previous = after(now)
             now += gap
 
 
@@ -79,12 +79,28 @@ def arrivals(spacing: float, deviation: float, count: int, seed: int) -> list[fl
 
 seconds = st.floats(-1e9, 1e9)
 moments = seconds.map(after)
+spans = st.floats(0, 1e9)
 histories = st.builds(
-    ArrivalHistory,
-    st.none() | st.integers(-(2**63), 2**63 - 1),
-    st.none() | moments,
-    st.none() | st.floats(0, 1e9),
-    st.none() | st.floats(0, 1e9),
+    Arrivals,
+    newest_step=st.none() | st.integers(-(2**63), 2**63 - 1),
+    newest_seen_at=st.none() | moments,
+    arrivals=st.integers(0, 10**6),
+    arrival_error_s=spans,
+    first_arrival_s=st.none() | st.floats(1, 1e9),
+    spacing_s=st.none() | st.floats(1, 1e9),
+    spread_s=st.none() | spans,
+    publication_delay_s=spans,
+)
+sources = st.builds(
+    SourceCadence,
+    st.builds(
+        Prior,
+        *[
+            st.floats(*bounds)
+            for bounds in ((0, 20), (0, 9), (0, 20), (0.001, 9), (-20, 20), (0, 9), (0, 9), (-20, 20), (0, 9))
+        ],
+    ),
+    st.floats(1, cadence.HIGHEST_PRICE),
 )
 statuses = st.none() | st.sampled_from([*ENDED_STATUSES, *WAITING_STATUSES, "running", ""]) | st.text()
 cadence_settings = st.tuples(st.floats(0.01, 1e6), st.floats(0.01, 1e6)).map(
@@ -93,17 +109,27 @@ cadence_settings = st.tuples(st.floats(0.01, 1e6), st.floats(0.01, 1e6)).map(
 
 
 @examples
-@given(histories, seconds, cadence_settings, statuses, st.none() | moments, moments)
+@given(histories, sources, seconds, cadence_settings, statuses, st.none() | moments, moments, spans, st.none() | spans)
 def test_gaps_stay_within_bounds(
-    history: ArrivalHistory,
+    history: Arrivals,
+    source: SourceCadence,
     now: float,
     settings: CadenceSettings,
     status: str | None,
     settling: float | None,
     tracked: float,
+    waited: float,
+    estimate: float | None,
 ) -> None:
-    """For any history and time, the gap is between the shortest and the longest one, also if these two are equal."""
-    state = {"status": status, "settling_since": settling, "tracked_at": tracked}
+    """For any history and time, the gap is between the shortest and the longest one, also if these two are equal.
+
+    The longest one is up to four times as long if the rate limit permits too few requests.
+    """
+    state: dict[str, Any] = {"status": status, "settling_since": settling, "tracked_at": tracked, "source": source}
+    state |= {"waited": waited, "epoch_estimate": estimate}
+    gap = plan_for(history, seconds=now, settings=settings, **state).gap
+    assert settings.shortest <= gap <= 4.001 * settings.longest
+    state["source"] = source._replace(price=1.0)
     gap = plan_for(history, seconds=now, settings=settings, **state).gap
     assert settings.shortest <= gap <= settings.longest
     for gap in settings:
@@ -114,17 +140,20 @@ def test_gaps_stay_within_bounds(
 @pytest.mark.parametrize("status", ["validating_files", "queued", "created", "pending", "paused", "pausing", "Queued"])
 @pytest.mark.parametrize("days", [0, 400])
 def test_waiting_jobs_have_the_longest_gap(status: str, days: float) -> None:
-    """A job with a status in which no checkpoint can arrive has the longest gap, also after a recent arrival."""
-    busy = ArrivalHistory(7, after(86_400 * days - 60), 60, 1)
+    """A job in whose status no checkpoint can arrive has about the longest gap, also after a recent arrival."""
+    busy = Arrivals(7, after(86_400 * days - 60), 3, spacing_s=60, spread_s=1)
     for history in (busy, NOTHING):
-        assert Plan(300, settled=False) == plan_for(history, seconds=86_400 * days, status=status)
+        plans = [plan_for(history, seconds=86_400 * days, status=status, job=job) for job in range(20)]
+        assert all(270 <= gap <= 300 and not settled for gap, settled in plans)
+        assert len(set(plans)) > 5
 
 
 @pytest.mark.parametrize("status", ["running", "RUNNING", "resuming", "in_progress", "", None])
-def test_gaps_of_running_jobs_grow(status: str | None) -> None:
-    """A job that runs, or has an unknown status, is polled often at first and then less and less often."""
-    gaps = [plan_for(seconds=age, status=status).gap for age in (0, 60, 600, 1200, 86_400)]
-    assert [15, 15, 75, 150, 300] == gaps
+def test_gaps_of_new_jobs(status: str | None) -> None:
+    """A job that runs, or has an unknown status, is polled most often when its first checkpoint is expected."""
+    gaps = [plan_for(seconds=age, status=status).gap for age in (0, 1000, 86_400)]
+    assert gaps[0] > gaps[1] < gaps[2] / 1.5
+    assert gaps[2] > 200
 
 
 @pytest.mark.parametrize("status", ["running", "Running", *sorted(WAITING_STATUSES)])
@@ -136,7 +165,7 @@ def test_running_jobs_never_end(status: str) -> None:
 @pytest.mark.parametrize("status", [None, "training", "succeeded?"])
 def test_jobs_of_unknown_status_end_after_days(status: str | None) -> None:
     """A job of unknown status counts as ended after three days without an arrival, a change or a new tracking."""
-    news = ArrivalHistory(7, after(86_400), None, None)
+    news = Arrivals(7, after(86_400), 1)
     assert [False, True] == [ended_by(news, seconds=86_400 * days + 1, status=status) for days in (3, 4)]
     assert not ended_by(news, seconds=86_400 * 30, status=status, changed_at=after(86_400 * 29))
     assert not ended_by(news, seconds=86_400 * 30, status=status, tracked_at=after(86_400 * 29))
@@ -149,16 +178,23 @@ def test_an_ended_status_ends_a_job_at_once(status: str) -> None:
 
 
 def test_tracked_again() -> None:
-    """A job that is tracked again after a long time is polled as often as a new one."""
-    old = ArrivalHistory(7, after(0), None, None)
-    assert Plan(15, settled=False) == plan_for(old, seconds=86_400 * 30, tracked_at=after(86_400 * 30), status=None)
+    """A job that is tracked again is polled like a job that has long been overdue: what is known of it is old."""
+    old = Arrivals(7, START, 9, spacing_s=600, spread_s=10)
+    assert 200 < plan_for(old, seconds=86_400 * 30, tracked_at=after(86_400 * 30)).gap
+
+
+@pytest.mark.parametrize("known", [NOTHING, Arrivals(7, START, 9, spacing_s=600, spread_s=10)])
+def test_a_resumed_job_is_not_overdue(known: Arrivals) -> None:
+    """After a pause of an hour the gaps go on as they were before it, except for what the hash changes."""
+    gaps = [plan_for(known, seconds=s + w, waited=w).gap for s in (60, 500, 590, 900) for w in (0, 3600)]
+    assert gaps[::2] == pytest.approx(gaps[1::2], rel=0.25)
 
 
 def test_settling_gaps_grow() -> None:
     """After its end a job is polled often at first, then less and less often, whatever its spacing was."""
-    regular = ArrivalHistory(7, START, 600, 10)
+    regular = Arrivals(7, START, 9, spacing_s=600, spread_s=10)
     gaps = [plan_for(regular, seconds=s, status="succeeded", settling_since=START).gap for s in (0, 60, 400, 4000)]
-    assert [15, 15, 100, 300] == gaps
+    assert [pytest.approx(gap, rel=0.1) for gap in (15, 15, 100, 300)] == gaps
 
 
 @pytest.mark.parametrize(("expected", "hours"), [(False, 0), (False, 23.99), (True, 24), (True, 1000)])
@@ -170,7 +206,7 @@ def test_settled_after_a_day(expected: bool, hours: float, status: str | None) -
 
 @examples
 @given(histories, seconds, statuses)
-def test_never_settled_early(history: ArrivalHistory, now: float, status: str | None) -> None:
+def test_never_settled_early(history: Arrivals, now: float, status: str | None) -> None:
     """A job that has not ended, or not for a day, is not settled, for any history."""
     assert not plan_for(history, seconds=now, status=status).settled
     assert not plan_for(history, seconds=now, status=status, settling_since=after(now - 86_399)).settled
@@ -187,18 +223,64 @@ def test_polls_follow_the_spacing(seed: int, longest: float) -> None:
     assert simulation.history.spacing_s == pytest.approx(600, rel=0.05)
 
 
-def test_window_of_the_next_arrival() -> None:
-    """Before the window of an arrival the next poll is at its start; polls are frequent in it, and rarer after it."""
-    regular = ArrivalHistory(7, START, 600, 80)
-    ages = {0: 425, 400: 25, 425: 40, 774: 40, 775: 43.75, 1000: 100, 3000: 600, 86_400: 900}
-    assert ages == {age: plan_for(regular, seconds=age, settings=SETTINGS._replace(longest=900)).gap for age in ages}
+def test_gaps_around_the_next_arrival() -> None:
+    """Polls are rare before an arrival is expected, frequent around that time, and rare again when it is overdue."""
+    regular = Arrivals(7, START, 9, spacing_s=600, spread_s=60)
+    gaps = [plan_for(regular, seconds=age).gap for age in (0, 300, 600, 3000, 86_400)]
+    assert gaps[0] > gaps[1] > 4 * gaps[2]
+    assert 4 * gaps[2] < gaps[3] < gaps[4]
+    assert 25 > gaps[2]
+
+
+@examples
+@given(histories, sources, seconds, st.floats(1, cadence.HIGHEST_PRICE))
+def test_a_higher_price_never_means_more_polls(
+    history: Arrivals, source: SourceCadence, now: float, factor: float
+) -> None:
+    """If requests are dearer, no gap is shorter."""
+    gaps = [plan_for(history, seconds=now, source=source._replace(price=price)).gap for price in (1.0, factor)]
+    assert gaps[0] <= gaps[1] + 1e-6
+
+
+@pytest.mark.parametrize("price", [1, cadence.HIGHEST_PRICE])
+def test_two_polls_for_each_spacing(price: float) -> None:
+    """The gap is at most half of the expected spacing, also if requests are dear, as far as MIN permits."""
+    source = SOURCE._replace(price=price)
+    for spacing in (20, 100, 400):
+        known = Arrivals(7, START, 9, spacing_s=spacing, spread_s=1)
+        assert max(15, spacing / 2) >= plan_for(known, source=source).gap
+
+
+@pytest.mark.parametrize("state", [{"status": "queued"}, {"settling_since": after(-86_400)}])
+def test_longest_gap_with_a_rate_limit(state: dict[str, Any]) -> None:
+    """If requests are as dear as they can be, the longest gap is four times as long."""
+    dear = SOURCE._replace(price=cadence.HIGHEST_PRICE)
+    assert 300 >= plan_for(**state).gap > 250
+    assert 1200 >= plan_for(**state, source=dear).gap > 1000
+
+
+def test_jobs_that_start_together() -> None:
+    """The polls of jobs that started together drift apart: after some polls they are spread over the gap."""
+    times = [0.0] * 100
+    for _ in range(8):
+        times = [at + plan_for(seconds=at, job=job).gap for job, at in enumerate(times)]
+    assert max(times) - min(times) > plan_for(seconds=times[0]).gap / 2
+
+
+@pytest.mark.parametrize(("state", "spacing"), [({"status": "queued"}, 900), ({}, 7200), ({}, 60)])
+def test_limits_do_not_bring_jobs_together(state: dict[str, Any], spacing: float) -> None:
+    """Of 1,000 jobs that start together, and have the shortest or the longest gap, few are polled at the same time."""
+    known, times = Arrivals(7, START, 9, spacing_s=spacing, spread_s=spacing / 50), [0.0] * 1000
+    for _ in range(3):
+        times = [at + plan_for(known, seconds=at, job=job, **state).gap for job, at in enumerate(times)]
+        assert 120 > max(Counter(round(at, 1) for at in times).values())
 
 
 @pytest.mark.parametrize("spacing", [40, 150, 600, 3600])
 def test_regular_arrivals_are_found_at_once(spacing: float) -> None:
-    """Checkpoints at equal intervals of any length are found within 20 s, with a shortest gap of 15 s."""
+    """Checkpoints at equal intervals are found within 20 s, with a shortest gap of 15 s, or 1 % of a long interval."""
     simulation = Simulation(arrivals(spacing, 0, 40, 0), SETTINGS)
-    assert 20 > median(simulation.delays[20:])
+    assert max(20, spacing / 100) > median(simulation.delays[20:])
 
 
 def test_a_new_spacing_is_learnt() -> None:
@@ -218,30 +300,6 @@ def test_any_arrivals_are_found(gaps: list[float], shortest: float, longest: flo
     simulation = Simulation(times, SETTINGS._replace(shortest=shortest, longest=longest))
     assert longest >= max(simulation.delays)
     assert sum(gaps) / shortest + 2 >= simulation.polls
-
-
-def test_learning() -> None:
-    """The first arrival gives no spacing, the second gives one, later ones a mean. Other polls change nothing."""
-    first = learn(NOTHING, [3, 1, 2], after(0))
-    assert ArrivalHistory(3, after(0), None, None) == first
-    second = learn(first, [3, 4, 1], after(600))
-    assert ArrivalHistory(4, after(600), 600, 150) == second
-    assert second is learn(second, [4, 3, 2], after(700)) is learn(second, [], after(700))
-    third = learn(second, [5], after(1300))
-    assert (5, after(1300), 630) == third[:3]
-    assert 135 == pytest.approx(third.spread_s)
-
-
-def test_several_arrivals_share_the_time() -> None:
-    """Checkpoints that arrive together share the time since the last arrival; repeated items count once."""
-    assert 200 == learn(ArrivalHistory(3, START, None, None), [4, 5, 6, 6, 4], after(600)).spacing_s
-
-
-def test_a_clock_that_went_back() -> None:
-    """An arrival before the last one, by the clock, is a spacing of zero, and the gap is the shortest."""
-    history = learn(ArrivalHistory(3, after(600), None, None), [4], after(0))
-    assert ArrivalHistory(4, after(0), 0, 0) == history
-    assert 15 == plan_for(history).gap
 
 
 @examples

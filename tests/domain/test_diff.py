@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from checkpointd.domain import diff as diff_module
 from checkpointd.domain.checkpoint import METRICS, read_stored
 from checkpointd.domain.diff import Change, Diff, StoredCheckpoint, Value, compare, values
 from checkpointd.domain.listing import Listing, read_listing
@@ -369,3 +370,14 @@ def test_read_back_as_received() -> None:
     assert stored is not None
     job.stored[ID] = job.stored[ID]._replace(received=values(stored))
     assert Diff() == job.compare(flawed)
+
+
+def test_many_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many changes no further checkpoint is compared, and nothing becomes missing."""
+    monkeypatch.setattr(diff_module, "MOST_CHANGES", 3)
+    listing = read([item(number) for number in range(1, 6)])
+    stored = {"gone": StoredCheckpoint({"step_number": 9}, {"step_number": 9}, missing=False)}
+    diff = compare(stored, listing, complete=True, absent_before=["gone"])
+    assert (True, 3, {}) == (diff.is_cut_off, len(diff.new), diff.marked)
+    assert ["gone"] == diff.absent
+    assert not compare({}, read([item(1), item(2)]), complete=True, absent_before=[]).is_cut_off

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpointd.domain.job import JobRecord, has_ended, is_job_id, read_jobs
+from checkpointd.domain.raw_item import LARGEST_ITEM, REJECT_BYTES
 from checkpointd.domain.reading import Reject
 from checkpointd.provider.page import read_page
 from support.odd import anything
@@ -107,11 +108,15 @@ def test_error_of_any_shape(error: Any) -> None:
     ids=lambda value: repr(value[:30]),
 )
 def test_unreadable_record_is_a_reject(reason: str, odd: bytes) -> None:
-    """A record without a valid id, or that cannot be read at all, is a reject with its bytes; the others are read."""
+    """A record without a valid id, or that cannot be read at all, is a reject; the others are read."""
     page = read_jobs([raw(job_id="a"), odd, raw(job_id="b")])
     assert ["a", "b"] == [record.id for record in page.records]
     (reject,) = page.rejects
-    assert (odd, "x" if reason.startswith("nested") else None, False) == (reject.raw, reject.id, reject.is_stored)
+    assert (odd[:REJECT_BYTES], "x" if reason.startswith("nested") else None, False) == (
+        reject.raw,
+        reject.id,
+        reject.is_stored,
+    )
     assert reject.reason.startswith(reason)
 
 
@@ -207,3 +212,19 @@ def test_any_value_in_any_field(field: str, value: bytes) -> None:
             assert expected._replace(**dict.fromkeys(touched & set(expected._fields))) == record._replace(
                 **dict.fromkeys(touched & set(record._fields))
             )
+
+
+def test_large_document_is_odd() -> None:
+    """A document of more than 65,536 characters is odd: it is left out, and the record is stored without it."""
+    fits, large = {"x": "y" * 65_000}, {"x": "y" * 65_536}
+    (record,) = read_jobs([raw(hyperparameters=large, metadata=fits, error=large)]).records
+    assert (None, None, json.dumps(fits)) == (record.hyperparameters, record.error, record.metadata)
+    assert record.reject
+    assert "hyperparameters: more than 65536 characters; error: more than 65536 characters" == record.reject.reason
+
+
+def test_large_record_is_a_reject() -> None:
+    """A record of more than 512 KiB is a reject with its id."""
+    page = read_jobs([raw(job_id="a", extra="x" * LARGEST_ITEM), raw(job_id="b")])
+    assert ["b"] == [record.id for record in page.records]
+    assert [("a", f"larger than {LARGEST_ITEM} bytes")] == [(reject.id, reject.reason) for reject in page.rejects]

@@ -10,9 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from checkpointd.domain import listing as listing_module
+from checkpointd.domain.checkpoint import ITEM_BYTES
 from checkpointd.domain.listing import READER, Listing, content_digest, digest, read_listing
+from checkpointd.domain.raw_item import REJECT_BYTES
 from checkpointd.domain.reading import Reject
 from checkpointd.provider.page import read_page
+from support.lists import raw_listing
 from support.paths import DATA
 from support.provider import JOB, checkpoint
 
@@ -173,7 +177,7 @@ def test_foreign_item_with_a_secret() -> None:
     """An item of another type that contains a secret is foreign, too, but its type is not repeated."""
     item = json.dumps({"object": "sk-canary", "id": "e1"}).encode()
     listing = read_listing(JOB, [[item]], lambda text: b"canary" in text)
-    assert ([], [], "items of another type") == listing
+    assert ([], [], "items of another type") == listing[:3]
 
 
 @pytest.mark.parametrize(
@@ -194,23 +198,18 @@ def test_nothing_listed() -> None:
 @examples
 @given(plans, plans, st.lists(st.integers(0, 12), max_size=3))
 def test_digest(plan: list[tuple[int, str | None]], other: list[tuple[int, str | None]], ends: list[int]) -> None:
-    """Two listings have the same digest if and only if their items have the same bytes in the same order."""
+    """Two listings have the same digest if and only if their pages have the same bytes in the same order."""
     raws, others = ([spoil(n, kind)[0] if kind else raw(n) for n, kind in p] for p in (plan, other))
-    assert 32 == len(digest([raws]))
-    assert (raws == others) == (digest([raws]) == digest([others]))
-    assert digest([raws]) == digest([page for page in cut(raws, ends) if page] or [[]])
-
-
-def test_digest_does_not_depend_on_the_reader_of_the_page() -> None:
-    """The digest is the same if the fast or the lenient reader split the page."""
-    body = b'{"data": [' + raw(1) + b" , " + raw(2) + b'], "has_more": false}'
-    repeated = body[:-1] + b', "has_more": false}'
-    assert digest([read_page(body).items]) == digest([read_page(repeated).items])
+    one, same, different = (raw_listing(*cut(items, ends)).bodies for items in (raws, list(raws), others))
+    assert 32 == len(digest(one))
+    assert digest(one) == digest(same)
+    assert (raws == others) == (digest(one) == digest(different))
 
 
 def test_digest_includes_the_reader() -> None:
-    """The version of the reader is a part of the digest."""
-    assert sha256(READER + raw(1) + b"\n").digest() == digest([[raw(1)]])
+    """The version of the reader is a part of the digest, and so is where each page ends."""
+    assert sha256(READER + b"3:one" + b"3:two").digest() == digest([b"one", b"two"])
+    assert digest([b"one", b"two"]) != digest([b"onetwo"])
 
 
 def test_bad_copy_does_not_replace_a_good_one() -> None:
@@ -301,3 +300,22 @@ def test_each_shown_value_is_content(field: dict[str, Any]) -> None:
         )
     ]
     assert len(digests) == len(set(digests))
+
+
+# Large items, and many metrics
+
+
+def test_item_that_is_too_large() -> None:
+    """An item of more than 256 KiB is a reject with its id and its first bytes. So its checkpoint is not missing."""
+    large = raw(1, extra="x" * ITEM_BYTES)
+    ((read,), (reject,), _, _) = read_listing(JOB, [[large, raw(2)]])
+    assert (name(2), name(1), large[:REJECT_BYTES]) == (read.id, reject.id, reject.raw)
+    assert f"larger than {ITEM_BYTES} bytes" == reject.reason
+
+
+def test_metrics_of_a_listing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many metrics without a column, no further item is read. Those that were read count."""
+    monkeypatch.setattr(listing_module, "LISTING_METRICS", 100)
+    items = [raw(number, metrics={f"m{n}": n for n in range(7 + 40)}) for number in range(1, 5)]
+    assert (2, False) == (len((found := read_listing(JOB, [items[:1], items[1:2]])).checkpoints), found.is_cut_off)
+    assert (3, True) == (len((found := read_listing(JOB, [items[:1], items[1:]])).checkpoints), found.is_cut_off)

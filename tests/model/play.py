@@ -24,6 +24,7 @@ from checkpointd.provider import client
 from checkpointd.provider.http import Limits, open_session
 from checkpointd.telemetry.health import Health
 from model.reference import Effect, Model
+from model.replay import Feed
 from model.steps import Overtake, Poll, Race, ReportStatus, Resync, Step, Stop
 from model.views import Views, differences, read_views
 from model.world import Damage, Edit, Fault, Script, World
@@ -122,10 +123,13 @@ class Environment:
         return connection
 
     async def pass_time(self, source: int) -> None:
-        """Let enough time pass: jobs are due, leases have expired, and pauses are over."""
+        """Let enough time pass: jobs are due, leases have expired, and pauses are over.
+
+        Leases are never lost twice in a row: then the job would back off, which the model does not know.
+        """
         await self.sql.execute(
             """
-            update checkpointd.polling set next_poll_at = clock_timestamp(),
+            update checkpointd.polling set next_poll_at = clock_timestamp(), lease_was_lost = false,
               lease_expires_at = case when lease_expires_at is not null then clock_timestamp() end
             where source = $1""",
             source,
@@ -157,7 +161,7 @@ class History:
         self._env = environment
         self._a, self._b = environment.daemons["A"], environment.daemons["B"]
         self._source, self._job = f"history-{number}", f"ftjob-{number}"
-        self._world, self._model = World(self._job), Model()
+        self._world, self._model, self._feed = World(self._job), Model(), Feed(self._job)
         self._listed: set[str] = set()
         """The readable checkpoints that have been listed without interruption since the current poll began."""
         self._views: Views
@@ -290,7 +294,7 @@ class History:
         self._env.provider.jobs = page([job(self._job, step.status)])
         effect = self._model.apply_status(step.status)
         job_list = JobList(
-            self._env.operator, self._a.source, Health(), gap=30, lease_seconds=LEASE_SECONDS, discover=False
+            self._env.operator, self._a.source, Health(), gap=30, lease_seconds=LEASE_SECONDS, max_new_jobs=0
         )
         await job_list.tick(due_or_not=True)
         await self._check([(self._model, effect)])
@@ -331,7 +335,8 @@ class History:
     async def _check(self, outcomes: Sequence[tuple[Model, Effect]]) -> Effect:
         """Compare the views with the possible outcomes of a step, and go on with the one that matches."""
         before, self._views = self._views, await read_views(self._env.sql, self._source)
-        found = [differences(model, effect, before, self._views) for model, effect in outcomes]
+        feed = await self._feed.differences(self._env.sql, self._views.changes, self._views.checkpoints.values())
+        found = [feed | differences(model, effect, before, self._views) for model, effect in outcomes]
         for (model, effect), difference in zip(outcomes, found, strict=True):
             if not difference:
                 self._model = model

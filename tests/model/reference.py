@@ -225,7 +225,7 @@ class Model:
         if error_class in SOURCE_FAILURES:
             return
         if poll_row is not None:
-            self._failing = poll_row
+            self._failing = None  # a row with changes counts no further polls
         elif self._failing is not None and self._failing.error_class == error_class:
             self._failing.count += 1
         else:

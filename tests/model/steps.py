@@ -21,7 +21,7 @@ from model.world import (
     Withdraw,
 )
 from support.spoilt import FAULTS
-from support.wire import COMMIT
+from support.wire import SAVE
 
 
 class Resync(NamedTuple):
@@ -42,7 +42,7 @@ class Poll(NamedTuple):
     edits: tuple[tuple[int, Edit | Resync], ...] = ()
     """What happens before the page of this index is sent."""
     cut: int | None = None
-    """The message to PostgreSQL whose answer is lost, by its number or as COMMIT; None if no answer is lost."""
+    """The message to PostgreSQL whose answer is lost, by its number or as SAVE; None if no answer is lost."""
 
 
 class Stop(NamedTuple):
@@ -106,7 +106,7 @@ _polls = st.builds(
     by=_daemons,
     faults=st.one_of(st.just(()), _faults),
     edits=st.lists(st.tuples(st.integers(0, 4), st.one_of(_edits, st.builds(Resync))), max_size=2).map(tuple),
-    cut=st.one_of(st.none(), st.none(), st.none(), st.just(COMMIT), st.integers(1, 24)),
+    cut=st.one_of(st.none(), st.none(), st.none(), st.just(SAVE), st.integers(1, 24)),
 )
 # Every field is given: Hypothesis makes up those of a NamedTuple that are not, even if they have a default.
 _other_actions = [

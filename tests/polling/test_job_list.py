@@ -1,6 +1,7 @@
 """The job list is leased like a job: a stop releases it, and a refused key of one daemon does not block another one."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -15,15 +16,18 @@ from checkpointd.postgres.connection import connect
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.telemetry.health import Health
 from service.faults.proxy import Proxy
-from support.harness import open_source, polling_one, read_job_list, sync, tick, track, until_true
-from support.provider import JOB, Provider, error, held, job, page, paged
+from support.harness import open_source, polling_one, read_job_list, row_versions, sync, tick, track, until_true
+from support.logins import connected
+from support.provider import JOB, Provider, body, error, held, job, page, paged
 
 IS_LEASED = "select job_list_lease_expires_at is not null from checkpointd.sources"
 GAP = "select extract(epoch from job_list_due_at - job_list_attempt_at)::float from checkpointd.sources"
 
 
-def _job_list(store: Store, source: ActiveSource, health: Health | None = None, *, gap: float = 30) -> JobList:
-    return JobList(store, source, health or Health(), gap=gap, lease_seconds=60, discover=False)
+def _job_list(
+    store: Store, source: ActiveSource, health: Health | None = None, *, gap: float = 30, max_new_jobs: int = 0
+) -> JobList:
+    return JobList(store, source, health or Health(), gap=gap, lease_seconds=60, max_new_jobs=max_new_jobs)
 
 
 @pytest.fixture
@@ -164,8 +168,11 @@ async def test_half_of_the_rate_limit_is_left_to_polls(
     await track(store)
     async with open_source(store, provider, page_size=2, request_interval=0.1) as source:
         await _job_list(store, source, gap=0.05).tick()
+        assert 1 == len(provider.requests)
+        assert 0.2 == pytest.approx(await sql.fetchval(GAP))
+        await _job_list(store, source, gap=0.05).tick(due_or_not=True)  # the first page again, and the second one
         assert 3 == len(provider.requests)
-        assert 0.6 == pytest.approx(await sql.fetchval(GAP))
+        assert 0.4 == pytest.approx(await sql.fetchval(GAP))
     async with open_source(store, provider, page_size=2) as source:
         await _job_list(store, source, gap=0.05).tick(due_or_not=True)
         assert 0.05 == pytest.approx(await sql.fetchval(GAP))
@@ -190,6 +197,34 @@ async def test_locked_job_delays_no_other(
         await _job_list(store, source, health).tick(due_or_not=True)
     assert [("ftjob-2", "succeeded"), (JOB, "succeeded")] == [tuple(row) for row in await sql.fetch(statuses)]
     assert 2 == await sql.fetchval("select count(*) from fine_tuning.changes where kind = 'status'")
+
+
+@pytest.mark.parametrize(
+    "call", ["track('ftjob-new')", "track('ftjob-old')", "untrack('ftjob-2')", "resync('ftjob-2')"]
+)
+async def test_an_operators_open_transaction_delays_no_other_job(
+    url: str, store: Store, provider: Provider, sql: asyncpg.Connection, health: Health, call: str
+) -> None:
+    """An operator who keeps a transaction open delays only the job that it chose, and not the rest of the page."""
+    names = ("ftjob-1", "ftjob-2", "ftjob-3", "ftjob-new", "ftjob-old", "ftjob-zzz")
+    await track(store, "ftjob-1", "ftjob-2", "ftjob-3", "ftjob-old")
+    await store.untrack(await store.find_jobs(["ftjob-old"]))
+    async with open_source(store, provider) as source:
+        provider.jobs = page([job(name, status="running", model="a") for name in names[:3]])
+        await _job_list(store, source, health).tick()
+        provider.jobs = page([job(name, status="running", model="b") for name in names])
+        async with connected(url, "in role checkpointd_operator") as operator, operator.transaction():
+            await operator.execute(f"select fine_tuning.{call}")
+            await operator.execute("set local idle_in_transaction_session_timeout = 0")
+            await _job_list(store, source, health, max_new_jobs=10_000).tick(due_or_not=True)
+            saved = await sql.fetch("select id from fine_tuning.jobs where model = 'b'")
+            assert {"ftjob-1", "ftjob-3", "ftjob-zzz"} <= {row["id"] for row in saved}
+            assert [] == health.problems()
+        await _job_list(store, source, health, max_new_jobs=10_000).tick(due_or_not=True)
+    active = await sql.fetch("select id from fine_tuning.jobs where model = 'b' and phase = 'active'")
+    chosen = {"ftjob-old"} if "old" in call else set()
+    stopped = {"ftjob-2"} if "untrack" in call else set()
+    assert ({*names} - {"ftjob-old"} | chosen) - stopped == {row["id"] for row in active}
 
 
 async def test_reading_the_list_does_not_end_a_refusal(
@@ -226,6 +261,25 @@ async def test_statuses_from_the_job_list(store: Store, provider: Provider, sql:
     )
     assert (JOB, "succeeded", "ft:x", "settling", "3") == tuple(row or ())
     assert await sql.fetchval(is_due)
+
+
+async def test_record_with_the_same_content_writes_nothing(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """A job record with its members in another order, in another format, writes no row; each new value is stored."""
+    await track(store)
+    record = job(method={"type": "supervised", "seed": 7}, seed=1)
+    provider.jobs = page([record])
+    await read_job_list(store, provider)
+    before = await row_versions(sql)
+    shuffled = dict(reversed({**record, "method": {"seed": 7.0, "type": "supervised"}}.items()))
+    provider.jobs = body(json.dumps({"object": "list", "has_more": False, "data": [shuffled]}, indent=3))
+    await read_job_list(store, provider)
+    assert before == await row_versions(sql)
+    for seed in (True, 2, None):
+        provider.jobs = page([{**shuffled, "seed": seed}])
+        await read_job_list(store, provider)
+        assert seed == json.loads(await sql.fetchval("select payload ->> 'seed' from checkpointd.jobs") or "null")
 
 
 async def test_sealed_job_gets_its_first_status(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:

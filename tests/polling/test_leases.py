@@ -9,34 +9,19 @@ from functools import partial
 import asyncpg
 import pytest
 
+from checkpointd.domain.attribution import OWN_FAILURES
 from checkpointd.domain.job import Job
-from checkpointd.domain.listing import RawListing
-from checkpointd.domain.poll import PollResult, SavedPoll, evaluate
+from checkpointd.domain.poll import Lease, PollResult, SavedPoll, evaluate
 from checkpointd.polling import save_queue
-from checkpointd.postgres import connection as connection_module
 from checkpointd.postgres import queries
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.save import save_changed, save_quiet
 from checkpointd.postgres.store import Capacity, Store, open_store
 from support.harness import CADENCE, polling_one, sync, tick, track, until_true
+from support.lists import raw_listing
 from support.provider import JOB, Provider, body, checkpoint, error, held, page
-from support.wire import COMMIT, Wire
-
-SHIFTED_CLOCK = """
-    create schema shifted;
-    create table shifted.by (shift interval);
-    insert into shifted.by values ('0');
-    create function shifted.clock_timestamp() returns timestamptz
-      return pg_catalog.clock_timestamp() + (select shift from shifted.by);
-    create function shifted.now() returns timestamptz return pg_catalog.now() + (select shift from shifted.by);
-"""
-"""Functions that replace the database's clock for a session that has `shifted` first in its search path."""
-
-
-async def _connect_shifted(url: str) -> asyncpg.Connection:
-    connection = await connect(url)
-    await connection.execute("set search_path = shifted, pg_catalog")
-    return connection
+from support.shifted import SHIFTED_CLOCK, connect_shifted
+from support.wire import SAVE, Wire
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
@@ -48,7 +33,7 @@ async def test_the_databases_clock_decides(url: str, provider: Provider, sql: as
     gap_left = "select next_poll_at - shifted.clock_timestamp() from checkpointd.polling"
     answer, reached, go_on = held(page([checkpoint(1)]))
     provider.checkpoints[JOB] = answer
-    async with open_store(lambda: _connect_shifted(url)) as store:
+    async with open_store(lambda: connect_shifted(url)) as store:
         await track(store)
         await sql.execute("update checkpointd.polling set next_poll_at = shifted.clock_timestamp()")
         async with (
@@ -64,11 +49,29 @@ async def test_the_databases_clock_decides(url: str, provider: Provider, sql: as
             await poller.idle()
         assert 1 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
         gap = await sql.fetchval(gap_left)
-        assert 0 < gap.total_seconds() <= 15
+        assert 0 < gap.total_seconds() <= 300
         async with polling_one(store, provider) as (poller, _, _):
             assert 0 == await tick(poller)
-            await sql.execute("update shifted.by set shift = shift + interval '15 s'")
+            await sql.execute("update shifted.by set shift = shift + interval '300 s'")
             assert 1 == await tick(poller)
+
+
+async def test_a_poll_whose_lease_became_void(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """If the clock is set back during a poll, its job is claimed again, and only the later poll is saved."""
+    answer, _, go_on = held(page([checkpoint(1)]))
+    provider.checkpoints[JOB] = answer
+    async with polling_one(store, provider) as (poller, source, outcomes):
+        await track(store)
+        assert 1 == await poller.tick()
+        await sql.execute("update checkpointd.polling set last_attempt_at = now() + interval '1 hour'")
+        assert 1 == await poller.tick()
+        assert 2 == source.claimed
+        go_on.set()
+        await poller.idle()
+        await poller.queue.saved()
+        assert 0 == source.claimed
+        assert isinstance(outcomes[JOB], SavedPoll)
+    assert [(1, "changed")] == [tuple(row) for row in await sql.fetch("select count, outcome from fine_tuning.polls")]
 
 
 async def test_a_lost_answer_counts_once(
@@ -84,7 +87,7 @@ async def test_a_lost_answer_counts_once(
             error(500),
         ):
             provider.checkpoints[JOB] = answer
-            wire.cut(COMMIT)
+            wire.cut(SAVE)
             await sync(store, provider)
     counts = await sql.fetchrow("""
         select (select count(*) from fine_tuning.checkpoints) as checkpoints,
@@ -134,7 +137,10 @@ async def _untrack_during(
 
 async def test_untracked_while_a_claim_waits(store: Store, sql: asyncpg.Connection) -> None:
     """A job that is untracked while a claim of it waits for the rate limit of its source is not polled any more."""
-    claim = partial(store.claim_named_jobs, request_intervals={1: 0.1}, lease_seconds=60)
+
+    async def claim(jobs: list[Job]) -> list[Lease]:
+        return await store.claim_named_jobs(jobs, {jobs[0].source: 0.1}, 60)
+
     assert [] == await _untrack_during(claim, store, sql, "sources")
     assert await sql.fetchval("select next_poll_at = 'infinity' from checkpointd.polling")
 
@@ -153,60 +159,45 @@ async def _poll_jobs(store: Store, jobs: Sequence[Job], number: int) -> list[Pol
         return [json.dumps(item).encode() for item in [*items, {"id": "bad"}]]
 
     leases = await store.claim_named_jobs(jobs, {}, 60)
-    return [evaluate(lease, RawListing([listed(lease.id)], None, 1), CADENCE, lambda _: False) for lease in leases]
+    return [evaluate(lease, raw_listing(listed(lease.id)), CADENCE, lambda _: False) for lease in leases]
 
 
-async def _freeze_saves(url: str, store: Store, sql: asyncpg.Connection, messages: int, *, warm: bool) -> int:
-    """Freeze one save at its first message, another one at its second, and so on; all must release their locks in time.
-
-    If `warm`, their connections have saved before, so that the server has prepared their statements. Returns how many
-    of the saves were frozen inside a transaction.
-    """
+@pytest.mark.parametrize(("warm", "messages"), [(False, 4), (True, 2)])
+async def test_a_frozen_save_holds_no_lock(
+    warm: bool,
+    messages: int,
+    url: str,
+    store: Store,
+    sql: asyncpg.Connection,
+) -> None:
+    """Between any two messages of a save, no lock is held: neither if they prepare its statements, nor afterwards."""
     ids = [f"{JOB}-{message}" for message in range(1, messages + 1)]
     await track(store, *ids)
     jobs = await store.find_jobs(ids)
     await save_changed(store, await _poll_jobs(store, jobs, 1))
-    in_transaction = """
+    writing = """
         select pid from pg_stat_activity
-        where datname = current_database() and xact_start is not null and application_name = 'checkpointd'"""
-    pids = set[int]()  # collected one by one: on a slow machine the first ones end before the last ones are frozen
+        where datname = current_database() and backend_xid is not null and application_name = 'checkpointd'"""
     async with AsyncExitStack() as stack:
         wires = [await stack.enter_async_context(Wire(url)) for _ in ids]
         stores = [await stack.enter_async_context(open_store(partial(connect, wire.url))) for wire in wires]
-        if warm:
-            polls = zip(stores, await _poll_jobs(store, jobs, 2), strict=True)
-            await asyncio.gather(*(save_changed(one, [poll]) for one, poll in polls))
+        for number in (2, 3) if warm else (2,):
+            polls = await _poll_jobs(store, jobs, number)
+            if number == 2 and warm:
+                await asyncio.gather(*(save_changed(one, [poll]) for one, poll in zip(stores, polls, strict=True)))
         saves = []
-        polls = await _poll_jobs(store, jobs, 3)
         for message, (wire, one, poll) in enumerate(zip(wires, stores, polls, strict=True), start=1):
-            wire.freeze(message)
+            async with one.connection():
+                wire.freeze(message)
             saves.append(asyncio.ensure_future(save_changed(one, [poll])))
-            frozen = asyncio.ensure_future(wire.frozen.wait())
-            await asyncio.wait([saves[-1], frozen], return_when=asyncio.FIRST_COMPLETED)
-            frozen.cancel()
-            pids |= {row["pid"] for row in await sql.fetch(in_transaction)}
-        await until_true(sql, f"select not exists ({in_transaction})", seconds=30)
+            await asyncio.wait_for(wire.frozen.wait(), 30)
+            assert [] == await sql.fetch(writing), message
         for save in saves:
             save.cancel()
         async with asyncio.timeout(5):  # the daemon does not wait for a server that hangs: a statement may take 15 s
             await asyncio.gather(*saves, return_exceptions=True)
-    return len(pids)
-
-
-async def test_a_frozen_save_holds_no_lock(url: str, store: Store, sql: asyncpg.Connection) -> None:
-    """Wherever in a save a daemon freezes or is cut off, the timeout of idle transactions releases its locks."""
-    assert 6 < await _freeze_saves(url, store, sql, 11, warm=True)
-
-
-@pytest.mark.slow
-async def test_a_frozen_first_save_holds_no_lock(
-    url: str, store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While a save still prepares its statements, the transaction timeout releases its locks (PostgreSQL 17)."""
-    if sql.get_server_version().major < 17:
-        pytest.skip("transaction_timeout exists since PostgreSQL 17")
-    monkeypatch.setattr(connection_module, "TRANSACTION_TIMEOUT", "4s")
-    assert 12 < await _freeze_saves(url, store, sql, 20, warm=False)
+        again = await save_changed(store, polls)
+    assert ids == sorted(poll.result.lease.id for poll in again)
 
 
 async def test_a_lost_save_is_not_remembered(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
@@ -285,7 +276,7 @@ async def test_two_polls_of_one_job_in_one_save(store: Store, sql: asyncpg.Conne
         for step in (old_step, new_step):
             await sql.execute("update checkpointd.polling set next_poll_at = now(), lease_expires_at = null")
             (lease,) = await store.claim_due_jobs(capacities, 60)
-            listing = RawListing([[json.dumps(checkpoint(step)).encode()]], None, 1)
+            listing = raw_listing([json.dumps(checkpoint(step)).encode()])
             polls.append(evaluate(lease, listing, CADENCE, lambda _: False))
         return polls
 
@@ -295,6 +286,22 @@ async def test_two_polls_of_one_job_in_one_save(store: Store, sql: asyncpg.Conne
     old, new = await poll_twice(1, 1)
     assert (True, True) == (old.quiet, new.quiet)
     assert [new] == [saved.result for saved in await save_quiet(store, [new, old])]
+
+
+async def test_restored_database_repeats_no_lease(store: Store, sql: asyncpg.Connection) -> None:
+    """A poll from before a restore is not saved under another job that has the same private key and as many claims."""
+    capacities = {(await store.register_sources({"test": "openai"}))["test"]: Capacity(8, 2, None)}
+    polls = []
+    for name in ("ftjob-lost", "ftjob-other"):
+        await sql.execute("truncate checkpointd.jobs, checkpointd.polling restart identity cascade")
+        await track(store, name)
+        (lease,) = await store.claim_due_jobs(capacities, 60)
+        listing = raw_listing([json.dumps(checkpoint(1, job=name)).encode()])
+        polls.append(evaluate(lease, listing, CADENCE, lambda _: False))
+    lost, current = polls
+    assert lost.lease.job == current.lease.job
+    assert [] == await save_changed(store, [lost])
+    assert 1 == len(await save_changed(store, [current]))
 
 
 async def test_locked_job_delays_no_other(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
@@ -324,3 +331,92 @@ async def test_clock_set_back(store: Store, provider: Provider, sql: asyncpg.Con
           lease_expires_at = now() + interval '30 d 1 min'""")
     async with polling_one(store, provider) as (poller, _, _):
         assert 2 == await poller.tick()
+
+
+async def test_untracked_during_the_sealing_poll(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job that is untracked during the poll that would have sealed it is not sealed, and no resync wakes it."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    await sync(store, provider)
+    await sql.execute("update checkpointd.jobs set status = 'succeeded'")
+    await sql.execute("update checkpointd.polling set settling_since = now() - interval '1 year', equal_listings = 2")
+    provider.checkpoints[JOB], reached, go_on = held(page([checkpoint(1)]))
+    polling = asyncio.create_task(sync(store, provider))
+    await reached.wait()
+    jobs = await store.find_jobs([JOB])
+    await store.untrack(jobs)
+    go_on.set()
+    await polling
+    state = "select quiet_polls, sealed_at, next_poll_at = 'infinity' from checkpointd.polling"
+    assert (1, None, True) == tuple(await sql.fetchrow(state) or ())
+    assert 0 == await store.resync(jobs)
+
+
+async def test_failures_after_a_partial_listing(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A run of equal failures has a row of its own, also if a listing broke off in the same way before it."""
+    provider.checkpoints[JOB] = [page([checkpoint(1)], has_more=True), error(500)]
+    await sync(store, provider)
+    provider.checkpoints[JOB] = error(500)
+    for _ in range(3):
+        await sync(store, provider)
+    rows = await sql.fetch("select outcome, error_class, count, items, new from fine_tuning.polls order by id")
+    assert [("partial", "server_error", 1, 1, 1), ("failed", "server_error", 3, 0, 0)] == list(map(tuple, rows))
+
+
+async def test_leases_that_are_lost_again(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """The second lost lease in a row, and each further one, counts as a failed poll, until a poll is saved.
+
+    The job is then not polled at once, and its gap grows.
+    """
+    await track(store)
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    capacities = {(await store.register_sources({"test": "openai"}))["test"]: Capacity(8, 2, None)}
+
+    async def claim_after_a_loss() -> tuple[bool, int, str | None, float]:
+        """Let the present lease expire, and claim the job. Returns what became of it, and when it is due."""
+        await sql.execute("update checkpointd.polling set gap_s = 10, lease_expires_at = now() - interval '1 s'")
+        await sql.execute("update checkpointd.polling set next_poll_at = now()")
+        (lease,) = await store.claim_due_jobs(capacities, 60)
+        row = await sql.fetchrow(
+            """select f.consecutive_failures, f.error_class, extract(epoch from f.next_poll_at - now())::float8
+            from fine_tuning.freshness f"""
+        )
+        assert lease.is_lost == (await sql.fetchval("select lease_expires_at is null from checkpointd.polling"))
+        return lease.is_lost, *row
+
+    (lease,) = await store.claim_due_jobs(capacities, 60)
+    assert not lease.is_lost
+    assert (False, 0, None) == (await claim_after_a_loss())[:3]
+    *lost, due = await claim_after_a_loss()
+    assert [True, 1, "lease_lost"] == lost
+    assert 15 < due < 20
+    assert [] == await store.claim_due_jobs(capacities, 60)
+    *lost, due = await claim_after_a_loss()
+    assert [True, 2, "lease_lost"] == lost
+    assert 35 < due < 40
+    await sql.execute("update checkpointd.polling set next_poll_at = now()")
+    async with polling_one(store, provider) as (poller, _, _):
+        assert 1 == await tick(poller)
+        await poller.queue.saved()
+    assert (0, None) == tuple(await sql.fetchrow("select failures, error_class from checkpointd.polling"))
+    await sql.execute("update checkpointd.polling set next_poll_at = now()")
+    await store.claim_due_jobs(capacities, 60)
+    assert (False, 0, None) == (await claim_after_a_loss())[:3]
+
+
+async def test_a_claim_writes_no_index(store: Store, sql: asyncpg.Connection) -> None:
+    """A claim, also one that finds lost leases, updates rows in their pages (HOT)."""
+    await track(store, *(f"ftjob-{n}" for n in range(8)))
+    key = await sql.fetchval("select key from checkpointd.sources")
+    for _ in range(3):
+        async with sql.transaction():
+            await sql.execute("update checkpointd.polling set lease_expires_at = now() - interval '1 s'")
+            claimed = await sql.fetch(
+                queries.CLAIM_DUE_JOBS, [key], [8], [8], [None], 60.0, ["overdue"], OWN_FAILURES, 300.0
+            )
+            assert 8 == len(claimed)
+            updates = [
+                await sql.fetchval(f"select pg_stat_get_xact_tuples_{kind}('checkpointd.polling'::regclass)")
+                for kind in ("updated", "hot_updated")
+            ]
+            assert updates[0] == updates[1] >= 16
+            await sql.execute("update checkpointd.polling set next_poll_at = now()")

@@ -3,6 +3,7 @@
 import asyncpg
 import pytest
 
+from checkpointd.postgres.overview import count_by_source
 from checkpointd.postgres.store import Store
 from support.harness import polling_one, read_job_list, sync, tick, track
 from support.provider import JOB, Provider, checkpoint, error, held, job, page
@@ -19,7 +20,8 @@ async def _hours_pass(sql: asyncpg.Connection, hours: float) -> None:
     await sql.execute(
         """update checkpointd.polling set next_poll_at = next_poll_at - $1, last_attempt_at = last_attempt_at - $1,
         last_complete_at = last_complete_at - $1, last_change_at = last_change_at - $1,
-        failing_since = failing_since - $1, settling_since = settling_since - $1, newest_seen_at = newest_seen_at - $1;
+        failing_since = failing_since - $1, settling_since = settling_since - $1, newest_seen_at = newest_seen_at - $1,
+        waiting_since = waiting_since - $1;
         update checkpointd.jobs set tracked_at = tracked_at - $1""".replace("$1", f"interval '{hours} h'")
     )
 
@@ -231,16 +233,26 @@ async def test_late_metric_while_settling_delays_the_seal(
 async def test_failed_sync_leaves_a_sealed_job_sealed(
     store: Store, provider: Provider, sql: asyncpg.Connection
 ) -> None:
-    """A failed `sync`, as after the provider has shut down, does not reopen a sealed job."""
+    """A failed `sync`, as after the provider has shut down, does not reopen a sealed job, nor count it as failing.
+
+    No later poll would end the failures. Those after a resync count, because the job is polled again.
+    """
     provider.checkpoints[JOB] = page([checkpoint(1)])
     await sync(store, provider)
     await sql.execute("update checkpointd.polling set sealed_at = now(), next_poll_at = 'infinity'")
-    for answer in (error(404), error(500)):
+    read = """select j.phase, f.next_poll_at is null, f.consecutive_failures, f.error_class
+        from fine_tuning.jobs j join fine_tuning.freshness f on f.fine_tuning_job_id = j.id"""
+    for answer, error_class in ((error(404), "missing"), (error(403), "forbidden"), (error(500), "server_error")):
         provider.checkpoints[JOB] = answer
-        await sync(store, provider)
-        assert ("sealed", True) == tuple(
-            await sql.fetchrow("select phase, next_poll_at is null from fine_tuning.jobs, fine_tuning.freshness") or ()
-        )
+        for _ in range(2):
+            await sync(store, provider)
+            assert ("sealed", True, 0, error_class) == tuple(await sql.fetchrow(read) or ())
+    assert 3 == await sql.fetchval("select count(*) from fine_tuning.polls where error_class is not null")
+    assert [0] == [row["failing"] for row in await count_by_source(store)]
+
+    await store.resync(await store.find_jobs([JOB]))
+    await sync(store, provider)
+    assert ("active", False, 1, "server_error") == tuple(await sql.fetchrow(read) or ())
 
 
 async def test_job_with_rejects_is_not_sealed(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
@@ -289,3 +301,70 @@ async def test_untracked_job_is_not_polled(store: Store, provider: Provider, sql
     assert (1, "untracked") == tuple(row or ())
     await track(store)
     assert 1 == await _poll(store, provider)
+
+
+async def _waited(store: Store) -> float:
+    """Return for how many hours the only job has waited, as a poll is told that is claimed now."""
+    (lease,) = await store.claim_named_jobs(await store.find_jobs([JOB]), {}, 60)
+    await store.release([lease])
+    return lease.waited_s / 3600
+
+
+async def test_time_in_which_a_job_waits(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """The hours for which a job is queued or paused, by the job list, are counted up to its next checkpoint."""
+    provider.checkpoints[JOB] = page([])
+    await track(store)
+
+    async def pass_hours(hours: float, status: str) -> float:
+        provider.jobs = page([job(status=status)])
+        await read_job_list(store, provider)
+        await _hours_pass(sql, hours)
+        assert 1 == await _poll(store, provider)
+        return await _waited(store)
+
+    assert 2 == pytest.approx(await pass_hours(2, "queued"), abs=0.01)
+    assert 2 == pytest.approx(await pass_hours(1, "running"), abs=0.01)
+    assert 5 == pytest.approx(await pass_hours(3, "pausing"), abs=0.01)
+    assert 6 == pytest.approx(await pass_hours(1, "paused"), abs=0.01)
+    assert 6 == pytest.approx(await pass_hours(0.5, "running"), abs=0.01)
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    assert 0 == pytest.approx(await pass_hours(1, "paused"), abs=0.01)
+    first = await sql.fetchval("select first_arrival_s / 3600 from checkpointd.polling")
+    assert 1 == pytest.approx(first, abs=1.1)  # it may have arrived during the last hour
+    assert 4 == pytest.approx(await pass_hours(4, "paused"), abs=0.01)
+    assert 4 == pytest.approx(await pass_hours(1, "running"), abs=0.01)
+    provider.checkpoints[JOB] = page([checkpoint(2), checkpoint(1)])
+    assert 0 == pytest.approx(await pass_hours(1, "running"), abs=0.01)
+
+
+async def _estimate(store: Store) -> float | None:
+    """Return the seconds that the provider estimates for an epoch of the only job, as a poll is told them."""
+    (lease,) = await store.claim_named_jobs(await store.find_jobs([JOB]), {}, 60)
+    await store.release([lease])
+    return lease.epoch_estimate_s
+
+
+async def test_estimate_of_the_provider(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """The estimated end of a job tells the seconds for each epoch, as it was before the first checkpoint."""
+    provider.checkpoints[JOB] = page([])
+    await track(store)
+    await _hours_pass(sql, 1)
+
+    async def read(hours: float, epochs: object, status: str = "running") -> float | None:
+        finish = int(await sql.fetchval("select extract(epoch from now())") + 3600 * hours)
+        hyperparameters = {"n_epochs": epochs}
+        provider.jobs = page([job(status=status, estimated_finish=finish, hyperparameters=hyperparameters)])
+        await read_job_list(store, provider)
+        return await _estimate(store)
+
+    assert await read(2, "auto") is None
+    assert await read(2, 0) is None
+    assert await read(-2, 3) is None
+    assert 3600 == pytest.approx(await read(2, 3), abs=60)
+    assert 3600 == pytest.approx(await read(2, 3, "paused"), abs=60)
+    await _hours_pass(sql, 1)
+    await read(2, 3)
+    assert 3600 == pytest.approx(await read(3, 4), abs=60)  # four hours from the start, without the one of the pause
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    assert 1 == await _poll(store, provider)
+    assert 3600 == pytest.approx(await read(9, 1), abs=60)

@@ -9,9 +9,12 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from checkpointd.domain import diff
 from checkpointd.domain.failure import Failure
 from checkpointd.domain.poll import SavedPoll
 from checkpointd.polling import setup
+from checkpointd.polling.save_queue import BATCH_ITEMS
+from checkpointd.postgres import comparison
 from checkpointd.postgres.store import Store
 from support.harness import polling_one, read_job_list, row_versions, sync, track
 from support.provider import JOB, Provider, body, checkpoint, error, held, job, page, paged
@@ -49,6 +52,16 @@ async def test_quiet_polls_write_nothing(store: Store, provider: Provider, sql: 
         await sync(store, provider)
     assert before == await row_versions(sql)
     assert 40 == (await _freshness(sql))["quiet_polls"]
+
+
+async def test_quiet_polls_keep_the_digest(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """After a quiet poll the digest is that of the last complete listing still: no later poll compares it in full."""
+    provider.checkpoints[JOB] = page([checkpoint(2), checkpoint(1)])
+    digests = set()
+    for _ in range(4):
+        await sync(store, provider)
+        digests.add(await sql.fetchval("select digest from checkpointd.polling"))
+    assert 1 == len(digests - {None}) == len(digests)
 
 
 async def test_late_metric_is_found_after_quiet_polls(
@@ -127,7 +140,8 @@ async def test_incomplete_listing_is_stored_but_no_success(
         assert before[column] == after[column]
     assert ("server_error", 3) == (after["error_class"], after["consecutive_failures"])
     rows = await sql.fetch("select outcome, error_class, count, new from fine_tuning.polls order by id")
-    assert [("changed", None, 1, 6), ("partial", "server_error", 3, 1)] == [tuple(row) for row in rows]
+    expected = [("changed", None, 1, 6), ("partial", "server_error", 1, 1), ("failed", "server_error", 2, 0)]
+    assert expected == [tuple(row) for row in rows]
 
 
 async def test_recovery_is_seen(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
@@ -284,3 +298,79 @@ async def test_drain_releases_polls_that_do_not_end(
         await reached.wait()
     row = await sql.fetchrow("select lease_expires_at, failures from checkpointd.polling")
     assert (None, 0) == tuple(row or ())
+
+
+# Bounds of a save
+
+
+async def test_stored_checkpoints_are_read_in_parts(
+    store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the stored checkpoints of several jobs take too much memory together, each job is compared by itself."""
+    monkeypatch.setattr(comparison, "STORED_BYTES", 1)
+    jobs = [f"ftjob-{number}" for number in range(4)]
+    for steps in (2, 3):
+        for name in jobs:
+            provider.checkpoints[name] = page([checkpoint(step, name) for step in range(steps, 0, -1)])
+        outcomes = await sync(store, provider, *jobs)
+    assert [1] * 4 == [outcome.new for outcome in outcomes.values() if isinstance(outcome, SavedPoll)]
+    assert 12 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
+
+
+async def test_stored_payloads_are_read_in_parts(
+    store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the connection is too slow to read all stored payloads that changed, each poll saves a part of the changes.
+
+    A payload that is listed unchanged is not read.
+    """
+    monkeypatch.setattr(comparison, "PAYLOAD_BYTES", 1)
+    note = "x" * BATCH_ITEMS  # so that one payload is read in a save
+    for steps in (3, 4):
+        provider.checkpoints[JOB] = page([{**checkpoint(step), "note": note} for step in range(steps, 0, -1)])
+        (outcome,) = (await sync(store, provider, JOB)).values()
+        assert isinstance(outcome, SavedPoll)
+        assert outcome.result.complete
+    provider.checkpoints[JOB] = page([{**checkpoint(step, train_loss=0.75), "note": note} for step in range(4, 0, -1)])
+    for part in range(1, 5):
+        (outcome,) = (await sync(store, provider, JOB)).values()
+        assert isinstance(outcome, SavedPoll)
+        assert (1, part == 4) == (outcome.changed, outcome.result.complete), outcome.result.error
+        assert part == await sql.fetchval("select count(*) from fine_tuning.checkpoints where train_loss = 0.75")
+
+
+async def test_stored_checkpoints_that_are_too_large(
+    store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job whose stored checkpoints take too much memory fails, backs off, and keeps them. Other jobs are saved."""
+    for steps in (1, 2):
+        for name in (JOB, "ftjob-2"):
+            provider.checkpoints[name] = page([checkpoint(step, name) for step in range(steps, 0, -1)])
+        provider.checkpoints[JOB] = page([checkpoint(n) for n in range(40 + steps, 0, -1)])
+        await sync(store, provider, JOB, "ftjob-2")
+        monkeypatch.setattr(comparison, "LARGEST_JOB_BYTES", 10_000)
+    rows = await sql.fetch(
+        """select error_class, error_class is not null and next_poll_at > now() + interval '4 min', checkpoint_count
+        from fine_tuning.freshness f join fine_tuning.jobs j on j.id = f.fine_tuning_job_id order by j.id"""
+    )
+    assert [(None, False, 2), ("too_large", True, 41)] == [tuple(row) for row in rows]
+
+
+async def test_more_changes_than_are_saved_at_once(
+    store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing with too many changes counts as incomplete, until polls have saved all of them."""
+    monkeypatch.setattr(diff, "MOST_CHANGES", 2)
+    provider.checkpoints[JOB] = page([checkpoint(step) for step in range(5, 0, -1)])
+    states = []
+    for _ in range(3):
+        await sync(store, provider)
+        states.append(
+            tuple(
+                await sql.fetchrow(
+                    """select (select count(*) from fine_tuning.checkpoints), last_complete_at is not null
+                    from fine_tuning.freshness"""
+                )
+            )
+        )
+    assert [(2, False), (4, False), (5, True)] == states

@@ -74,7 +74,15 @@ async def test_values(name: str, url: str, provider: Provider, sql: asyncpg.Conn
 
     before = await row_versions(sql)
     again = await checkpointd("sync", job, "--json", env=env)
-    assert {"jobs": 1, "new": 0, "changed": 0, "rejected": 0, "failed": 0, "failures": []} == json.loads(again.out)
+    assert {
+        "jobs": 1,
+        "new": 0,
+        "changed": 0,
+        "rejected": 0,
+        "failed": 0,
+        "failures": [],
+        "not_configured": {},
+    } == json.loads(again.out)
     assert before == await row_versions(sql)
     assert changes == await sql.fetch("select * from fine_tuning.changes")
 
@@ -171,7 +179,7 @@ async def test_example_that_claims_more(url: str, provider: Provider, sql: async
 
 EXPECTED = {
     "openai_three_epochs_with_validation.json": (3, [1, 2, 3], True, 2, ("valid_loss", 2.2545838967347758e-05, 3, 3)),
-    "openai_without_validation.json": (2, [1, 2], True, None, (None, None, 0, 2)),
+    "openai_without_validation.json": (2, [1, 2], True, 1, ("train_loss", 7.629394644936838e-07, 2, 2)),
     # valid_loss is smallest at step 90, but the loss on the whole validation file decides
     "azure_ten_epochs_lists_last_three.json": (10, [8, 9, 10], True, 0, ("full_valid_loss", 2.1294603796566234, 3, 3)),
     "azure_documented_example_ascending.json": (3, [1, 2, 3], False, 2, ("full_valid_loss", 0.114, 3, 3)),
@@ -196,7 +204,7 @@ async def test_derived_columns(name: str, store: Store, provider: Provider, sql:
     chosen = await sql.fetchrow("""
         select rule, value, covered, checkpoints, checkpoint_id, step_number, missing_since, fine_tuned_model_checkpoint
         from fine_tuning.best_checkpoints""")
-    item = dict.fromkeys(items[0]) if best is None else items[best]
+    item = items[best]
     expected = (*best_row, item["id"], item["step_number"], None, item["fine_tuned_model_checkpoint"])
     assert expected == tuple(chosen or ())
     freshness = await sql.fetchrow("""

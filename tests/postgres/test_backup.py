@@ -2,19 +2,24 @@
 
 import asyncio
 import os
+import re
+import stat
 import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import asyncpg
 import pytest
 
 from support.documents import Document
-from support.logins import connected, login
+from support.history import add_events
+from support.logins import as_role, connected, login, run_roles
 from support.provider import JOB, Provider, checkpoint, job, page
 from support.verbs import checkpointd, environment
 
+PASSWORD = "p@ss:/w%rd"
 VIEWS = "select viewname from pg_views where schemaname = 'fine_tuning' and viewname <> 'freshness' order by 1"
 
 
@@ -24,11 +29,39 @@ async def _contents(sql: asyncpg.Connection) -> dict[str, list[Any]]:
     return {view: sorted(map(repr, await sql.fetch(f"table fine_tuning.{view}"))) for view in views}
 
 
+async def _run_documented(folder: Path, binaries: Path) -> None:
+    """Run the documented commands, with their files in this folder. It gets `calls`: what the programs were given."""
+    programs = folder / "programs"
+    programs.mkdir()
+    for name in ("pg_dump", "pg_restore"):
+        program = programs / name
+        program.write_text(f"""#!/bin/sh
+echo "$0 $*
+PGPASSWORD=$PGPASSWORD" >> {folder}/calls
+exec {binaries}/{name} "$@"
+""")
+        program.chmod(0o755)
+    commands = "".join(Document("sql/OPERATING.md").blocks("sh", "Backup")).replace("/etc/checkpointd", str(folder))
+    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
+    shell = await asyncio.create_subprocess_exec(
+        *("sh", "-eu", "-c", commands), cwd=folder, env=environment(folder, PATH=path), stdout=PIPE, stderr=PIPE
+    )
+    out, err = await shell.communicate()
+    assert (0, b"the schema is up to date\n") == (shell.returncode, out), err
+
+
+def _name(url: str) -> str:
+    return str(urlsplit(url).username)
+
+
 @pytest.mark.slow
 async def test_backup_and_restore(
     url: str, bare: str, provider: Provider, sql: asyncpg.Connection, binaries: Path, tmp_path: Path
 ) -> None:
-    """A database restored on a server without the roles has all rows and rights, and polls store further rows in it."""
+    """A backup restored on a server without the roles has all rows and rights, and polls store further rows in it.
+
+    A reader's large object does not prevent it. No program gets the password as an argument, and the dump is private.
+    """
     env = environment(tmp_path, url, provider.url)
     provider.checkpoints[JOB] = [
         page([checkpoint(1)]),
@@ -39,21 +72,39 @@ async def test_backup_and_restore(
     await checkpointd("track", JOB, env=env)
     for _ in range(3):
         await checkpointd("sync", env=env)
+    await add_events(sql, [JOB], 3)
+    await sql.execute("""
+        insert into checkpointd.earlier_steps (job, step_number, id)
+        select job, step_number, 'old' from checkpointd.steps where step_number = 1""")
     before = await _contents(sql)
     assert all(before.values())
 
     admin = await asyncpg.connect(bare.format("postgres"))
-    await admin.execute("create database restored")
+    await admin.execute("create role owner login")
+    await admin.execute("create database restored owner owner")
     await admin.close()
-    (commands,) = Document("sql/OPERATING.md").blocks("sh", "Backup")
-    async with login(url, "in role checkpointd_owner") as owner:
-        path = os.pathsep.join([str(binaries), str(Path(sys.executable).parent), os.environ["PATH"]])
-        env = environment(tmp_path, owner, PATH=path, NEW_DATABASE_URL=bare.format("restored"))
-        shell = await asyncio.create_subprocess_exec(
-            *("sh", "-eu", "-c", commands), cwd=tmp_path, env=env, stdout=PIPE, stderr=PIPE
+    async with (
+        login(url, "in role checkpointd_reader") as reader,
+        login(url, "in role checkpointd_owner") as owner,
+    ):
+        await sql.execute(f"alter large object {await sql.fetchval('select lo_create(0)')} owner to {_name(reader)}")
+        new_owner = as_role(bare.format("restored"), "owner")
+        for file, given in (("owner_database_url", owner), ("new_owner_database_url", new_owner)):
+            (tmp_path / file).write_text(
+                given.replace(f"{_name(given)}@", f"{_name(given)}:{quote(PASSWORD, safe='')}@")
+            )
+        await _run_documented(tmp_path, binaries)
+        assert 0o600 == stat.S_IMODE((tmp_path / "checkpointd.dump").stat().st_mode)
+        whole = await asyncio.create_subprocess_exec(
+            binaries / "pg_dump", "--file=whole", owner, cwd=tmp_path, stderr=PIPE
         )
-        assert (b"the schema is up to date\n", b"") == await shell.communicate()
-        assert 0 == shell.returncode
+        assert b"large object" in (await whole.communicate())[1], "the reader's object no longer prevents a whole dump"
+    calls = (tmp_path / "calls").read_text()
+    assert ["pg_dump", "pg_restore"] == re.findall(r"^\S*/(\w+) ", calls, flags=re.MULTILINE)
+    assert 2 == len(re.findall(f"^PGPASSWORD={re.escape(PASSWORD)}$", calls, flags=re.MULTILINE))
+    assert PASSWORD not in (arguments := re.sub("^PGPASSWORD=.*$", "", calls, flags=re.MULTILINE))
+    assert quote(PASSWORD, safe="") not in arguments
+    await run_roles(binaries, bare.format("restored"))
 
     restored = await asyncpg.connect(bare.format("restored"))
     assert before == await _contents(restored)

@@ -294,7 +294,9 @@ async def test_no_password_without_tls() -> None:
         with pytest.raises(ConnectionError) as caught:
             await connect(f"postgresql://canary:canary@{REMOTE}:{port}/db")
         await asyncio.wait_for(closed.wait(), 10)
-    assert "sslmode=disable" in explain(caught.value)
+    explained = explain(caught.value)
+    assert "refuses TLS: turn TLS on there" in explained
+    assert "disable" not in explained
     assert [8, 0] == [len(data) for data in received]  # the request for TLS, and the end
 
 
@@ -336,6 +338,16 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "alter table checkpointd.polling rename to other",
         "does not exist",
         "checkpointd migrate",
+    ),
+    "no such function": (
+        "alter function checkpointd.track_jobs rename to other",
+        "does not exist",
+        "run `checkpointd migrate`",
+    ),
+    "no such column": (
+        "alter table checkpointd.sources rename kind to other",
+        "does not exist",
+        "run `checkpointd migrate`",
     ),
 }
 """What causes an error, PostgreSQL's words for it, and the advice."""
@@ -398,3 +410,15 @@ async def test_full_disk_for_a_while(store: Store, provider: Provider, sql: asyn
     assert [] == health.problems()
     assert 1 == await sql.fetchval("select count(*) from fine_tuning.checkpoints")
     assert 1 == await sql.fetchval("select count(*) from fine_tuning.changes where kind = 'new'")
+
+
+async def test_a_held_lock_is_explained(url: str, sql: asyncpg.Connection) -> None:
+    """If another session holds a lock for too long, the message says what to do."""
+    other = await connect(url)
+    async with other.transaction():
+        await other.execute("lock table checkpointd.sources")
+        await sql.execute("set lock_timeout = '1ms'")
+        with pytest.raises(asyncpg.LockNotAvailableError) as caught:
+            await sql.execute("table checkpointd.sources")
+        assert "try again when its transaction has ended" in explain(caught.value)
+    await other.close()

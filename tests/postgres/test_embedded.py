@@ -164,6 +164,11 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
+def environment_of(process: int) -> bytes:
+    """Return the environment with which a process was started."""
+    return Path("/proc", str(process), "environ").read_bytes()
+
+
 def postmaster(folder: Path) -> int:
     """Return the process id of the server that runs in this folder."""
     return int((folder / "data" / "postmaster.pid").read_text().split()[0])
@@ -186,6 +191,29 @@ async def test_rows_outlive_a_stop(empty: Path) -> None:
     async with EmbeddedPostgres(folder) as server:
         assert 1 == await value(server, COUNT)
     assert [0o700] * 3 == [path.stat().st_mode & 0o777 for path in (folder, folder / "data", folder / "run")]
+
+
+async def test_no_key_in_the_environment(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the server and its children nor initdb gets the keys in the environment, nor variables such as PGDATA."""
+    monkeypatch.setenv("CANARY_KEY", "canary")
+    monkeypatch.setenv("PGDATA", "/canary")
+    shims = empty / "shims"
+    shims.mkdir()
+    for program in ("setpriv", "unshare"):
+        shim = shims / program
+        shim.write_text(f'#!/bin/sh\nenv >> {empty}/started\necho "$@" >> {empty}/started\n'
+                        f'PATH="${{PATH#*:}}" exec {program} "$@"\n')  # fmt: skip
+        shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shims}:{os.environ['PATH']}")
+    async with EmbeddedPostgres(empty / "database", sync=False) as server:
+        assert 1 == await value(server, "select 1")
+        environments = [environment_of(process) for process in processes_of(empty / "database")]
+    assert len(environments) > 3
+    assert [] == [found for found in environments if b"canary" in found]
+    started = (empty / "started").read_text()
+    assert "bin/initdb " in started
+    assert "bin/postgres " in started
+    assert "canary" not in started
 
 
 async def test_two_processes_share_one_server(server: EmbeddedPostgres, folder: Path, run: Run) -> None:

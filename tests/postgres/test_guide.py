@@ -11,12 +11,16 @@ import asyncpg
 import pytest
 
 from checkpointd.cli.sync import sync_jobs
+from checkpointd.polling.setup import open_event_lists, open_sources
 from checkpointd.postgres import queries
 from checkpointd.postgres.store import Store
+from checkpointd.provider.http import open_session
 from checkpointd.settings.model import FixedSettings
 from checkpointd.settings.source import Source
 from checkpointd.simulator.server import serve
+from checkpointd.simulator.shapes import Shape
 from checkpointd.simulator.world import World
+from checkpointd.telemetry.health import Health
 from support.harness import sync
 from support.logins import login
 from support.paths import RECORDED
@@ -29,6 +33,9 @@ PAIR = re.compile(r"^```sql\n(?P<query>.*?)^```\n\n^```\n(?P<answer>.*?)^```$", 
 START = 1_735_689_600.0  # 2025-01-01
 MINUTES = (0, 5, 10, 15, 20, 55, 60, 65, 70, 75, 80)
 """Minutes of the syncs. In the long pause the provider lists checkpoints, and drops them again, between two polls."""
+JUDGED = "ftjob-AgP2O3Xosg8CqtRDrqJdVRLn"
+"""The job whose objective is set."""
+
 MAKE_A_DAY_OLD = """
     update checkpointd.changes
     set at = ($1::date - 1 + time '08:00' + seq * interval '1 s') at time zone 'UTC'"""
@@ -47,21 +54,42 @@ def _show(answers: list[str]) -> None:
 
 @pytest.fixture
 async def filled(url: str, store: Store, sql: asyncpg.Connection, provider: Provider, tmp_path: Path) -> str:
-    """Return the URL of a database with 80 minutes of a simulated provider, and a recorded job until it ended."""
+    """Return the URL of a database that three sources have filled.
+
+    It has 80 minutes of a simulated provider, a job of another one that was trained by reinforcement, and a recorded
+    job until it ended. The events of the first two were read at the end. A person has set the objective of one job.
+    """
     (tmp_path / "key").write_text("canary-key")
     syncs = []  # the seq of the feed after each sync
 
-    async def follow(name: str, kind: str, api: str) -> None:
+    def settings_of(name: str, kind: str, api: str) -> FixedSettings:
         source = Source(name=name, kind=kind, base_url=api, api_key=str(tmp_path / "key"))
-        settings = FixedSettings(sources=(source,), discover=True)
-        await sync_jobs(settings, store, {name: source.request_headers()}, None, None, lambda *_: None)
+        return FixedSettings(sources=(source,), discover=True)
+
+    async def follow(name: str, kind: str, api: str) -> None:
+        settings = settings_of(name, kind, api)
+        fields = {name: settings.sources[0].request_fields()}
+        await sync_jobs(settings, store, fields, None, None, lambda *_: None)
         syncs.append(await sql.fetchval("select max(seq) + 1 from checkpointd.changes"))
+
+    async def read_events(name: str, kind: str, api: str) -> None:
+        settings = settings_of(name, kind, api)
+        keys = await store.register_sources(settings.source_kinds)
+        async with open_session() as http:
+            sources = open_sources(settings, keys, http, {name: settings.sources[0].request_fields()})
+            for event_lists in open_event_lists(settings, store, sources, Health()):
+                await event_lists.tick()
 
     now = [START]
     async with serve(World(5, 8, START), lambda: now[0]) as api:
         for minute in MINUTES:
             now[0] = START + 60 * minute
             await follow("openai", "openai", api)
+        await read_events("openai", "openai", api)
+    async with serve(World(11, 1, START, Shape("bedrock")), lambda: now[0]) as api:
+        await follow("bedrock", "compatible", api)
+        await read_events("bedrock", "compatible", api)
+    await sql.execute("select fine_tuning.set_objective($1, 'full_valid_mean_token_accuracy', 'maximize')", JUDGED)
     listing = json.loads(RECORDED)
     of = listing["data"][0]["fine_tuning_job_id"]
     unreadable = {**listing["data"][0], "id": "ftchkpt-0", "step_number": "last"}
@@ -114,9 +142,9 @@ async def _printed(binaries: Path, url: str, asked: list[str]) -> AsyncIterator[
 
 
 async def test_answers(filled: str, sql: asyncpg.Connection, binaries: Path, update: bool) -> None:
-    """Each of the guide's twelve queries, run by a reader, returns exactly the rows that the guide shows."""
+    """Each query of the guide, run by a reader, returns exactly the rows that the guide shows."""
     answers = await _answers(filled, sql, binaries)
-    assert 12 == len(answers)
+    assert 19 == len(answers)
     assert not [answer for answer in answers if "(0 rows)" in answer]
     if update:
         _show(answers)

@@ -18,12 +18,14 @@ from checkpointd.domain.cadence import GONE_AFTER, GONE_FAILURES, CadenceSetting
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.job import Job, read_jobs
 from checkpointd.domain.job_state import TRANSITIONS, JobEvent, JobState
-from checkpointd.domain.listing import RawListing
 from checkpointd.domain.poll import Lease, evaluate
+from checkpointd.postgres import job_lists
 from checkpointd.postgres.connection import connect
+from checkpointd.postgres.job_lists import JobListLease
 from checkpointd.postgres.job_records import save_job_records
 from checkpointd.postgres.save import save_changed, save_quiet
-from checkpointd.postgres.store import JobListLease, Store, open_store
+from checkpointd.postgres.store import Store, open_store
+from support.lists import raw_listing
 from support.provider import checkpoint, job
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one database for all cases
@@ -103,14 +105,12 @@ async def database(postgres: str, migrated: str) -> AsyncIterator[Database]:
     sql = await asyncpg.connect(url)
     async with open_store(lambda: connect(url)) as store:
         (source,) = (await store.register_sources({"test": "openai"})).values()
-        (job_list,) = await store.claim_job_list(source, 3600, 30, due_or_not=True)
+        (job_list,) = await job_lists.claim(store, source, 3600, 30, due_or_not=True)
         ids = [f"ftjob-{number}" for number in range(400)]
         await store.track(source, ids)
         jobs = await store.find_jobs(ids)
         leases = await store.claim_named_jobs(jobs, {}, 60)
-        await save_changed(
-            store, [evaluate(lease, RawListing([[]], None, 1), RUNS, lambda _: False) for lease in leases]
-        )
+        await save_changed(store, [evaluate(lease, raw_listing([]), RUNS, lambda _: False) for lease in leases])
         yield Database(store, sql, source, job_list, iter(jobs), {})
     await sql.close()
     await admin.execute("drop database job_states with (force)")
@@ -147,7 +147,7 @@ class TrackedJob:
             records = read_jobs([json.dumps(job(self.job.id, self._status)).encode()])
             await save_job_records(store, self.database.job_list, records)
         elif step == JobEvent.SHOWN:
-            await store.record_listed(self.database.job_list, [self.job.id])
+            await job_lists.record_listed(store, self.database.job_list, [self.job.id])
         elif step == CLAIMED:
             self._lease = await self._claim()
         else:
@@ -171,7 +171,7 @@ class TrackedJob:
             lease = replace(lease, digest=None)  # so that an equal listing is compared in full
         if step == JobEvent.NOT_FOUND_FOR_LONG:
             lease = replace(lease, equal_failures=GONE_FAILURES, failing_since=lease.claimed_at - GONE_AFTER)
-        raw = RawListing([items] if grows or failure is None else [], failure, 1)
+        raw = raw_listing(*([items] if grows or failure is None else []), failure=failure)
         poll = evaluate(lease, raw, SETTINGS.get(step, RUNS), lambda _: False)
         quiet = step in {JobEvent.QUIET, *SETTINGS}
         if (poll.quiet, poll.gone) != (quiet, step == JobEvent.NOT_FOUND_FOR_LONG):

@@ -13,14 +13,26 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
+from checkpointd.domain.arrivals import Arrivals
 from checkpointd.domain.attribution import Verdict
 from checkpointd.domain.cadence import CadenceSettings
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.job_state import TRANSITIONS, JobEvent, JobState
-from checkpointd.domain.listing import RawListing, digest
+from checkpointd.domain.listing import digest
 from checkpointd.domain.poll import Lease, PollResult, evaluate
 from checkpointd.postgres import queries
-from checkpointd.postgres.rows import FinishedRow, JobRow, QuietRow, WokenRow, columns
+from checkpointd.postgres.rows import (
+    ChangeRow,
+    CheckpointRow,
+    MarkRow,
+    PollRow,
+    QuietRow,
+    RecordRow,
+    RejectRow,
+    StatusRow,
+    columns,
+)
+from support.lists import raw_listing
 
 DAY = 86400.0
 NOW = 1_800_000_000.0
@@ -74,7 +86,6 @@ Work = Sequence[tuple[Row, Call]]
 
 WITHOUT_EVENT = (
     "discover_jobs",
-    "update_jobs",
     "claim_due_jobs",
     "claim_named_jobs",
     "release_leases",
@@ -101,6 +112,10 @@ select key, 1, 1, case when sealed then now() end, gone, error_class, (error_cla
   now() + case when leased and expired then interval '-1 s' when leased then interval '1 hour' end, rejected
 from given"""
 
+REMOVE = """
+    truncate checkpointd.jobs, checkpointd.polling, checkpointd.summaries, checkpointd.rejects, checkpointd.polls,
+      checkpointd.event_lists, checkpointd.objectives"""
+
 _READ = """
 select j.key, v.phase as state, j.untracked_at is not null as untracked, p.sealed_at is not null as sealed,
   p.is_gone as gone, p.error_class,
@@ -117,18 +132,21 @@ def _polls(lease: Snapshot, error_class: str | None, *, gone: bool) -> list[Poll
     """Return the results that evaluate() can return for a lease, one for each combination of parameters."""
     history = [(5, NOW - DAY)] if gone else [(1, NOW - 60), (5, NOW - DAY)]
     failures = [Failure(ErrorClass(name), "") for name in ("missing", "forbidden", "network", "throttled")]
-    raws = [RawListing([SAME], None, 1), RawListing([OTHER], None, 1)]
-    raws += [RawListing([], failure, 1) for failure in failures]
-    raws += [RawListing([OTHER], failure, 1) for failure in failures if failure.error_class != "missing"]
+    raws = [raw_listing(SAME), raw_listing(OTHER)]
+    raws += [raw_listing(failure=failure) for failure in failures]
+    raws += [raw_listing(OTHER, failure=failure) for failure in failures if failure.error_class != "missing"]
     found: dict[tuple[Any, ...], PollResult] = {}
     for count, since in history:
         full = Lease(
-            job=1, source=1, lease_token=1, digest=digest([SAME]) if lease.digest else None, content_digest=None,
+            job=1, source=1, lease_token=1, digest=digest(raw_listing(SAME).bodies) if lease.digest else None,
+            content_digest=None,
             instability=0, failures=count,
             equal_failures=count, failing_since=since, error_class=error_class,
             settling_since=NOW - 10 * DAY if lease.settling else None, last_change_at=None, newest_step=None,
-            newest_seen_at=None, spacing_s=None, spread_s=None, claimed_at=NOW, id="job", status=_STATUS[lease.ended],
-            tracked_at=NOW - 10 * DAY, source_not_ok=False, is_listed=False,
+            newest_seen_at=None, arrivals=0, arrival_error_s=0, first_arrival_s=None, spacing_s=None, spread_s=None,
+            publication_delay_s=0, last_complete_at=None, claimed_at=NOW, waited_s=0, epoch_estimate_s=None,
+            id="job",
+            status=_STATUS[lease.ended], tracked_at=NOW - 10 * DAY, source_not_ok=False, is_listed=False,
         )  # fmt: skip
         for raw in raws:
             for settle, assume_ended in ((0, 60), (0, 365 * DAY), (DAY, 60), (365 * DAY, 60), (365 * DAY, 365 * DAY)):
@@ -163,14 +181,14 @@ def _finished(lease: Snapshot, poll: PollResult) -> Iterator[Call]:
             event = JobEvent.FORBIDDEN
         else:
             event = JobEvent.FAILED if poll.blames_job else JobEvent.SOURCE_FAILED
-        row = FinishedRow(
-            job=0, delay=60.0, gap=60.0, complete=poll.complete, changed=changed, reopens=reopens,
+        row = PollRow(
+            job=0, lease_token=1, delay=60.0, gap=60.0, complete=poll.complete, reopens=not lease.ended,
             digest=poll.digest if poll.complete else None, content_digest=poll.content_digest, absent_ids=None,
             unconfirmed_steps=None, instability=0, unstable=False, rejected=0 if poll.listing else None,
-            error_class=poll.error_class, error=poll.error, poll=None, newest_step=None, spacing_s=None, spread_s=None,
-            blames_job=poll.blames_job, gone=poll.gone,
+            error_class=poll.error_class, error=poll.error, **Arrivals()._asdict(),
+            blames_job=poll.blames_job, gone=poll.gone, items=0, new=0, changed=int(changed), burst=False,
         )  # fmt: skip
-        yield Call("finish_polls", event, row[1:])
+        yield Call("save_polls", event, row[2:])
 
 
 def _calls(row: Row) -> Iterator[Call]:
@@ -180,7 +198,7 @@ def _calls(row: Row) -> Iterator[Call]:
     yield Call("resync_jobs", JobEvent.RESYNCED)
     for ended in (False, True):
         for wake in (True,) if row.ended else (True, False):  # false for the first status of a job
-            yield Call("wake_jobs", JobEvent.ENDED if ended else JobEvent.RUNNING, (ended, wake))
+            yield Call("save_job_records", JobEvent.ENDED if ended else JobEvent.RUNNING, (ended, wake))
     yield Call("record_listed_jobs", JobEvent.SHOWN)
     for statement in WITHOUT_EVENT:
         yield Call(statement, None)
@@ -197,29 +215,35 @@ def _ids(work: Work) -> list[str]:
     return [f"job-{key}" for key in _keys(work)]
 
 
-def _rows(kind: Callable[..., tuple[Any, ...]], work: Work, *more: Any) -> list[list[object]]:
+def _rows(kind: type[tuple[object, ...]], work: Work, *more: Any) -> list[list[object]]:
     """Return the rows of a statement, one list for each column: the key, `more`, and the parameters of the call."""
-    return columns([kind(key, *more, *call.parameters) for key, (_, call) in enumerate(work, 1)])
+    return columns(kind, [(key, *more, *call.parameters) for key, (_, call) in enumerate(work, 1)])
 
 
-def _records(statuses: Mapping[int, str | None]) -> list[list[object]]:
-    return columns([JobRow(key, status, *[None] * 9, "{}") for key, status in statuses.items()])
+async def _save_records(sql: asyncpg.Connection, work: Work) -> None:
+    """Save job records with new statuses, and then those of the jobs that are not left out, as a daemon does."""
+    new = {key: _STATUS[call.parameters[0]] for key, (_, call) in enumerate(work, 1)}
+    for _ in range(2):
+        records = [RecordRow(key, status, *[None] * 9, "{}") for key, status in new.items()]
+        old = {key: "running" if work[key - 1][1].parameters[1] else None for key in new}
+        statuses = [StatusRow(key, status == _STATUS[True], False, old[key], status) for key, status in new.items()]
+        arrays = [*columns(RecordRow, records), *columns(StatusRow, statuses), *columns(RejectRow, [])]
+        ((saved,),) = await sql.fetch(queries.SAVE_JOB_RECORDS, 1, 1, 0, *arrays)
+        new = {key: new[key] for key in saved}
 
 
-async def _wake(sql: asyncpg.Connection, work: Work) -> None:
-    """Wake jobs and store their statuses, as the save of a job list does in one transaction."""
-    woken = [row["job"] for row in await sql.fetch(queries.WAKE_JOBS, *_rows(WokenRow, work))]
-    await sql.execute(queries.UPDATE_JOBS, *_records({key: _STATUS[work[key - 1][1].parameters[0]] for key in woken}))
-
+NOTHING_ELSE = [array for kind in (CheckpointRow, MarkRow, RejectRow, ChangeRow) for array in columns(kind, [])]
+"""No checkpoints, marks, rejects and changes."""
 
 STATEMENTS: Mapping[str, Callable[[asyncpg.Connection, Work], Awaitable[Any]]] = {
     "track_jobs": lambda sql, work: sql.fetch(queries.TRACK_JOBS, 1, _ids(work)),
     "untrack_jobs": lambda sql, work: sql.fetch(queries.UNTRACK_JOBS, _keys(work)),
     "resync_jobs": lambda sql, work: sql.fetch(queries.RESYNC_JOBS, _keys(work)),
-    "discover_jobs": lambda sql, work: sql.fetch(queries.DISCOVER_JOBS, 1, _ids(work)),
-    "update_jobs": lambda sql, work: sql.execute(queries.UPDATE_JOBS, *_records(dict.fromkeys(_keys(work)))),
-    "wake_jobs": _wake,
-    "claim_due_jobs": lambda sql, work: sql.fetch(queries.CLAIM_DUE_JOBS, [1], *[[len(work)]] * 2, [None], 60.0),
+    "discover_jobs": lambda sql, work: sql.fetch(queries.DISCOVER_JOBS, 1, 1, _ids(work), 1, 1),
+    "save_job_records": _save_records,
+    "claim_due_jobs": lambda sql, work: sql.fetch(
+        queries.CLAIM_DUE_JOBS, [1], *[[len(work)]] * 2, [None], 60.0, ["overdue"], 2, 300.0
+    ),
     "claim_named_jobs": lambda sql, work: sql.fetch(
         queries.CLAIM_NAMED_JOBS, _keys(work), [1] * len(work), [], [], 60.0
     ),
@@ -227,7 +251,7 @@ STATEMENTS: Mapping[str, Callable[[asyncpg.Connection, Work], Awaitable[Any]]] =
     "wake_failing_jobs": lambda sql, _: sql.fetch(queries.WAKE_FAILING_JOBS, [1]),
     "record_listed_jobs": lambda sql, work: sql.fetch(queries.RECORD_LISTED_JOBS, 1, 1, _ids(work)),
     "save_quiet_polls": lambda sql, work: sql.fetch(queries.SAVE_QUIET_POLLS, *_rows(QuietRow, work, 1)),
-    "finish_polls": lambda sql, work: sql.execute(queries.FINISH_POLLS, *_rows(FinishedRow, work)),
+    "save_polls": lambda sql, work: sql.fetch(queries.SAVE_POLLS, True, 0, *_rows(PollRow, work, 1), *NOTHING_ELSE),
 }
 """The statements and functions that write jobs or polling, and how each is run for many jobs at once."""
 
@@ -237,19 +261,17 @@ async def _read(sql: asyncpg.Connection) -> dict[int, Row]:
 
 
 async def _run(sql: asyncpg.Connection, statement: str, work: Work) -> list[Row]:
-    """Write the rows, run a statement on all of them, and undo it. Returns the rows after it."""
+    """Write the rows, run a statement on all of them, and remove them. Returns the rows after it."""
     given = [
         {
             **row._asdict(), "key": key, "status": _STATUS[row.ended], "rejected": call.rejected,
             "expired": statement.startswith("claim"),  # a lease that another daemon may take over
         } for key, (row, call) in enumerate(work, 1)
     ]  # fmt: skip
-    undo = sql.transaction()
-    await undo.start()
     await sql.execute(_WRITE, json.dumps(given))
     result = await STATEMENTS[statement](sql, work)
     after = await _read(sql)
-    await undo.rollback()
+    await sql.execute(REMOVE)
     leases = {key: row.lease for key, (row, _) in enumerate(work, 1)}
     for claimed in result if statement.startswith("claim") else ():
         settling, ended = claimed["settling_since"] is not None, claimed["status"] == _STATUS[True]
@@ -267,14 +289,14 @@ def _with_lease(row: Row, lease: Snapshot | None) -> Row:
 async def _observe(sql: asyncpg.Connection) -> set[tuple[JobState, str, JobState]]:
     """Run every statement on every reachable row. Returns state, event or statement, and next state."""
     await sql.execute(
-        """insert into checkpointd.sources (name, kind, job_list_lease_token, job_list_lease_expires_at)
-        values ('test', 'openai', 1, now() + interval '1 day')"""
+        """insert into checkpointd.sources (key, name, kind, job_list_lease_token, job_list_lease_expires_at)
+        values (1, 'test', 'openai', 1, now() + interval '1 day')"""
     )
     await sql.fetch(queries.TRACK_JOBS, 1, ["tracked"])
-    await sql.fetch(queries.DISCOVER_JOBS, 1, ["discovered"])
+    await sql.fetch(queries.DISCOVER_JOBS, 1, 1, ["discovered"], 1, 1)
     rows = set((await _read(sql)).values())
     assert {JobState.ACTIVE} == {row.state for row in rows}
-    await sql.execute("truncate checkpointd.jobs, checkpointd.polling, checkpointd.summaries")
+    await sql.execute(REMOVE)
     observed = set()
     known: set[Row] = set()
     while rows:

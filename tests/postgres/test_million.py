@@ -13,7 +13,7 @@ from support.logins import connected
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first test fills the database
 
 FILL = """
-    insert into checkpointd.sources (name, kind) values ('one', 'openai'), ('two', 'azure');
+    insert into checkpointd.sources (key, name, kind) values (1, 'one', 'openai'), (2, 'two', 'azure');
     select count(*) from checkpointd.sources s cross join lateral checkpointd.track_jobs(
       s.key, array(select format('ftjob-%s', n) from generate_series(s.key, 10000, 2) n));
     update checkpointd.jobs set status = 'running', model = 'gpt', hyperparameters = '{"n_epochs": 100}';
@@ -91,6 +91,7 @@ async def _explained(reader: asyncpg.Connection, query: str) -> tuple[dict[str, 
         (f"select * from fine_tuning.checkpoint_metrics where {ONE}", 300, {"checkpoints_pkey"}, 0.3),
         ("select * from fine_tuning.jobs where id = 'ftjob-777'", 1, {"polling_pkey"}, 0.3),
         (f"select * from fine_tuning.best_checkpoints where {ONE}", 1, {"checkpoints_pkey"}, 0.3),
+        (f"select * from fine_tuning.comparison where {ONE}", 1, {"checkpoints_pkey"}, 0.3),
         (f"select * from fine_tuning.freshness where {ONE}", 1, {"polling_pkey"}, 0.3),
         (f"select * from fine_tuning.changes where {ONE} order by seq desc limit 50", 50, {"changes_job"}, 0.3),
         (f"select * from fine_tuning.polls where {ONE} order by id desc limit 50", 20, {"polls_job"}, 0.3),
@@ -105,6 +106,7 @@ async def _explained(reader: asyncpg.Connection, query: str) -> tuple[dict[str, 
         ("select * from fine_tuning.freshness where is_stale", 0, set(), 2),
         ("select * from fine_tuning.jobs", 10000, set(), 2),
         ("select * from fine_tuning.best_checkpoints", 10000, set(), 5),
+        ("select * from fine_tuning.comparison", 10000, set(), 5),
         ("select * from fine_tuning.sources", 2, set(), 1),
         (LATEST, 3, {"checkpoints_pkey"}, 0.3),
     ],

@@ -1,6 +1,7 @@
 """The roles: how they are created, and that each may do its work and nothing else."""
 
 import asyncio
+import os
 import re
 from asyncio.subprocess import PIPE
 from pathlib import Path
@@ -13,7 +14,7 @@ from checkpointd.postgres import migrations, queries
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.store import Store
 from support.documents import Document
-from support.logins import as_role, connected, login
+from support.logins import as_role, connected, login, run_roles
 from support.provider import JOB, Provider, checkpoint, job, page
 from support.verbs import checkpointd, environment, running, wait_for_line
 from support.waiting import eventually
@@ -38,14 +39,6 @@ async def _database_of(bare: str, owner: str) -> str:
     await admin.execute("create database app owner app")
     await admin.close()
     return as_role(bare.format("app"), "app")
-
-
-async def _run_roles(binaries: Path, url: str) -> None:
-    """Run the file of the roles with psql, as an administrator does."""
-    command = [binaries / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(migrations.roles_file()), url]
-    psql = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
-    assert (b"", b"") == await psql.communicate()
-    assert 0 == psql.returncode
 
 
 async def _reads_and_works(url: str, provider: Provider, tmp_path: Path) -> None:
@@ -107,18 +100,58 @@ async def test_hardened_defaults(empty_url: str) -> None:
 
 
 @pytest.mark.parametrize("alone", [True, False])
-async def test_advisory_locks(empty_url: str, alone: bool) -> None:
-    """Advisory locks are forbidden if the database has nothing else; otherwise other programs may need them."""
+async def test_locks_of_readers(empty_url: str, alone: bool) -> None:
+    """What takes many locks is forbidden if the database has nothing else; otherwise other programs may need it."""
     admin = await asyncpg.connect(empty_url)
     if not alone:
         await admin.execute("create schema other; create table other.things ()")
     await migrations.migrate(admin)
     async with connected(empty_url, "in role checkpointd_reader") as reader:
-        if alone:
-            with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await reader.execute("select pg_advisory_lock(1)")
-        else:
-            await reader.execute("select pg_advisory_lock(1)")
+        for statement in (
+            "select pg_advisory_lock(1)",
+            "select pg_try_advisory_xact_lock_shared(1, 2)",
+            "create temporary table mine ()",
+            "select lo_create(0)",
+            "select lo_creat(-1)",
+            "select lo_from_bytea(0, '')",
+        ):
+            if alone:
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await reader.execute(statement)
+            else:
+                await reader.execute(statement)
+    await admin.close()
+
+
+@pytest.mark.slow
+async def test_open_rights_are_reported(bare: str, provider: Provider, tmp_path: Path) -> None:
+    """`check` reports what a login of a reader may do to the whole server. Its statements revoke just that."""
+    url = await _database_of(bare, "createrole")
+    await checkpointd("migrate", env=environment(tmp_path, url))
+    admin = await asyncpg.connect(bare.format("app"))
+    env = environment(tmp_path, url, provider.url)
+
+    async def warning() -> str | None:
+        lines = (await checkpointd("check", env=env)).out.splitlines()
+        return next((line for line in lines if "readers" in line), None)
+
+    assert await warning() is None  # nobody logs in as a reader
+    async with connected(bare.format("app"), "in role checkpointd_reader") as reader:
+        found = await warning()
+        assert found is not None
+        for what in ("database postgres", "database template1", "advisory locks", "large objects"):
+            assert what in found
+        assert "temporary" not in found  # the owner of the database has revoked it
+        (documented,) = OPERATING.blocks("sql", "What readers can do to the daemon")
+        await admin.execute(documented)
+        found = await warning()
+        assert found is not None
+        assert "database postgres" not in found
+        await admin.execute(found.split("`")[1])
+        assert await warning() is None
+        await admin.execute(f"grant temporary on database app to {await reader.fetchval('select current_user')}")
+        assert await warning() is None, "granted on purpose, and no revocation from everybody would change it"
+        assert 0 == await reader.fetchval("select count(*) from fine_tuning.jobs")
     await admin.close()
 
 
@@ -153,7 +186,7 @@ async def test_owner_without_rights(bare: str, provider: Provider, tmp_path: Pat
     assert 0 == (await checkpointd("track", "ftjob-1", env=env)).code
     assert 0 == (await checkpointd("sync", env=env)).code
 
-    await _run_roles(binaries, bare.format("app"))
+    await run_roles(binaries, bare.format("app"))
     assert {"checkpointd_owner"} == await _owners(sql)
     assert 0 == (await checkpointd("sync", env=env)).code
     assert (0, "the schema is up to date\n", "") == await checkpointd("migrate", env=env)
@@ -166,7 +199,7 @@ async def test_owner_without_rights(bare: str, provider: Provider, tmp_path: Pat
 async def test_administrator_first(bare: str, provider: Provider, tmp_path: Path, binaries: Path) -> None:
     """If the roles exist, a member of checkpointd_owner without the right to create roles can migrate the database."""
     url = await _database_of(bare, "")
-    await _run_roles(binaries, bare.format("app"))
+    await run_roles(binaries, bare.format("app"))
     sql = await asyncpg.connect(bare.format("app"))
     await sql.execute("grant checkpointd_owner to app")
     ended = await checkpointd("migrate", env=environment(tmp_path, url))
@@ -177,19 +210,44 @@ async def test_administrator_first(bare: str, provider: Provider, tmp_path: Path
 
 
 @pytest.mark.slow
+async def test_documented_without_createrole(bare: str, provider: Provider, tmp_path: Path, binaries: Path) -> None:
+    """After the documented statements, an owner without CREATEROLE migrates the database, also in an upgrade."""
+    admin = await asyncpg.connect(bare.format("postgres"))
+    for statement in OPERATING.blocks("sql", "Without CREATEROLE")[0].splitlines():
+        await admin.execute(statement)
+    await admin.close()
+    (commands,) = OPERATING.blocks("sh", "Without CREATEROLE")
+    commands = re.sub(r"-f \S+/roles\.sql", f"-X -q -f {migrations.roles_file()}", commands)
+    commands = commands.replace("-d finetuning", f"-d '{bare.format('finetuning')}'")
+    shell = await asyncio.create_subprocess_exec(
+        *("sh", "-eu", "-c", commands), env={"PATH": f"{binaries}:{os.environ['PATH']}"}, stdout=PIPE, stderr=PIPE
+    )
+    assert (b"GRANT ROLE\n", b"") == await shell.communicate()
+    env = environment(tmp_path, as_role(bare.format("finetuning"), "owner"))
+    ended = await checkpointd("migrate", env=env)
+    assert (0, "") == (ended.code, ended.err)
+    sql = await asyncpg.connect(bare.format("finetuning"))
+    await sql.execute("delete from checkpointd.schema_migrations where name like 'views%'")
+    assert (0, f"applied views {migrations.VIEWS_VERSION}\n", "") == await checkpointd("migrate", env=env)
+    assert {"checkpointd_owner"} == await _owners(sql)
+    await sql.close()
+    await _reads_and_works(bare.format("finetuning"), provider, tmp_path)
+
+
+@pytest.mark.slow
 async def test_owner_of_that_name(bare: str, provider: Provider, tmp_path: Path, binaries: Path) -> None:
     """A role checkpointd that owns its database keeps what it needs, before and after the roles are created."""
     admin = await asyncpg.connect(bare.format("postgres"))
     await admin.execute("create role checkpointd login")
     await admin.execute("create database app owner checkpointd")
     await admin.close()
-    await _run_roles(binaries, bare.format("postgres"))
+    await run_roles(binaries, bare.format("postgres"))
     env = environment(tmp_path, as_role(bare.format("app"), "checkpointd"), provider.url)
     for _ in range(2):
         ended = await checkpointd("migrate", env=env)
         assert 0 == ended.code
         assert "is not a member of checkpointd_owner" in ended.err
-    await _run_roles(binaries, bare.format("app"))
+    await run_roles(binaries, bare.format("app"))
     provider.checkpoints["ftjob-1"] = page([checkpoint(1, "ftjob-1")])
     assert 0 == (await checkpointd("track", "ftjob-1", env=env)).code
     assert 0 == (await checkpointd("sync", env=env)).code
@@ -275,7 +333,7 @@ async def test_what_a_reader_may_do(url: str, sql: asyncpg.Connection) -> None:
         for table in tables:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await reader.execute(f"table {table['name']}")
-        for operation in ("track", "untrack", "resync"):
+        for operation in ("track", "untrack", "resync", "set_objective"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await reader.execute(f"select fine_tuning.{operation}('ftjob-1')")
         for statement in (
@@ -327,6 +385,28 @@ async def test_operations_write_what_the_commands_write(url: str, sql: asyncpg.C
             await operator.execute("table checkpointd.jobs")
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await operator.execute("select checkpointd.untrack_jobs('{1}')")
+
+
+async def test_who_chose_a_job_is_recorded(url: str, store: Store, sql: asyncpg.Connection) -> None:
+    """Each operation that has an effect is a row with the login that called it. A reader sees it; nobody changes it."""
+    source = (await store.register_sources({"openai": "openai"}))["openai"]
+    await store.track(source, ["ftjob-2"])
+    await sql.fetch("select checkpointd.discover_jobs($1, $2)", source, ["ftjob-3"])
+    async with connected(url, "in role checkpointd_operator") as operator:
+        for call in ("track", "track", "resync", "untrack", "track"):
+            await operator.execute(f"select fine_tuning.{call}('ftjob-1')")
+        async with operator.transaction():
+            await operator.execute("set role checkpointd_operator; select fine_tuning.resync('ftjob-2')")
+        name = await operator.fetchval("select session_user")
+    query = "select operation, fine_tuning_job_id, role from fine_tuning.operations where source = 'openai' order by at"
+    async with connected(url, "in role checkpointd_reader") as reader:
+        found = [tuple(row) for row in await reader.fetch(query)]
+    operations = [(call, "ftjob-1", name) for call in ("track", "resync", "untrack", "track")]
+    assert [("track", "ftjob-2", "postgres"), *operations, ("resync", "ftjob-2", name)] == found
+    async with connected(url, "in role checkpointd") as daemon:
+        for statement in ("update checkpointd.operations set role = 'x'", "delete from checkpointd.operations"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await daemon.execute(statement)
 
 
 async def test_errors_of_operations(url: str, sql: asyncpg.Connection) -> None:
@@ -386,7 +466,9 @@ async def test_security_definer_functions_are_safe(sql: asyncpg.Connection, url:
         select oid::regprocedure::text as name, proconfig, has_function_privilege('public', oid, 'execute') as open
         from pg_proc where prosecdef and pronamespace in ('checkpointd'::regnamespace, 'fine_tuning'::regnamespace)""")
     assert [
+        "checkpointd.rename_source(text,text)",
         "fine_tuning.resync(text,text)",
+        "fine_tuning.set_objective(text,text,text,text)",
         "fine_tuning.track(text,text)",
         "fine_tuning.untrack(text,text)",
     ] == sorted(row["name"] for row in rows)
@@ -422,8 +504,22 @@ async def test_timeouts_hold_for_the_role_itself(url: str, sql: asyncpg.Connecti
         assert timeouts == tuple(found), role
 
 
+async def test_a_statement_times_out_before_its_session(url: str, sql: asyncpg.Connection) -> None:
+    """A migration makes the transaction timeout of 0.1.0, which ended sessions before their statements, longer."""
+    if sql.get_server_version().major < 17:
+        pytest.skip("PostgreSQL before 17 has no transaction_timeout")
+    setting = "select setconfig from pg_db_role_setting where setrole = 'checkpointd'::regrole"
+    for present, expected in (("12s", "20s"), ("30s", "30s"), ("20s", "20s")):
+        await sql.execute(f"alter role checkpointd set transaction_timeout = '{present}'")
+        connection = await connect(url)
+        await migrations.migrate(connection)
+        await connection.close()
+        found = await sql.fetchval(setting)
+        assert {"statement_timeout=15s", f"transaction_timeout={expected}"} < set(found)
+
+
 async def test_documented_logins(url: str, sql: asyncpg.Connection) -> None:
-    """The documented statements make a login that reads the views, with timeouts, and let two roles log in."""
+    """The documented statements make a login that reads the views, with its settings, and let two roles log in."""
     for_dashboard, for_daemon = OPERATING.blocks("sql", "Roles")
     (for_grafana,) = Document("config/grafana/README.md").blocks("sql")
     try:
@@ -433,6 +529,8 @@ async def test_documented_logins(url: str, sql: asyncpg.Connection) -> None:
             login = await asyncpg.connect(as_role(url, name))
             assert 0 == await login.fetchval("select count(*) from fine_tuning.checkpoints")
             assert ("15s" if name == "checkpointd" else "1min") == await login.fetchval("show statement_timeout")
+            zone = await login.fetchrow("select source, setting from pg_settings where name = 'TimeZone'")
+            assert name == "checkpointd" or ("user", "UTC") == tuple(zone or ())
             await login.close()
     finally:
         await sql.execute("drop role if exists grafana")

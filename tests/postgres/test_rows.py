@@ -9,67 +9,77 @@ import pytest
 from checkpointd.domain.checkpoint import METRICS
 from checkpointd.domain.diff import Change
 from checkpointd.domain.job import Job, JobRecord
+from checkpointd.domain.job_list import PassState
 from checkpointd.domain.poll import Lease
 from checkpointd.postgres import queries, rows
-from checkpointd.postgres.store import Capacity, JobListLease
+from checkpointd.postgres.job_lists import JobListLease
+from checkpointd.postgres.store import Capacity
 
 ROWS: dict[str, Any] = {name: row for name, row in vars(rows).items() if name.endswith("Row")}
 
 
-def _statement(row: Any) -> str:
-    """Return the statement that the docstring of a row names, without comments."""
-    (name,) = re.findall(r"(\w+)\.sql", row.__doc__)
-    return re.sub("--.*", "", (queries.folder() / "queries" / f"{name}.sql").read_text())
+def _statements(row: Any) -> list[str]:
+    """Return the statements that the docstring of a row names, without comments."""
+    names = re.findall(r"(\w+)\.sql", row.__doc__)
+    return [re.sub("--.*", "", (queries.folder() / "queries" / f"{name}.sql").read_text()) for name in names]
 
 
 def _names(listed: str) -> list[str]:
     return [name.strip() for name in listed.split(",")]
 
 
-def _parameters(statement: str) -> list[str]:
-    """Return the names that a statement gives to its arrays.
+def _parameters(kind: str, statement: str) -> list[str]:
+    """Return the names of the parameters of a call that take the arrays of a kind of rows, without the kind.
 
-    They are the alias list of its unnest(…). Two statements have none: insert_changes.sql names the inserted columns
-    after `at`; summarise_jobs.sql calls a function, whose parameters have the names in the plural.
+    They begin with the kind, as in `poll_job`.
     """
-    if alias_lists := re.findall(r"unnest\([^)]*\)\s+as\s+\w+\s*\(([^)]*)\)", statement):
-        (alias_list,) = alias_lists
-        return _names(alias_list)
-    if inserted := re.search(r"insert into checkpointd\.changes \(at, ([^)]*)\)", statement):
-        return _names(inserted[1])
-    assert "checkpointd.summarise($1, $2)" in statement
-    definition = (queries.folder() / "views" / "_shared.sql").read_text()
-    (signature,) = re.findall(r"function checkpointd\.summarise\((.*?)\) returns", definition)
-    return [parameter.split()[0].removesuffix("s") for parameter in _names(signature)]
+    return re.findall(rf"\b{kind.lower()}_(\w+) => \$", statement)
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_fields_are_the_parameters_of_the_statement(name: str) -> None:
-    """The fields of a row are the names that its statement gives to its arrays."""
-    assert _parameters(_statement(ROWS[name])) == list(ROWS[name]._fields)
+    """The fields of a row are the names that its statements give to its arrays."""
+    for statement in _statements(ROWS[name]):
+        assert _parameters(name.removesuffix("Row"), statement) == list(ROWS[name]._fields)
 
 
-@pytest.mark.parametrize("name", ROWS)
-async def test_every_field_is_a_parameter(name: str, sql: asyncpg.Connection) -> None:
-    """A statement takes one array for each field of its row; save_rejects.sql takes a number in addition."""
-    parameters = (await sql.prepare(_statement(ROWS[name]))).get_parameters()
-    arrays = [parameter for parameter in parameters if parameter.kind == "array"]
-    assert len(ROWS[name]._fields) == len(arrays)
-    assert len(parameters) - len(arrays) == (name == "RejectRow")
+async def test_every_array_is_a_field(sql: asyncpg.Connection) -> None:
+    """A statement takes one array for each field of its rows, in the order in which the rows are passed."""
+    for name in _names_of_statements():
+        statement = (queries.folder() / "queries" / f"{name}.sql").read_text()
+        kinds = [row for row in ROWS.values() if f"{name}.sql" in row.__doc__]
+        parameters = (await sql.prepare(statement)).get_parameters()
+        arrays = [parameter for parameter in parameters if parameter.kind == "array"]
+        assert sum(len(kind._fields) for kind in kinds) == len(arrays), name
+        scalars = {"save_polls": 2, "save_job_records": 3, "save_events": 10}
+        assert scalars.get(name, 0) == len(parameters) - len(arrays), name
+
+
+def _names_of_statements() -> set[str]:
+    """Return the names of the statements that take rows."""
+    return {name for row in ROWS.values() for name in re.findall(r"(\w+)\.sql", row.__doc__)}
+
+
+async def test_parameters_of_procedures(sql: asyncpg.Connection) -> None:
+    """A call passes its parameters in the order of the procedure, so that both can be read side by side."""
+    for name in _names_of_statements():
+        called = re.findall(r"(\w+) =>", (queries.folder() / "queries" / f"{name}.sql").read_text())
+        declared = await sql.fetchval("select proargnames from pg_proc where proname = $1", name)
+        assert declared == called
 
 
 def test_capacities_are_parameters_of_a_claim() -> None:
     """A claim takes a source and the fields of its capacity."""
     (parameters,) = re.findall(r"as capacity \(([^)]*)\)", queries.CLAIM_DUE_JOBS)
-    assert ["source", *Capacity._fields] == _names(parameters)
+    assert {"source", *Capacity._fields} - {"is_test"} == set(_names(parameters))
 
 
 def test_rows_continue_with_the_fields_of_the_domain() -> None:
     """Rows that are built from the fields of a domain type have these fields, in the same order."""
-    assert ("job", *JobRecord._fields[1:-1]) == rows.JobRow._fields
-    assert ("job", "poll", *Change._fields) == rows.ChangeRow._fields
+    assert ("job", *JobRecord._fields[1:-1]) == rows.RecordRow._fields
+    assert ("job", *Change._fields) == rows.ChangeRow._fields
     values = ("step_number", "created_at", "fine_tuned_model_checkpoint", *METRICS, "extra_metrics", "payload")
-    assert ("job", "id", *values) == rows.UpdatedRow._fields
+    assert ("job", "is_new", "id", *values) == rows.CheckpointRow._fields
 
 
 @pytest.mark.parametrize(
@@ -77,7 +87,7 @@ def test_rows_continue_with_the_fields_of_the_domain() -> None:
     [
         (queries.CLAIM_DUE_JOBS, Lease.__struct_fields__),
         (queries.CLAIM_NAMED_JOBS, Lease.__struct_fields__),
-        (queries.CLAIM_JOB_LISTS, JobListLease._fields),
+        (queries.CLAIM_JOB_LISTS, (*JobListLease._fields[:-1], *PassState._fields)),
         (queries.FIND_JOBS, tuple(Job.__slots__)),
         (queries.FIND_TRACKED_JOBS, tuple(Job.__slots__)),
     ],
@@ -90,5 +100,12 @@ async def test_fields_are_the_columns_of_the_result(
 
 
 def test_columns() -> None:
-    """Rows become one list for each field."""
-    assert [[1, 2], [True, False]] == rows.columns([rows.SummaryRow(1, burst=True), rows.SummaryRow(2, burst=False)])
+    """Rows become one array for each field, also if there is none. A column of nulls becomes no array."""
+    marks = [rows.MarkRow(1, "a", missing=True), rows.MarkRow(2, "b", missing=False)]
+    assert [(1, 2), ("a", "b"), (True, False)] == rows.columns(rows.MarkRow, marks)
+    assert [(), (), ()] == rows.columns(rows.MarkRow, [])
+    changes = [
+        rows.ChangeRow(1, "missing", "a", None, None, None),
+        rows.ChangeRow(2, "returned", None, None, None, None),
+    ]
+    assert [(1, 2), ("missing", "returned"), ("a", None), None, None, None] == rows.columns(rows.ChangeRow, changes)

@@ -178,7 +178,7 @@ async def test_final_checkpoint(store: Store, provider: Provider, sql: asyncpg.C
     ("expected", "losses"),
     [
         # (step, rule, checkpoints with that metric, checkpoints), (valid_loss, full_valid_loss) of the steps 1, 2, …
-        ((None, None, 0, 2), [(None, None), (None, None)]),
+        ((2, "train_loss", 2, 2), [(None, None), (None, None)]),
         ((2, "full_valid_loss", 3, 3), [(0.1, 0.5), (0.2, 0.3), (0.3, 0.4)]),
         ((2, "full_valid_loss", 2, 3), [(0.1, 0.5), (0.2, 0.3), (0.3, None)]),  # the newest has it late
         ((1, "valid_loss", 3, 3), [(0.1, 0.5), (0.2, None), (0.3, None)]),
@@ -194,7 +194,7 @@ async def test_best(
     expected: tuple[Any, ...],
     losses: list[tuple[float | None, float | None]],
 ) -> None:
-    """The best checkpoint has the smallest validation loss by the rule's metric. Of equal ones it is the later."""
+    """The best checkpoint has the smallest loss by the rule's metric. Of equal ones it is the later."""
     items = [checkpoint(n, valid_loss=v, full_valid_loss=f) for n, (v, f) in enumerate(losses, 1)]
     await _listed(store, provider, items)
     row = await sql.fetchrow("select step_number, rule, covered, checkpoints from fine_tuning.best_checkpoints")

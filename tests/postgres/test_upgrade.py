@@ -15,24 +15,12 @@ from aiohttp import web
 from checkpointd.postgres import migrations, queries
 from checkpointd.postgres.connection import connect
 from service.faults.daemons import measure_stalls
+from support.catalogue import SHAPE
 from support.logins import login
 from support.provider import JOB, Provider, checkpoint, page
 from support.verbs import checkpointd, environment, running, wait_for_line
 from support.waiting import eventually
 
-SHAPE = """
-    select c.oid::regclass::text, a.attname, format_type(a.atttypid, a.atttypmod), col_description(c.oid, a.attnum)
-    from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0
-    where c.relnamespace in ('checkpointd'::regnamespace, 'fine_tuning'::regnamespace)
-    union all
-    select c.oid::regclass::text, relacl::text, pg_get_userbyid(relowner), obj_description(oid) from pg_class c
-    where c.relnamespace in ('checkpointd'::regnamespace, 'fine_tuning'::regnamespace)
-    union all
-    select oid::regprocedure::text, prosrc, proacl::text, obj_description(oid) from pg_proc
-    where pronamespace in ('checkpointd'::regnamespace, 'fine_tuning'::regnamespace)
-    union all
-    select conname, pg_get_constraintdef(oid), null, null from pg_constraint
-    where connamespace = 'checkpointd'::regnamespace order by 1, 2"""
 CONNECTION_LOST = (asyncpg.AdminShutdownError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
 INTERRUPT = """
     create schema test;

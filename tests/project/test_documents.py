@@ -24,15 +24,20 @@ RUN = {
     ("README.md", "Use it with a real key"): "tests/project/test_readme.py::test_with_a_real_key",
     ("config/README.md", "Settings"): "tests/project/test_readme.py::test_examples_of_settings",
     ("config/README.md", "Examples"): "tests/project/test_readme.py::test_examples_of_settings",
+    ("config/README.md", "Other secrets"): "tests/project/test_readme.py::test_examples_of_settings",
     ("config/grafana/README.md", "Install them"): "tests/project/test_readme.py::test_dashboards_are_installed",
     ("daemon/README.md", "A first change"): "tests/project/test_readme.py::test_a_first_change",
     ("daemon/checkpointd/simulator/README.md", "The simulated provider"):
         "tests/project/test_readme.py::test_simulated_provider",
     ("sql/OPERATING.md", "Roles"): "tests/postgres/test_roles.py::test_documented_logins",
+    ("sql/OPERATING.md", "Without CREATEROLE"): "tests/postgres/test_roles.py::test_documented_without_createrole",
+    ("sql/OPERATING.md", "What readers can do to the daemon"):
+        "tests/postgres/test_roles.py::test_open_rights_are_reported",
     ("sql/OPERATING.md", "Backup"): "tests/postgres/test_backup.py::test_backup_and_restore",
     ("systemd/README.md", "Install"): "tests/service/test_systemd.py::test_from_a_wheel_to_a_running_unit",
     ("systemd/README.md", "Operate"): "tests/service/test_systemd.py::test_from_a_wheel_to_a_running_unit",
     ("systemd/README.md", "Upgrade"): "tests/service/test_systemd.py::test_upgrade",
+    ("sql/README.md", "BI tools and data frames"): "tests/postgres/test_bi_tools.py::test_polars",
     **{
         ("sql/README.md", section): "tests/postgres/test_guide.py::test_answers"
         for section in Document("sql/README.md").sections if re.match(r"\d+\. ", section)

@@ -20,7 +20,7 @@ from checkpointd.simulator.world import World
 from support import grafana, history
 from support.grafana import DASHBOARDS, FOLDER, Range, Values
 from support.logins import connected
-from support.provider import Provider, checkpoint, error, job, page
+from support.provider import Provider, checkpoint, error, event, job, page
 from support.verbs import environment, running
 from support.waiting import eventually
 
@@ -34,6 +34,13 @@ MAX_SECONDS = 0.2
 
 NEWEST = "Newest checkpoints"
 """The title of a panel."""
+
+ALL_HAVE_EVENTS = """
+select bool_or(j.id = 'ftjob-failed')
+  and bool_and(coalesce(l.message_count > 0 and (l.step_count > 0 or j.checkpoint_count = 0), false))
+from fine_tuning.jobs j
+left join fine_tuning.event_lists l on l.source = j.source and l.fine_tuning_job_id = j.id
+where j.source = 'simulated' or j.id = 'ftjob-failed'"""
 
 
 @asynccontextmanager
@@ -85,10 +92,11 @@ async def _check(reader: asyncpg.Connection, panel: dict[str, Any], query: str) 
         assert {"timestamptz"} < set(types.values()) <= {"timestamptz", *NUMBERS}
         assert sorted(row["time"] for row in rows) == [row["time"] for row in rows]
     elif panel["type"] == "trend":
-        # A transformation splits the rows into one curve for each job. Without it, each column is a curve.
+        # A transformation splits the rows into one curve for each job. Without it, each column is a curve: of training,
+        # validation and full validation, perhaps both of the steps and of the checkpoints.
         x, split_by = panel["options"]["xField"], {"job"} if "transformations" in panel else set()
         assert {types[name] for name in types.keys() - split_by} <= NUMBERS
-        assert len(types.keys() - split_by - {x}) == (1 if split_by else 3)
+        assert len(types.keys() - split_by - {x}) in ({1} if split_by else {3, 6})
         assert sorted(row[x] for row in rows) == [row[x] for row in rows]
     elif panel["type"] == "stat":
         assert 1 == len(rows) == len(types)
@@ -115,8 +123,11 @@ async def _fill_by_daemon(url: str, sql: asyncpg.Connection, folder: Path) -> No
     now = start + 1800
     gateway = Provider()
     jobs = ["ftjob-broken", "ftjob-gap", "ftjob-reject"]
-    gateway.jobs = page([job(each, created_at=int(start)) for each in jobs])
+    failed = job("ftjob-failed", "failed", created_at=int(start), finished_at=int(start))
+    gateway.jobs = page([failed, *(job(each, created_at=int(start)) for each in jobs)])
+    gateway.events = {"ftjob-failed": page([event(1, level="error"), event(0)])}
     gateway.checkpoints = {
+        "ftjob-failed": page([]),
         "ftjob-broken": error(400, "no"),
         "ftjob-gap": page([checkpoint(n, "ftjob-gap") for n in (4, 2, 1)]),
         "ftjob-reject": page([checkpoint(1, "ftjob-reject"), {"object": "fine_tuning.job.checkpoint"}]),
@@ -126,6 +137,7 @@ async def _fill_by_daemon(url: str, sql: asyncpg.Connection, folder: Path) -> No
         sources = {"simulated": ("openai", api), "gateway": ("compatible", gateway.url)}
         (folder / "checkpointd.toml").write_text(
             "discover = true\nmin_poll_seconds = 0.1\nmax_poll_seconds = 0.2\njob_list_seconds = 0.1\n"
+            "events_seconds = 1\n"
             + "".join(
                 f'[[sources]]\nname = "{name}"\nkind = "{kind}"\nbase_url = "{base}"\napi_key = "{folder / "key"}"\n'
                 for name, (kind, base) in sources.items()
@@ -147,6 +159,7 @@ async def _fill_by_daemon(url: str, sql: asyncpg.Connection, folder: Path) -> No
                 await _wait_until(
                     sql, "select min(last_attempt_at) > $1 from fine_tuning.freshness where source = 'simulated'", at
                 )
+            await _wait_until(sql, ALL_HAVE_EVENTS)
     # A job that has failed since it was tracked is stale an hour later.
     await sql.execute("update checkpointd.jobs set tracked_at = now() - interval '1 hour' where id = 'ftjob-broken'")
 
@@ -214,7 +227,10 @@ async def test_newest_checkpoints(sql: asyncpg.Connection) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 async def test_on_a_million_checkpoints(url: str, sql: asyncpg.Connection) -> None:
-    """With 10,000 jobs of 100 checkpoints, no query of a dashboard or of the metrics takes more than 200 ms."""
+    """With 10,000 jobs of 100 checkpoints, no query of a dashboard or of the metrics takes more than 200 ms.
+
+    The jobs that are compared have 10,000 steps each.
+    """
     await history.fill(sql, jobs=10_000, checkpoints=100)
     await _move_oldest_job(sql)
     assert 990_000 < await sql.fetchval("select count(*) from fine_tuning.checkpoints")
@@ -223,6 +239,8 @@ async def test_on_a_million_checkpoints(url: str, sql: asyncpg.Connection) -> No
         for name, dashboard in DASHBOARDS.items():
             time_range = Range.of(dashboard, datetime.now(UTC))
             selected = await _select_values(reader, dashboard, time_range)
+            if "job" in selected:
+                await history.add_events(sql, selected["job"], steps=10_000)
             for variable in grafana.variables(dashboard):
                 timed[f"{name}, ${variable['name']}"] = grafana.expand(variable["query"], selected, time_range)
             for panel, values in _panels_with_values(dashboard, selected):
@@ -262,6 +280,8 @@ PANEL_KEYS = [
     "options",
 ]  # fmt: skip
 
+TARGET_KEYS = ["refId", "datasource", "format", "rawQuery", "editorMode", "rawSql"]
+
 
 def _walk(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield every key of a dashboard, at every depth, with its value."""
@@ -296,6 +316,7 @@ def test_panels(name: str) -> None:
     assert sorted(set(ids)) == ids
     for panel in grafana.panels(dashboard):
         assert [key for key in PANEL_KEYS if key in panel] == list(panel)
+        assert [TARGET_KEYS] == [list(target) for target in panel["targets"]]
         assert panel["title"]
         assert panel["description"].endswith(".")
         assert panel["fieldConfig"]["defaults"]["unit"]
@@ -349,6 +370,15 @@ def test_sql(name: str, title: str, query: str) -> None:
     assert used <= {variable["name"] for variable in grafana.variables(DASHBOARDS[name])}
     rest = re.sub(r"\$\{\w+:sqlstring\}|\$__timeFilter\([\w.]+\)|\$__interval_ms|'%\$__searchFilter'", "", query)
     assert "$" not in rest, title
+
+
+def test_provisioning_verifies_tls() -> None:
+    """The data source verifies the certificate of the server. Only the example for this machine uses no TLS."""
+    lines = (FOLDER / "provisioning" / "datasources" / "checkpointd.yml").read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+    assert ["verify-full"] == re.findall(r"^ +sslmode: ([\w-]+)", text, flags=re.MULTILINE)
+    local = "\n".join(line.lstrip().removeprefix("#") for line in lines if line.lstrip().startswith("#"))
+    assert [("127.0.0.1:5432", "disable")] == re.findall(r"url: (\S+)\n +sslmode: (\w+)", local)
 
 
 def test_provisioning_contains_no_password() -> None:

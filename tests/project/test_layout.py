@@ -27,7 +27,7 @@ IMPORTS: dict[str, set[str]] = {
         "domain", "redaction", "presentation", "simulator", "provider", "postgres", "settings", "telemetry", "polling",
         "web", "service",
     },
-    "__main__": {"cli", "settings", "postgres.errors"},
+    "__main__": {"cli"},
 }  # fmt: skip
 """What each package may import: another package, or one module of it. `polling.setup` may import this in addition."""
 

@@ -112,7 +112,7 @@ def test_exit_codes() -> None:
     modules = [Path(__main__.__file__), *(PACKAGE / "cli").glob("*.py")]
     nodes = (node for module in modules for node in ast.walk(ast.parse(module.read_text())))
     calls = [node for node in nodes if isinstance(node, ast.Call)]
-    exits = [call for call in calls if ast.unparse(call.func) in {"_fail", "sys.exit", "os._exit"}]
+    exits = [call for call in calls if ast.unparse(call.func) in {"Ending", "_fail", "sys.exit", "os._exit"}]
     codes = {call.args[-1].value for call in exits if isinstance(call.args[-1], ast.Constant)}
     assert {0, *codes} == {int(cells[0]) for cells in DAEMON.rows("Commands", "exit code")}
 

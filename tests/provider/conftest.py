@@ -8,6 +8,7 @@ import pytest
 from checkpointd.domain.listing import RawListing
 from checkpointd.provider.client import Client
 from checkpointd.provider.http import Limits, open_session
+from checkpointd.provider.proxy import Proxy
 from support.lists import HEADERS, ListCheckpoints
 from support.provider import JOB, Provider
 
@@ -27,10 +28,15 @@ async def list_checkpoints(provider: Provider) -> AsyncIterator[ListCheckpoints]
             url: str = "",
             headers: Mapping[str, str] = HEADERS,
             query: Mapping[str, str] | None = None,
+            known: bytes | None = None,
+            retry_first: bool = True,
+            cut_off: asyncio.Timeout | None = None,
+            proxy: Proxy | None = None,
         ) -> RawListing:
             limits = Limits(page_size, request_timeout, backoff)
             secrets = [value.removeprefix("Bearer ") for value in headers.values()]
-            client = Client(http, url or provider.url, headers, query or {}, limits, secrets)
-            return await client.list_checkpoints(job, asyncio.get_running_loop().time() + seconds)
+            client = Client(http, url or provider.url, headers, query or {}, limits, secrets, proxy)
+            deadline = asyncio.get_running_loop().time() + seconds
+            return await client.list_checkpoints(job, deadline, known=known, retry_first=retry_first, cut_off=cut_off)
 
         yield listing

@@ -1,12 +1,14 @@
 """Requests are bounded in bytes and time, reuse connections, and send only what the settings name."""
 
 import asyncio
+import gzip
 import re
 import socket
 import time
 import tracemalloc
 import zlib
 from collections.abc import Awaitable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from aiohttp import web
 from checkpointd.domain.failure import ErrorClass
 from checkpointd.domain.listing import RawListing
 from checkpointd.provider.http import PAGE_BYTES
+from checkpointd.provider.proxy import Proxy
 from checkpointd.settings.source import Source
 from support.lists import GOOD, ITEMS, KEY, LAST_PAGE, ListCheckpoints, failure_class, http_200, ids, message, silence
 from support.provider import JOB, Answer, Provider, error, page, paged, raw
@@ -65,6 +68,34 @@ async def test_an_endless_body_is_not_read(
     assert peak < most + 12 * MIB
 
 
+@pytest.mark.parametrize("place", ["provider", "proxy"])
+async def test_endless_interim_responses(list_checkpoints: ListCheckpoints, place: str) -> None:
+    """A server or proxy that sends `100 Continue` without end costs one short attempt, and no processor time."""
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            while True:
+                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000)
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(flood, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        proxy = Proxy(url) if place == "proxy" else None
+        started = time.process_time()
+        listing = await list_checkpoints(url="https://localhost" if proxy else url, proxy=proxy, request_timeout=10)
+        assert time.process_time() - started < 1
+    assert ErrorClass.NETWORK == failure_class(listing)
+    assert "more than 16 interim responses (HTTP 1xx)" == message(listing)
+
+
+async def test_a_few_interim_responses(provider: Provider, list_checkpoints: ListCheckpoints) -> None:
+    """The response after a few interim ones is used, at each request of a connection."""
+    provider.checkpoints[JOB] = raw(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 16 + http_200(GOOD))
+    assert ids(await list_checkpoints()) == ids(await list_checkpoints()) != []
+
+
 async def test_a_decompression_bomb(provider: Provider, list_checkpoints: ListCheckpoints) -> None:
     """Of 256 MiB, compressed into 256 KiB, no more is decompressed than the limit of a page."""
     packer = zlib.compressobj(wbits=31)
@@ -92,12 +123,12 @@ async def drip(request: web.Request) -> web.StreamResponse:
 async def test_a_slow_answer_ends_at_the_timeout(
     provider: Provider, list_checkpoints: ListCheckpoints, answer: Answer
 ) -> None:
-    """An answer that never starts, or never ends, fails after three request timeouts."""
+    """An answer that never starts, or never ends, fails after one request timeout: the next poll is its retry."""
     provider.checkpoints[JOB] = answer
     started = time.monotonic()
     listing = await list_checkpoints(request_timeout=0.1)
-    assert (ErrorClass.TIMEOUT, 3) == (failure_class(listing), listing.requests)
-    assert 0.3 <= time.monotonic() - started < 30
+    assert (ErrorClass.TIMEOUT, 1) == (failure_class(listing), listing.requests)
+    assert 0.1 <= time.monotonic() - started < 30
 
 
 async def test_the_deadline_caps_the_timeout(provider: Provider, list_checkpoints: ListCheckpoints) -> None:
@@ -113,11 +144,11 @@ async def test_the_deadline_caps_the_timeout(provider: Provider, list_checkpoint
 
 
 async def test_refused_connection(list_checkpoints: ListCheckpoints) -> None:
-    """Without a connection the provider is unreachable, after three tries."""
+    """Without a connection the provider is unreachable, after two tries."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         listing = await list_checkpoints(url=f"http://127.0.0.1:{bound.getsockname()[1]}/v1")
-    assert (ErrorClass.UNREACHABLE, [], 3) == (failure_class(listing), listing.pages, listing.requests)
+    assert (ErrorClass.UNREACHABLE, [], 2) == (failure_class(listing), listing.pages, listing.requests)
 
 
 async def test_a_connection_is_reused(provider: Provider, list_checkpoints: ListCheckpoints) -> None:
@@ -171,12 +202,12 @@ async def test_headers_of_each_kind(
     monkeypatch.setenv("THE_KEY", KEY)
     source = Source(name="a", base_url=provider.url + "/", api_key="THE_KEY", **fields)
     provider.checkpoints[JOB] = paged(ITEMS)
-    headers = source.request_headers()
-    listing = await list_checkpoints(url=source.base_url, headers=headers, query=source.query, page_size=20)
+    headers, query, _ = source.request_fields()
+    listing = await list_checkpoints(url=source.base_url, headers=headers, query=query, page_size=20)
     assert listing.failure is None
     for request in provider.requests:
         assert expected == {name: request.headers.get(name) for name in expected}
-        assert {**source.query, "limit": "20"} == {k: v for k, v in request.query.items() if k != "after"}
+        assert {**query, "limit": "20"} == {k: v for k, v in request.query.items() if k != "after"}
         assert KEY not in request.path_qs
 
 
@@ -197,3 +228,10 @@ async def test_the_environment_is_ignored(
     url = provider.url.replace("127.0.0.1", "localhost")  # aiohttp keeps no cookies of IP addresses anyway
     assert [None, None] == [(await list_checkpoints(url=url, headers={})).failure for _ in range(2)]
     assert {(None, None)} == {(r.headers.get("Authorization"), r.headers.get("Cookie")) for r in provider.requests}
+
+
+async def test_a_body_in_many_parts(provider: Provider, list_checkpoints: ListCheckpoints) -> None:
+    """A body that is compressed in thousands of parts is not read, because each part costs a copy of the rest."""
+    provider.checkpoints[JOB] = raw(http_200(gzip.compress(b"") * 10_000, b"Content-Encoding: gzip"))
+    listing = await list_checkpoints(retry_first=False)
+    assert (ErrorClass.NOT_JSON, True) == (failure_class(listing), "more than 100 parts" in message(listing))

@@ -1,6 +1,8 @@
 """A body is split into items byte for byte, or has the class of its failure. It is never an empty list by mistake."""
 
 import json
+import tracemalloc
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -9,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpointd.domain.failure import ErrorClass, Failure
-from checkpointd.provider.page import NotAListError, Page, read_page
+from checkpointd.provider.heavy_work import LARGE_BYTES
+from checkpointd.provider.page import PAGE_ITEMS, NotAListError, Page, most_items, read_page
 from support.paths import DATA
 from support.provider import checkpoint
 
@@ -104,9 +107,15 @@ def test_odd_last_item_has_a_cursor(odd: bytes) -> None:
     assert "ftckpt_1" == read_page(page(b'{"id": "ftckpt_2"}', last, has_more=b"true")).last_id
 
 
-@pytest.mark.parametrize("last", [b"7", b"[]", b"{}", b'{"id": 7}', b'{"id": null}', rb'{"id": "\ud800"}'])
+@pytest.mark.parametrize(
+    "last",
+    [
+        b"7", b"[]", b"{}", b'{"id": 7}', b'{"id": null}', b'{"id": ""}', b'{"id": " "}', rb'{"id": "a\u0000"}',
+        rb'{"id": "\ud800"}',
+    ],
+)  # fmt: skip
 def test_no_cursor(last: bytes) -> None:
-    """A page whose last item has no id, or one that does not fit in a URL, is read without a cursor."""
+    """A page whose last item has no id, or one that is blank or does not fit in a URL, is read without a cursor."""
     assert ([last], True, None) == comparable(read_page(page(last, has_more=b"true")))
     before = b'{"id": "ftckpt_2"}'
     assert ([before, last], True, None) == comparable(read_page(page(before, last, has_more=b"true")))
@@ -311,3 +320,64 @@ def test_damaged_bytes(data: st.DataObject) -> None:
     damaged = body[:start] + data.draw(token | st.binary(max_size=3)) + body[end:]
     with suppress(NotAListError):
         assert all(bytes(item) in damaged for item in read_page(damaged).items)
+
+
+# Many items, and large ones
+
+
+@pytest.mark.parametrize("spoil", [bytes, with_nan], ids=["fast", "lenient"])
+def test_a_page_has_a_limit_of_items(spoil: Callable[[bytes], bytes]) -> None:
+    """A page with as many items as it may have is read, on both ways. With one more it fails, and is no list."""
+    found = read_page(spoil(page(*[b"7"] * 1000)), most_items(1))
+    assert [b"7"] * 1000 == [bytes(item) for item in found.items]
+    with pytest.raises(NotAListError) as caught:
+        read_page(spoil(page(*[b"7"] * 1001)), most_items(1))
+    assert ErrorClass.TOO_MANY_ITEMS == caught.value.error_class
+
+
+@pytest.mark.parametrize(("page_size", "expected"), [(1, 1000), (20, 2000), (100, 10_000), (1000, 10_000)])
+def test_the_limit_depends_on_what_was_requested(page_size: int, expected: int) -> None:
+    """A page may have a hundred times as many items as were requested, because some providers ignore `limit`."""
+    assert expected == most_items(page_size)
+
+
+def test_large_page() -> None:
+    """A large page is read like a small one, up to its last item. It may have 10,000 items, and no more."""
+    raws = [b'{"id": "ftckpt_%d", "x": [1, {"y": 2}]}' % number for number in range(PAGE_ITEMS)]
+    body = page(*raws, has_more=b"true")
+    assert len(body) > LARGE_BYTES
+    assert (raws, True, f"ftckpt_{PAGE_ITEMS - 1}") == comparable(read_page(body))
+    assert ErrorClass.TOO_MANY_ITEMS == class_of(page(*raws, b"7"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        page(*[b"[]"] * 150_000, has_more=b"NaN"),
+        page(b"[" * 150_000 + b"]" * 150_000, b"{}," * 60_000 + b"{}", has_more=b"NaN"),
+        b'{"error": [' + b"[]," * 150_000 + b"[]]}",
+        b"[" * 300_000,
+    ],
+    ids=["arrays", "nested", "an error", "no list"],
+)
+def test_values_of_a_body_that_is_no_list(body: bytes) -> None:
+    """A body of more than 200,000 values is not decoded, unless it is a valid list."""
+    tracemalloc.start()
+    try:
+        assert ErrorClass.TOO_MANY_ITEMS == class_of(body)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_long_cursor() -> None:
+    """An id that is longer than any that is used is no cursor, because it would become a part of a URL."""
+    assert None is read_page(page(b'{"id": "%s"}' % (b"x" * 1001), has_more=b"true")).last_id
+
+
+def test_items_may_have_members_named_like_those_of_a_list() -> None:
+    """Items with a member `data`, as events have, are read like any others, however many values they have."""
+    item = json.dumps({"id": "ftevent-1", "data": {f"m{n}": n for n in range(30)}, "has_more": True}).encode()
+    items = [item] * 8000
+    found = read_page(b'{"object": "list", "data": [' + b", ".join(items) + b'], "has_more": true}')
+    assert (items, True, "ftevent-1") == comparable(found)

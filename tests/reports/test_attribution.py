@@ -36,7 +36,7 @@ class Daemon:
         self.poller = poller
         self.source = source
         self.health = health
-        self._job_list = JobList(store, source, health, gap=30, lease_seconds=60, discover=False)
+        self._job_list = JobList(store, source, health, gap=30, lease_seconds=60, max_new_jobs=0)
 
     async def work(self) -> None:
         """Read the job list, and poll until no job is due."""
@@ -90,7 +90,7 @@ class States(NamedTuple):
 async def _states(sql: asyncpg.Connection, jobs: Sequence[str]) -> States:
     rows = await sql.fetch(
         """select id, phase, is_stale, consecutive_failures, error_class from fine_tuning.jobs
-        join fine_tuning.freshness on fine_tuning_job_id = id where id = any ($1)""",
+        join fine_tuning.freshness on freshness.fine_tuning_job_id = id where id = any ($1)""",
         list(jobs),
     )
     return States(
@@ -170,7 +170,7 @@ async def test_outage_of_a_source(
 
 
 async def test_few_requests_during_an_outage(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """During an outage a source gets a few requests every five minutes, each time for other jobs."""
+    """During an outage a source gets a few requests every five minutes, for jobs that are chosen at random."""
     jobs = [f"ftjob-{n}" for n in range(100)]
     await track(store, *jobs)
     async with _daemon(store, provider) as daemon:
@@ -180,7 +180,7 @@ async def test_few_requests_during_an_outage(store: Store, provider: Provider, s
             await daemon.pass_time(sql, 300)
         asked = [request.match_info.get("job") for request in provider.requests]
         assert 8 + 8 * 4 >= len([name for name in asked if name])
-        assert 30 < len(set(asked))
+        assert 20 < len(set(asked))  # 33 of 100 on average
         assert (await _states(sql, jobs)).failures == {0}
 
 
@@ -549,7 +549,7 @@ async def test_first_success_ends_an_outage(store: Store, provider: Provider, sq
         daemon.poller.wake.set()
         await until(lambda: not daemon.poller.wake.is_set())  # it looked again whether to go on
         go_on.set()
-        assert [] == await polling
+        assert {} == await polling
         await daemon.poller.queue.saved()
         assert ("ok", SourceState.OK) == ((await _source(sql))[0], daemon.source.attribution.state)
     read = "select count(*) from fine_tuning.freshness where last_complete_at is not null"

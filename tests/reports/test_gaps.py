@@ -24,7 +24,7 @@ async def _suspected(store: Store, provider: Provider, steps: Sequence[int], **f
     provider.checkpoints[JOB] = page([{**checkpoint(n, **found), "step_number": n} for n in reversed(steps)])
     await sync(store, provider)
     await read_job_list(store, provider)
-    await database_metrics.refresh(store, Health())
+    await database_metrics.refresh(store, Health(), ["test"])
     async with store.connection() as sql:
         in_view = await sql.fetchval("select suspected_gap from fine_tuning.jobs")
     return in_view, metrics.REGISTRY.get_sample_value("checkpointd_suspected_gap_jobs", {"source": "test"}) or 0

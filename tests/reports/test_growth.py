@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from checkpointd.domain import growth
 from checkpointd.domain.growth import RECOVERY_LISTINGS, UNSTABLE_POINTS, UNSTEADY_POINTS
-from checkpointd.postgres import save_rows
+from checkpointd.postgres import comparison
 from checkpointd.postgres.store import Store
 from checkpointd.telemetry import database_metrics, metrics
 from checkpointd.telemetry.health import Health
@@ -333,7 +333,7 @@ async def test_incomplete_listings_do_not_grow_for_ever(
 
 def _limit_checkpoints(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     monkeypatch.setattr(growth, "CHECKPOINTS_PER_JOB", most)
-    monkeypatch.setattr(save_rows, "CHECKPOINTS_PER_JOB", most)
+    monkeypatch.setattr(comparison, "CHECKPOINTS_PER_JOB", most)
 
 
 async def test_most_steps(
@@ -417,7 +417,7 @@ async def test_reports(store: Store, provider: Provider, sql: asyncpg.Connection
     assert row["unstable_since"]
     (row,) = json.loads((await checkpointd("status", "--json", env=env)).out)["jobs"]
     assert row["unstable_since"]
-    await database_metrics.refresh(store, Health())
+    await database_metrics.refresh(store, Health(), ["test"])
     assert 1 == metrics.REGISTRY.get_sample_value("checkpointd_unstable_jobs", {"source": "test"})
     await sql.execute("update checkpointd.polling set sealed_at = now(), next_poll_at = 'infinity'")
     assert "lists of test" not in (await checkpointd("check", env=env)).out

@@ -37,7 +37,7 @@ async def _check(provider: Provider, monkeypatch: pytest.MonkeyPatch, **fields: 
     monkeypatch.setenv("THE_KEY", "canary-key-0123456789")
     source = Source(name="a", api_key="THE_KEY", base_url=provider.url, **fields)
     async with open_session() as http:
-        client: Client = open_client(source, source.request_headers(), None, http, Limits(1))
+        client: Client = open_client(source, source.request_fields(), None, http, Limits(1))
         result = await client.probe(1e12)
     return assess_source(source, [Try(None, result.failure)])
 
@@ -255,7 +255,7 @@ async def test_the_smaller_page_size_is_kept_and_logged(provider: Provider, monk
     provider.jobs = page([job()])
     source = Source(name="a", api_key="THE_KEY", base_url=provider.url)
     async with open_session() as http:
-        client = open_client(source, source.request_headers(), None, http, Limits(100))
+        client = open_client(source, source.request_fields(), None, http, Limits(100))
         with capture_logs() as logged:
             listings = [await client.list_checkpoints(name, 1e12) for name in (JOB, "ftjob-2")]
             _ = [items async for items in client.list_jobs(1e12)]

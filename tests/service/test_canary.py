@@ -20,7 +20,7 @@ from support.echoes import echoes
 from support.harness import until_true
 from support.provider import JOB, Answer, Provider, body, checkpoint, error, job, page
 from support.servers import Server, free_port, serving
-from support.verbs import checkpointd, environment, running, wait_for_line
+from support.verbs import PROGRAM, checkpointd, environment, running, wait_for_line
 
 KEY = "sk-proj-cAnArY0123456789/+kEy_-xyzQ"
 CODE = "cAnArYcOdE0123456789abcdefXYZ-_w=="
@@ -127,13 +127,14 @@ async def test_no_sink_has_a_canary(provider: Provider, tmp_path: Path) -> None:
         credentials = tmp_path / "credentials"
         credentials.mkdir()
         (credentials / "THE_KEY").write_text(KEY)
+        (credentials / "the_subscription").write_text(SUBSCRIPTION)
         (credentials / "database_url").write_text(url)
         source = f"""
             [[sources]]
             name = 'NAME'
             api_key = 'THE_KEY'
             base_url = '{provider.url}'
-            query = {{ code = '{CODE}', subscription-key = '{SUBSCRIPTION}' }}
+            query = {{ code = '{CODE}', subscription = {{ credential = 'the_subscription' }} }}
             """
         (tmp_path / "config.toml").write_text(source.replace("NAME", "main") + source.replace("NAME", "silenced"))
         settings = {
@@ -216,7 +217,7 @@ async def _assert_daemon_reveals_nothing(env: dict[str, str], sql: asyncpg.Conne
     all_polled = """
         select not exists (select from checkpointd.polling p join checkpointd.sources s on s.key = p.source
         where s.name = 'main' and p.failures = 0 and p.last_complete_at is null)"""
-    async with running("run", env=env) as daemon:
+    async with running("run", env=env, program=PROGRAM) as daemon:
         ready = await wait_for_line(daemon, "daemon.ready")
         await until_true(sql, all_polled, seconds=240)
         async with aiohttp.ClientSession() as http:

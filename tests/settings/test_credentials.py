@@ -14,7 +14,7 @@ CANARY = "Canary5f0e9d8c7b6a4f3e2d1c"
 
 def key_of(reference: str) -> str:
     """Return the key that a request would carry."""
-    return Source(name="a", api_key=reference).request_headers()["Authorization"].removeprefix("Bearer ")
+    return Source(name="a", api_key=reference).request_fields().headers["Authorization"].removeprefix("Bearer ")
 
 
 def test_where_keys_are_read_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, credentials: Path) -> None:
@@ -108,6 +108,62 @@ def test_settings_do_not_show_secrets(load: Callable[..., Settings]) -> None:
     toml = f"[[sources]]\nname = 'a'\napi_key = 'THE_KEY'\nheaders = {{x = '{CANARY}'}}"
     found = load(toml, CHECKPOINTD_DATABASE_URL=f"postgresql://u:{CANARY}@h/d")
     assert CANARY not in f"{found!r} {found} {found.sources!r}"
+
+
+def test_headers_and_parameters_from_credentials(
+    monkeypatch: pytest.MonkeyPatch, load: Callable[..., Settings], credentials: Path, tmp_path: Path
+) -> None:
+    """A header or a parameter can name a credential, a file or a variable, as api_key does. Its value is a secret."""
+    (credentials / "gateway").write_text(f"Bearer {CANARY}\n")
+    (tmp_path / "cookie").write_text("session=1234567890; b=c")
+    monkeypatch.setenv("THE_CODE", "12345678")
+    monkeypatch.setenv("THE_KEY", "the-key-0123")
+    toml = f"""[[sources]]
+        name = "a"
+        api_key = "THE_KEY"
+        headers = {{ x-team = "research", x-gateway = {{ credential = "gateway" }}, cookie = {{ credential = "{tmp_path}/cookie" }} }}
+        query = {{ api-version = "1", n = {{ credential = "THE_CODE" }} }}"""  # noqa: E501
+    (source,) = load(toml).sources
+    fields = source.request_fields()
+    assert {"x-team": "research", "x-gateway": f"Bearer {CANARY}", "cookie": "session=1234567890; b=c"}.items() <= (
+        fields.headers.items()
+    )
+    assert {"api-version": "1", "n": "12345678"} == fields.query
+    assert {CANARY, f"Bearer {CANARY}", "session=1234567890; b=c", "12345678", "the-key-0123"} <= set(fields.secrets)
+    assert not {"research", "1"} & set(fields.secrets)
+    assert (CANARY not in repr(source), source.plain_secrets) == (True, [])
+    monkeypatch.delenv("THE_CODE")
+    with pytest.raises(SettingsError, match=r"^the query parameter n of source a: THE_CODE is missing or empty: "):
+        source.request_fields()
+    monkeypatch.setenv("THE_CODE", "caf\u00e9")
+    with pytest.raises(
+        SettingsError, match=r"^its query parameter n: THE_CODE does not contain its value: one line of"
+    ):
+        source.request_fields(names_source=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("5", "must be a text, or { credential = 'NAME' } for a secret one"),
+        ("{ credential = 5 }", "must be a text, or { credential = 'NAME' } for a secret one"),
+        ("{ credential = 'X', prefix = 'Bearer' }", "must be a text, or { credential = 'NAME' } for a secret one"),
+        (f"{{ credential = 'sk-{CANARY}' }}", "must be the name of a credential, a variable or a file"),
+        ("{ credential = 'database_url' }", "must not be the credential of the database"),
+    ],
+)
+@pytest.mark.parametrize("table", ["headers", "query"])
+def test_wrong_references(load_error: Callable[..., str], table: str, value: str, message: str) -> None:
+    """A header or parameter that is neither a text nor names a credential is refused, without its value."""
+    found = load_error(f"[[sources]]\nname = 'a'\napi_key = 'THE_KEY'\n{table} = {{ x = {value} }}")
+    assert found.startswith(f"source a: {table}.x: {message}")
+    assert CANARY not in found
+
+
+def test_secrets_in_the_settings() -> None:
+    """A header or parameter whose value looks like a secret is named, so that `check` can advise a credential."""
+    headers, query = {"x-team": "research", "x-api-key": CANARY}, {"api-version": "1", "sig": "abcdefgh"}
+    assert ["x-api-key", "sig"] == Source(name="a", api_key="K", headers=headers, query=query).plain_secrets
 
 
 def test_state_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ NOT_SECURE = (
     "must begin with https:// and a host "
     "(http:// is accepted for this machine, or with allow_http = true under [[sources]])"
 )
+NOT_AN_OBJECTIVE = "must be minimize or maximize and the name of a metric, such as 'maximize train_mean_reward'"
 HAS_USER = "must not contain a user or a password: name the key in api_key"
 HAS_QUERY = "must not contain a query or a fragment: put parameters into the source's table `query`"
 ONE_TABLE_EACH = "sources: write each source as a table of its own, under a line [[sources]]"
@@ -128,8 +129,16 @@ def test_wrong_base_urls(load_error: LoadError, given: str, expected: str) -> No
             SOURCE + "requests_per_minute = 0",
             "source a: requests_per_minute: must be greater than or equal to 0.01",
         ),
+        (SOURCE + "objective = 'reward'", f"source a: objective: {NOT_AN_OBJECTIVE}"),
+        (SOURCE + "objective = 'maximise reward'", f"source a: objective: {NOT_AN_OBJECTIVE}"),
+        (SOURCE + "objective = 'maximize '", f"source a: objective: {NOT_AN_OBJECTIVE}"),
+        (SOURCE + f"objective = 'maximize {'x' * 129}'", f"source a: objective: {NOT_AN_OBJECTIVE}"),
+        (SOURCE + "objective = ['maximize', 'reward']", f"source a: objective: {NOT_AN_OBJECTIVE}"),
         (SOURCE + 'headers = {x = "a\\nb"}', "source a: headers.x: must be one line of printable ASCII"),
-        (SOURCE + "headers = {x = 5}", "source a: headers.x: must be a valid string"),
+        (
+            SOURCE + "headers = {x = 5}",
+            "source a: headers.x: must be a text, or { credential = 'NAME' } for a secret one",
+        ),
         (SOURCE + "headers = 'x'", "source a: headers: must be a table, such as {name = 'value'}"),
         (
             SOURCE + "headers = {'a b' = 'x'}",
@@ -147,6 +156,12 @@ def test_wrong_base_urls(load_error: LoadError, given: str, expected: str) -> No
 def test_wrong_sources(load_error: LoadError, toml: str, expected: str) -> None:
     """The message about a wrong source names the source and the key."""
     assert expected == load_error(toml)
+
+
+def test_objectives(load: Load) -> None:
+    """The objective of a source is a direction and the name of any metric, or none."""
+    settings = load(SOURCE + "objective = 'maximize val/mean reward'\n" + SOURCE_B)
+    assert {7: ("val/mean reward", "maximize"), 8: None} == settings.objectives({"a": 7, "b": 8})
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "-a", "a\\nb", "a\\n", "ü", "a/b", "a" * 64])

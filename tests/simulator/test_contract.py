@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from aiohttp.typedefs import Handler
 from openai.types.shared import ErrorObject
 
 from checkpointd.simulator.server import accelerated, serve, serve_application, world_application
-from checkpointd.simulator.shapes import Shape
+from checkpointd.simulator.shapes import Kind, Shape
 from checkpointd.simulator.world import World
 from support.prism import PROGRAM, prism
 from support.verbs import checkpointd, environment, running
@@ -60,6 +61,7 @@ async def test_a_full_run_keeps_to_the_specification(url: str, sql: asyncpg.Conn
     every = {item["id"] for job in world.jobs(AFTER_ALL) for item in world.checkpoints(job["id"], AFTER_ALL)}
     async with serve(world, accelerated(900, EPOCH)) as api, prism(api, tmp_path) as proxy:
         often = {f"CHECKPOINTD_{name}_SECONDS": "0.1" for name in ("MIN_POLL", "MAX_POLL", "JOB_LIST")}
+        often["CHECKPOINTD_EVENTS_SECONDS"] = "0"  # thousands of pages of this size
         env = environment(tmp_path, url, proxy.url, **often, CHECKPOINTD_DISCOVER="true", CHECKPOINTD_PAGE_SIZE="4")
         assert 0 == (await checkpointd("track", "ftjob-unknown", env=env)).code
         async with running("run", env=env) as daemon, asyncio.timeout(300):
@@ -79,6 +81,23 @@ async def test_a_full_run_keeps_to_the_specification(url: str, sql: asyncpg.Conn
 
 
 @with_prism
+async def test_reading_events_keeps_to_the_specification(url: str, sql: asyncpg.Connection, tmp_path: Path) -> None:
+    """Prism finds no violation in a run of the daemon that reads all events of jobs, supervised ones and others."""
+    world = World(5, 4, EPOCH, Shape(reinforcement=0.5))
+    events = sum(len(world.events(job["id"], AFTER_ALL)) for job in world.jobs(AFTER_ALL))
+    async with serve(world, lambda: AFTER_ALL) as api, prism(api, tmp_path) as proxy:
+        env = environment(tmp_path, url, proxy.url, CHECKPOINTD_JOB_LIST_SECONDS="0.1", CHECKPOINTD_DISCOVER="true")
+        async with running("run", env=env) as daemon, asyncio.timeout(300):
+            stored = "select (select count(*) from fine_tuning.steps) + (select count(*) from fine_tuning.events)"
+            while events != await sql.fetchval(stored):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)  # the database is written by another process, without an event
+            daemon.terminate()
+            assert 0 == await asyncio.wait_for(daemon.wait(), 60)
+        assert [] == await proxy.violations()
+        assert any("/events?limit=100&after=ftevent-" in query for query in proxy.forwarded())
+
+
+@with_prism
 async def test_errors_keep_to_the_specification(tmp_path: Path) -> None:
     """Every error that a specified request can get has the body that OpenAI documents."""
     world = World(5, 3, EPOCH)
@@ -91,6 +110,8 @@ async def test_errors_keep_to_the_specification(tmp_path: Path) -> None:
             ("/fine_tuning/jobs?limit=0", KEY, 400),
             ("/fine_tuning/jobs?after=ftjob-unknown", KEY, 400),
             (f"{job}/checkpoints?limit=101", KEY, 400),
+            (f"{job}/events?after=ftevent-unknown", KEY, 400),
+            ("/fine_tuning/jobs/ftjob-unknown/events", KEY, 404),
             (f"{job}/checkpoints?after=ftckpt_unknown", KEY, 400),
             ("/fine_tuning/jobs/ftjob-unknown", KEY, 404),
             ("/fine_tuning/jobs/ftjob-unknown/checkpoints", KEY, 404),
@@ -116,6 +137,7 @@ def _departing(world: World) -> web.Application:
 
 
 CHECKPOINTS, JOBS, UNKNOWN = "/fine_tuning/jobs/{}/checkpoints", "/fine_tuning/jobs", "/fine_tuning/jobs/ftjob-unknown"
+EVENTS = "/fine_tuning/jobs/{}/events"
 DEPARTURES: dict[str, tuple[str, Callable[[Any], object], str]] = {
     "a list without has_more": (CHECKPOINTS, lambda body: body.pop("has_more"), "required property 'has_more'"),
     "a checkpoint without its step": (CHECKPOINTS, lambda body: body["data"][1].pop("step_number"), "'step_number'"),
@@ -125,6 +147,8 @@ DEPARTURES: dict[str, tuple[str, Callable[[Any], object], str]] = {
         CHECKPOINTS, lambda body: body["data"][0]["metrics"].update(train_loss="n/a"), "train_loss must be number",
     ),
     "an unknown status": (JOBS, lambda body: body["data"][0].update(status="pending"), "status must be equal to"),
+    "an event without its message": (EVENTS, lambda body: body["data"][0].pop("message"), "'message'"),
+    "an unknown level": (EVENTS, lambda body: body["data"][0].update(level="warning"), "level must be equal to"),
     "an error without param": (UNKNOWN, lambda body: body["error"].pop("param"), "'param'"),
     "an error whose message is null": (UNKNOWN, lambda body: body["error"].update(message=None), "message must be"),
     "an error of another provider": (
@@ -166,7 +190,10 @@ async def test_the_sdk_catches_departures(departure: str) -> None:
             with pytest.raises((ValueError, AssertionError)):
                 _check(caught.value)
         else:
-            page = sdk.fine_tuning.jobs.list() if path == JOBS else sdk.fine_tuning.jobs.checkpoints.list(job)
+            jobs = sdk.fine_tuning.jobs
+            page: Any = {JOBS: jobs.list, EVENTS: partial(jobs.list_events, job)}.get(
+                path, partial(jobs.checkpoints.list, job)
+            )()
             with pytest.raises(openai.APIResponseValidationError):
                 await page
 
@@ -189,6 +216,17 @@ async def test_the_sdk_pages_through_a_hundred_checkpoints(tmp_path: Path) -> No
         assert expected == [item.to_dict() for item in by_default]
         by_hundreds = [item async for item in sdk.fine_tuning.jobs.checkpoints.list(job, limit=100)]
         assert by_default == by_hundreds
+
+
+@pytest.mark.parametrize("kind", ["openai", "bedrock"])
+async def test_the_sdk_pages_through_events(kind: Kind, tmp_path: Path) -> None:
+    """The SDK's pager reads all events of a job in order, of supervised jobs and of those with rewards."""
+    world = World(5, 4, EPOCH, Shape(kind, reinforcement=0.5))
+    async with serve_checked(world, AFTER_ALL, tmp_path) as url, client(url) as sdk:
+        for job in world.jobs(AFTER_ALL):
+            expected = world.events(job["id"], AFTER_ALL)
+            read = [event async for event in sdk.fine_tuning.jobs.list_events(job["id"], limit=100)]
+            assert expected == [event.to_dict() for event in read]
 
 
 async def test_the_sdk_reads_jobs(tmp_path: Path) -> None:

@@ -52,13 +52,13 @@ async def test_sync(name: str, store: Store, sql: asyncpg.Connection, tmp_path: 
     recent: list[set[str]] = []
     async with serve(world, lambda: now) as url:
         settings = _settings(name, url, shape, tmp_path)
-        headers_by_source = {source.name: source.request_headers() for source in settings.sources}
+        fields_by_source = {source.name: source.request_fields() for source in settings.sources}
         keys = await store.register_sources({"test": shape.kind})
         for now in [*range(int(START), int(START) + 5 * 3600, 1800), AFTER_ALL, AFTER_ALL + 1]:
             jobs = world.jobs(now)
             if shape.kind == "compatible":
                 await store.track(keys["test"], [job["id"] for job in jobs])
-            done = await sync_jobs(settings, store, headers_by_source, None, None, lambda *_: None)
+            done = await sync_jobs(settings, store, fields_by_source, None, None, lambda *_: None)
             assert (len(jobs), []) == (done.jobs, done.failures)
             items = [item for job in jobs for item in world.checkpoints(job["id"], now)[: shape.listed]]
             listed |= {item["id"]: item for item in items}

@@ -31,12 +31,13 @@ async def open_source(
     request_interval: float | None = None,
     request_timeout: float = 5,
     key: str = "canary-key",
+    key_header: str = "Authorization",
 ) -> AsyncIterator[ActiveSource]:
     """Open the source `test`, which sends its requests to `provider`."""
     keys = await store.register_sources({"test": "openai"})
     async with open_session() as http:
         limits = Limits(page_size, request_timeout=request_timeout, backoff=0.01)
-        client = Client(http, provider.url, {"Authorization": f"Bearer {key}"}, {}, limits, secrets=[key])
+        client = Client(http, provider.url, {key_header: f"Bearer {key}"}, {}, limits, secrets=[key])
         yield ActiveSource(keys["test"], "test", client, concurrency=8, request_interval=request_interval)
 
 
@@ -97,7 +98,9 @@ async def sync(
 async def read_job_list(store: Store, provider: Provider, *, discover: bool = False) -> None:
     """Read the job list once."""
     async with open_source(store, provider) as source:
-        await JobList(store, source, Health(), gap=30, lease_seconds=60, discover=discover).tick(due_or_not=True)
+        await JobList(store, source, Health(), gap=30, lease_seconds=60, max_new_jobs=10_000 if discover else 0).tick(
+            due_or_not=True
+        )
 
 
 async def until(holds: Callable[[], object], seconds: float = 60) -> None:

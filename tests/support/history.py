@@ -4,6 +4,8 @@ Rows are inserted in the order of their times, as saves write them. The last job
 and some are polled late.
 """
 
+from collections.abc import Sequence
+
 import asyncpg
 
 _FILL = """
@@ -78,9 +80,39 @@ _SUMMARISE = """
 select checkpointd.summarise(array_agg(j.key), array_agg(j.key % 200 = 0)) from checkpointd.jobs j group by j.key / 1000
 """
 
+_ADD_EVENTS = """
+insert into checkpointd.event_lists (job, lease_token, attempt_at, due_at, complete_from, steps, messages)
+select j.key, 0, now(), now(), now(), case when j.id = any ($1) then $2::int else 0 end, 12
+from checkpointd.jobs j;
+
+insert into checkpointd.events (job, id, created_at, type, level, message)
+select j.key, 'ftevent-' || n, j.created_at + n, 'message', case when n % 4 = 0 then 'warn' else 'info' end,
+  'Message ' || n
+from checkpointd.jobs j
+cross join generate_series(1, 12) n;
+
+insert into checkpointd.steps (job, step_number, created_at, total_steps, train_loss, train_mean_token_accuracy,
+  valid_loss, valid_mean_token_accuracy, id)
+select j.key, n, j.created_at + n, $2, l.train, exp(-l.train), l.valid, exp(-l.valid), 'ftevent-step-' || n
+from checkpointd.jobs j
+cross join generate_series(1, $2) n
+cross join lateral (
+  select 0.2 + exp(-4.0 * n / $2) * (2 + sin(n * 7)) as train,
+    case when n % 10 = 0 then 0.3 + exp(-4.0 * n / $2) end as valid) l
+where j.id = any ($1)
+"""
+
 
 async def fill(sql: asyncpg.Connection, jobs: int, checkpoints: int) -> None:
     """Store so many jobs of three sources, each with so many checkpoints."""
     await sql.execute(_FILL.format(jobs=jobs, checkpoints=checkpoints))
     await sql.execute(_SUMMARISE)
+    await sql.execute("vacuum analyze")
+
+
+async def add_events(sql: asyncpg.Connection, jobs: Sequence[str], steps: int) -> None:
+    """Give each job twelve messages, and these jobs so many steps."""
+    for statement in _ADD_EVENTS.split(";"):
+        arguments = [list(jobs), steps][: 2 if "$2" in statement else 0]
+        await sql.execute(statement, *arguments)
     await sql.execute("vacuum analyze")

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
-from checkpointd.domain.failure import ErrorClass
+from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.listing import RawListing
+from checkpointd.domain.reading import RawItem
 from support.provider import checkpoint, page
 
 KEY = "canary.0123456789+/key=="
@@ -20,6 +21,12 @@ assert isinstance(GOOD, bytes)
 
 ListCheckpoints = Callable[..., Awaitable[RawListing]]
 """The fixture `list_checkpoints`."""
+
+
+def raw_listing(*pages: Sequence[RawItem], failure: Failure | None = None) -> RawListing:
+    """Return the listing of one request with these items on each page."""
+    bodies = [b'{"data": [%b], "has_more": false}' % b",".join(items) for items in pages]
+    return RawListing(list(pages), failure, 1, bodies=bodies)
 
 
 def ids(listing: RawListing) -> list[str]:

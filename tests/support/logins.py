@@ -1,9 +1,14 @@
 """Logins of the database, as an administrator creates them."""
 
+import asyncio
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import asyncpg
+
+from checkpointd.postgres import migrations
 
 _names = (f"login_{n}" for n in range(1_000_000))
 
@@ -36,3 +41,11 @@ async def connected(url: str, options: str) -> AsyncIterator[asyncpg.Connection]
             yield connection
         finally:
             await connection.close()
+
+
+async def run_roles(binaries: Path, url: str) -> None:
+    """Run the file of the roles with psql, as an administrator does."""
+    command = [binaries / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(migrations.roles_file()), url]
+    psql = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    assert (b"", b"") == await psql.communicate()
+    assert 0 == psql.returncode

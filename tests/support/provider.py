@@ -25,6 +25,32 @@ def checkpoint(number: int, job: str = JOB, **metrics: float | None) -> dict[str
     }
 
 
+def event(number: int, **fields: Any) -> dict[str, Any]:
+    """Return message `number` of a job, as OpenAI's API sends it. Three of them are of the same second."""
+    return {
+        "object": "fine_tuning.job.event",
+        "id": f"ftevent-{number:04d}",
+        "created_at": 1_721_764_800 + number // 3,
+        "level": "info",
+        "message": f"Message {number}",
+        "type": "message",
+        "data": {},
+        **fields,
+    }
+
+
+def step_event(number: int, step: int | None = None, total: int = 100, **metrics: Any) -> dict[str, Any]:
+    """Return event `number` of a job with the metrics of a step, which is `number` by default."""
+    step = number if step is None else step
+    loss = 1 / (number + 1)
+    return event(
+        number,
+        type="metrics",
+        message=f"Step {step}/{total}: training loss={loss:.2f}",
+        data={"step": step, "total_steps": total, "train_loss": loss, **metrics},
+    )
+
+
 def job(job_id: str = JOB, status: str = "running", **fields: Any) -> dict[str, Any]:
     """Return a job record, as OpenAI's API sends it."""
     return {
@@ -99,7 +125,7 @@ def held(answer: Answer) -> tuple[Answer, asyncio.Event, asyncio.Event]:
 
 
 class Provider:
-    """Serves scripted answers. `checkpoints[job]` and `jobs` are an answer, or a list of answers to use in turn.
+    """Serves scripted answers. `checkpoints[job]`, `events[job]` and `jobs` are an answer, or answers to use in turn.
 
     The last answer of a list is used again and again. A job without an answer is unknown (404), as is the job list
     until `jobs` is set.
@@ -107,7 +133,9 @@ class Provider:
 
     def __init__(self) -> None:
         self.checkpoints: dict[str, Answer | list[Answer]] = {}
+        self.events: dict[str, Answer | list[Answer]] = {}
         self.jobs: Answer | list[Answer] = error(404, "unknown_url")
+        self.event_requests: list[web.Request] = []
         self.requests: list[web.Request] = []
         self.url = ""
 
@@ -115,6 +143,7 @@ class Provider:
         app = web.Application()
         app.router.add_get("/v1/fine_tuning/jobs", self._jobs)
         app.router.add_get("/v1/fine_tuning/jobs/{job}/checkpoints", self._checkpoints)
+        app.router.add_get("/v1/fine_tuning/jobs/{job}/events", self._events)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -133,6 +162,10 @@ class Provider:
         self.requests.append(request)
         answer = self.checkpoints.get(request.match_info["job"], error(404, "fine_tune_not_found"))
         return await _answer(answer, request)
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        self.event_requests.append(request)
+        return await _answer(self.events.get(request.match_info["job"], error(404, "fine_tune_not_found")), request)
 
     def asked(self, job: str = JOB) -> int:
         """Return the number of requests for the checkpoints of a job."""

@@ -7,7 +7,7 @@ import struct
 import sys
 import termios
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +15,15 @@ from typing import NamedTuple
 import aiohttp
 
 import checkpointd as package
+from support.fork_server import forked_program
 
 KEY = "canary-key-0123456789"
 PROGRAM = (sys.executable, "-m", "checkpointd")
+"""The program as a new Python. Unless it is given, the functions here fork a process that has imported the program."""
+PACKAGE = str(Path(package.__file__).parents[1])
+"""The folder of the imported package, which may be a copy."""
+EARLY_VARIABLES = {"LD_PRELOAD", "SSL_CERT_FILE"}
+"""Variables that are read when Python starts, or when it imports the program."""
 SILENCED = ("sh", "-c", 'exec "$@" 2>&-', "sh", *PROGRAM)
 """The program with its standard error closed, as a script can start it."""
 
@@ -36,12 +42,18 @@ def environment(home: Path, url: str | None = None, api: str | None = None, **mo
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
-        "PYTHONPATH": str(Path(package.__file__).parents[1]),  # the imported package, which may be a copy
+        "PYTHONPATH": PACKAGE,
         "CHECKPOINTD_CONFIG": str(_no_config(home)),
         "CHECKPOINTD_HTTP_PORT": "0",
         **{name: value for name, value in given.items() if value is not None},
         **more,
     }
+
+
+def _program(env: Mapping[str, str]) -> Sequence[str]:
+    """Return the command that runs the program with this environment: a new Python only if it makes a difference."""
+    is_usual = env.get("PYTHONPATH") == PACKAGE and not EARLY_VARIABLES & env.keys()
+    return forked_program() if is_usual else PROGRAM
 
 
 def _no_config(home: Path) -> Path:
@@ -51,8 +63,11 @@ def _no_config(home: Path) -> Path:
     return path
 
 
-async def checkpointd(*arguments: str, env: dict[str, str], stdin: str = "", program: Sequence[str] = PROGRAM) -> Ended:
+async def checkpointd(
+    *arguments: str, env: dict[str, str], stdin: str = "", program: Sequence[str] | None = None
+) -> Ended:
     """Run a command to its end."""
+    program = program or _program(env)
     process = await asyncio.create_subprocess_exec(*program, *arguments, env=env, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 120)
     assert process.returncode is not None
@@ -64,7 +79,8 @@ async def on_terminal(*arguments: str, env: dict[str, str], columns: int) -> str
     master, terminal = os.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     env = {"TERM": "xterm-256color", **env}
-    process = await asyncio.create_subprocess_exec(*PROGRAM, *arguments, env=env, stdout=terminal, stderr=terminal)
+    program = (*_program(env), *arguments)
+    process = await asyncio.create_subprocess_exec(*program, env=env, stdout=terminal, stderr=terminal)
     os.close(terminal)
     try:
         written = await asyncio.wait_for(asyncio.to_thread(_read_all, master), 120)
@@ -88,9 +104,10 @@ def _read_all(master: int) -> str:
 
 
 @asynccontextmanager
-async def running(*arguments: str, env: dict[str, str], program: Sequence[str] = PROGRAM) -> AsyncIterator[Process]:
+async def running(*arguments: str, env: dict[str, str], program: Sequence[str] | None = None) -> AsyncIterator[Process]:
     """Run a command in the background. It is killed at the end if it is still running."""
-    process = await asyncio.create_subprocess_exec(*program, *arguments, env=env, stdout=PIPE, stderr=PIPE)
+    program = (*(program or _program(env)), *arguments)
+    process = await asyncio.create_subprocess_exec(*program, env=env, stdout=PIPE, stderr=PIPE)
     try:
         yield process
     finally:

@@ -6,8 +6,10 @@ from tempfile import TemporaryDirectory
 from typing import Self
 from urllib.parse import parse_qs, quote, urlsplit
 
-COMMIT = 0
-"""In cut(): the next commit."""
+SAVE = 0
+"""In cut(): the next save, which is a call of a procedure."""
+_SAVED = b"C\0\0\0\x09CALL\0"
+"""The end of the answer to a call."""
 
 
 class Wire:
@@ -23,7 +25,7 @@ class Wire:
         self._port = parts.port or 5432
         self._socket = Path(self._folder.name) / ".s.PGSQL.5432"
         self._until_cut: int | None = None
-        """Messages until the answer is lost; negative until the next commit."""
+        """Messages until the answer is lost; negative until the answer to the next save."""
         self._until_freeze: int | None = None
         self.frozen = asyncio.Event()
         """Set when nothing passes any more."""
@@ -38,7 +40,7 @@ class Wire:
         self._folder.cleanup()
 
     def cut(self, message: int) -> None:
-        """Lose the answer to the message with this number, counted from now, or to the next COMMIT; then hang up."""
+        """Lose the answer to the message with this number, counted from now, or to the next SAVE; then hang up."""
         self._until_cut = message or -1
 
     def freeze(self, message: int) -> None:
@@ -49,15 +51,14 @@ class Wire:
         """Cancel cut(), if it had no effect yet."""
         self._until_cut = None
 
-    def _is_cut_at(self, message: bytes) -> bool:
-        if self._until_cut is None:
+    def _is_cut_at(self, message: bytes, *, is_answer: bool) -> bool:
+        if self._until_cut is None or is_answer != (self._until_cut < 0):
             return False
-        if self._until_cut > 0:
-            self._until_cut -= 1
-        if self._until_cut == 0 or (self._until_cut < 0 and b"COMMIT" in message):
-            self._until_cut = None
-            return True
-        return False
+        self._until_cut -= 1
+        if self._until_cut > 0 or (is_answer and _SAVED not in message):
+            return False
+        self._until_cut = None
+        return True
 
     def _count_down_to_freeze(self) -> None:
         if self._until_freeze is not None:
@@ -75,13 +76,13 @@ class Wire:
         async def pass_requests() -> None:
             nonlocal is_cut
             while message := await client.read(65536):
-                is_cut = self._is_cut_at(message)
+                is_cut = is_cut or self._is_cut_at(message, is_answer=False)
                 self._count_down_to_freeze()
                 if not self.frozen.is_set():
                     to_server.write(message)
 
         async def pass_answers() -> None:
-            while (message := await server.read(65536)) and not is_cut:
+            while (message := await server.read(65536)) and not (is_cut or self._is_cut_at(message, is_answer=True)):
                 if not self.frozen.is_set():
                     to_client.write(message)
             if self.frozen.is_set():  # the client must not notice that the server has hung up

@@ -4,11 +4,12 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
-import structlog
 
 from checkpointd.telemetry import logs
 from checkpointd.telemetry.log_thread import ThreadHandler
@@ -33,18 +34,41 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 @pytest.fixture
-def handler(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadHandler]:
+def handler(pipe: tuple[int, int]) -> Iterator[ThreadHandler]:
     """Yield a handler that writes the whole log of this test to the pipe."""
     root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
+    before = root.handlers[:]
     logs.configure("json", "info")
     opened = ThreadHandler(pipe[1], root.handlers[0].formatter, QUEUE_LINES)
     root.handlers[:] = [opened]
     yield opened
     root.handlers[:] = before
-    root.setLevel(level)
-    structlog.reset_defaults()
+    with suppress(OSError):  # the test has closed it
+        os.close(pipe[0])
+    opened.finish(5)  # its thread counts dropped lines, as the next test's does
+
+
+class Reader(Thread):
+    """Reads the pipe to its end, from its start on. `lines` are those read by now."""
+
+    def __init__(self, end: int) -> None:
+        super().__init__()
+        self.lines: list[bytes] = []
+        self._end = end
+        self.start()
+
+    def run(self) -> None:
+        """Read."""
+        with os.fdopen(os.dup(self._end), "rb") as stream:
+            self.lines.extend(stream)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events read by now."""
+        return [json.loads(line) for line in list(self.lines)]
+
+    def reported(self) -> int:
+        """Return how many lines were dropped, as the log says."""
+        return sum(event["lines"] for event in self.events() if event["event"] == "log.dropped")
 
 
 def dropped_lines() -> float:
@@ -60,24 +84,32 @@ def test_a_reader_that_stops_reading(pipe: tuple[int, int], handler: ThreadHandl
     dropped = dropped_lines() - before
     assert 0 < dropped < LINES
 
-    received: list[bytes] = []
-
-    def read() -> None:
-        with os.fdopen(os.dup(pipe[0]), "rb") as reader:
-            received.extend(reader)
-
-    reading = Thread(target=read)
-    reading.start()
-    while not any(b"log.dropped" in line for line in list(received)):
-        reading.join(0.01)
+    reader = Reader(pipe[0])
+    while reader.reported() < dropped:
+        reader.join(0.01)
     handler.finish(5)
     os.close(pipe[1])
-    reading.join()
-    events = [json.loads(line) for line in received]
-    numbers = [event["number"] for event in events if event["event"] == "line"]
+    reader.join()
+    numbers = [event["number"] for event in reader.events() if event["event"] == "line"]
     assert sorted(set(numbers)) == numbers, "in order"
-    assert dropped == sum(event["lines"] for event in events if event["event"] == "log.dropped")
+    assert dropped == reader.reported()
     assert LINES == len(numbers) + dropped
+
+
+def test_lines_that_are_logged_faster_than_read(pipe: tuple[int, int], handler: ThreadHandler) -> None:
+    """If the queue is full whenever dropped lines are reported, each line is still either written or reported."""
+    before = dropped_lines()
+    own = ThreadHandler(pipe[1], handler.formatter, queue_lines=1)
+    logging.getLogger().handlers[:] = [own]
+    reader = Reader(pipe[0])
+    for number in range(10 * LINES):
+        log.info("line", number=number)
+    own.finish(30)
+    os.close(pipe[1])
+    reader.join()
+    written = sum(event["event"] == "line" for event in reader.events())
+    assert 10 * LINES == written + reader.reported()
+    assert 0 < dropped_lines() - before == reader.reported()
 
 
 def test_the_end_does_not_wait_for_a_reader_that_stopped(handler: ThreadHandler) -> None:
@@ -122,8 +154,49 @@ def test_a_full_disk() -> None:
     before = dropped_lines()
     full = os.open("/dev/full", os.O_WRONLY)
     opened = ThreadHandler(full, logging.Formatter("%(message)s"))
-    for _ in range(3):
-        opened.emit(logging.LogRecord("x", logging.INFO, "", 0, "line", (), None))
+    for line in ("first", "second", "third"):
+        opened.emit(logging.LogRecord("x", logging.INFO, "", 0, line, (), None))
     opened.finish(5)
     os.close(full)
     assert 3 == dropped_lines() - before
+
+
+REPEAT_SECONDS = 0.05
+
+
+def read_events(pipe: tuple[int, int]) -> list[dict[str, Any]]:
+    """Wait for one or more lines of JSON, and return them."""
+    return [json.loads(line) for line in os.read(pipe[0], 65536).splitlines()]
+
+
+def test_repeated_lines(pipe: tuple[int, int], handler: ThreadHandler) -> None:
+    """Of equal lines the first is written at once; at the end one line says how often it was repeated.
+
+    This is true of our own lines and of those of libraries, and other lines keep their order.
+    """
+    library = logging.getLogger("some.library")
+    log.info("poll.changed", job="a")
+    library.error("out of files: %s", "fd 1")
+    for _ in range(5):
+        log.info("poll.changed", job="a")
+        library.error("out of files: %s", "fd 2")
+    log.info("poll.changed", job="b")
+    handler.finish(5)
+    events = read_events(pipe)
+    written = [(e["event"], e.get("job"), e.get("repeated")) for e in events]
+    times = [str(event["timestamp"]) for event in events]
+    assert sorted(times) == times
+    firsts = [("poll.changed", "a", None), ("out of files: fd 1", None, None), ("poll.changed", "b", None)]
+    assert [*firsts, ("poll.changed", "a", 5), ("out of files: fd 2", None, 5)] == written
+
+
+def test_a_count_is_written_when_it_is_due(pipe: tuple[int, int], handler: ThreadHandler) -> None:
+    """The thread writes the count at the end of the period, although nothing else is logged."""
+    own = ThreadHandler(pipe[1], handler.formatter, repeat_seconds=REPEAT_SECONDS)
+    for _ in range(3):
+        own.handle(logging.LogRecord("x", logging.INFO, "", 0, "line", (), None))
+    events = read_events(pipe)
+    while len(events) < 2:
+        events += read_events(pipe)
+    assert [None, 2] == [event.get("repeated") for event in events]
+    own.finish(5)

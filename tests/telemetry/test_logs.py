@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import structlog
@@ -33,15 +33,8 @@ Configure = Callable[..., Callable[[], list[str]]]
 
 
 @pytest.fixture
-def configure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
-    """Yield a function that sets up logging. It returns a function that returns the lines logged since its last call.
-
-    At the end, logging is set up as before.
-    """
-    root = logging.getLogger()
-    loggers = [root, *(logging.getLogger(name) for name in ("apscheduler", "asyncio", "aiohttp"))]
-    levels, handlers = [logger.level for logger in loggers], list(root.handlers)
-    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
+def configure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Configure:
+    """Return a function that sets up logging. It returns one that returns the lines logged since its last call."""
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
 
     def configured(log_format: str | None = "json", level: str = "debug") -> Callable[[], list[str]]:
@@ -52,11 +45,7 @@ def configure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
         return lines
 
-    yield configured
-    structlog.reset_defaults()
-    root.handlers[:] = handlers
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    return configured
 
 
 def fail(secret: str) -> None:

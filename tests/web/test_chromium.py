@@ -90,7 +90,7 @@ async def tab() -> AsyncIterator[Tab]:
 @pytest.fixture
 async def site(port: int, store: Store) -> AsyncIterator[str]:
     """Serve the status port over the test's database."""
-    async with web.serve("127.0.0.1", port, list, store):
+    async with web.serve("127.0.0.1", port, list, store, ["test"]):
         yield f"http://127.0.0.1:{port}"
 
 

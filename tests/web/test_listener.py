@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 
 import aiohttp
+import asyncpg
 import pytest
 
 from checkpointd.postgres.store import Store
@@ -17,14 +18,14 @@ from support.waiting import eventually
 @pytest.fixture
 async def page(port: int, store: Store) -> AsyncIterator[int]:
     """Yield the number of a status port that is served."""
-    async with server.serve("127.0.0.1", port, list, store):
+    async with server.serve("127.0.0.1", port, list, store, ["test"]):
         yield port
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let connections expire soon."""
-    monkeypatch.setattr(listener, "CONNECTION_SECONDS", 0.2)
+    monkeypatch.setattr(listener, "REQUEST_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -37,11 +38,13 @@ def few_files() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def silent(port: int, count: int) -> AsyncIterator[list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]:
+async def silent(
+    port: int, count: int, path: str = "/livez"
+) -> AsyncIterator[list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]:
     """Open connections that send only the beginning of a request."""
     opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
     for _, writer in opened:
-        writer.write(b"GET /livez HTTP/1.1\r\nHost: local")
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: local".encode())
     yield opened
     for _, writer in opened:
         writer.close()
@@ -86,7 +89,7 @@ async def test_a_request_that_does_not_end(page: int) -> None:
 @pytest.mark.usefixtures("few_files")
 async def test_few_file_descriptors(port: int, store: Store) -> None:
     """A quarter of the file descriptors is used at most, so that polls and the database have some left."""
-    async with server.serve("127.0.0.1", port, list, store), silent(port, 17) as opened:
+    async with server.serve("127.0.0.1", port, list, store, ["test"]), silent(port, 17) as opened:
         assert await is_closed(opened[16][0])
 
 
@@ -97,3 +100,14 @@ async def test_a_response_closes_its_connection(page: int) -> None:
         answer = await asyncio.wait_for(reader.read(), 10)
     assert b"connection: close" in answer.lower()
     assert answer.endswith(b"ok\n")
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_slow_response(page: int, sql: asyncpg.Connection) -> None:
+    """A request that was sent in time is answered, even if the answer takes longer than sending may take."""
+    async with silent(page, 1, "/") as [(reader, writer)]:
+        async with sql.transaction():
+            await sql.execute("lock table checkpointd.sources in access exclusive mode")
+            writer.write(b"host\r\n\r\n")
+            await asyncio.sleep(2 * listener.REQUEST_SECONDS)  # the time that the database takes
+        assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 200 OK")

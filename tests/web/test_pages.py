@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html.parser import HTMLParser
@@ -13,7 +15,9 @@ import asyncpg
 import pytest
 
 from checkpointd.postgres.connection import connect
+from checkpointd.postgres.objectives import set_objective, set_source_objectives
 from checkpointd.postgres.store import Store, open_store
+from checkpointd.web import listener
 from checkpointd.web import server as web
 from support import hostile
 from support.harness import read_job_list, sync, track
@@ -79,7 +83,7 @@ async def _serving(
     port: int, store: Store, problems: web.Problems = list, host: str = "127.0.0.1"
 ) -> AsyncIterator[Site]:
     """Serve the status port over a store."""
-    async with web.serve(host, port, problems, store), aiohttp.ClientSession() as http:
+    async with web.serve(host, port, problems, store, ["test"]), aiohttp.ClientSession() as http:
         yield Site(port, http)
 
 
@@ -145,6 +149,7 @@ async def test_problems_of_jobs_and_sources(
         assert "unstable: its list differs at each request" in shown.text
         assert "suspected gap" in shown.text
         assert "test paused 1 job tracked resumes in 1 min" in shown.text
+        assert "to end the pause now, run `checkpointd resume`" in shown.text
         assert "HTTP 429" in shown.text
     shown = await site.open(f"/jobs/test/{JOB}")
     assert "2 failed polls: HTTP 500" in shown.text
@@ -215,6 +220,25 @@ async def test_job(site: Site, store: Store, provider: Provider) -> None:
     assert re.search(r"\d s ago status job running", shown.text)
 
 
+async def test_objective(site: Site, store: Store, provider: Provider) -> None:
+    """The page of a job follows its objective: it says which, and draws a metric without a column of its own."""
+    provider.checkpoints[JOB] = page([checkpoint(n, **{"val/<b>reward": n / 10}) for n in (1, 2)])
+    await sync(store, provider)
+    shown = await site.open(f"/jobs/test/{JOB}")
+    assert "Step 2: the largest val/<b>reward , 0.2000, of the 2 checkpoints" in shown.text
+    assert "step 2, best, latest: objective 0.2000" in shown.all("g", "aria-label")
+    (found,) = await store.find_jobs([JOB])
+    await set_objective(store, found, ("train_loss", "minimize"))
+    shown = await site.open(f"/jobs/test/{JOB}")
+    assert "Step 2: the smallest train_loss (as set for this job), 0.5000, of the 2 checkpoints" in shown.text
+    await set_objective(store, found, ("cost", "minimize"))
+    shown = await site.open(f"/jobs/test/{JOB}")
+    assert "unknown, because no checkpoint has cost , the metric that was set for this job." in shown.text
+    await set_source_objectives(store, {found.source: ("cost", "minimize")})
+    await set_objective(store, found, None)
+    assert "the metric that was set for this source." in (await site.open(f"/jobs/test/{JOB}")).text
+
+
 async def test_checkpoint_to_deploy(site: Site, sql: asyncpg.Connection) -> None:
     """The page of a job states among which checkpoints the best one was chosen, and whether it is still listed."""
     await fill(sql, jobs=1, checkpoints=3)
@@ -224,15 +248,15 @@ async def test_checkpoint_to_deploy(site: Site, sql: asyncpg.Connection) -> None
         ("valid_loss = valid_loss", "of the 3 checkpoints that the provider lists. Curves"),
         (
             "full_valid_loss = null, valid_loss = case when step_number > 40 then valid_loss end",
-            "of the 2 checkpoints that have this metric; the provider lists 3. Curves",
+            "of the 2 checkpoints with this metric, out of 3 that the provider lists. Curves",
         ),
         (
             "valid_loss = case when step_number > 80 then valid_loss end",
-            "of the only checkpoint that has this metric; the provider lists 3. Curves",
+            "of the only checkpoint with this metric, out of 3 that the provider lists. Curves",
         ),
         (
             "missing_since = now() - interval '2 hours'",
-            "the provider listed 3. It went missing from the provider's list 2 h ago . Curves",
+            "out of 3 that the provider listed. It went missing from the provider's list 2 h ago . Curves",
         ),
         (
             "missing_since = case when step_number < 120 then now() end",
@@ -296,13 +320,13 @@ async def test_epoch(site: Site, store: Store, provider: Provider) -> None:
         assert [expected] == re.findall(r"Epoch \d+ of 100|n epochs 100", shown.text)
 
 
-async def test_job_without_validation(site: Site, store: Store, provider: Provider) -> None:
-    """Without a validation loss the page of a job names no checkpoint to deploy, and explains why."""
-    provider.checkpoints[JOB] = page([checkpoint(10)])
+async def test_job_without_an_objective(site: Site, store: Store, provider: Provider) -> None:
+    """Without a metric to choose by, the page of a job names no checkpoint to deploy, and explains why."""
+    provider.checkpoints[JOB] = page([checkpoint(10, train_loss=None, train_mean_token_accuracy=0.5)])
     await sync(store, provider)
     shown = await site.open(f"/jobs/test/{JOB}")
-    assert "The checkpoint to deploy is unknown, because no checkpoint has a validation loss." in shown.text
-    assert ["step 10, latest: train 0.1000"] == shown.all("g", "aria-label")
+    assert "unknown, because no checkpoint has a metric by which one is chosen by default." in shown.text
+    assert ["step 10, latest: train 0.5000"] == shown.all("g", "aria-label")
 
 
 async def test_long_job(site: Site, sql: asyncpg.Connection) -> None:
@@ -457,12 +481,65 @@ async def test_slow_database(site: Site, sql: asyncpg.Connection, monkeypatch: p
         await sql.execute("lock table checkpointd.jobs in access exclusive mode")
         response = await site.get("/")
         assert (503, True) == (response.status, "no response in time" in response.text)
+        assert "reading this page took longer than" in response.text
     monkeypatch.undo()
     await site.open("/")
 
 
-async def test_many_requests_at_once(port: int, url: str, sql: asyncpg.Connection) -> None:
+@pytest.mark.slow
+async def test_many_jobs_are_listed_soon(port: int, store: Store, sql: asyncpg.Connection) -> None:
+    """The page that lists 10,000 jobs takes at most 30 times as long as one reading of their rows by PostgreSQL."""
+    await fill(sql, jobs=10_000, checkpoints=10)
+    readings, pages = [], []
+    async with _serving(port, store) as site:
+        for _ in range(20):
+            started = time.perf_counter()
+            await sql.fetch("""
+                select count(*) from checkpointd.jobs join checkpointd.polling on polling.job = jobs.key
+                where jobs.status is not null and polling.failures >= 0""")
+            readings.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            assert 200 == (await site.get("/")).status
+            pages.append(time.perf_counter() - started)
+    assert min(pages) < 30 * min(readings)
+
+
+async def test_large_documents(port: int, url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading pages about jobs with documents of 7 MB and long texts takes less memory than one such document.
+
+    The page of a job says what it omits.
+    """
+    monkeypatch.setattr(web, "PAGE_SECONDS", 60)  # on a busy machine; the size of what is read is the claim
+    await fill(sql, jobs=3, checkpoints=5)
+    await sql.execute(
+        """with large as materialized (
+          select json_build_object('n_epochs', 3, 'x', string_agg(md5(n::text), '')) as document
+          from generate_series(1, 220000) as n)
+        update checkpointd.jobs
+        set hyperparameters = document, error = document, model = repeat('m', 60000)
+        from large"""
+    )
+    await sql.execute("update checkpointd.checkpoints set fine_tuned_model_checkpoint = repeat('😀', 60000)")
+    job_id = await sql.fetchval("select id from fine_tuning.jobs limit 1")
+    async with open_store(lambda: connect(url)) as store, _serving(port, store) as site:
+        await site.open("/")
+        tracemalloc.start()
+        try:
+            await site.open("/")
+            await site.open(f"/jobs/large/{job_id}")
+            assert tracemalloc.get_traced_memory()[1] < 5_000_000
+        finally:
+            tracemalloc.stop()
+        assert "too large to show" in (await site.get(f"/jobs/large/{job_id}")).text
+
+
+async def test_many_requests_at_once(
+    port: int, url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Many simultaneous requests are all answered, over no more connections than the store has."""
+    monkeypatch.setattr(web, "PAGE_SECONDS", 60)  # the test is not about time, and the machine may be busy
+    monkeypatch.setattr(listener, "REQUEST_SECONDS", 60)
+    monkeypatch.setattr(listener, "RESPONSE_SECONDS", 60)
     await fill(sql, jobs=60, checkpoints=3)
     async with open_store(lambda: connect(url), 2) as store, _serving(port, store) as site:
         responses = await asyncio.gather(*(site.get("/") for _ in range(30)))

@@ -20,7 +20,7 @@ from support.verbs import checkpointd, environment, get, running, wait_for_line
 async def test_livez_and_readyz(port: int, store: Store) -> None:
     """/livez answers while the process lives. /readyz reports the problems that keep the daemon from working."""
     problems = ["database: away"]
-    async with web.serve("127.0.0.1", port, lambda: problems, store):
+    async with web.serve("127.0.0.1", port, lambda: problems, store, ["test"]):
         assert (200, "ok\n") == await get(port, "/livez")
         assert (503, "database: away\n") == await get(port, "/readyz")
         problems.clear()
@@ -33,7 +33,13 @@ async def test_sources_and_readyz(port: int, store: Store) -> None:
     sources = {name: Attribution() for name in ("a", "b")}
     unreachable = Failure(ErrorClass.UNREACHABLE, "no connection")
     async with web.serve(
-        "127.0.0.1", port, health.problems, store, health.source_problems, lambda: health.can_poll(len(sources))
+        "127.0.0.1",
+        port,
+        health.problems,
+        store,
+        ["test"],
+        health.source_problems,
+        lambda: health.can_poll(len(sources)),
     ):
         for name, expected in (
             ("a", (200, "ok\nsource a failing\n")),
@@ -46,7 +52,7 @@ async def test_sources_and_readyz(port: int, store: Store) -> None:
 
 async def test_port_in_use(port: int, store: Store) -> None:
     """A port that is in use does not stop the daemon."""
-    async with web.serve("127.0.0.1", port, list, store), web.serve("127.0.0.1", port, list, store):
+    async with web.serve("127.0.0.1", port, list, store, ["test"]), web.serve("127.0.0.1", port, list, store, ["test"]):
         assert (200, "ok\n") == await get(port, "/livez")
 
 

@@ -1,13 +1,15 @@
 """The commands with their options and help. A command imports its module when it is called, to load nothing else."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import checkpointd
-from checkpointd.settings.load import load
 from checkpointd.simulator.shapes import Kind, Order, Publication, Retention, Shape
+
+if TYPE_CHECKING:
+    from checkpointd.settings.model import Settings
 
 app = typer.Typer(
     help="Copies the checkpoints of fine-tuning jobs into PostgreSQL, and keeps the copy complete.",
@@ -27,6 +29,13 @@ SourceName = Annotated[
     str | None, typer.Option("--source", help="The source, if several are configured or have a job with this id.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def load(config: Path | None) -> "Settings":
+    """Read the settings. Their library takes as long to load as all else that `jobs` needs."""
+    from checkpointd.settings.load import load as read
+
+    return read(config)
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001  # typer's convention
@@ -93,6 +102,44 @@ def resync(jobs: Jobs, source: SourceName = None, config: Config = None) -> None
     from checkpointd.cli.jobs import resync_jobs
 
     resync_jobs(load(config), jobs, source)
+
+
+@app.command()
+def resume(source: SourceName = None, config: Config = None) -> None:
+    """End the pause of a source, or of all, so that the daemons send requests to it at once."""
+    from checkpointd.cli import sources
+
+    sources.resume_sources(load(config), source)
+
+
+@app.command()
+def rename(
+    old_name: Annotated[str, typer.Argument(metavar="OLD", help="The present name of the source.")],
+    new_name: Annotated[str, typer.Argument(metavar="NEW", help="The new name.")],
+    config: Config = None,
+) -> None:
+    """Give a source another name in the database. It keeps its jobs and history."""
+    from checkpointd.cli import sources
+
+    sources.rename_source(load(config), old_name, new_name)
+
+
+@app.command()
+def objective(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="The id of a fine-tuning job.")],
+    metric: Annotated[str | None, typer.Argument(metavar="[METRIC]", help="The name of a metric.")] = None,
+    maximize: Annotated[bool, typer.Option("--maximize", help="More of the metric is better.")] = False,
+    minimize: Annotated[bool, typer.Option("--minimize", help="Less of the metric is better.")] = False,
+    default: Annotated[
+        bool, typer.Option("--default", help="Use the objective of the source, or the default.")
+    ] = False,
+    source: SourceName = None,
+    config: Config = None,
+) -> None:
+    """Set by which metric the best checkpoint of a job is chosen, and show that checkpoint."""
+    from checkpointd.cli.jobs import set_objective
+
+    set_objective(load(config), job, metric, maximize=maximize, minimize=minimize, default=default, source=source)
 
 
 @app.command("jobs")

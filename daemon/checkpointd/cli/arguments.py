@@ -48,15 +48,20 @@ def choose_source(settings: Settings, name: str | None) -> Source:
     raise UsageError(f"--source {name}: not configured (configured sources: {names})")
 
 
-async def find_jobs(store: Store, ids: Sequence[str], source: str | None) -> list[Job]:
-    """Return the tracked jobs with these ids. Raises CommandError, or UsageError for an id of several sources."""
+async def find_jobs(store: Store, ids: Sequence[str], source: str | None, *, only_tracked: bool = True) -> list[Job]:
+    """Return the jobs with these ids that are tracked or, without `only_tracked`, that ever were.
+
+    Raises CommandError, or UsageError for an id of several sources.
+    """
     by_id: dict[str, list[Job]] = {}
-    for found in await store.find_jobs(ids):
-        if source in {None, found.source_name} and found.tracked:
+    for found in await store.find_jobs(ids, source):
+        if found.tracked or not only_tracked:
             by_id.setdefault(found.id, []).append(found)
     if unknown := [job for job in ids if job not in by_id]:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         advice = f": run `checkpointd track {unknown[0]}`" if is_job_id(unknown[0]) else ""
+        if not only_tracked:
+            raise CommandError(f"{unknown[0]} is not known{more}: run `checkpointd jobs`")
         raise CommandError(f"{unknown[0]} is not tracked{more}{advice}")
     for job in ids:
         if len(by_id[job]) > 1:

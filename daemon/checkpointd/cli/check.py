@@ -13,10 +13,12 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from checkpointd.cli import event_loop, output
+from checkpointd.cli import event_loop, tables
 from checkpointd.cli.database import database
 from checkpointd.cli.database_findings import (
+    assess_new_jobs,
     assess_pooler,
+    assess_readers,
     assess_role,
     assess_server,
     assess_sources,
@@ -47,7 +49,7 @@ def check_all(config: Path | None, *, as_json: bool) -> None:
         async for finding in check(settings, database(settings)):
             findings.append(finding)
             if not as_json:
-                output.show_finding(*finding)
+                tables.show_finding(*finding)
         return findings
 
     failed_code = 1
@@ -109,6 +111,7 @@ async def _check_database(
             subject = "role"
             missing = await overview.find_missing_rights(store)
             findings.append(assess_role(server, missing, embedded=settings.database_url is None))
+            findings += assess_readers(await overview.find_open_rights(store))
             if missing:
                 return findings, jobs
             subject = "tables"
@@ -120,11 +123,13 @@ async def _check_database(
                 subject = "schema"
                 await migrations.require_current(connection)
             findings.append(Finding("ok", "schema", "matches this version of checkpointd"))
-            stored = await overview.list_sources(store)
+            stored = await overview.list_sources(store, list(settings.source_kinds))
             jobs = await overview.pick_jobs(store)
+            renamed = {row["name"]: row["outdated_name"] for row in stored if row["outdated_name"] is not None}
+            jobs |= {renamed[name]: job for name, job in jobs.items() if name in renamed}
             unstable = await overview.count_unstable_jobs(store)
-            findings += assess_sources(stored, [source.name for source in settings.sources])
-            findings += assess_unstable_jobs(unstable)
+            findings += assess_sources(stored)
+            findings += assess_unstable_jobs(unstable) + assess_new_jobs(stored, settings.max_new_jobs_per_day)
     except (EmbeddedError, MigrationError) as e:
         findings.append(Finding("fail", subject, str(e).removeprefix(f"the {subject} is ")))
     except DatabaseUnavailableError as e:
@@ -145,9 +150,9 @@ async def _check_source(settings: Settings, source: Source, job: str | None, htt
     """Test the key with one request, or with two if the first is inconclusive. `job` is a tracked job, or None."""
     subject = f"source {source.name}"
     try:
-        headers, proxy = source.request_headers("its key"), open_proxy(source)
+        fields, proxy = source.request_fields(names_source=False), open_proxy(source)
         limits = Limits(page_size=1, request_timeout=settings.request_timeout_seconds)
-        client = open_client(source, headers, proxy, http, limits)
+        client = open_client(source, fields, proxy, http, limits)
     except SettingsError as e:
         return [Finding("fail", subject, str(e))]
     tried: list[Try] = []

@@ -17,7 +17,7 @@ from checkpointd.settings.credentials import SettingsError, state_folder
 from checkpointd.settings.environment import PREFIX
 from checkpointd.settings.load import load
 from checkpointd.settings.model import Settings
-from checkpointd.telemetry.logs import hide
+from checkpointd.telemetry.hidden import hide
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from checkpointd.cli.findings import Finding, State
 from checkpointd.postgres.migrations import Obstacle
-from checkpointd.presentation import plural
+from checkpointd.presentation import is_unconfigured, plural, timestamp
 
 OLDEST: Final = 150_000
 """The oldest supported PostgreSQL, as its server_version_num."""
@@ -54,6 +54,19 @@ def assess_tables(obstacles: Sequence[Obstacle]) -> list[Finding]:
     return [Finding(state, "tables", "; ".join(map(str, obstacles)))]
 
 
+def assess_readers(open_rights: Sequence[tuple[str, str]]) -> list[Finding]:
+    """Return a warning if everybody, and so each login of a reader, has rights that can stop the server's work.
+
+    `open_rights` has pairs of what everybody may do and the statement that revokes it.
+    """
+    if not open_rights:
+        return []
+    may, remedies = (list(dict.fromkeys(texts)) for texts in zip(*open_rights, strict=True))
+    message = f"their logins may {', '.join(may)}, and so fill the lock table of the server, which stops everybody"
+    advice = f"if nothing else needs these rights, run as a superuser `{'; '.join(remedies)}`"
+    return [Finding("warn", "readers", f"{message}: {advice}")]
+
+
 def assess_pooler(server: Mapping[str, Any]) -> Finding:
     """Return whether the role has the settings that the daemon cannot set itself behind a pooler."""
     if unset := server["unset"]:
@@ -64,14 +77,22 @@ def assess_pooler(server: Mapping[str, Any]) -> Finding:
     return Finding("ok", "pooler", "the role has its timeouts and its search_path")
 
 
-def assess_sources(stored: Sequence[Mapping[str, Any]], configured: Sequence[str]) -> list[Finding]:
-    """Return a warning for each source in the database that has tracked jobs and is not configured here."""
+def assess_sources(stored: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Return a warning for each source that pauses, was renamed, or has tracked jobs and is not configured here."""
     findings = []
     for source in stored:
-        if (count := source["jobs"]) and source["name"] not in configured:
+        if source["is_paused"] and source["is_configured"]:
+            message = f"no daemon polls it until {timestamp(source['resume_at'])}, because of: {source['last_error']}"
+            advice = "if that is over, end the pause: run `checkpointd resume`"
+            findings.append(Finding("warn", f"pause of source {source['name']}", f"{message} ({advice})"))
+        if is_unconfigured(source):
+            count = source["jobs"]
             message = f"not configured, so nothing polls its {count} tracked {plural('job', count)}"
-            advice = "add it to the settings, or untrack its jobs"
+            advice = "add it to the settings, rename it by `checkpointd rename`, or untrack its jobs"
             findings.append(Finding("warn", f"source {source['name']}", f"{message}: {advice}"))
+        elif source["outdated_name"] is not None:
+            message = f"was renamed, and the settings still name it {source['outdated_name']}: change that"
+            findings.append(Finding("warn", f"source {source['name']}", message))
     return findings
 
 
@@ -85,4 +106,18 @@ def assess_unstable_jobs(counted: Sequence[Mapping[str, Any]]) -> list[Finding]:
         )
         advice = "only new steps and metrics are stored: report it to the provider, then run `checkpointd resync`"
         findings.append(Finding("warn", f"lists of {row['source']}", f"{message}: {advice}"))
+    return findings
+
+
+def assess_new_jobs(stored: Sequence[Mapping[str, Any]], per_day: int) -> list[Finding]:
+    """Return a warning for each source of which discovery leaves out new jobs: more than `per_day` are new."""
+    findings = []
+    for source in stored:
+        if source["jobs_left_out_at"] is not None:
+            message = f"the job list has more new jobs than the {per_day:,} per day that discovery may track"
+            advice = (
+                "if they are yours, raise CHECKPOINTD_MAX_NEW_JOBS_PER_DAY; if the provider invents them, turn"
+                " CHECKPOINTD_DISCOVER off, track jobs by their ids, and untrack the invented ones"
+            )
+            findings.append(Finding("warn", f"new jobs of {source['name']}", f"{message}: {advice}"))
     return findings

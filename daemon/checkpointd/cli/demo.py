@@ -25,10 +25,12 @@ from checkpointd.service.signals import Stop, stop_on_signals
 from checkpointd.settings.model import FixedSettings, Settings
 from checkpointd.settings.source import Source
 from checkpointd.simulator.server import accelerated, serve
+from checkpointd.simulator.shapes import Shape
 from checkpointd.simulator.world import EPOCH, World
 from checkpointd.telemetry.logs import configure
 
 SEED, JOB_COUNT, SPEED = 7, 24, 120.0
+SHAPE: Final = Shape(reinforcement=0.2)
 SHOWN: Final = 16
 EXAMPLE_QUERY: Final = "table fine_tuning.checkpoints"
 
@@ -54,24 +56,27 @@ async def run(console: Console, seconds: float | None, stop: Stop) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpointd-demo-")))
         embedded = await stack.enter_async_context(EmbeddedPostgres(folder / "postgres", sync=False))
         url = await embedded.start_or_connect()
-        provider = await stack.enter_async_context(serve(World(SEED, JOB_COUNT, EPOCH), accelerated(SPEED, EPOCH)))
+        provider = await stack.enter_async_context(
+            serve(World(SEED, JOB_COUNT, EPOCH, SHAPE), accelerated(SPEED, EPOCH))
+        )
         (folder / "key").write_text("simulated")
         settings = FixedSettings(
             min_poll_seconds=0.5,
             max_poll_seconds=2,
             job_list_seconds=1,
+            events_seconds=1,
             discover=True,
             drain_seconds=1,
             http_port=free_status_port(),
             sources=(Source(name="simulated", base_url=provider, api_key=str(folder / "key")),),
         )
-        headers_by_source = {source.name: source.request_headers() for source in settings.sources}
+        fields_by_source = {source.name: source.request_fields() for source in settings.sources}
         say(f"A simulated provider at {provider}, {SPEED:g} times real time, polled into an embedded PostgreSQL.")
         say(f"Query the data: {embedded.psql} -c '{EXAMPLE_QUERY}'")
         say(f"See the curves: http://{settings.http_host}:{settings.http_port}/")
         store = await stack.enter_async_context(open_store(lambda: connect(url)))
         async with asyncio.TaskGroup() as group:
-            group.create_task(daemon.run(settings, lambda: connect(url), headers_by_source, migrate=True, stop=stop))
+            group.create_task(daemon.run(settings, lambda: connect(url), fields_by_source, migrate=True, stop=stop))
             group.create_task(_show(store, console, say, stop))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.asked.wait(), seconds)

@@ -40,6 +40,12 @@ def assess_settings(settings: Settings) -> list[Finding]:
                 f"the key is sent unencrypted to {source.unencrypted_host}: use https unless you trust the network"
             )
             findings.append(Finding("warn", f"encryption of source {source.name}", message))
+        if source.plain_secrets:
+            names = ", ".join(source.plain_secrets)
+            message = f"the settings contain a secret ({names}): write the name of a credential instead"
+            findings.append(
+                Finding("warn", f"secrets of source {source.name}", f"{message}: {{ credential = 'NAME' }}")
+            )
         if source.proxy:
             seen = "which sees the key" if source.base_url.startswith("http:") else "which sees where they go"
             message = f"all requests are sent through {source.proxy}, {seen}; proxies of the environment are not used"

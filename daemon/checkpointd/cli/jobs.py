@@ -1,16 +1,17 @@
-"""The commands track, untrack, resync, jobs and status."""
+"""The commands track, untrack, resync, objective, jobs and status."""
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
 
-from checkpointd.cli import event_loop, output
-from checkpointd.cli.arguments import choose_source, find_jobs, read_ids
+from checkpointd.cli import event_loop, output, tables
+from checkpointd.cli.arguments import UsageError, choose_source, find_jobs, read_ids
 from checkpointd.cli.database import open_database
 from checkpointd.domain.job import Job
-from checkpointd.postgres import overview
+from checkpointd.postgres import objectives, overview
 from checkpointd.postgres.store import Store
 from checkpointd.presentation import plural
 from checkpointd.settings.model import Settings
+from checkpointd.settings.source import METRIC_CHARACTERS, Objective, is_metric
 
 
 def track_jobs(settings: Settings, jobs: Sequence[str], source: str | None) -> None:
@@ -20,7 +21,7 @@ def track_jobs(settings: Settings, jobs: Sequence[str], source: str | None) -> N
 
     async def work() -> None:
         async with open_database(settings) as store:
-            keys = await store.register_sources({named.name: named.kind})
+            keys = await store.register_sources(settings.source_kinds)
             new = await store.track(keys[named.name], ids)
             print(f"{len(ids)} {plural('job', len(ids))} tracked ({new} new)")
 
@@ -55,6 +56,32 @@ def _change(
     event_loop.run_interruptible(work())
 
 
+def set_objective(
+    settings: Settings,
+    job: str,
+    metric: str | None,
+    *,
+    maximize: bool,
+    minimize: bool,
+    default: bool,
+    source: str | None,
+) -> None:
+    """Set the objective of a job, or return to the default, and print its best checkpoint."""
+    (job_id,) = read_ids([job], are_stored=True)
+    if default == (metric is not None) or maximize + minimize != (not default):
+        raise UsageError("give a metric with --maximize or --minimize, or --default")
+    if metric is not None and not is_metric(metric):
+        raise UsageError(f"{metric[:80]!r} is not the name of a metric (1 to {METRIC_CHARACTERS} printable characters)")
+    objective = None if metric is None else Objective(metric, "maximize" if maximize else "minimize")
+
+    async def work() -> None:
+        async with open_database(settings) as store:
+            (found,) = await find_jobs(store, [job_id], source, only_tracked=False)
+            tables.show_best(job_id, await objectives.set_objective(store, found, objective))
+
+    event_loop.run_interruptible(work())
+
+
 def show_jobs(settings: Settings, *, as_json: bool) -> None:
     """Print the jobs that are or were tracked."""
 
@@ -64,7 +91,7 @@ def show_jobs(settings: Settings, *, as_json: bool) -> None:
         if as_json:
             print(json.dumps(rows, default=output.json_default))
         else:
-            output.show_jobs(rows)
+            tables.show_jobs(rows)
 
     event_loop.run_interruptible(work())
 
@@ -74,10 +101,11 @@ def show_status(settings: Settings, *, as_json: bool) -> None:
 
     async def work() -> None:
         async with open_database(settings) as store:
-            sources, jobs = await overview.list_sources(store), await overview.list_freshness(store)
+            sources = await overview.list_sources(store, list(settings.source_kinds))
+            jobs = await overview.list_freshness(store)
         if as_json:
             print(json.dumps({"sources": sources, "jobs": jobs}, default=output.json_default))
         else:
-            output.show_status(sources, jobs)
+            tables.show_status(sources, jobs)
 
     event_loop.run_interruptible(work())

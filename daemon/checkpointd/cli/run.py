@@ -5,9 +5,9 @@ import faulthandler
 from checkpointd.cli import event_loop
 from checkpointd.cli.arguments import CommandError
 from checkpointd.cli.database import database
-from checkpointd.cli.log import configure_log, read_headers
+from checkpointd.cli.log import configure_log, read_fields
 from checkpointd.postgres import dsn
-from checkpointd.service import daemon
+from checkpointd.service import allocator, daemon
 from checkpointd.service.signals import stop_on_signals
 from checkpointd.settings.model import Settings
 from checkpointd.telemetry.log_thread import written_by_thread
@@ -16,9 +16,10 @@ from checkpointd.telemetry.logs import log
 
 def run_daemon(settings: Settings) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises CommandError after an error of checkpointd itself."""
+    allocator.use_one_arena()
     faulthandler.enable()  # systemd's watchdog sends SIGABRT to a daemon that hangs: then this shows where it hangs
-    headers_by_source = read_headers(settings)
-    configure_log(settings, headers_by_source, settings.log_level)
+    fields_by_source = read_fields(settings)
+    configure_log(settings, fields_by_source, settings.log_level)
     address = None if settings.database_url is None else dsn.parse(settings.database_url)
 
     async def work() -> None:
@@ -31,7 +32,7 @@ def run_daemon(settings: Settings) -> None:
                 log.warning("source.proxy", source=source.name, proxy=source.proxy)
         with stop_on_signals() as stop:
             async with database(settings, announce_psql=True) as connect:
-                await daemon.run(settings, connect, headers_by_source, migrate=settings.database_url is None, stop=stop)
+                await daemon.run(settings, connect, fields_by_source, migrate=settings.database_url is None, stop=stop)
             if stop.crashed:
                 raise CommandError("stopped by an error of checkpointd itself: see daemon.crashed in the log")
 

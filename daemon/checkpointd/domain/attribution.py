@@ -8,6 +8,8 @@ The other failures concern the source in two cases:
 - Three jobs failed, and no job succeeded in between. The job list counts as two jobs, because it stands for many.
 - Something in front of the API answered (`gateway`), and no other job succeeded within the last minute.
 
+A timeout is no evidence if another job succeeded within the last minute: many jobs may be slow at once.
+
 A job that failed before another one succeeded has a failure of its own. It is no evidence against the source until it
 succeeds again. So a few bad jobs never silence a source whose other jobs can be read.
 
@@ -40,7 +42,12 @@ OWN_FAILURES: Final = 3
 of a job that it has not polled yet. It is also how often one job alone is refused before the failure is its own."""
 
 TEST_JOBS: Final = 4
-"""At most so many jobs test a failing source at once, after each silence."""
+"""At most so many jobs test a failing source at once."""
+
+SUSPICION_SECONDS: Final = 1.0
+"""How long a source is silent after a job was refused or throttled, although others were read within RECENT_SECONDS.
+It may concern this job alone. Other jobs then test the source. If the next answer is the same, the whole silence
+follows."""
 
 
 class SourceState(StrEnum):
@@ -57,9 +64,10 @@ class SourceState(StrEnum):
 
 SILENCES: Final = {
     SourceState.REFUSED: (60.0, 120.0, 300.0),
-    SourceState.FAILING: (15.0, 30.0, 60.0, 120.0, 300.0),
+    SourceState.FAILING: (1.0, 15.0, 30.0, 60.0, 120.0, 300.0),
 }
-"""The seconds of silence after the first, second, … failure of a source in a row. The last one is repeated."""
+"""The seconds of silence after the first, second, … failure of a source in a row. The last one is repeated. The first
+silence of a failing source is short, because it may be many jobs that fail for ever, polled one after the other."""
 
 _STATE_BY_CLASS: Final = {ErrorClass.REFUSED: SourceState.REFUSED, ErrorClass.UNREACHABLE: SourceState.FAILING}
 """The states that failures of the source lead to; the others lead to a pause."""
@@ -91,6 +99,8 @@ class Attribution:
         self._silent_until = 0.0
         self._silences = 0
         """How often in a row the source became silent in its present state."""
+        self._suspect: int | None = None
+        """The job that was refused or throttled, if the last silence was that of a suspicion."""
         self._failed: dict[int, Failure] = {}
         """The jobs that failed since a job last succeeded, with their last failures."""
         self._own: set[int] = set()
@@ -108,11 +118,20 @@ class Attribution:
         """Return whether no request may be made now."""
         return now < self._silent_until
 
+    def silent_seconds(self, now: float) -> float:
+        """Return for how many seconds no request may be made, or 0 if one may be made now."""
+        return max(self._silent_until - now, 0.0)
+
     def test_jobs(self, concurrency: int) -> int | None:
         """Return how many jobs may be polled at once, to test a source after its silence, or None without a limit."""
-        if not self._silences:
+        if not self._silences and self._suspect is None:
             return None
         return 1 if self.state is SourceState.REFUSED else min(TEST_JOBS, concurrency)
+
+    @property
+    def tests_recent_jobs(self) -> bool:
+        """True if the jobs that were read most recently test the source. After longer silences random ones do."""
+        return self._silences == 1
 
     def end_silence(self) -> None:
         """Let requests be made at once."""
@@ -133,16 +152,16 @@ class Attribution:
         A poll that read at least one page shows that the source answers. `known_failures` is how many polls of the job
         failed in a row while its source was `ok`, according to the database.
         """
-        answered_ago = self._since_success_of_another(job, now)
+        answered_ago, started = self._since_success_of_another(job, now), now if started is None else started
         if failure is None or (has_pages and failure.error_class not in SOURCE_FAILURES):
             self._record_success(job, now)
             self._stopped_by.pop(job, None)
-            self._sent_successfully = max(self._sent_successfully, now if started is None else started)
+            self._sent_successfully = max(self._sent_successfully, started)
             blames_job = True
         else:
             if known_failures >= OWN_FAILURES and job not in self._failed:
                 self._own.add(job)
-            blames_job = not self._concerns_source(job, failure, now)
+            blames_job = not self._concerns_source(job, failure, now, started)
         refused_alone = blames_job and failure is not None and failure.error_class in SOURCE_FAILURES
         return Verdict(blames_job, self.state is SourceState.FAILING, answered_ago, refused_alone)
 
@@ -173,7 +192,7 @@ class Attribution:
         list alone.
         """
         if failure is not None:
-            self._concerns_source(JOB_LIST, failure, now)
+            self._concerns_source(JOB_LIST, failure, now, now)
             return
         self._own.discard(JOB_LIST)
         self._stopped_by.pop(JOB_LIST, None)
@@ -198,44 +217,60 @@ class Attribution:
 
     def _recover(self) -> None:
         self.state, self.failure = SourceState.OK, None
-        self._silent_until, self._silences = 0.0, 0
+        self._silent_until, self._silences, self._suspect = 0.0, 0, None
 
-    def _concerns_source(self, job: int, failure: Failure, now: float) -> bool:
+    def _concerns_source(self, job: int, failure: Failure, now: float, started: float) -> bool:
         """Record a failure, and return whether it concerns the source and not the job."""
         error_class = failure.error_class
         if error_class in SOURCE_FAILURES:
             if self.is_refused_alone(job, failure, now):
                 return False
             self._failed[job] = failure
-            self._silence(_STATE_BY_CLASS.get(error_class, SourceState.PAUSED), failure, now)
+            self._silence(_STATE_BY_CLASS.get(error_class, SourceState.PAUSED), job, failure, now)
             return True
         if error_class in JOB_FAILURES:
             return False
         is_refusal = error_class in REFUSALS
-        if self.state is SourceState.FAILING and self._silences and not is_refusal:  # a test that failed
+        if self.state is SourceState.FAILING and self._silences and not is_refusal:
             self._failed[job] = failure
-            self._silence(SourceState.FAILING, failure, now)
+            if started >= self._silent_until:  # a test that failed
+                self._silence(SourceState.FAILING, job, failure, now)
             return True
         if job in self._own:
+            return False
+        if error_class is ErrorClass.TIMEOUT and self._answered_lately(job, now):
             return False
         self._failed[job] = failure
         if not is_refusal and (
             _are_enough(j for j, f in self._failed.items() if f.error_class not in REFUSALS)
             or (error_class is ErrorClass.GATEWAY and job != JOB_LIST and not self._answered_lately(job, now))
         ):
-            self._silence(SourceState.FAILING, failure, now)
+            self._silence(SourceState.FAILING, job, failure, now)
             return True
         if _are_enough(self._failed) and self.state is not SourceState.FAILING and not self.is_silent(now):
             self.state, self.failure, self._silences = SourceState.FAILING, failure, 0
         return False
 
-    def _silence(self, state: SourceState, failure: Failure, now: float) -> None:
-        """Make the source silent. The failures of requests that were sent before a silence do not prolong it."""
-        if self.is_silent(now):
+    def _silence(self, state: SourceState, job: int, failure: Failure, now: float) -> None:
+        """Make the source silent. The failures of requests that were sent before a silence do not prolong it.
+
+        But if a second job meets the same failure as the suspected one, the suspicion is confirmed.
+        """
+        is_confirmed = self._suspect not in {None, job} and state is self.state
+        if self.is_silent(now) and not is_confirmed:
             return
         if state is not self.state:
             self._silences = 0
-        self.state, self.failure = state, failure
+        was_ok, self.state, self.failure = self.state is SourceState.OK, state, failure
+        if (
+            was_ok
+            and state is not SourceState.FAILING
+            and failure.retry_after is None
+            and self._answered_lately(job, now)
+        ):
+            self._suspect, self._silent_until = job, now + SUSPICION_SECONDS
+            return
+        self._suspect = None
         if state is SourceState.PAUSED:
             seconds = pause_seconds(failure)
         else:

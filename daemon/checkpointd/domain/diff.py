@@ -3,17 +3,24 @@
 Each value is compared with two others. The first is the value in the stored item: if a metric becomes null and stays
 null, that is one change, and not one in each poll. The second is the stored value, which is the last known one: if it
 is wrong for any reason, it is corrected. An item is stored again only if one of its values changed, so the stored item
-always has the values that were received last.
+has the values that were received last. Of an unstable job (growth.py) it also has values that were not stored as such.
+
+So the old value of a change is the last known one, and never one that only an item had. It is null if the stored item
+has no value: then a change `regressed` has recorded that, or there never was one.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from checkpointd.domain.checkpoint import METRICS, Checkpoint
 from checkpointd.domain.listing import Listing
 
 Value = str | int | float | None
+
+
+MOST_CHANGES: Final = 20_000
+"""So many changes are compared in one listing, and then no further checkpoint. The next poll finds the others."""
 
 
 class Change(NamedTuple):
@@ -51,6 +58,8 @@ class Diff:
     changes: list[Change] = field(default_factory=list)
     instability: int = 0
     """The score of instability after this listing: see growth.py."""
+    is_cut_off: bool = False
+    """True if the listing has more changes than MOST_CHANGES. So it counts as incomplete."""
     unconfirmed_steps: list[int] = field(default_factory=list)
     """Steps of an unstable job that are unknown and not larger than all others. A checkpoint with such a step is stored
     when the next complete listing has it, too."""
@@ -87,7 +96,7 @@ def compare(
     complete listings in a row lack it. `absent_before` are the ids that the last complete listing lacked.
     """
     diff = Diff()
-    for checkpoint in listing.checkpoints:
+    for checkpoint in until_full(diff, listing.checkpoints):
         known = stored.get(checkpoint.id)
         if known is None:
             diff.new.append(checkpoint)
@@ -100,7 +109,7 @@ def compare(
             diff.updated.append(checkpoint)
             diff.changes += changes
     listed = {checkpoint.id for checkpoint in listing.checkpoints} | {reject.id for reject in listing.rejects}
-    if not complete:
+    if not complete or diff.is_cut_off:
         diff.absent = [checkpoint_id for checkpoint_id in absent_before if checkpoint_id not in listed]
         return diff
     if None in listed or listing.foreign is not None:  # an item without an id may be any checkpoint
@@ -116,16 +125,26 @@ def compare(
     return diff
 
 
+def until_full(diff: Diff, checkpoints: Iterable[Checkpoint]) -> Iterator[Checkpoint]:
+    """Yield the checkpoints to compare, until there are MOST_CHANGES in the diff."""
+    for checkpoint in checkpoints:
+        if len(diff.changes) >= MOST_CHANGES:
+            diff.is_cut_off = True
+            return
+        yield checkpoint
+
+
 def _changes(known: StoredCheckpoint, checkpoint: Checkpoint) -> Iterable[Change]:
     received = values(checkpoint)
     for name in {**known.received, **received}:
         before, now = known.received.get(name), received.get(name)
+        last = known.values.get(name)
         if now is None:
-            if before is not None:
-                yield Change("regressed", checkpoint.id, name, as_text(before), None)
-        elif now != before:
-            yield Change("changed", checkpoint.id, name, as_text(before), as_text(now))
-        elif now != (last := known.values.get(name)):
+            if before is not None and last is not None:
+                yield Change("regressed", checkpoint.id, name, as_text(last), None)
+        elif before is None:
+            yield Change("changed", checkpoint.id, name, None, as_text(now))
+        elif now != last:
             yield Change("changed", checkpoint.id, name, as_text(last), as_text(now))
 
 

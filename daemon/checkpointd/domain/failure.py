@@ -39,6 +39,8 @@ class ErrorClass(StrEnum):
     CURSOR_REPEATED = "cursor_repeated"
     TOO_MANY_PAGES = "too_many_pages"
     TOO_LARGE = "too_large"
+    TOO_MANY_ITEMS = "too_many_items"
+    LEASE_LOST = "lease_lost"
     INTERNAL = "internal"
 
 
@@ -55,6 +57,8 @@ JOB_FAILURES: Final = frozenset(
         ErrorClass.CURSOR_REPEATED,
         ErrorClass.TOO_MANY_PAGES,
         ErrorClass.TOO_LARGE,
+        ErrorClass.TOO_MANY_ITEMS,
+        ErrorClass.LEASE_LOST,
         ErrorClass.INTERNAL,
     }
 )
@@ -66,20 +70,27 @@ LASTING_REFUSALS: Final = frozenset({ErrorClass.FORBIDDEN, ErrorClass.BAD_REQUES
 REFUSALS: Final = LASTING_REFUSALS | {ErrorClass.MISSING}
 """Refusals in the API's own words. They usually concern the job of the request."""
 
-_TRIES: Final = {
-    ErrorClass.TIMEOUT: 3,
-    ErrorClass.UNREACHABLE: 3,
-    ErrorClass.NETWORK: 3,
-    ErrorClass.SERVER_ERROR: 3,
-    ErrorClass.CONTENT_TYPE: 2,
-    ErrorClass.EMPTY_BODY: 2,
-    ErrorClass.HTML: 2,
-    ErrorClass.NOT_JSON: 2,
-    ErrorClass.NOT_A_LIST: 2,
-    ErrorClass.ERROR_IN_200: 2,
-    ErrorClass.BAD_HAS_MORE: 2,
-}
-"""How often a request is made within one poll; once for other classes. These failures often pass within seconds."""
+PASSING_FAILURES: Final = frozenset(
+    {
+        ErrorClass.UNREACHABLE,
+        ErrorClass.NETWORK,
+        ErrorClass.SERVER_ERROR,
+        ErrorClass.CONTENT_TYPE,
+        ErrorClass.EMPTY_BODY,
+        ErrorClass.HTML,
+        ErrorClass.NOT_JSON,
+        ErrorClass.NOT_A_LIST,
+        ErrorClass.ERROR_IN_200,
+        ErrorClass.BAD_HAS_MORE,
+    }
+)
+"""Failures that often pass within a second. The request is made again within the same poll.
+
+A timeout is not among them: the poll would keep its slot for as long again. Its retry is the next poll.
+"""
+
+TRIES: Final = 2
+"""How often a request is made within one poll, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +119,7 @@ class Failure:
     @property
     def tries(self) -> int:
         """How often the request may be made within one poll."""
-        return 1 if self.no_retry else _TRIES.get(self.error_class, 1)
+        return TRIES if self.error_class in PASSING_FAILURES and not self.no_retry else 1
 
 
 def is_pause(failure: Failure) -> bool:

@@ -15,7 +15,16 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from checkpointd.domain.checkpoint import EXTRA_METRICS, Checkpoint
-from checkpointd.domain.diff import Change, Diff, StoredCheckpoint, as_text, compare, metric_column, values
+from checkpointd.domain.diff import (
+    Change,
+    Diff,
+    StoredCheckpoint,
+    as_text,
+    compare,
+    metric_column,
+    until_full,
+    values,
+)
 from checkpointd.domain.listing import Listing
 from checkpointd.domain.reading import Reject
 
@@ -107,7 +116,7 @@ def find_news(
     diff = Diff()
     newest = _newest_step(stored)
     known_ids = _recognise(stored, listing.checkpoints)
-    for checkpoint in listing.checkpoints:
+    for checkpoint in until_full(diff, listing.checkpoints):
         if known_id := known_ids.get(checkpoint.id):
             _add_first_values(diff, known_id, stored[known_id], checkpoint)
         elif (step := checkpoint.step_number) > newest or step in unconfirmed_before:
@@ -141,7 +150,8 @@ def _step_and_model(of: Mapping[str, object]) -> Hashable:
 
 def _add_first_values(diff: Diff, stored_id: str, known: StoredCheckpoint, listed: Checkpoint) -> None:
     """Add the values of a known checkpoint that were null until now. Metrics without a column are limited in number."""
-    first = {name: value for name, value in values(listed).items() if known.values.get(name) is None is not value}
+    received = values(listed)
+    first = {name: value for name, value in received.items() if known.values.get(name) is None is not value}
     extra = [name for name in first if name.startswith("extra_metrics.")]
     room = EXTRA_METRICS - sum(name.startswith("extra_metrics.") for name in known.values)
     for name in extra[max(room, 0) :]:
@@ -153,6 +163,12 @@ def _add_first_values(diff: Diff, stored_id: str, known: StoredCheckpoint, liste
     merged = {name: value for name, value in kept.items() if value is not None}
     diff.updated.append(replace(listed, id=stored_id, metrics=metrics, **merged))
     diff.changes += [Change("changed", stored_id, name, None, as_text(value)) for name, value in first.items()]
+    # compare() relies on it: a value that the stored item lacks is one of which a change `regressed` was recorded.
+    diff.changes += [
+        Change("regressed", stored_id, name, as_text(known.values[name]), None)
+        for name, before in known.received.items()
+        if before is not None and received.get(name) is None and known.values.get(name) is not None
+    ]
 
 
 def _is_unsteady(
@@ -168,7 +184,7 @@ def _is_unsteady(
     if not {checkpoint.id for checkpoint in listing.checkpoints}.isdisjoint(absent_before):
         return True
     known = {_step_and_model(checkpoint.values) for checkpoint in stored.values()}
-    if any(_step_and_model(values(checkpoint)) in known for checkpoint in diff.new):
+    if any((new.step_number, new.fine_tuned_model_checkpoint) in known for new in diff.new):
         return True
     return bool(diff.new) and (bool(diff.absent) or any(diff.marked.values()))
 

@@ -4,11 +4,11 @@ A job record is read by the rules of reading.py. Only its id is important. The s
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from checkpointd.domain.json_text import outer_members
+from checkpointd.domain.raw_item import LARGEST_ITEM, head, holding_secrets, id_of
 from checkpointd.domain.reading import (
     LATER_COUNTS,
     SECRET_REJECT,
@@ -45,6 +45,11 @@ def is_job_id(text: str) -> bool:
 def has_ended(status: str | None) -> bool:
     """Return whether a status is final, in upper or lower case. None is not."""
     return (status or "").casefold() in ENDED_STATUSES
+
+
+def is_waiting(status: str | None) -> bool:
+    """Return whether no checkpoint can arrive in a status, in upper or lower case. None is not such a status."""
+    return (status or "").casefold() in WAITING_STATUSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,31 +95,33 @@ class JobPage(NamedTuple):
     rejects: list[Reject]
 
 
-def read_jobs(items: Iterable[RawItem], holds_secret: Callable[[bytes], bool] = lambda _: False) -> JobPage:
+def read_jobs(items: Sequence[RawItem], holds_secret: Callable[[bytes], bool] = lambda _: False) -> JobPage:
     """Read the records of one page. If several records have the same id, the last one counts.
 
     A record for which `holds_secret` is true (the provider repeated the key) becomes a reject without its bytes.
     """
     records: dict[str, JobRecord] = {}
     rejects: list[Reject] = []
-    for raw in map(bytes, items):
-        if holds_secret(raw):
+    secret = holding_secrets(items, holds_secret)
+    for position, raw in enumerate(items):
+        if position in secret:
             rejects.append(SECRET_REJECT)
             continue
         try:
             record = _read_record(raw)
         except BadItemError as e:
-            found = outer_members(raw).get("id")
-            rejects.append(Reject(raw, str(e), found if isinstance(found, str) and is_job_id(found) else None))
+            rejects.append(Reject(head(raw), str(e), id_of(raw, is_job_id)))
         else:
             if (earlier := records.get(record.id)) and earlier.payload != record.payload:
-                rejects.append(Reject(earlier.payload.encode(), LATER_COUNTS, record.id))
+                rejects.append(Reject(head(earlier.payload.encode()), LATER_COUNTS, record.id))
             records[record.id] = record
     return JobPage(list(records.values()), rejects)
 
 
-def _read_record(raw: bytes) -> JobRecord:
-    item = Item(raw)
+def _read_record(raw: RawItem) -> JobRecord:
+    if len(raw) > LARGEST_ITEM:
+        raise BadItemError(f"larger than {LARGEST_ITEM} bytes")
+    item = Item(bytes(raw))
     hyperparameters = item.document("hyperparameters", _hyperparameters(item.members))
     record = JobRecord(
         id=item.require("id", _job_id),
@@ -131,7 +138,7 @@ def _read_record(raw: bytes) -> JobRecord:
         payload=item.payload,
         reject=None,
     )
-    return record._replace(reject=Reject(raw, item.flaw, record.id, is_stored=True)) if item.flaw else record
+    return record._replace(reject=Reject(head(raw), item.flaw, record.id, is_stored=True)) if item.flaw else record
 
 
 def _job_id(value: object) -> str | Odd | None:

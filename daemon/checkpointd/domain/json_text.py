@@ -5,18 +5,24 @@ nested too deeply. `Scanner` reads the outer members itself, and steps over such
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from operator import itemgetter
 from typing import Any, Final
 
 UNREADABLE: Final = object()
 """Stands for a value that is nested too deeply to be read, or given twice with different values."""
 
+MOST_DIGITS: Final = 1000
+"""A longer integer is compared as text, because int() raises an error for thousands of digits."""
+
 # int() raises an error for thousands of digits, which would make the whole text fail: only the first 40 are used.
 _decoder = json.JSONDecoder(parse_int=lambda digits: int(digits[:40]), strict=False)
 _decode_value: Callable[[str, int], tuple[Any, int]] = _decoder.raw_decode
 
+_blanks = re.compile(r"[ \t\n\r]+").match
 _next_tokens = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}]', re.DOTALL).finditer
 """Finds strings and brackets. A single quotation mark is a string without an end."""
 
@@ -30,6 +36,38 @@ def outer_members(raw: bytes) -> dict[str, Any]:
         for name, value in Scanner(raw.decode("utf-8", "surrogateescape")).members() or ():
             found[name] = value if name not in found or found[name] == value else UNREADABLE
     return found
+
+
+def canonical(text: str) -> str | None:
+    """Return a form of JSON text that is equal for two texts with the same content, or None if it cannot be read.
+
+    Blanks, the order of members, escapes and the notation of numbers make no difference. Everything else does, also
+    repeated members and the type of a value.
+    """
+    try:
+        return repr(_decode_content(text))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _number(digits: str) -> int | float | set[str]:
+    """Return a number: 100.0 and 1e2 are 100. One that Python cannot read is a set of its digits, unlike any value."""
+    if digits.lstrip("-").isdecimal():
+        return int(digits) if len(digits) <= MOST_DIGITS else {digits}
+    value = float(digits)
+    if not math.isfinite(value):
+        return {digits}
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+# An object becomes a tuple of its sorted members, and so differs from an array, which is a list. The sort is stable:
+# the last one of repeated members counts, so their order stays.
+_decode_content = json.JSONDecoder(
+    object_pairs_hook=lambda members: tuple(sorted(members, key=itemgetter(0))),
+    parse_int=_number,
+    parse_float=_number,
+    parse_constant=lambda name: {name},
+).decode
 
 
 class Scanner:
@@ -108,6 +146,6 @@ class Scanner:
 
     def _skip_blanks(self) -> int:
         """Step over blanks, and return the position of what follows them."""
-        while self._at < len(self._text) and self._text[self._at] in " \t\n\r":
-            self._at += 1
+        blanks = _blanks(self._text, self._at)
+        self._at = blanks.end() if blanks else self._at
         return self._at

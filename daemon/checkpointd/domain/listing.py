@@ -1,7 +1,7 @@
 """A listing: the pages of a job's checkpoint list → checkpoints, rejects and a digest. Pure."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from operator import attrgetter
 from typing import Final, NamedTuple
@@ -9,6 +9,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from checkpointd.domain.checkpoint import (
+    ITEM_BYTES,
+    METRICS,
     OBJECT,
     Checkpoint,
     ForeignItemError,
@@ -17,7 +19,14 @@ from checkpointd.domain.checkpoint import (
 )  # fmt: skip
 from checkpointd.domain.failure import Failure
 from checkpointd.domain.json_text import outer_members
-from checkpointd.domain.reading import LATER_COUNTS, SECRET_REJECT, BadItemError, RawItem, Reject
+from checkpointd.domain.raw_item import head, holding_secrets, names_of_large
+from checkpointd.domain.reading import (
+    LATER_COUNTS,
+    SECRET_REJECT,
+    BadItemError,
+    RawItem,
+    Reject,
+)  # fmt: skip
 
 READER: Final = b"3"
 """The version of this reader. Every digest includes it, so that each listing is compared in full after an upgrade."""
@@ -26,12 +35,22 @@ _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 """Writes equal values as equal bytes: the members of an object are sorted by name."""
 
 
+LISTING_METRICS: Final = 100_000
+"""The most metrics without a column of a listing. Each takes up to some hundred bytes of memory."""
+
+
 class RawListing(NamedTuple):
     """A listing as received: the items of each page, the failure that cut it short or None, and the requests made."""
 
     pages: list[Sequence[RawItem]]
     failure: Failure | None
     requests: int
+    size: int = 0
+    """The bytes of its pages."""
+    bodies: Sequence[RawItem] = ()
+    """The JSON text of each page."""
+    is_known: bool = False
+    """True if its only page has the digest of the last complete listing. Then `pages` is empty: nothing was decoded."""
 
 
 class Listing(NamedTuple):
@@ -41,6 +60,8 @@ class Listing(NamedTuple):
     rejects: list[Reject]
     foreign: str | None
     """The type of the items of a page without checkpoints, or None. This page and the later ones are not read."""
+    is_cut_off: bool = False
+    """True if it has more than LISTING_METRICS. What follows is not read."""
 
     @property
     def unreadable(self) -> int:
@@ -48,12 +69,12 @@ class Listing(NamedTuple):
         return sum(not reject.is_stored for reject in self.rejects)
 
 
-def digest(pages: Sequence[Sequence[RawItem]]) -> bytes:
-    """Return the SHA-256 hash of the version of this reader and of the bytes of each item."""
+def digest(bodies: Iterable[RawItem]) -> bytes:
+    """Return the SHA-256 hash of the version of this reader, and of the length and the JSON text of each page."""
     summary = sha256(READER)
-    for items in pages:
-        summary.update(b"\n".join(items))
-        summary.update(b"\n")
+    for body in bodies:
+        summary.update(b"%d:" % len(body))
+        summary.update(body)
     return summary.digest()
 
 
@@ -88,44 +109,55 @@ def read_listing(
     """
     checkpoints: dict[str, Checkpoint] = {}
     rejects: list[Reject] = []
+    room = LISTING_METRICS
     for page in pages:
         try:
-            read, rejected = _read_page(job_id, page, holds_secret)
+            read, rejected, room = _read_page(job_id, page, holds_secret, room)
         except ForeignItemError as e:
             return Listing(list(checkpoints.values()), rejects, e.kind)
         checkpoints.update((checkpoint.id, checkpoint) for checkpoint in read)
         rejects += rejected
-    return Listing(list(checkpoints.values()), rejects, None)
+        if room < 0:
+            break
+    return Listing(list(checkpoints.values()), rejects, None, is_cut_off=room < 0)
 
 
 def _read_page(
-    job_id: str, page: Sequence[RawItem], holds_secret: Callable[[bytes], bool]
-) -> tuple[list[Checkpoint], list[Reject]]:
-    """Read one page. Raises ForeignItemError if items of another type are on it, and no checkpoint is."""
+    job_id: str, page: Sequence[RawItem], holds_secret: Callable[[bytes], bool], room: int
+) -> tuple[list[Checkpoint], list[Reject], int]:
+    """Read one page, and return how many more metrics without a column the listing may have.
+
+    If that is negative, the rest of the page is not read. Raises ForeignItemError if items of another type are on the
+    page, and no checkpoint is.
+    """
     found: dict[str, Checkpoint] = {}
     rejects: list[Reject] = []
     foreign: str | None = None
-    page_holds_secret = holds_secret(b"\n".join(page))
-    for raw in page:
-        is_secret = page_holds_secret and holds_secret(bytes(raw))
+    secret = holding_secrets(page, holds_secret)
+    for position, raw in enumerate(page):
+        is_secret = position in secret
         try:
             checkpoint, flaw = read_checkpoint(raw, job_id)
         except BadItemError as e:
             if isinstance(e, ForeignItemError):
                 foreign = "items of another type" if is_secret else e.kind  # the name of the type may be the secret
-            rejects.append(SECRET_REJECT if is_secret else Reject(bytes(raw), str(e), _id_of(raw)))
+            rejects.append(SECRET_REJECT if is_secret else Reject(head(raw), str(e), _id_of(raw)))
             continue
         if is_secret:
             rejects.append(SECRET_REJECT)
             continue
         if (earlier := found.get(checkpoint.id)) and not _is_same(earlier, checkpoint):
-            rejects.append(Reject(earlier.payload.encode(), LATER_COUNTS, checkpoint.id))
+            rejects.append(Reject(head(earlier.payload.encode()), LATER_COUNTS, checkpoint.id))
         found[checkpoint.id] = checkpoint
         if flaw:
-            rejects.append(Reject(bytes(raw), flaw, checkpoint.id, is_stored=True))
+            rejects.append(Reject(head(raw), flaw, checkpoint.id, is_stored=True))
+        if (extra := len(checkpoint.metrics) - len(METRICS)) > 0:
+            room -= extra
+            if room < 0:
+                break
     if foreign is not None and not found and all(reject.id is None for reject in rejects):
         raise ForeignItemError(foreign)
-    return list(found.values()), rejects
+    return list(found.values()), rejects, room
 
 
 def _is_same(one: Checkpoint, other: Checkpoint) -> bool:
@@ -134,6 +166,11 @@ def _is_same(one: Checkpoint, other: Checkpoint) -> bool:
 
 def _id_of(raw: RawItem) -> str | None:
     """Return the id of an item that has the type of a checkpoint, or None. One without id may be any checkpoint."""
-    sent = outer_members(bytes(raw))
-    found = sent.get("id") if sent.get("object") == OBJECT else None
+    if len(raw) > ITEM_BYTES:
+        found, kind = names_of_large(raw)
+    else:
+        sent = outer_members(bytes(raw))
+        found, kind = sent.get("id"), sent.get("object")
+    if kind != OBJECT:
+        return None
     return found if isinstance(found, str) and is_valid_id(found) else None

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import msgspec
 
 from checkpointd.domain import cadence
+from checkpointd.domain.arrivals import Arrivals, learn
 from checkpointd.domain.attribution import Verdict
-from checkpointd.domain.cadence import ArrivalHistory, CadenceSettings
+from checkpointd.domain.cadence import CadenceSettings, SourceCadence
 from checkpointd.domain.failure import LASTING_REFUSALS, SOURCE_FAILURES, ErrorClass, Failure
 from checkpointd.domain.growth import is_unstable
-from checkpointd.domain.listing import Listing, RawListing, content_digest, digest, read_listing
+from checkpointd.domain.listing import LISTING_METRICS, Listing, RawListing, content_digest, digest, read_listing
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -35,16 +36,41 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     last_change_at: float | None
     newest_step: int | None
     newest_seen_at: float | None
+    arrivals: int
+    arrival_error_s: float
+    first_arrival_s: float | None
     spacing_s: float | None
     spread_s: float | None
+    publication_delay_s: float
+    last_complete_at: float | None
     claimed_at: float
+    waited_s: float
+    """For so many seconds since the last arrival, or since the start of tracking, the job was queued or paused."""
+    epoch_estimate_s: float | None
+    """The seconds that the provider estimated for an epoch before the first arrival, if it did."""
     id: str
     status: str | None
     tracked_at: float
     source_not_ok: bool
     """True if the state of the source is not `ok`."""
     is_listed: bool
-    """True if the job list showed the job, which was not found, when it was last read to its end."""
+    """True if the job list shows the job, which was not found, or was not read to its end since then."""
+    is_lost: bool = False
+    """True if the job is not leased, because its last leases were lost. That counts as a failed poll."""
+
+    @property
+    def known_arrivals(self) -> Arrivals:
+        """The arrivals of the job until now."""
+        return Arrivals(
+            self.newest_step,
+            self.newest_seen_at,
+            self.arrivals,
+            self.arrival_error_s,
+            self.first_arrival_s,
+            self.spacing_s,
+            self.spread_s,
+            self.publication_delay_s,
+        )
 
 
 class PollResult(msgspec.Struct, frozen=True):
@@ -71,10 +97,7 @@ class PollResult(msgspec.Struct, frozen=True):
     """True if the job has ended: its status is final, or it is unknown and nothing changed for a long time."""
     settled: bool
     """True if it ended so long ago that equal listings may seal it."""
-    newest_step: int | None
-    """The largest step, or None if it is not larger than before."""
-    spacing_s: float | None
-    spread_s: float | None
+    arrivals: Arrivals
 
     @property
     def quiet(self) -> bool:
@@ -100,21 +123,39 @@ def evaluate(
     settings: CadenceSettings,
     holds_secret: Callable[[bytes], bool],
     verdict: Verdict = Verdict(),  # noqa: B008  # immutable
+    source: SourceCadence | None = None,
 ) -> PollResult:
     """Read a listing, and plan the next poll of its job. `verdict` is what its failure means.
 
-    A listing with the digest of the last complete one is not read again. If only its content digest is the same, the
-    poll is quiet, too.
+    A listing with the digest of the last complete one is not read again: if it has one page, not even decoded. If only
+    its content digest is the same, the poll is quiet, too.
     """
     failure, listing, hashed, content = raw.failure, None, None, None
-    history = ArrivalHistory(lease.newest_step, lease.newest_seen_at, lease.spacing_s, lease.spread_s)
-    if raw.pages:
-        hashed = digest(raw.pages)
+    source = source or settings.unknown_source
+    arrivals = lease.known_arrivals
+    since = arrivals.newest_seen_at or lease.tracked_at
+    waited = min(lease.waited_s, max(lease.claimed_at - since, 0.0))  # the clock may have been stepped
+    if raw.is_known:
+        hashed = lease.digest
+    elif raw.pages:
+        hashed = digest(raw.bodies)
         if failure or hashed != lease.digest:
             listing = read_listing(lease.id, raw.pages, holds_secret)
             if listing.foreign is not None:
                 failure = Failure(ErrorClass.OTHER_LIST, f"a list of {listing.foreign}, not of checkpoints")
-            history = cadence.learn(history, (item.step_number for item in listing.checkpoints), lease.claimed_at)
+            elif listing.is_cut_off:
+                failure = Failure(ErrorClass.TOO_MANY_ITEMS, f"more than {LISTING_METRICS} metrics without a column")
+            arrivals = learn(
+                arrivals,
+                ((item.step_number, item.created_at) for item in listing.checkpoints),
+                previous=lease.last_complete_at,
+                now=lease.claimed_at,
+                tracked_at=lease.tracked_at,
+                prior=source.prior,
+                waited=waited,
+            )
+            if arrivals.newest_step != lease.newest_step:
+                waited = 0.0
             content = None if failure else content_digest(listing)
             if content is not None and lease.digest is not None and content == lease.content_digest:
                 listing = None
@@ -122,15 +163,19 @@ def evaluate(
     # Only a quiet poll shows that nothing changed. After a failed poll, checkpoints may have arrived unseen. Whether a
     # poll of an unstable job is quiet is decided when it is saved.
     may_be_quiet = failure is None and (listing is None or is_unstable(lease.instability))
-    if settling_since is None and may_be_quiet and _seems_ended(lease, history, settings):
+    if settling_since is None and may_be_quiet and _seems_ended(lease, arrivals, settings):
         settling_since = now
     plan = cadence.plan(
-        history,
+        arrivals,
+        job=lease.job,
         status=lease.status,
         settling_since=settling_since,
         tracked_at=lease.tracked_at,
         now=now,
         settings=settings,
+        source=source,
+        waited=waited,
+        epoch_estimate=lease.epoch_estimate_s,
     )
     gone = failure is not None and _is_gone(lease, failure, verdict)
     return PollResult(
@@ -149,15 +194,13 @@ def evaluate(
         gap=plan.gap,
         ended=settling_since is not None,
         settled=plan.settled,
-        newest_step=history.newest_step if history.newest_seen_at != lease.newest_seen_at else None,
-        spacing_s=history.spacing_s,
-        spread_s=history.spread_s,
+        arrivals=arrivals,
     )
 
 
-def _seems_ended(lease: Lease, history: ArrivalHistory, settings: CadenceSettings) -> bool:
+def _seems_ended(lease: Lease, arrivals: Arrivals, settings: CadenceSettings) -> bool:
     return cadence.seems_ended(
-        history,
+        arrivals,
         status=lease.status,
         tracked_at=lease.tracked_at,
         changed_at=lease.last_change_at,

@@ -79,6 +79,7 @@ class Odd(NamedTuple):
     reason: str
 
 
+_TOO_LONG: Final = Odd(f"more than {TEXT_CHARACTERS} characters")
 _NOT_FINITE: Final = Odd("not finite")
 _DOUBLED: Final = Odd("given twice with different values")
 _NOT_UTF8: Final = Odd("not UTF-8")
@@ -92,7 +93,7 @@ def text(value: object) -> str | Odd | None:
     if not isinstance(value, str):
         return None if value is None else Odd("not a string")
     if len(value) > TEXT_CHARACTERS:
-        return Odd(f"more than {TEXT_CHARACTERS} characters")
+        return _TOO_LONG
     return (value or None) if _is_storable(value) else _NOT_STORABLE
 
 
@@ -169,14 +170,17 @@ class Item:
         return None
 
     def document(self, name: str, value: object) -> str | None:
-        """Return a value of any type as JSON, or None. `name` is for the reasons of odd values in it.
+        """Return a value of any type as JSON of at most TEXT_CHARACTERS, or None.
+
+        `name` is for the reasons of odd values in it.
 
         PostgreSQL stores the escapes of a NUL and of half a character in a column of type json, but every query that
         reads such a text fails.
         """
         if value is None:
             return None
-        return json.dumps(self._storable(value, name), ensure_ascii=False)
+        found = json.dumps(self._storable(value, name), ensure_ascii=False)
+        return found if len(found) <= TEXT_CHARACTERS else self.keep(name, _TOO_LONG)
 
     def _parse(self) -> Any:  # noqa: ANN401  # any JSON
         """Return the value of the text, with Odd for what cannot be used. Raises BadItemError if it is not JSON.

@@ -4,55 +4,65 @@ A page has the statuses of a hundred jobs, so no job needs a request of its own.
 """
 
 import asyncio
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 from checkpointd.domain.attribution import JOB_LIST
-from checkpointd.domain.failure import SOURCE_FAILURES, ErrorClass, Failure, is_pause, pause_seconds
+from checkpointd.domain.failure import JOB_FAILURES, SOURCE_FAILURES, ErrorClass, Failure, is_pause, pause_seconds
 from checkpointd.domain.job import ENDED_STATUSES, read_jobs
-from checkpointd.domain.reading import Reject
+from checkpointd.domain.job_list import HEAD_PAGES, RATE_SHARE, REQUEST_SHARE, is_pass_due, reading_limits
+from checkpointd.domain.reading import RawItem, Reject
+from checkpointd.polling.read_ahead import Pages, read_ahead
 from checkpointd.polling.source import ActiveSource, RateLimiter, store_failure, store_recovery
+from checkpointd.postgres import job_lists
 from checkpointd.postgres.errors import DatabaseUnavailableError
+from checkpointd.postgres.job_lists import JobListLease
 from checkpointd.postgres.job_records import save_job_records
-from checkpointd.postgres.store import JobListLease, Store
+from checkpointd.postgres.store import Store
+from checkpointd.provider import heavy_work
 from checkpointd.provider.http import ApiError
 from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.logs import log
 from checkpointd.telemetry.metrics import LOGGED_JOBS, REJECTS, REQUESTS
 
-LIST_SHARE: Final = 0.75
-"""The share of the lease within which the job list must be read."""
-
 LONGEST_GAP: Final = 300.0
 """Seconds. After failures a job list is tried again after this time at most, or after its own gap if that is longer."""
 
-RATE_SHARE: Final = 0.5
-"""The share of a source's rate limit that its job list may use; the rest is for polls."""
+RESTART_FAILURES: Final = 3
+"""A pass starts again if it fails so many times in a row at one cursor: after another job there may be no failure."""
+
+MOST_UNFINISHED: Final = 1000
+"""The most unfinished jobs that are looked for in the head of the list."""
 
 
 class JobList:
     """The job list of one source. A lease on the source's row prevents other daemons from reading it meanwhile."""
 
     def __init__(
-        self, store: Store, source: ActiveSource, health: Health, *, gap: float, lease_seconds: float, discover: bool
+        self, store: Store, source: ActiveSource, health: Health, *, gap: float, lease_seconds: float, max_new_jobs: int
     ) -> None:
-        """`gap` is in seconds, between two readings; with `discover`, every listed job is tracked."""
+        """`gap` is in seconds, between two readings; `max_new_jobs` per day are tracked, or none without discovery."""
         self._store = store
         self._source = source
         self._health = health
         self._gap = gap
         self._lease_seconds = lease_seconds
-        self._discover = discover
-        self._has_read_all = False
-        self._unlisted: set[str] = set()
-        """Tracked jobs that were not in the list when it was last read to its end.
+        self._max_new_jobs = max_new_jobs
+        self._left_out = False
+        """True if new jobs were left out since the last pass ended."""
+        self._is_limited = False
+        """True if new jobs were left out since the last pass began, which was logged."""
+        self._not_found: set[str] = set()
+        """Unfinished jobs that were not in the head of the list: it is not read further for them until a pass ends."""
+        self._rejected: dict[bytes, bool] = {}
+        """The keys of the rejects of the last pass, which are not counted and logged again.
 
-        A pass that is not full reads no further pages to find them.
+        The value is true if the reject was read since that pass ended.
         """
-        self._rejected: set[bytes] = set()
-        """The keys of the rejects of the last reading. They are not counted and logged again."""
+        self._failures_here = 0
+        """Failures in a row of the pass at its present cursor, except those that pause the source."""
         self._failures = 0
         self._requests = 0
         """The number of requests of the last reading."""
@@ -78,70 +88,140 @@ class JobList:
 
     async def _read(self, *, due_or_not: bool) -> None:
         started = asyncio.get_running_loop().time()
-        deadline = started + LIST_SHARE * self._lease_seconds
-        claimed = await self._store.claim_job_list(
-            self._source.key, self._lease_seconds, self._next_gap(), due_or_not=due_or_not
+        claimed = await job_lists.claim(
+            self._store, self._source.key, self._lease_seconds, self._next_gap(), due_or_not=due_or_not
         )
         for lease in claimed:
-            error, whole, self._requests = None, False, 0
+            in_pass, whole, error, self._requests = due_or_not or is_pass_due(lease.state, self._gap), False, None, 0
             try:
-                whole = await self._pass(lease, deadline, full=lease.full_pass or not self._has_read_all)
-                self._has_read_all = self._has_read_all or whole
+                whole = await self._read_pages(lease, started, in_pass=in_pass)
                 self._failures, self._silent_until = 0, 0.0
                 self._attribute(None)
                 if lease.source_may_recover or self._source.is_marked:
                     await store_recovery(self._store, [self._source])
             except ApiError as e:
-                error = e.failure.message
+                in_pass, error = False, e.failure.message
                 await self._record_failure(lease, started, e.failure)
             finally:  # also if cancelled, so that other daemons can claim the list
-                await self._store.finish_job_list(lease, self._next_gap(), whole=whole, error=error)
+                gap = self._next_gap(in_pass=in_pass and not whole)
+                await job_lists.finish(self._store, lease, gap, whole=whole, error=error)
 
-    def _next_gap(self) -> float:
-        """Return the seconds to the next reading, or 0 if another daemon may try its key at once."""
+    def _next_gap(self, *, in_pass: bool = False) -> float:
+        """Return the seconds to the next reading, or 0 if another daemon may try its key at once.
+
+        With `in_pass` a pass continues as soon as the rate limit permits.
+        """
         now = asyncio.get_running_loop().time()
-        return 0.0 if now < self._silent_until else self._failure_gap()
+        return 0.0 if now < self._silent_until else self._rate_limited_gap() if in_pass else self._failure_gap()
 
     def _failure_gap(self) -> float:
         """Return the seconds between readings: doubled by each failure, and long enough for the rate limit."""
-        rate_limited_gap = self._requests * (self._source.request_interval or 0) / RATE_SHARE
-        return max(min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap)), rate_limited_gap)
+        gap = min(self._gap * 2.0 ** min(self._failures, 30), max(LONGEST_GAP, self._gap))
+        return max(gap, self._rate_limited_gap())
 
-    async def _pass(self, lease: JobListLease, deadline: float, *, full: bool) -> bool:
-        """Read the list page by page.
+    def _rate_limited_gap(self) -> float:
+        return self._requests * (self._source.request_interval or 0) / RATE_SHARE
 
-        It is read to its end or, if not `full`, until every unfinished job was seen and a page has no new job.
+    async def _read_pages(self, lease: JobListLease, started: float, *, in_pass: bool) -> bool:
+        """Read the head of the list and, with `in_pass`, more of the pass. Returns whether the pass reached the end.
 
-        Returns whether the list was read to its end.
+        A pass that begins now begins with the head.
         """
-        source = self._source
-        found = await self._store.find_unfinished_jobs(source.key, list(ENDED_STATUSES))
-        unfinished = found.keys() - (set() if full else self._unlisted)
+        source, state = self._source, lease.state
+        limits = reading_limits(self._gap, self._lease_seconds, source.request_interval)
         limiter = RateLimiter(self._store, source.key, source.request_interval, paid=0)
-        known, self._rejected = self._rejected, set()
-        async with aclosing(source.client.list_jobs(deadline, limiter.wait)) as pages:
-            async for items in pages:
-                self._requests += 1
-                REQUESTS.labels(source.name).inc()
-                page = read_jobs(items, source.client.holds_secret)
-                ids = [record.id for record in page.records]
-                discovered = await self._store.discover(source.key, ids) if self._discover else 0
-                saved = await save_job_records(self._store, lease, page, known | self._rejected)
-                self._report_rejects(saved.rejects, known)
-                if discovered or saved.statuses:
-                    log.info("job_list.changed", source=source.name, discovered=discovered, statuses=saved.statuses)
-                if listed := [job_id for job_id in ids if found.get(job_id)]:  # missing, according to polls
-                    await self._store.record_listed(lease, listed)
-                unfinished.difference_update(ids)
-                if not (full or unfinished or discovered):
-                    return False
-        self._unlisted = unfinished
-        return True
 
-    def _report_rejects(self, rejects: Sequence[Reject], known: AbstractSet[bytes]) -> None:
-        """Count and log the rejects of a page that are not known from the last reading or an earlier page."""
-        new = [reject for reject in rejects if reject.key not in known | self._rejected]
-        self._rejected.update(reject.key for reject in rejects)
+        async def wait(deadline: float) -> None:
+            self._requests += 1
+            await limiter.wait(deadline)
+
+        list_jobs = partial(source.client.list_jobs, started + REQUEST_SHARE * self._lease_seconds, wait)
+
+        def is_used_up() -> bool:
+            now = asyncio.get_running_loop().time()
+            return now >= started + limits.seconds or self._requests >= limits.requests
+
+        if not in_pass or state.cursor is not None:
+            await self._read_head(lease, list_jobs(), is_used_up)
+        if not in_pass:
+            return False
+        try:
+            is_read = await self._continue_pass(lease, list_jobs(cursor=state.cursor, pages=state.pages), is_used_up)
+        except ApiError as e:
+            self._failures_here += not is_pause(e.failure)
+            if e.failure.error_class in JOB_FAILURES or self._failures_here >= RESTART_FAILURES:
+                await job_lists.save_cursor(self._store, lease, None, 0)
+                self._forget()
+            raise
+        if is_read:
+            self._forget()
+        return is_read
+
+    async def _read_head(self, lease: JobListLease, pages: Pages, is_used_up: Callable[[], bool]) -> None:
+        """Read pages until one has no new job, and the unfinished jobs were seen or are not among the first pages."""
+        unfinished = await job_lists.find_unfinished_jobs(
+            self._store, lease.source, list(ENDED_STATUSES), MOST_UNFINISHED
+        )
+        wanted, read = unfinished - self._not_found, 0
+        async with aclosing(pages):
+            async for page in pages:
+                ids, discovered = await self._save_page(lease, page.items)
+                unfinished.difference_update(ids)
+                wanted.difference_update(ids)
+                read += 1
+                if is_used_up() or not (discovered or (wanted and read < HEAD_PAGES)):
+                    break
+        self._not_found = unfinished
+
+    async def _continue_pass(self, lease: JobListLease, pages: Pages, is_used_up: Callable[[], bool]) -> bool:
+        """Read a page of a pass, or more, and save its cursor after each. Returns whether the pass reached the end."""
+        read, page = lease.state.pages, None
+        async with aclosing(read_ahead(pages, is_used_up)) as pages_ahead:
+            async for page in pages_ahead:
+                await self._save_page(lease, page.items)
+                read += 1
+                if page.can_resume:
+                    self._failures_here = 0
+                    if not await job_lists.save_cursor(self._store, lease, page.cursor, read):
+                        return False
+        return page is not None and page.cursor is None
+
+    async def _save_page(self, lease: JobListLease, items: Sequence[RawItem]) -> tuple[list[str], int]:
+        """Save a page. Returns the ids of its jobs, and how many of them were discovered."""
+        source = self._source
+        REQUESTS.labels(source.name).inc()
+        page = await heavy_work.run(read_jobs, items, source.client.holds_secret)
+        ids = [record.id for record in page.records]
+        discovered = await self._discover(lease, ids) if self._max_new_jobs else 0
+        saved = await save_job_records(self._store, lease, page, self._rejected)
+        self._report_rejects(saved.rejects)
+        if discovered or saved.statuses:
+            log.info("job_list.changed", source=source.name, discovered=discovered, statuses=saved.statuses)
+        if saved.missing:
+            await job_lists.record_listed(self._store, lease, list(saved.missing))
+        return ids, discovered
+
+    async def _discover(self, lease: JobListLease, ids: Sequence[str]) -> int:
+        """Track the new jobs of a page, as far as the budget goes. Returns how many."""
+        new, left_out = await job_lists.discover(self._store, lease, ids, self._max_new_jobs)
+        if left_out:
+            if not self._is_limited:
+                reason = f"more than {self._max_new_jobs} new jobs a day (CHECKPOINTD_MAX_NEW_JOBS_PER_DAY)"
+                log.warning("job_list.jobs_left_out", source=self._source.name, reason=reason)
+            self._is_limited = self._left_out = True
+        return new
+
+    def _forget(self) -> None:
+        """Forget, at the end of a pass, which jobs were not found, and the rejects that the pass did not read."""
+        self._is_limited, self._left_out = self._left_out, False
+        self._failures_here = 0
+        self._not_found.clear()
+        self._rejected = {key: False for key, is_recent in self._rejected.items() if is_recent}
+
+    def _report_rejects(self, rejects: Sequence[Reject]) -> None:
+        """Count and log the rejects of a page that are not known from the last pass or an earlier page."""
+        new = [reject for reject in rejects if reject.key not in self._rejected]
+        self._rejected.update((reject.key, True) for reject in rejects)
         if new:
             REJECTS.labels(self._source.name).inc(len(new))
             jobs = [reject.id for reject in new if reject.id][:LOGGED_JOBS]
@@ -161,7 +241,9 @@ class JobList:
             return  # a refused key may be valid for polls; or this process was suspended
         if is_pause(failure):
             if not self._source.attribution.is_refused_alone(JOB_LIST, failure, now):
-                await self._store.pause_source(self._source.key, pause_seconds(failure), failure.message)
+                await self._store.pause_source(
+                    self._source.key, pause_seconds(failure), failure.message, asked_ago=now - started
+                )
         elif lease.was_read or failure.error_class in SOURCE_FAILURES:  # otherwise the provider may have no job list
             self._attribute(failure)
             await store_failure(self._store, self._source)

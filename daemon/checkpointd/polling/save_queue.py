@@ -4,15 +4,17 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from sys import getsizeof
 from typing import Final, TypeVar
 
 import msgspec
 
-from checkpointd.domain.failure import ErrorClass, Failure, is_pause, pause_seconds
+from checkpointd.domain.failure import ErrorClass, Failure, is_pause
 from checkpointd.domain.poll import Lease, PollResult, SavedPoll
 from checkpointd.polling.source import ActiveSource, Claim, store_failure, store_recovery
+from checkpointd.postgres.comparison import PAYLOAD_BYTES
 from checkpointd.postgres.connection import database_deadline
-from checkpointd.postgres.errors import DatabaseUnavailableError
+from checkpointd.postgres.errors import TIMEOUT_ERRORS, DatabaseUnavailableError
 from checkpointd.postgres.save import save_changed, save_quiet
 from checkpointd.postgres.store import Store
 from checkpointd.telemetry import metrics
@@ -24,11 +26,11 @@ BATCH_ITEMS: Final = 10_000
 BATCH_SECONDS: Final = 0.05
 """A save takes up to BATCH_POLLS polls and about BATCH_ITEMS items. It waits BATCH_SECONDS at most for more polls."""
 
-ITEM_CHARACTERS: Final = 4096
-"""The length from which an item counts as two; from twice this length it counts as three, and so on."""
+PAYLOAD_METRICS: Final = 8
+"""An item counts as one more for each PAYLOAD_BYTES that its text takes in memory, and for each PAYLOAD_METRICS."""
 
-BACKLOG_ITEMS: Final = 3 * BATCH_ITEMS
-"""With more items than this waiting for a save, a worker waits before it starts its next poll."""
+BACKLOG_ITEMS: Final = 2 * BATCH_ITEMS
+"""With more items than this waiting for a save or being saved, a worker waits before it starts its next poll."""
 
 RETRY_SECONDS: Final = 1.0
 """The delay before a failed save is tried again. It is tried until its leases expire."""
@@ -45,12 +47,18 @@ class FinishedPoll(msgspec.Struct, frozen=True):
     source_failure: Failure | None
     """Why the poll failed, if the failure concerns the source, or None."""
     requests: int
+    items: int = 1
+    """The size in items. A large item counts as several, so that a batch takes some tens of megabytes at most."""
 
-    @property
-    def items(self) -> int:
-        """The size in items. A long item counts as several, so that a batch is some tens of megabytes at most."""
-        listing = self.result.listing if self.result else None
-        return 1 + (sum(1 + len(item.payload) // ITEM_CHARACTERS for item in listing.checkpoints) if listing else 0)
+    def __post_init__(self) -> None:
+        """Count the items."""
+        if self.result and (listing := self.result.listing):
+            items = sum(
+                1 + getsizeof(item.payload) // PAYLOAD_BYTES + len(item.metrics) // PAYLOAD_METRICS
+                for item in listing.checkpoints
+            )
+            rejects = sum(1 + len(reject.raw or b"") // PAYLOAD_BYTES for reject in listing.rejects)
+            msgspec.structs.force_setattr(self, "items", 1 + items + rejects)
 
 
 T = TypeVar("T")
@@ -67,6 +75,8 @@ class SaveQueue:
         self._report = report
         self._waiting: list[FinishedPoll] = []
         self._items = 0
+        self._saving = 0
+        """The items that are being saved."""
         self._arrived = asyncio.Event()
         self._batch_saved = asyncio.Event()
         self._full = asyncio.Event()
@@ -74,11 +84,15 @@ class SaveQueue:
         self._idle.set()
         self._close_by: float | None = None
         self._limit: asyncio.Timeout | None = None
+        self._most_items = BATCH_ITEMS
+        """How many items a save takes: fewer after one that was too slow, and twice as many after each that was not."""
+        self._was_slow = False
+        """True if the last attempt of a save did not end in time. The next one saves a quarter of its items."""
         self._not_saved: str = LEASE_LOST
-        """Why polls of the last batch were not saved."""
+        """The reason for the polls of the present batch that are not saved."""
 
     def saving_seconds(self) -> float:
-        """Return how long the running save or its follow-up has lasted, or 0 if there is none."""
+        """Return for how many seconds a save, or the update of the sources after it, has been running; 0 if none is."""
         return max(self._health.running_seconds("save"), self._health.running_seconds("source"))
 
     async def saved(self) -> None:
@@ -88,11 +102,18 @@ class SaveQueue:
     async def put(self, finished: FinishedPoll) -> None:
         """Add a finished poll. Waits while the backlog is long."""
         try:
-            while self._items > BACKLOG_ITEMS:
-                self._batch_saved.clear()
-                await self._batch_saved.wait()
+            await self._room(BACKLOG_ITEMS)
         finally:  # also if cancelled
             self.put_now(finished)
+
+    async def room(self) -> None:
+        """Wait until there is room for a large poll: until less than a batch waits or is being saved."""
+        await self._room(BATCH_ITEMS)
+
+    async def _room(self, most: int) -> None:
+        while self._items + self._saving > most:
+            self._batch_saved.clear()
+            await self._batch_saved.wait()
 
     def put_now(self, finished: FinishedPoll) -> None:
         """Add a finished poll at once."""
@@ -122,18 +143,19 @@ class SaveQueue:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(BATCH_SECONDS):
                         await self._full.wait()
-            await self._save(self._take())
+            batch = self._take()
+            self._saving = sum(finished.items for finished in batch)
+            await self._save(batch)
+            self._saving = 0
+            del batch
             self._batch_saved.set()
             if not self._waiting:
                 self._idle.set()
 
     def _take(self) -> list[FinishedPoll]:
-        taken, items = 0, 0
-        while taken < min(len(self._waiting), BATCH_POLLS) and items < BATCH_ITEMS:
-            items += self._waiting[taken].items
-            taken += 1
+        taken = _count(self._waiting[:BATCH_POLLS], BATCH_ITEMS)
         batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
-        self._items -= items
+        self._items -= sum(finished.items for finished in batch)
         if self._close_by is None:
             if len(self._waiting) < BATCH_POLLS and self._items < BATCH_ITEMS:
                 self._full.clear()
@@ -142,23 +164,57 @@ class SaveQueue:
         return batch
 
     async def _save(self, batch: Sequence[FinishedPoll]) -> None:
-        results = [finished.result for finished in batch if finished.result]
         released = [finished.claim.lease for finished in batch if not finished.result]
-        quiet, changed = [r for r in results if r.quiet], [r for r in results if not r.quiet]
+        quiet = [finished for finished in batch if finished.result and finished.result.quiet]
+        changed = [finished for finished in batch if finished.result and not finished.result.quiet]
         save_by = max(finished.claim.save_by for finished in batch)
         saved: list[SavedPoll] = []
         self._not_saved = LEASE_LOST
         if released:
             await self._retry(lambda: self._store.release(released), save_by)
-        if quiet:
-            saved += await self._retry(lambda: save_quiet(self._store, quiet), save_by) or []
-        if changed:
-            saved += await self._retry(lambda: save_changed(self._store, changed), save_by) or []
+        saved += await self._save_parts(lambda polls: save_quiet(self._store, polls), quiet, save_by)
+        saved += await self._save_parts(
+            lambda polls: save_changed(self._store, polls, self._most_items), changed, save_by
+        )
         self._report_outcomes(batch, {saved_poll.result.lease.job: saved_poll for saved_poll in saved})
         # If this fails, it is not repeated: the next poll of the source stores the state of the source.
         with suppress(DatabaseUnavailableError), self._health.unit("source"):
             async with database_deadline(self._close_by) as self._limit:
                 await self._update_sources(batch)
+
+    async def _save_parts(
+        self,
+        save: Callable[[Sequence[PollResult]], Awaitable[list[SavedPoll]]],
+        batch: Sequence[FinishedPoll],
+        save_by: float,
+    ) -> list[SavedPoll]:
+        """Save finished polls: all at once, unless the connection is too slow for so many."""
+        saved: list[SavedPoll] = []
+        start = end = 0
+
+        def slow_down() -> None:
+            tried = sum(finished.items for finished in batch[start:end])
+            self._most_items = max(min(self._most_items, tried) // 4, 1)
+            self._was_slow = False
+
+        def save_next() -> Awaitable[list[SavedPoll]]:
+            nonlocal end
+            if self._was_slow:
+                slow_down()
+            end = start + _count(batch[start:], self._most_items)
+            return save([finished.result for finished in batch[start:end] if finished.result])
+
+        self._was_slow = False
+        while start < len(batch):
+            done = await self._retry(save_next, save_by)
+            if done is None:
+                if self._was_slow:
+                    slow_down()
+                break
+            saved += done
+            start = end
+            self._most_items = min(2 * self._most_items, BATCH_ITEMS)
+        return saved
 
     async def _retry(self, save: Callable[[], Awaitable[T]], save_by: float) -> T | None:
         """Call `save` until it succeeds or the leases expire. Returns its result, or None if nothing was saved.
@@ -174,6 +230,7 @@ class SaveQueue:
                     unit.is_conclusive = done != []  # all leases were lost, and nothing was saved
             except DatabaseUnavailableError as error:
                 self._not_saved = f"the database did not save it: {error}"
+                self._was_slow = error.kind in TIMEOUT_ERRORS
                 if loop.time() + RETRY_SECONDS > min(save_by, self._close_by or save_by):
                     return None
                 await asyncio.sleep(RETRY_SECONDS)
@@ -187,9 +244,14 @@ class SaveQueue:
     async def _update_sources(self, batch: Sequence[FinishedPoll]) -> None:
         """Store the pauses of the sources, which of them fail, and which are ok again."""
         polled = [finished for finished in batch if finished.requests]
-        pauses = {f.source.key: f.source_failure for f in polled if f.source_failure and is_pause(f.source_failure)}
-        for key, failure in pauses.items():
-            await self._store.pause_source(key, pause_seconds(failure), failure.message)
+        stopped = [(f, f.source_failure) for f in polled if f.source_failure and is_pause(f.source_failure)]
+        stopped.sort(key=lambda one: one[0].claim.claimed_at)
+        pauses = {finished.source.key: (finished, failure) for finished, failure in stopped}  # the latest of each
+        for key, (finished, failure) in pauses.items():
+            now, attribution = asyncio.get_running_loop().time(), finished.source.attribution
+            seconds = failure.retry_after or attribution.silent_seconds(now)
+            if not await self._store.pause_source(key, seconds, failure.message, now - finished.claim.claimed_at):
+                attribution.end_silence()  # a command has let all daemons send requests since the poll was claimed
         failed, accepted = dict[int, ActiveSource](), dict[int, ActiveSource]()
         for finished in polled:
             source, complete = finished.source, finished.result is not None and finished.result.complete
@@ -224,3 +286,13 @@ class SaveQueue:
             metrics.record_saved(source, polls)
         for source, count in requests.items():
             metrics.REQUESTS.labels(source).inc(count)
+
+
+def _count(polls: Sequence[FinishedPoll], most_items: int) -> int:
+    """Return how many of the first polls have about `most_items` items, at least one."""
+    items = 0
+    for count, finished in enumerate(polls, start=1):
+        items += finished.items
+        if items >= most_items:
+            return count
+    return len(polls)

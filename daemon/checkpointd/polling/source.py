@@ -3,15 +3,17 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from checkpointd.domain.attribution import Attribution, SourceState
+from checkpointd.domain.attribution import OWN_FAILURES, Attribution, SourceState
+from checkpointd.domain.cadence import SourceCadence
 from checkpointd.domain.poll import Lease
+from checkpointd.polling.slots import MOST_PER_SLOT, Slots
 from checkpointd.postgres.connection import database_deadline
 from checkpointd.postgres.errors import DatabaseUnavailableError
-from checkpointd.postgres.store import Capacity, Store
+from checkpointd.postgres.store import Capacity, ClaimOrder, Store
 from checkpointd.provider.client import Client
 from checkpointd.telemetry.logs import log
 
@@ -19,16 +21,25 @@ AHEAD_SECONDS: Final = 0.25
 AHEAD_JOBS: Final = 512
 """Jobs beyond the free slots are claimed only if their polls will start within AHEAD_SECONDS; AHEAD_JOBS at most."""
 
+LONGEST_AHEAD_SECONDS: Final = 1.0
+"""If a job that was claimed ahead waits for longer than this, it is given back when the source is tested."""
+
 REREAD_SECONDS: Final = 1.0
-"""The interval at which a refused key, or refused credentials for the proxy, are read again."""
+"""The interval at which refused secrets are read again, and at which a silent source looks for a resumption."""
 
 
 class Claim(NamedTuple):
-    """A claimed job, and when its poll and its save must have ended, on the event loop's clock."""
+    """A claimed job, when it was claimed, and when its poll and its save must have ended, on the event loop's clock."""
 
     lease: Lease
+    claimed_at: float
     poll_by: float
     save_by: float
+
+    @property
+    def is_lasting(self) -> bool:
+        """True if the job fails lastingly. Jobs with fewer failures are claimed like healthy ones."""
+        return self.lease.failures >= OWN_FAILURES
 
 
 @dataclass(slots=True)
@@ -36,6 +47,7 @@ class ActiveSource:
     """One source of this process. Times are on the event loop's clock."""
 
     key: int
+    """The key of its row. It changes if the row is lost in a restore: see service/database_changes.py."""
     name: str
     client: Client
     concurrency: int
@@ -43,13 +55,22 @@ class ActiveSource:
     """Seconds between requests by the source's rate limit, or None without one."""
     renew: Callable[[], Client | None] = lambda: None
     """Reads the secrets again, and returns a client with new ones, or None if they are the same or cannot be read."""
+    most_polls: int | None = None
+    """How many polls may run at most, with those that have given their slots up; or None for the default."""
     waiting: deque[Claim] = field(default_factory=deque)
     """Claimed jobs that no worker has started."""
+    tests: deque[Claim] = field(default_factory=deque)
+    """Claimed jobs that test the source while all slots are taken. They are started first."""
     workers: int = 0
-    in_flight: int = 0
-    """Polls that are claimed and not finished."""
-    failing: int = 0
-    """How many of them are polls of failing jobs."""
+    lasting: int = 0
+    """How many of the claimed jobs fail lastingly."""
+    has_more: bool = False
+    """True if more jobs may be due, because the last claim filled the capacity."""
+    has_more_lasting: bool = False
+    """The same for jobs that fail lastingly."""
+    slots: Slots = field(init=False)
+    cadence: SourceCadence | None = None
+    """What its ended jobs tell, and the price of a request: see learning.py. None before it is known."""
     attribution: Attribution = field(default_factory=Attribution)
     """Whom failures concern, and the state of the source."""
     is_marked: bool = False
@@ -57,44 +78,101 @@ class ActiveSource:
     login_refused: bool = False
     """True if the key or the credentials for the proxy were refused, for polls or for the job list, and no poll has
     succeeded since."""
-    _finished: int = 0
-    """Polls that finished since `_since`."""
+    _silent_after: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    """A time before the present silence began."""
+    _test_order: ClaimOrder = ClaimOrder.RECENT
+    """How the next test is chosen: those that were read most recently, and others, in turn."""
+    _overdue_claimed: int = 0
+    """How many more jobs were claimed because they were the longest overdue than at random."""
+    _read: int = 0
+    """Polls that have read their lists since `_since`."""
     _since: float = 0.0
     _ahead: int = 0
     """How many jobs may be claimed beyond the free slots."""
 
+    def __post_init__(self) -> None:
+        """Create the slots."""
+        most = self.most_polls or MOST_PER_SLOT * self.concurrency
+        self.slots = Slots(self.concurrency, most, self.client.request_timeout)
+
     def capacity(self, now: float) -> Capacity:
-        """Return how many jobs can be claimed. After a silence it is a few jobs, which test the source."""
+        """Return how many jobs can be claimed. After a silence it is a few jobs, which test the source.
+
+        Jobs that fail lastingly share a quarter of the capacity, so that they do not crowd out the others.
+        """
         if self.attribution.is_silent(now):
             return Capacity(0, 0, self.request_interval)
         if (test_jobs := self.attribution.test_jobs(self.concurrency)) is not None:
-            slots = max(test_jobs - self.in_flight, 0)
-            return Capacity(slots, slots, self.request_interval)
+            slots = max(test_jobs - self.claimed + self.slots.overtaken(now), 0)
+            order = ClaimOrder.RECENT if self.attribution.tests_recent_jobs else ClaimOrder.RANDOM
+            return Capacity(slots, slots, self.request_interval, order)
         if now - self._since > 0.1:
-            rate = self._finished / (now - self._since)
+            rate = self._read / (now - self._since)
             self._ahead = min(int(rate * AHEAD_SECONDS), AHEAD_JOBS)
-            self._finished, self._since = 0, now
-        # Failing jobs share a quarter of the slots, so that slow ones do not delay the others.
-        failing = max(self.concurrency // 4, 1) - self.failing
-        slots = self.concurrency + self._ahead - self.in_flight
-        return Capacity(max(slots, 0), max(failing, 0), self.request_interval)
+            self._read, self._since = 0, now
+        if self.slots.may_test(now) and not self.tests:
+            return Capacity(1, 0, self.request_interval, self._test_order, is_test=True)
+        overtaken = self.slots.overtaken(now)
+        slots = self.concurrency + self._ahead - self.claimed + overtaken
+        lasting = self._most_lasting - self.lasting
+        # If more jobs are due than can be claimed, half of them are chosen at random: the longest overdue may be slow.
+        order = ClaimOrder.RANDOM if self.has_more and self._overdue_claimed > 0 else ClaimOrder.OVERDUE
+        return Capacity(max(slots, 0), max(lasting, 0), self.request_interval, order)
 
     @property
-    def wants_jobs(self) -> bool:
-        """True if half of the capacity is free, so that a claim is worth its cost."""
-        return self.in_flight <= (self.concurrency + self._ahead) // 2
+    def claimed(self) -> int:
+        """How many polls are claimed and not finished."""
+        return len(self.tests) + len(self.waiting) + self.slots.running
 
-    def start(self, claim: Claim) -> None:
-        """Add a claimed job to those that wait for a worker."""
-        self.waiting.append(claim)
-        self.in_flight += 1
-        self.failing += claim.lease.failures > 0
+    @property
+    def _most_lasting(self) -> int:
+        return max((self.concurrency + self._ahead) // 4, 1)
 
-    def finish(self, claim: Claim) -> None:
-        """Count a finished poll."""
-        self.in_flight -= 1
-        self.failing -= claim.lease.failures > 0
-        self._finished += 1
+    def add(self, claims: Sequence[Claim], *, are_tests: bool) -> None:
+        """Add claimed jobs."""
+        self.lasting += sum(claim.is_lasting for claim in claims)
+        (self.tests if are_tests else self.waiting).extend(claims)
+
+    def record_claim(self, claims: Sequence[Claim], capacity: Capacity) -> None:
+        """Record whether more jobs may be due after a claim of due jobs, and how the next ones are chosen."""
+        if capacity.is_test:
+            is_random = capacity.claim_order is ClaimOrder.RANDOM
+            self._test_order = ClaimOrder.RECENT if is_random else ClaimOrder.RANDOM
+        else:
+            claimed = -len(claims) if capacity.claim_order is ClaimOrder.RANDOM else len(claims)
+            self._overdue_claimed = max(min(self._overdue_claimed + claimed, self.concurrency), 0)
+        self.has_more = len(claims) >= capacity.slots
+        if capacity.failing_slots:
+            self.has_more_lasting = sum(claim.is_lasting for claim in claims) >= capacity.failing_slots
+
+    def take(self, now: float) -> Claim | None:
+        """Take and return the next job to poll. Returns None if no job waits or no slot is free."""
+        if self.tests:
+            return self.tests.popleft()
+        return self.waiting.popleft() if self.waiting and self.slots.room(now) else None
+
+    def is_stuck(self, now: float) -> bool:
+        """Return whether the waiting jobs have been waiting for too long, because all slots are taken."""
+        is_late = bool(self.waiting) and now - self.waiting[0].claimed_at > LONGEST_AHEAD_SECONDS
+        return is_late and self.slots.may_test(now)
+
+    def take_back(self) -> Iterable[Claim]:
+        """Take all claimed jobs back whose polls have not started."""
+        claims = [*self.tests, *self.waiting]
+        self.tests.clear()
+        self.waiting.clear()
+        return claims
+
+    def wants_jobs(self, now: float) -> bool:
+        """Return whether a claim is worth its cost: more jobs may be due, and half of the capacity is free."""
+        if self.has_more_lasting and self.lasting <= self._most_lasting // 2:
+            return True
+        return self.has_more and self.claimed - self.slots.overtaken(now) <= (self.concurrency + self._ahead) // 2
+
+    def finish(self, claim: Claim, *, was_read: bool = False) -> None:
+        """Count a finished poll, or a claim that was released."""
+        self.lasting -= claim.is_lasting
+        self._read += was_read
 
     async def reread_login(self) -> None:
         """Read refused secrets again. If they are new, use them at once: the silence after the refusal ends."""
@@ -104,6 +182,19 @@ class ActiveSource:
         if self.attribution.failure and self.attribution.failure.refuses_login:
             self.attribution.end_silence()
         log.info("source.key_changed", source=self.name)
+
+    async def notice_resumption(self, store: Store) -> None:
+        """End the silence, whatever its cause, if a command has let all daemons send requests since it began."""
+        now = asyncio.get_running_loop().time()
+        if self.attribution.is_silent(now):
+            try:
+                if not await store.was_resumed(self.key, now - self._silent_after):
+                    return
+            except DatabaseUnavailableError:  # the claims report it
+                return
+            self.attribution.end_silence()
+            log.info("source.resumed", source=self.name)
+        self._silent_after = now
 
 
 async def store_failure(store: Store, source: ActiveSource) -> None:

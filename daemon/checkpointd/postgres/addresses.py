@@ -16,6 +16,10 @@ ADDRESS_SECONDS: Final = 0.25
 """How long an address may take before the next one is tried too: as in RFC 8305, "Connection Attempt Delay"."""
 
 
+TCP_SECONDS: Final = 4.0
+"""How long a host may take to accept a TCP connection, which is one round trip. A host that is down takes longer."""
+
+
 class NoConnectionError(Exception):
     """Every attempt failed. `errors` has one of DRIVER_ERRORS for each, in the order of the attempts."""
 
@@ -36,8 +40,7 @@ async def addresses(host: Host) -> list[str | None]:
     if host.name.startswith("/") or host.address:
         return [host.address]
     with suppress(ValueError):
-        ipaddress.ip_address(host.name)
-        return [None]
+        return [str(ipaddress.ip_address(host.name))]
     found = await asyncio.get_running_loop().getaddrinfo(host.name, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
@@ -70,10 +73,11 @@ class LoopToAddress:
         port: int,
         **options: Any,  # noqa: ANN401  # those of the loop
     ) -> tuple[asyncio.Transport, asyncio.Protocol]:
-        """Connect to the address instead of the host."""
+        """Connect to the address instead of the host, within TCP_SECONDS."""
         if options.get("ssl"):
             options = {"server_hostname": host, **options}
-        return await self._loop.create_connection(protocol, self._address, port, **options)
+        async with asyncio.timeout(TCP_SECONDS):
+            return await self._loop.create_connection(protocol, self._address, port, **options)
 
 
 async def first_connection(

@@ -1,20 +1,20 @@
-"""Connections to PostgreSQL, and transactions on them. Every wait has a limit.
+"""Connections to PostgreSQL. Every wait has a limit.
 
 Each end of a connection can fall silent without closing it: the server hangs, the client's process is suspended, or the
-network between them is cut off. So the client limits how long it waits for the server. And the server limits how long
-a client may hold locks: a suspended client can neither commit nor roll back, so the server ends its session, which
-rolls the transaction back. The limits, and why they have these values:
+network between them is cut off. So the client limits how long it waits for the server. And no session holds locks while
+its server waits for the client, except in a migration: each statement that locks rows is a transaction of its own. The
+large ones, which save, end it themselves (sql/views/saves.sql). The others end with the message Sync, which the driver
+sends together with them. The limits, and why they have these values:
 
-- Connecting takes 4 s at most (DATABASE_CONNECT_SECONDS: TCP, TLS and login). Taking a connection from the pool takes
-  5 s at most (store.ACQUIRE_SECONDS), so the first limit is reached first, and its error names the host.
+- A host accepts a TCP connection within 4 s (addresses.TCP_SECONDS), or it is down. Connecting takes 16 s at most
+  (DATABASE_CONNECT_SECONDS). TCP, TLS and the login with a password take seven round trips, so a round trip may take
+  2 s. Taking a connection from the pool takes 21 s at most (store.ACQUIRE_SECONDS), so the other limits are reached
+  first, and their errors name the host. The two further round trips of it are those of lock_table.py.
 - A statement takes 15 s at most (STATEMENT_SECONDS, on both sides). Even a save of 10,000 checkpoints takes less than a
-  second, so a statement that takes 15 s hangs.
-- A transaction takes 12 s at most (TRANSACTION_SECONDS, on both sides). It can lock rows and the feed gate for that
-  long. After a poll with the default lease of 60 s, at least 15 s remain: enough to repeat a save that was cut off.
-- On the server, `transaction_timeout` is the only limit that applies while the server waits for the rest of a statement
-  of which it has received a part. PostgreSQL has it since version 17.
-- On the server, `idle_in_transaction_session_timeout` is 3 s. The statements of a transaction are sent without a pause,
-  so a client that sends none for 3 s is suspended or cut off.
+  second, so a statement that takes 15 s hangs, or the line is too slow for so much at once: see
+  polling/save_queue.py.
+- On the server, `idle_in_transaction_session_timeout` is 3 s, for readers and migrations: no other transaction consists
+  of several statements.
 - On the server, `lock_timeout` is 3 s, because a session that holds a lock for longer hangs. The statement that waits
   for the lock fails and is repeated later.
 - TCP keepalive detects that the other end has disappeared, also while no statement runs. A connection is probed when it
@@ -33,7 +33,7 @@ from typing import Any, Final
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from checkpointd.postgres import dsn, queries
+from checkpointd.postgres import dsn
 from checkpointd.postgres.addresses import (
     ADDRESS_SECONDS,
     LoopToAddress,
@@ -47,10 +47,8 @@ from checkpointd.postgres.errors import DRIVER_ERRORS, driver_errors_wrapped, ex
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
-DATABASE_CONNECT_SECONDS: Final = 4.0
+DATABASE_CONNECT_SECONDS: Final = 16.0
 STATEMENT_SECONDS: Final = 15.0
-TRANSACTION_SECONDS: Final = 12.0
-TRANSACTION_TIMEOUT: Final = f"{TRANSACTION_SECONDS:g}s"
 
 LOCK_RETRY_DELAYS: Final = (0.02, 0.1, 0.3)
 """Seconds between attempts at a row that another transaction has locked. Transactions of checkpointd are shorter."""
@@ -74,8 +72,37 @@ _SESSION_SETTINGS: Final = {
 """Settings of each session, whatever the database, the role or the URL sets.
 
 With row_security=off, a statement from which a policy would hide rows fails, instead of finding less than there is.
-transaction_timeout is set by LIMIT_TRANSACTIONS, because a server before version 17 would refuse the connection.
 """
+
+_ARRAYS: Final = {
+    "bool": (16, 1000),
+    "bytea": (17, 1001),
+    "int8": (20, 1016),
+    "int4": (23, 1007),
+    "text": (25, 1009),
+    "float8": (701, 1022),
+}
+_ARRAY_TYPES: Final = [
+    {
+        "oid": array,
+        "ns": "pg_catalog",
+        "name": f"_{name}",
+        "kind": b"b",
+        "basetype": None,
+        "elemtype": element,
+        "elemdelim": ",",
+        "range_subtype": None,
+        "attrtypoids": None,
+        "attrnames": None,
+        "depth": 1,
+        "basetype_name": None,
+        "elemtype_name": name,
+        "range_subtype_name": None,
+    }
+    for name, (element, array) in _ARRAYS.items()
+]
+"""The array types of all parameters and results. Their numbers are the same in every server. If the driver did not know
+them, it would ask the server on each new connection, which takes six round trips."""
 
 _SOCKET_OPTIONS: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 """Seconds, seconds, probes, milliseconds. Not every operating system has all of them."""
@@ -141,11 +168,9 @@ async def _connect(
         server_settings=settings if pooler else {"application_name": "checkpointd", **settings, **_SESSION_SETTINGS},
     )
     try:
-        require_utf8(getattr(connection.get_settings(), "server_encoding", None))
-        if not pooler:
-            await connection.execute(
-                queries.LIMIT_TRANSACTIONS, TRANSACTION_TIMEOUT, timeout=max(deadline - loop.time(), 0.01)
-            )
+        session: Any = connection.get_settings()
+        require_utf8(getattr(session, "server_encoding", None))
+        session.register_data_types(_ARRAY_TYPES)
     except BaseException:
         connection.terminate()
         raise
@@ -162,27 +187,6 @@ def _probe_when_silent(connection: asyncpg.Connection) -> None:
         for option, value in _SOCKET_OPTIONS.items():
             if hasattr(socket, option):
                 peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-
-
-@asynccontextmanager
-async def transaction(connection: Connection, *, keep: bool = True) -> AsyncIterator[None]:
-    """Run the block in a transaction of at most TRANSACTION_SECONDS.
-
-    Commits at the end of the block. Rolls back if the block raises, or if `keep` is false. If the block is cancelled or
-    the time is over, nothing is sent, because the server may not respond: Store.connection() closes the connection, and
-    the server rolls back.
-    """
-    async with asyncio.timeout(TRANSACTION_SECONDS):
-        opened = connection.transaction(isolation="read_committed")  # a pooler's session may have another default
-        await opened.start()
-        try:
-            yield
-        except (asyncio.CancelledError, TimeoutError):
-            raise
-        except BaseException:
-            await opened.rollback()
-            raise
-        await (opened.commit() if keep else opened.rollback())
 
 
 def database_deadline_in(seconds: float | None) -> AbstractAsyncContextManager[asyncio.Timeout]:

@@ -50,6 +50,8 @@ _SETTINGS: Final = (
     *("-c", "log_checkpoints=off"),  # so that the log stays short over months
 )
 _NO_SYNC: Final = ("-c", "fsync=off")
+_INHERITED: Final = ("PATH", "LD_LIBRARY_PATH")
+"""The variables that the server and the programs that start it get. Others contain keys, or change what they do."""
 
 
 class EmbeddedPostgres:
@@ -210,7 +212,13 @@ class EmbeddedPostgres:
         command = [*await self._launcher(data), str(binary(program)), *options]
         with self._log.open("ab") as log:
             return await asyncio.create_subprocess_exec(
-                *command, stdin=DEVNULL, stdout=log, stderr=log, pass_fds=inherited, start_new_session=True
+                *command,
+                stdin=DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+                pass_fds=inherited,
+                start_new_session=True,
             )
 
     async def _launcher(self, data: Path) -> list[str]:
@@ -227,7 +235,8 @@ class EmbeddedPostgres:
         if os.geteuid() != 0:
             return launcher
         can_reach_files = ["test", "-x", str(binary("postgres")), "-a", "-w", str(data)]
-        probe = await asyncio.create_subprocess_exec(*_USER_NAMESPACE, *can_reach_files, stderr=DEVNULL)
+        command = (*_USER_NAMESPACE, *can_reach_files)
+        probe = await asyncio.create_subprocess_exec(*command, env=_environment(), stderr=DEVNULL)
         if await probe.wait() == 0:
             return [*_USER_NAMESPACE, *launcher]
         _give_to_nobody(data)
@@ -257,6 +266,10 @@ class EmbeddedPostgres:
         errors = [number for number, line in enumerate(lines) if re.search("FATAL|PANIC|error:", line)]
         reason = " ".join(" ".join(lines[errors[-1] if errors else -1 :][:2]).split())
         return EmbeddedError(f"{program} ended with status {process.returncode}: {reason} (log: {self._log})")
+
+
+def _environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in _INHERITED if name in os.environ}
 
 
 def _give_to_nobody(data: Path) -> None:

@@ -70,6 +70,10 @@ class DatabaseUnavailableError(Exception):
         self.kind = kind
 
 
+TIMEOUT_ERRORS: Final = frozenset({"TimeoutError", "QueryCanceledError"})
+"""The kinds of errors of work that did not end in time."""
+
+
 class MigrationError(Exception):
     """The schema cannot be upgraded, or it is not the one of this version. The text is the reason and the remedy."""
 
@@ -110,6 +114,9 @@ _REPLACEMENTS: Final[Mapping[type, str]] = {
 }
 """Used instead of the driver's text, which explains less."""
 
+LOCK_TABLE_FULL: Final = "max_locks_per_transaction"
+"""In the text of the error in every language. The server's own text is `out of shared memory`."""
+
 _POOLER: Final = "if a pooler is used, set CHECKPOINTD_DATABASE_POOLER=true"
 _SCHEMA: Final = "the schema is missing or old: run `checkpointd migrate`"
 _ADVICE: Final[Mapping[type, str]] = {
@@ -118,11 +125,14 @@ _ADVICE: Final[Mapping[type, str]] = {
         "the server is a standby, or default_transaction_read_only is on: name the primary in the URL, or turn that off"
     ),
     asyncpg.DiskFullError: "free space on the server's disk; then all checkpoints that are still listed are stored",
+    asyncpg.LockNotAvailableError: "another session holds a lock: try again when its transaction has ended",
     asyncpg.TooManyConnectionsError: "raise max_connections or the role's limit: a daemon uses up to 6 connections",
     asyncpg.InvalidAuthorizationSpecificationError: "the role, its password or pg_hba.conf is wrong",
     asyncpg.InvalidCatalogNameError: "create the database first, for example with createdb",
     asyncpg.UndefinedObjectError: "remove that parameter from the URL",
     asyncpg.UndefinedTableError: _SCHEMA,
+    asyncpg.UndefinedColumnError: _SCHEMA,
+    asyncpg.UndefinedFunctionError: _SCHEMA,
     asyncpg.InvalidSchemaNameError: _SCHEMA,
     asyncpg.InvalidSQLStatementNameError: _POOLER,
     asyncpg.DuplicatePreparedStatementError: _POOLER,
@@ -146,9 +156,11 @@ def explain(error: Exception) -> str:
 
 def _advice(error: Exception, text: str) -> str | None:
     if "rejected SSL upgrade" in text:
-        return "the server has no TLS: turn it on there, or set sslmode=disable in the URL"
+        return "the server, or something before it, refuses TLS: turn TLS on there, and check the host and the port"
     if "unsupported startup parameter" in text:
         return _POOLER
+    if LOCK_TABLE_FULL in text:
+        return "the lock table is full: end the session that holds most locks"
     if "row-level security" in text:
         return "`checkpointd check` shows how to turn it off"
     if isinstance(error, ssl.SSLCertVerificationError) and "mismatch" in text:

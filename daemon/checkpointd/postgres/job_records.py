@@ -1,34 +1,40 @@
 """Save the job records of a job list. Each changed status becomes a row of the feed.
 
-A record that the database rejects becomes a reject: the batch is halved until it is alone, and the others are saved.
+Like polls (save.py), records are read and compared without locks, and written by one statement, which is the whole
+transaction: while the job list is leased, nobody else writes them. A record that the database rejects becomes a reject,
+and one whose job another transaction has locked, such as that of an operator, is left out. The others are saved.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from checkpointd.domain.job import JobPage, JobRecord, has_ended
+from checkpointd.domain.job import JobPage, JobRecord, has_ended, is_waiting
+from checkpointd.domain.json_text import canonical
+from checkpointd.domain.raw_item import LARGEST_ITEM
 from checkpointd.domain.reading import Reject
 from checkpointd.postgres import connection as connection_module
 from checkpointd.postgres import queries
-from checkpointd.postgres.connection import Connection, transaction
-from checkpointd.postgres.errors import DATA_ERRORS, why_rejected
-from checkpointd.postgres.rows import ChangeRow, JobRow, WokenRow, columns
-from checkpointd.postgres.save_rows import write_changes, write_rejects
-from checkpointd.postgres.store import JobListLease, Store
+from checkpointd.postgres.connection import Connection
+from checkpointd.postgres.errors import repeated, why_rejected
+from checkpointd.postgres.isolation import isolate
+from checkpointd.postgres.job_lists import JobListLease
+from checkpointd.postgres.rows import RecordRow, RejectRow, StatusRow, columns
+from checkpointd.postgres.save_rows import MOST_REJECTS, reject_rows
+from checkpointd.postgres.store import Store
 
-
-class _LeaseLostError(Exception):
-    """The lease was lost to another daemon, which reads the job list again: these records may be outdated."""
+PART_CHARACTERS: Final = 32_768
+"""The most characters of records that a statement takes, so that a slow line can carry it in time."""
 
 
 class SavedPage(NamedTuple):
-    """A page of a job list that was saved: how many statuses changed, and the rejects."""
+    """A page of a job list that was saved: how many statuses changed, the rejects, and the ids of missing jobs."""
 
     statuses: int
     rejects: list[Reject]
+    missing: set[str]
+    """Jobs of the page whose checkpoints the provider does not find."""
 
 
 class _Saved(NamedTuple):
@@ -37,6 +43,7 @@ class _Saved(NamedTuple):
     statuses: int
     rejects: list[Reject]
     locked: list[JobRecord]
+    missing: Sequence[str] = ()
 
 
 async def save_job_records(
@@ -48,95 +55,136 @@ async def save_job_records(
     at once: a job that has ended is listed once more, and a job that goes on again is polled again. If a job stays
     locked for longer than LOCK_RETRY_DELAYS, its record is saved when the job list is read the next time.
     """
-    statuses, rejects, remaining = 0, list(page.rejects), page.records
+    statuses, rejects, missing, remaining = 0, list(page.rejects), set[str](), page.records
     for delay in (0, *connection_module.LOCK_RETRY_DELAYS):
         await asyncio.sleep(delay)
         async with store.connection() as connection:
             saved = await _save_differing(connection, lease, remaining)
         statuses, remaining = statuses + saved.statuses, saved.locked
         rejects += saved.rejects
+        missing.update(saved.missing)
         if not remaining:
             break
     if new := [reject for reject in rejects if not reject.is_stored and reject.key not in known]:
         async with store.connection() as connection:
             await _save_rejects(connection, lease, new)
-    return SavedPage(statuses, rejects)
+    return SavedPage(statuses, rejects, missing)
 
 
 async def _save_rejects(connection: Connection, lease: JobListLease, rejects: Sequence[Reject]) -> None:
     rows = await connection.fetch(queries.READ_STORED_JOBS, lease.source, [r.id for r in rejects if r.id])
     jobs = {row["id"]: row["key"] for row in rows}
-    owned = [(jobs[r.id], None, r) if r.id in jobs else (None, lease.source, r) for r in rejects]
-    with suppress(_LeaseLostError):
-        async with transaction(connection):
-            await _fence(connection, lease)
-            await write_rejects(connection, owned)
+    await _write(connection, lease, {}, [], [(jobs.get(r.id, -lease.source), r) for r in rejects])
 
 
 async def _save_differing(connection: Connection, lease: JobListLease, records: Sequence[JobRecord]) -> _Saved:
     rows = await connection.fetch(queries.READ_STORED_JOBS, lease.source, [record.id for record in records])
     stored = {row["id"]: row for row in rows}
+    old = {row["key"]: row["status"] for row in rows}
     differing = {
         stored[record.id]["key"]: record
         for record in records
         if record.id in stored and stored[record.id]["digest"] != sha256(record.payload.encode()).digest()
     }
-    if not differing:
-        return _Saved(0, [], [])
-    with suppress(_LeaseLostError):
-        return await _save_isolating(connection, lease, differing, {row["key"]: row["status"] for row in rows})
-    return _Saved(0, [], [])
+    parts = []
+    for part in _parts(differing):
+        received = [key for key, record in part.items() if stored[record.id]["digest"] is not None]
+        equal = await _find_equal(connection, part, received) if received else set()
+        remaining = {key: record for key, record in part.items() if key not in equal}
+        parts.append(await _save_valid(connection, lease, remaining, old))
+    return _total(parts)._replace(missing=[row["id"] for row in rows if row["is_missing"]])
 
 
-async def _save_isolating(
-    connection: Connection, lease: JobListLease, records: Mapping[int, JobRecord], old: Mapping[int, Any]
-) -> _Saved:
-    """Save records by the keys of their jobs. If the database rejects a value, halve them until it is found."""
-    try:
-        return await _save_in_transaction(connection, lease, records, old)
-    except DATA_ERRORS as e:
-        keys = list(records)
-        if len(keys) == 1:
-            (record,) = records.values()
-            return _Saved(0, [Reject(record.payload.encode("utf-8", "replace"), why_rejected(e), record.id)], [])
-        halves = [{key: records[key] for key in half} for half in (keys[: len(keys) // 2], keys[len(keys) // 2 :])]
-        one, other = [await _save_isolating(connection, lease, half, old) for half in halves]
-        return _Saved(one.statuses + other.statuses, one.rejects + other.rejects, one.locked + other.locked)
+def _parts(records: Mapping[int, JobRecord]) -> Iterator[dict[int, JobRecord]]:
+    """Yield records in parts of PART_CHARACTERS at most, or of one record that is longer."""
+    part: dict[int, JobRecord] = {}
+    length = 0
+    for key, record in records.items():
+        length += len(record.payload)
+        if part and length > PART_CHARACTERS:
+            yield part
+            part, length = {}, len(record.payload)
+        part[key] = record
+    if part:
+        yield part
 
 
-async def _save_in_transaction(
-    connection: Connection, lease: JobListLease, records: Mapping[int, JobRecord], old: Mapping[int, Any]
-) -> _Saved:
-    differing = dict(records)
-    new = {key: r.status for key, r in differing.items() if r.status is not None and r.status != old[key]}
-    async with transaction(connection):
-        locked = [differing.pop(key) for key in await _wake(connection, old, new)]
-        await _fence(connection, lease)
-        if differing:
-            updated = [JobRow(key, *record[1:-1]) for key, record in differing.items()]
-            await connection.execute(queries.UPDATE_JOBS, *columns(updated))
-        changes = [
-            ChangeRow(key, None, "status", None, "status", old[key], new[key]) for key in differing if key in new
-        ]
-        flaws = {key: record.reject for key, record in differing.items() if record.reject}
-        await write_rejects(connection, ((key, None, reject) for key, reject in flaws.items()))
-        await write_changes(connection, changes)
-    return _Saved(len(changes), list(flaws.values()), locked)
+def _total(parts: Sequence[_Saved]) -> _Saved:
+    return _Saved(
+        sum(part.statuses for part in parts),
+        [reject for part in parts for reject in part.rejects],
+        [record for part in parts for record in part.locked],
+    )
 
 
-async def _fence(connection: Connection, lease: JobListLease) -> None:
-    """Lock the source. Raises _LeaseLostError if the lease was lost."""
-    if not await connection.fetch(queries.FENCE_JOB_LIST, lease.source, lease.lease_token):
-        raise _LeaseLostError
+async def _find_equal(connection: Connection, records: Mapping[int, JobRecord], received: Sequence[int]) -> set[int]:
+    """Return those of the received jobs whose record has the stored content in other bytes, by their keys.
 
-
-async def _wake(connection: Connection, old: Mapping[int, Any], new: Mapping[int, Any]) -> list[int]:
-    """Record that the statuses of jobs changed; jobs that had a status before become due.
-
-    Returns the keys of the jobs whose rows were locked.
+    Stored payloads are read for this: few, unless the provider reorders the members at each request.
     """
-    if not new:
-        return []
-    rows = [WokenRow(key, ended=has_ended(status), wake=old[key] is not None) for key, status in new.items()]
-    woken = {row["job"] for row in await connection.fetch(queries.WAKE_JOBS, *columns(rows))}
-    return [key for key in new if key not in woken]
+    rows = await connection.fetch(queries.READ_STORED_PAYLOADS, received, LARGEST_ITEM)
+    payloads = [(row["key"], row["payload"], records[row["key"]].payload) for row in rows]
+    return await asyncio.to_thread(_equal, payloads)
+
+
+def _equal(payloads: Sequence[tuple[int, str, str]]) -> set[int]:
+    """Return the keys whose two JSON texts have the same content."""
+    contents = [(key, canonical(stored), received) for key, stored, received in payloads]
+    return {key for key, content, received in contents if content and content == canonical(received)}
+
+
+async def _save_valid(
+    connection: Connection, lease: JobListLease, records: Mapping[int, JobRecord], old: Mapping[int, Any]
+) -> _Saved:
+    """Save records by the keys of their jobs. One with a value that the database rejects becomes a reject."""
+
+    async def save(keys: Sequence[int]) -> _Saved:
+        return await _save_unlocked(connection, lease, {key: records[key] for key in keys}, old)
+
+    parts, rejected = await isolate(save, list(records))
+    saved = _total(parts)
+    found = [(records[key], error) for key, error in rejected]
+    rejects = [Reject(record.payload.encode("utf-8", "replace"), why_rejected(e), record.id) for record, e in found]
+    return saved._replace(rejects=saved.rejects + rejects)
+
+
+async def _save_unlocked(
+    connection: Connection, lease: JobListLease, records: Mapping[int, JobRecord], old: Mapping[int, Any]
+) -> _Saved:
+    """Save the records of those jobs of which no other transaction has locked a row."""
+    if not records:
+        return _Saved(0, [], [])
+    changed = [(key, r.status) for key, r in records.items() if r.status is not None and r.status != old[key]]
+    statuses = [StatusRow(key, has_ended(status), is_waiting(status), old[key], status) for key, status in changed]
+    flaws = [(key, record.reject) for key, record in records.items() if record.reject]
+    saved = await _write(connection, lease, records, statuses, flaws)
+    if saved is None:  # the lease was lost to another daemon, which reads the job list again
+        return _Saved(0, [], [])
+    if len(saved) == len(records):
+        return _Saved(len(statuses), [reject for _, reject in flaws], [])
+    rest = await _save_unlocked(connection, lease, {key: records[key] for key in saved}, old)
+    locked = [record for key, record in records.items() if key not in saved]
+    return rest._replace(locked=[*rest.locked, *locked])
+
+
+async def _write(
+    connection: Connection,
+    lease: JobListLease,
+    records: Mapping[int, JobRecord],
+    statuses: Sequence[StatusRow],
+    rejects: Sequence[tuple[int, Reject]],
+) -> list[int] | None:
+    """Save all of this or nothing, and return the jobs whose records can be saved, or None if the lease was lost."""
+    (row,) = await repeated(
+        lambda: connection.fetch(
+            queries.SAVE_JOB_RECORDS,
+            lease.source,
+            lease.lease_token,
+            MOST_REJECTS,
+            *columns(RecordRow, [RecordRow(key, *record[1:-1]) for key, record in records.items()]),
+            *columns(StatusRow, statuses),
+            *columns(RejectRow, reject_rows(rejects)),
+        )
+    )
+    saved: list[int] | None = row["saved"]
+    return saved

@@ -1,13 +1,13 @@
 """The schema and its upgrades.
 
 migrate() applies, in this order: each file of sql/migrations once; the views and functions of sql/views, as one file,
-whenever they differ from those that were applied; and sql/roles.sql every time, because roles belong to the server, and
-a database may have been restored on another one.
+whenever they differ from those that were applied (views.py); and sql/roles.sql every time, because roles belong to the
+server, and a database may have been restored on another one.
 """
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from importlib.resources.abc import Traversable
 from typing import Final, NamedTuple
@@ -17,10 +17,21 @@ import asyncpg
 from checkpointd.postgres import queries
 from checkpointd.postgres.connection import Connection
 from checkpointd.postgres.errors import MigrationError
+from checkpointd.postgres.views import replace_views
 
 VIEWS: Final = "views"
 VIEWS_VERSION: Final = 3
 """Increased by each release that changes views, so that an older checkpointd does not replace them with its own."""
+
+_EARLIER: Final = frozenset(
+    {
+        "783dff1eb54938fc61a30406c9c730285b9fbb864fe3447f500ad14a989d26fc",  # 0002_summaries.sql
+        "8fbb689299e3cb9099e927c19ca1eb3894e6a4fb383c0333aa12b306550c5780",  # 0002_summaries.sql
+        "cb8a3e665f1319aac6ef6a8d90d92e5a7464d067e97646c3cee19669cb797ef1",  # 0008_reading.sql
+        "1d02753f77ef63956da3daff04bd28b8483c1daa8d92ca51cae35159058a6b2e",  # 0009_content_and_growth.sql
+    }
+)
+"""Checksums of migrations as development versions applied them. Later migrations make up for the differences."""
 
 LOCK_TIMEOUT: Final = "250ms"
 """How long a file waits for each of its locks. Other sessions that use the same table or view wait meanwhile.
@@ -76,6 +87,11 @@ class _File(NamedTuple):
     def checksum(self) -> str:
         return sha256(self.sql.encode()).hexdigest()
 
+    @property
+    def is_views(self) -> bool:
+        """True if this is the file with all views and functions."""
+        return self.name.startswith(VIEWS)
+
 
 def roles_file() -> Traversable:
     """Return the file that creates the roles and grants their rights. An administrator can run it with psql."""
@@ -104,19 +120,21 @@ def _pending(applied: Mapping[str, str]) -> list[_File]:
         raise MigrationError(
             f"the database is newer than this checkpointd (it has {max(unknown)}): upgrade checkpointd"
         )
-    for file in files:
-        if not file.name.startswith(VIEWS) and applied.get(file.name, file.checksum) != file.checksum:
+    pending = [file for file in files if applied.get(file.name) not in {file.checksum, *_EARLIER}]
+    for file in pending:
+        if not file.is_views and file.name in applied:
             raise MigrationError(
                 f"{file.name} differs from the file that was applied to this database: reinstall checkpointd"
             )
-    return [file for file in files if applied.get(file.name) != file.checksum]
+    return pending
 
 
 async def _applied(connection: Connection) -> dict[str, str]:
     """Return the checksums of the files that were applied, by name."""
-    if not await connection.fetchval(queries.HAS_SCHEMA_MIGRATIONS):
-        return {}
-    return {row["name"]: row["checksum"] for row in await connection.fetch(queries.READ_SCHEMA_MIGRATIONS)}
+    async with _transaction(connection):
+        if not await connection.fetchval(queries.HAS_SCHEMA_MIGRATIONS):
+            return {}
+        return {row["name"]: row["checksum"] for row in await connection.fetch(queries.READ_SCHEMA_MIGRATIONS)}
 
 
 async def require_current(connection: Connection) -> None:
@@ -130,7 +148,8 @@ async def require_current(connection: Connection) -> None:
 
 async def find_obstacles(connection: Connection) -> list[Obstacle]:
     """Return what hides, changes or loses rows of the tables, the certain ones first."""
-    return [Obstacle(*row) for row in await connection.fetch(queries.FIND_OBSTACLES)]
+    async with _transaction(connection):
+        return [Obstacle(*row) for row in await connection.fetch(queries.FIND_OBSTACLES)]
 
 
 async def require_rights(connection: Connection) -> None:
@@ -162,6 +181,10 @@ async def migrate(connection: Connection) -> Migrated:
             raise MigrationError(
                 f"{e}, and checkpointd did not create it: rename it, or use another database"
             ) from None
+        except asyncpg.DependentObjectsStillExistError as e:
+            raise MigrationError(
+                f"{e.args[0]} ({e.detail}): drop what depends on it, migrate, and create it again"
+            ) from None
         except asyncpg.InsufficientPrivilegeError as e:
             certain = [str(obstacle) for obstacle in await find_obstacles(connection) if obstacle.is_certain]
             raise MigrationError(
@@ -181,10 +204,14 @@ async def keep_current(connection: Connection) -> None:
 
 async def _prepare(connection: Connection) -> None:
     """Create the table schema_migrations if it does not exist. Another session may create it at the same time."""
-    while not await connection.fetchval(queries.HAS_SCHEMA_MIGRATIONS):
+    is_prepared = False
+    while not is_prepared:
         with suppress(*_LOST_RACES):
-            await connection.execute(queries.CREATE_SCHEMA)
-            await connection.execute(queries.CREATE_SCHEMA_MIGRATIONS)
+            async with _transaction(connection):
+                if not await connection.fetchval(queries.HAS_SCHEMA_MIGRATIONS):
+                    await connection.execute(queries.CREATE_SCHEMA)
+                    await connection.execute(queries.CREATE_SCHEMA_MIGRATIONS)
+            is_prepared = True
 
 
 async def _apply_next(connection: Connection) -> str | None:
@@ -194,13 +221,16 @@ async def _apply_next(connection: Connection) -> str | None:
     """
     if not _pending(await _applied(connection)):
         return None
-    async with connection.transaction():
+    async with _transaction(connection):
         await _lock(connection)
         pending = _pending(await _applied(connection))
         if not pending:
             return None
         file = pending[0]
-        await connection.execute(file.sql, timeout=MIGRATION_SECONDS)
+        if file.is_views:
+            await replace_views(connection, file.sql, MIGRATION_SECONDS)
+        else:
+            await connection.execute(file.sql, timeout=MIGRATION_SECONDS)
         await connection.execute(queries.SAVE_SCHEMA_MIGRATION, file.name, file.checksum)
     return file.name
 
@@ -208,15 +238,23 @@ async def _apply_next(connection: Connection) -> str | None:
 async def _create_roles(connection: Connection) -> str | None:
     """Create the roles and grant their rights. Returns why this role may not do that, or None if it was done."""
     try:
-        async with connection.transaction():
+        async with _transaction(connection):
             await _lock(connection)
             await connection.execute(queries.SHUT_FUNCTIONS)
-        async with connection.transaction():
+        async with _transaction(connection):
             await _lock(connection)
             await connection.execute(roles_file().read_text(encoding="utf-8"))
     except asyncpg.InsufficientPrivilegeError as e:
         return str(e.args[0])
     return None
+
+
+@asynccontextmanager
+async def _transaction(connection: Connection) -> AsyncIterator[None]:
+    """Begin a transaction that calls PostgreSQL's own functions only."""
+    async with connection.transaction():
+        await connection.execute(queries.FIX_SEARCH_PATH)
+        yield
 
 
 async def _lock(connection: Connection) -> None:

@@ -3,6 +3,7 @@
 Every function may raise DatabaseUnavailableError.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from checkpointd.postgres import queries
@@ -19,9 +20,9 @@ async def list_freshness(store: Store) -> list[dict[str, Any]]:
     return [dict(row) for row in await store.fetch(queries.LIST_FRESHNESS)]
 
 
-async def list_sources(store: Store) -> list[dict[str, Any]]:
-    """Return the sources and their states."""
-    return [dict(row) for row in await store.fetch(queries.LIST_SOURCES)]
+async def list_sources(store: Store, configured: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the sources and their states, and which of them have one of the `configured` names."""
+    return [dict(row) for row in await store.fetch(queries.LIST_SOURCES, configured)]
 
 
 async def list_latest_losses(store: Store, limit: int) -> list[dict[str, Any]]:
@@ -62,3 +63,8 @@ async def find_missing_rights(store: Store) -> list[tuple[str, str]]:
 async def pick_jobs(store: Store) -> dict[str, str]:
     """Return one tracked job of each source that has any: name of the source → id of the job."""
     return {row["source"]: row["id"] for row in await store.fetch(queries.PICK_JOBS)}
+
+
+async def find_open_rights(store: Store) -> list[tuple[str, str]]:
+    """Return what everybody may do to the whole server, if readers log in, and the statements that revoke it."""
+    return [(row["may"], row["remedy"]) for row in await store.fetch(queries.FIND_OPEN_RIGHTS)]

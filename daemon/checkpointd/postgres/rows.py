@@ -21,14 +21,14 @@ class QuietRow(NamedTuple):
     unstable: bool
 
 
-class FinishedRow(NamedTuple):
-    """A row of finish_polls.sql."""
+class PollRow(NamedTuple):
+    """A poll of save_polls.sql."""
 
     job: int
+    lease_token: int
     delay: float
     gap: float
     complete: bool
-    changed: bool
     reopens: bool
     digest: bytes | None
     content_digest: bytes | None
@@ -39,18 +39,27 @@ class FinishedRow(NamedTuple):
     rejected: int | None
     error_class: str | None
     error: str | None
-    poll: int | None
     newest_step: int | None
+    newest_seen_at: float | None
+    arrivals: int
+    arrival_error_s: float
+    first_arrival_s: float | None
     spacing_s: float | None
     spread_s: float | None
+    publication_delay_s: float
     blames_job: bool
     gone: bool
+    items: int
+    new: int
+    changed: int
+    burst: bool
 
 
-class UpdatedRow(NamedTuple):
-    """A row of update_checkpoints.sql."""
+class CheckpointRow(NamedTuple):
+    """A checkpoint of save_polls.sql."""
 
     job: int
+    is_new: bool
     id: str
     step_number: int
     created_at: int | None
@@ -66,52 +75,57 @@ class UpdatedRow(NamedTuple):
     payload: str
 
 
-class MarkedRow(NamedTuple):
-    """A row of mark_checkpoints.sql."""
+class MarkRow(NamedTuple):
+    """A mark of save_polls.sql."""
 
     job: int
     id: str
     missing: bool
 
 
-class SummaryRow(NamedTuple):
-    """A row of summarise_jobs.sql."""
+class StepRow(NamedTuple):
+    """A step of save_events.sql."""
 
-    job: int
-    burst: bool
+    step_number: int
+    id: str
+    created_at: int | None
+    total_steps: int | None
+    train_loss: float | None
+    train_mean_token_accuracy: float | None
+    valid_loss: float | None
+    valid_mean_token_accuracy: float | None
+    full_valid_loss: float | None
+    full_valid_mean_token_accuracy: float | None
+    extra_metrics: str | None
+    payload: str | None
+    is_newest: bool
+    is_newer: bool
+
+
+class MessageRow(NamedTuple):
+    """A message of save_events.sql."""
+
+    id: str
+    created_at: int | None
+    level: str | None
+    type: str | None
+    message: str | None
+    payload: str | None
 
 
 class RejectRow(NamedTuple):
-    """A row of save_rejects.sql. Of `job` and `source` one is None."""
+    """A reject of save_polls.sql, save_job_records.sql and save_events.sql."""
 
-    job: int | None
-    source: int | None
+    owner: int
+    """The key of the job or, if that is not known, the negative key of the source."""
     digest: bytes
     reason: str
     raw: bytes | None
     is_stored: bool
 
 
-class PollRow(NamedTuple):
-    """A row of insert_polls.sql."""
-
-    job: int
-    outcome: str
-    error_class: str | None
-    items: int
-    new: int
-    changed: int
-
-
-class ExtendedRow(NamedTuple):
-    """A row of extend_polls.sql."""
-
-    id: int
-    items: int
-
-
-class JobRow(NamedTuple):
-    """A row of update_jobs.sql."""
+class RecordRow(NamedTuple):
+    """A job record of save_job_records.sql."""
 
     job: int
     status: str | None
@@ -127,19 +141,20 @@ class JobRow(NamedTuple):
     payload: str
 
 
-class WokenRow(NamedTuple):
-    """A row of wake_jobs.sql."""
+class StatusRow(NamedTuple):
+    """A status that changed, of save_job_records.sql."""
 
     job: int
     ended: bool
-    wake: bool
+    waits: bool
+    old_value: str | None
+    new_value: str
 
 
 class ChangeRow(NamedTuple):
-    """A row of insert_changes.sql."""
+    """A change of save_polls.sql."""
 
     job: int
-    poll: int | None
     kind: str
     checkpoint_id: str | None
     field: str | None
@@ -147,6 +162,20 @@ class ChangeRow(NamedTuple):
     new_value: str | None
 
 
-def columns(rows: Sequence[tuple[object, ...]]) -> list[list[object]]:
-    """Return rows as one list for each column."""
-    return [list(column) for column in zip(*rows, strict=True)]
+Column = Sequence[object] | None
+"""The values of a column, or None if all of them are null."""
+
+
+def columns(kind: type[tuple[object, ...]], rows: Sequence[tuple[object, ...]]) -> Sequence[Column]:
+    """Return rows of a kind as one sequence for each column."""
+    fields: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]  # each kind is a NamedTuple
+    return without_nulls(list(zip(*rows, strict=True)) if rows else [() for _ in fields])
+
+
+def without_nulls(columns: Sequence[Sequence[object]]) -> Sequence[Column]:
+    """Return columns with None for each that has nulls only.
+
+    `unnest` expands it to nulls beside longer arrays. The driver spends most of the time of a save on the elements of
+    arrays.
+    """
+    return [None if column and all(value is None for value in column) else column for column in columns]

@@ -1,33 +1,37 @@
 """Save finished polls: many in one commit, if they still hold their leases.
 
-Quiet polls take one statement, the others one transaction (save_rows.py). Four kinds of failure are retried:
+Quiet polls take one statement; the others two, which read (comparison.py) and write (save_rows.py). Four kinds of
+failure are retried:
 
 - Lost answer. The connection broke during the commit, so the outcome is unknown. The save queue (polling/save_queue.py)
   saves the same polls again while their leases last. A save consumes its lease, so the repetition writes nothing if the
   first attempt was committed.
 - Locked row. Another transaction holds the row of a job, such as a change of its status. The fence skips locked rows,
   and `_save_locked_again` saves those polls after LOCK_RETRY_DELAYS. So one locked row never blocks a batch.
-- Invalid value. The database rejects a value (DATA_ERRORS). `_save_isolating` halves the batch, and then the items of
-  the failing poll, until the item is found. It becomes a reject, and the rest is saved.
+- Invalid value. The database rejects a value (DATA_ERRORS). isolate() halves the batch, and then the items of the
+  failing poll, until the item is found. It becomes a reject, and the rest is saved.
 - Deadlock, serialization failure, or a prepared statement that a migration made invalid (TRANSIENT_ERRORS).
   repeated() runs the transaction again at once, three times in all.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from msgspec.structs import replace
 
 from checkpointd.domain.checkpoint import Checkpoint
-from checkpointd.domain.growth import next_score
+from checkpointd.domain.growth import CHECKPOINTS_PER_JOB, next_score
 from checkpointd.domain.listing import Listing
 from checkpointd.domain.poll import PollResult, SavedPoll
 from checkpointd.domain.reading import Reject
 from checkpointd.postgres import connection as connection_module
 from checkpointd.postgres import queries
-from checkpointd.postgres.connection import Connection, transaction
-from checkpointd.postgres.errors import DATA_ERRORS, DRIVER_ERRORS, repeated, why_rejected
-from checkpointd.postgres.rows import columns
+from checkpointd.postgres.comparison import compare_polls
+from checkpointd.postgres.connection import Connection
+from checkpointd.postgres.errors import DRIVER_ERRORS, repeated, why_rejected
+from checkpointd.postgres.isolation import isolate
+from checkpointd.postgres.rows import QuietRow, columns
 from checkpointd.postgres.save_rows import quiet_row, write_polls
 from checkpointd.postgres.store import Store
 
@@ -43,10 +47,15 @@ async def save_quiet(store: Store, polls: Sequence[PollResult]) -> list[SavedPol
         return await _save_locked_again(_save_quiet, connection, polls)
 
 
-async def save_changed(store: Store, polls: Sequence[PollResult]) -> list[SavedPoll]:
-    """Save polls that are not quiet in one transaction, and consume their leases."""
+async def save_changed(
+    store: Store, polls: Sequence[PollResult], most_items: int = CHECKPOINTS_PER_JOB
+) -> list[SavedPoll]:
+    """Save polls that are not quiet in one transaction, and consume their leases.
+
+    Of a poll with more than `most_items` new and changed checkpoints only so many are saved, as an incomplete listing.
+    """
     async with store.connection() as connection:
-        return await _save_locked_again(_save_isolating, connection, polls)
+        return await _save_locked_again(partial(_save_valid, most_items), connection, polls)
 
 
 async def _save_locked_again(save: _Save, connection: Connection, polls: Sequence[PollResult]) -> list[SavedPoll]:
@@ -68,23 +77,30 @@ async def _save_locked_again(save: _Save, connection: Connection, polls: Sequenc
 
 
 async def _save_quiet(connection: Connection, polls: Sequence[PollResult]) -> dict[int, SavedPoll]:
-    quiet = [quiet_row(poll, next_score(poll.lease.instability, unsteady=False)) for poll in polls]
-    rows = await repeated(lambda: connection.fetch(queries.SAVE_QUIET_POLLS, *columns(quiet)))
-    rejected = {(row["job"], row["lease_token"]): row["rejected"] for row in rows}
-    leases = [(poll, (poll.lease.job, poll.lease.lease_token)) for poll in polls]
+    return await _write_quiet(
+        connection, [(poll, next_score(poll.lease.instability, unsteady=False)) for poll in polls]
+    )
+
+
+async def _write_quiet(connection: Connection, polls: Sequence[tuple[PollResult, int]]) -> dict[int, SavedPoll]:
+    """Save quiet polls, each with the score of instability that its job has after it."""
+    quiet = [quiet_row(poll, instability) for poll, instability in polls]
+    (row,) = await repeated(lambda: connection.fetch(queries.SAVE_QUIET_POLLS, *columns(QuietRow, quiet)))
+    saved = zip(row["saved_job"] or (), row["saved_lease_token"] or (), row["saved_rejected"] or (), strict=True)
+    rejected = {(job, lease_token): count for job, lease_token, count in saved}
+    leases = [(poll, (poll.lease.job, poll.lease.lease_token)) for poll, _ in polls]
     return {poll.lease.job: SavedPoll(poll, rejected=rejected[lease]) for poll, lease in leases if lease in rejected}
 
 
-async def _save_isolating(connection: Connection, polls: Sequence[PollResult]) -> dict[int, SavedPoll]:
-    """Save polls. If the database rejects a value, halve the batch until the poll with it is found."""
-    try:
-        return await repeated(lambda: _save_in_transaction(connection, polls))
-    except DATA_ERRORS as e:
-        if len(polls) == 1:
-            valid = await _without_invalid_items(connection, polls[0], e)
-            return await repeated(lambda: _save_in_transaction(connection, [valid]))
-        half = len(polls) // 2
-        return await _save_isolating(connection, polls[:half]) | await _save_isolating(connection, polls[half:])
+async def _save_valid(most_items: int, connection: Connection, polls: Sequence[PollResult]) -> dict[int, SavedPoll]:
+    """Save polls. If the database rejects a value, save the poll with it without the items that have such values."""
+
+    async def save(some: Sequence[PollResult]) -> dict[int, SavedPoll]:
+        return await repeated(lambda: _save_compared(connection, some, most_items))
+
+    saved, rejected = await isolate(save, polls)
+    saved += [await save([await _without_invalid_items(connection, poll, error)]) for poll, error in rejected]
+    return {job: poll for part in saved for job, poll in part.items()}
 
 
 async def _without_invalid_items(connection: Connection, poll: PollResult, error: Exception) -> PollResult:
@@ -93,8 +109,12 @@ async def _without_invalid_items(connection: Connection, poll: PollResult, error
     If no single item causes the error, return the poll as a failure of the job, without the listing.
     """
     listing = poll.listing or Listing([], [], None)
-    invalid = await _find_invalid_items(connection, poll, listing.checkpoints)
-    if not invalid:
+
+    async def test(items: Sequence[Checkpoint]) -> None:
+        await _save_compared(connection, [replace(poll, listing=Listing(list(items), [], None))], keep=False)
+
+    _, rejected = await isolate(test, listing.checkpoints)
+    if not rejected:
         return replace(
             poll,
             complete=False,
@@ -104,31 +124,26 @@ async def _without_invalid_items(connection: Connection, poll: PollResult, error
             blames_job=True,
             gone=False,
         )
-    rejects = [Reject(item.payload.encode("utf-8", "replace"), reason, item.id) for item, reason in invalid.values()]
+    invalid = {item.id for item, _ in rejected}
+    rejects = [Reject(item.payload.encode("utf-8", "replace"), why_rejected(e), item.id) for item, e in rejected]
     rejects += [reject for reject in listing.rejects if not (reject.is_stored and reject.id in invalid)]
     checkpoints = [item for item in listing.checkpoints if item.id not in invalid]
     return replace(poll, listing=listing._replace(checkpoints=checkpoints, rejects=rejects))
 
 
-async def _find_invalid_items(
-    connection: Connection, poll: PollResult, items: list[Checkpoint]
-) -> dict[str, tuple[Checkpoint, str]]:
-    """Return the items that the database rejects, each with the reason, by id. Nothing is saved."""
-    try:
-        await _save_in_transaction(connection, [replace(poll, listing=Listing(items, [], None))], keep=False)
-    except DATA_ERRORS as e:
-        if len(items) <= 1:
-            return {item.id: (item, why_rejected(e)) for item in items}
-        half = len(items) // 2
-        return await _find_invalid_items(connection, poll, items[:half]) | await _find_invalid_items(
-            connection, poll, items[half:]
-        )
-    return {}
-
-
-async def _save_in_transaction(
-    connection: Connection, polls: Sequence[PollResult], *, keep: bool = True
+async def _save_compared(
+    connection: Connection, polls: Sequence[PollResult], most_items: int = CHECKPOINTS_PER_JOB, *, keep: bool = True
 ) -> dict[int, SavedPoll]:
-    """Save polls in one transaction. If `keep` is false, it is rolled back, which only tests the values."""
-    async with transaction(connection, keep=keep):
-        return await write_polls(connection, polls)
+    """Compare polls with what is stored, and save them. If not `keep`, only test the values."""
+    compared = [one.limited(most_items) for one in await compare_polls(connection, polls, most_items)]
+    with_news = [one for one in compared if not one.is_without_news]
+    saved: dict[int, SavedPoll] = {}
+    while with_news:
+        jobs = await write_polls(connection, with_news, keep=keep)
+        if len(jobs) == len(with_news):
+            saved = {one.poll.lease.job: one.saved for one in with_news}
+            break
+        with_news = [one for one in with_news if one.poll.lease.job in jobs]
+    if keep and (quiet := [(one.poll, one.diff.instability) for one in compared if one.is_without_news]):
+        saved |= await _write_quiet(connection, quiet)
+    return saved

@@ -31,9 +31,9 @@ class Snapshot:
         """
         return await self._connection.fetch(queries.LIST_CURVES, sources, jobs, points)
 
-    async def list_sources(self) -> list[Record]:
-        """Return the sources and their states."""
-        return await self._connection.fetch(queries.LIST_SOURCES)
+    async def list_sources(self, configured: Sequence[str]) -> list[Record]:
+        """Return the sources and their states, and which of them have one of the `configured` names."""
+        return await self._connection.fetch(queries.LIST_SOURCES, configured)
 
     async def read_job(self, source: str, job: str) -> Record | None:
         """Return one job, or None if it was never tracked."""

@@ -1,29 +1,33 @@
 """Claim, release and track jobs. Each statement is its own transaction.
 
-The statements that save are in save.py and job_records.py, those that commands and metrics show in overview.py, those
-of the status page in snapshot.py.
+The statements of job lists are in job_lists.py, those that save in save.py and job_records.py, those that commands and
+metrics show in overview.py, and those of the status page in snapshot.py.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from enum import StrEnum
 from typing import Final, NamedTuple, TypeVar
 
 import asyncpg
 
-from checkpointd.domain.attribution import SourceState
+from checkpointd.domain.attribution import OWN_FAILURES, SourceState
+from checkpointd.domain.cadence import FAILURE_CAP
 from checkpointd.domain.job import Job
 from checkpointd.domain.poll import Lease
 from checkpointd.postgres import connection, queries
 from checkpointd.postgres.connection import Connect, Connection
 from checkpointd.postgres.errors import DatabaseUnavailableError, driver_errors_wrapped, repeated
+from checkpointd.postgres.lock_table import name_cause, prepare_for_full_lock_table
 
 T = TypeVar("T")
 
 POOL_SIZE: Final = 4  # a claim, a save, a job list, a reader
 
-ACQUIRE_SECONDS: Final = 5.0
-"""How long to wait for a connection of the pool, including the time to connect."""
+ACQUIRE_SECONDS: Final = 21.0
+"""How long to wait for a connection of the pool, including the time to connect and to prepare it."""
 
 CLOSE_SECONDS: Final = 0.25
 """How long all connections together may take to close. After that they are aborted."""
@@ -41,27 +45,27 @@ _POOL_IS_STALE: Final = (
 """Errors after which all connections are replaced. After a failover, they may be connected to the old primary."""
 
 
+class ClaimOrder(StrEnum):
+    """Which due jobs are claimed first. In the orders RANDOM and RECENT, jobs that have failed come last."""
+
+    OVERDUE = "overdue"
+    """Those that have been due for longest."""
+    RANDOM = "random"
+    RECENT = "recent"
+    """Those that were read most recently."""
+
+
 class Capacity(NamedTuple):
     """How many jobs a source can take now, and at which rate. The fields are parameters of claim_due_jobs.sql."""
 
     slots: int
     failing_slots: int
-    """How many of the slots failing jobs may take."""
+    """How many of the slots jobs may take that fail lastingly."""
     request_interval: float | None
     """Seconds between requests, or None without a rate limit."""
-
-
-class JobListLease(NamedTuple):
-    """A claimed job list."""
-
-    source: int
-    lease_token: int
-    source_may_recover: bool
-    """True if the state of the source is not `ok`, and is `ok` again if its job list can be read."""
-    full_pass: bool
-    """True if the list has not been read to its end for a day."""
-    was_read: bool
-    """True if it was ever read to its end."""
+    claim_order: ClaimOrder = ClaimOrder.OVERDUE
+    is_test: bool = False
+    """True if the job may be polled although all slots are taken. No parameter of the statement."""
 
 
 async def finish_or_undo(work: Awaitable[T], undo: Callable[[T], Awaitable[object]] | None = None) -> T:
@@ -104,6 +108,9 @@ class Store:
                         with suppress(asyncpg.InterfaceError):  # the driver has closed it already
                             lent.terminate()
                         raise
+                    except asyncpg.OutOfMemoryError as e:
+                        await name_cause(lent, e)
+                        raise
             except _POOL_IS_STALE:
                 await self._pool.expire_connections()
                 raise
@@ -111,15 +118,26 @@ class Store:
     async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
         """Run one statement of sql/queries. For the modules of this package."""
         async with self.connection() as lent:
-            return await repeated(lambda: lent.fetch(query, *args))
+            # The limit holds for both round trips: preparing the statement, and running it.
+            return await repeated(lambda: lent.fetch(query, *args, timeout=connection.STATEMENT_SECONDS))
 
     async def register_sources(self, kinds: Mapping[str, str]) -> dict[str, int]:
-        """Create the configured sources that do not exist. `kinds` are by name; returns the keys by name."""
+        """Create the configured sources that do not exist. `kinds` are by name; returns the keys by name.
+
+        A source that was renamed is also found by a former name.
+        """
         rows = await self.fetch(queries.REGISTER_SOURCES, list(kinds), list(kinds.values()))
         return {row["name"]: row["key"] for row in rows}
 
+    async def read_clock(self) -> float:
+        """Return the time of the database's clock, in Unix seconds."""
+        return float((await self.fetch(queries.READ_CLOCK))[0]["now"])
+
     async def claim_due_jobs(self, capacities: Mapping[int, Capacity], lease_seconds: float) -> list[Lease]:
-        """Lease due jobs of each source, as many as it can take. If cancelled, releases them again."""
+        """Lease due jobs of each source, as many as it can take. If cancelled, releases them again.
+
+        A job is returned, too, if it is not leased because its last leases were lost: see Lease.is_lost.
+        """
         claim = self.fetch(
             queries.CLAIM_DUE_JOBS,
             list(capacities),
@@ -127,6 +145,9 @@ class Store:
             [capacity.failing_slots for capacity in capacities.values()],
             [capacity.request_interval for capacity in capacities.values()],
             lease_seconds,
+            [capacity.claim_order for capacity in capacities.values()],
+            OWN_FAILURES,
+            FAILURE_CAP,
         )
         return await finish_or_undo(_leases(claim), self.release)
 
@@ -159,50 +180,13 @@ class Store:
             if not left:
                 return
 
-    async def claim_job_list(
-        self, source: int, lease_seconds: float, gap: float, *, due_or_not: bool
-    ) -> list[JobListLease]:
-        """Lease the job list of a source if it is due; with `due_or_not`, always.
+    async def pause_source(self, source: int, seconds: float, reason: str, asked_ago: float = 0.0) -> bool:
+        """Stop the claims of a source, by every daemon, for this many seconds.
 
-        Returns no lease if the list is leased already. If cancelled, releases it again: it is due after `gap` seconds.
+        Returns False, and does nothing, if resume_sources() was called within the last `asked_ago` seconds: the request
+        that was refused may have been sent before.
         """
-
-        async def claim() -> list[JobListLease]:
-            rows = await self.fetch(queries.CLAIM_JOB_LISTS, [source], lease_seconds, due_or_not)
-            return [JobListLease(*row) for row in rows]
-
-        async def undo(leases: Sequence[JobListLease]) -> None:
-            for lease in leases:
-                await self.finish_job_list(lease, gap, whole=False, error=None)
-
-        return await finish_or_undo(claim(), undo)
-
-    async def finish_job_list(self, lease: JobListLease, gap: float, *, whole: bool, error: str | None) -> None:
-        """Give the lease of a job list back.
-
-        `gap` is the number of seconds from the claim to the next reading, `whole` whether the list was read to its end,
-        and `error` why it could not be read, or None. A task that is being cancelled waits for UNDO_SECONDS at most.
-        """
-        task = asyncio.current_task()
-        finish = self.fetch(queries.FINISH_JOB_LIST, lease.source, lease.lease_token, gap, whole, error)
-        async with connection.database_deadline_in(UNDO_SECONDS if task and task.cancelling() else None):
-            await finish_or_undo(finish)
-
-    async def find_unfinished_jobs(self, source: int, ended_statuses: Sequence[str]) -> dict[str, bool]:
-        """Find the tracked jobs whose last known status is not final, and those that are missing, except sealed ones.
-
-        Returns their ids, and whether each is missing.
-        """
-        rows = await self.fetch(queries.FIND_UNFINISHED_JOBS, source, ended_statuses)
-        return {row["id"]: row["is_missing"] for row in rows}
-
-    async def record_listed(self, lease: JobListLease, ids: Sequence[str]) -> None:
-        """Record that the job list shows jobs that are missing, if the lease still holds. Makes gone ones due."""
-        await self.fetch(queries.RECORD_LISTED_JOBS, lease.source, lease.lease_token, ids)
-
-    async def pause_source(self, source: int, seconds: float, reason: str) -> None:
-        """Stop the claims of a source, by every daemon, for this many seconds."""
-        await self.fetch(queries.PAUSE_SOURCE, source, seconds, reason)
+        return bool(await self.fetch(queries.PAUSE_SOURCE, source, seconds, reason, asked_ago))
 
     async def fail_source(self, source: int, state: SourceState, reason: str) -> None:
         """Record that a source refuses the key of this daemon, or fails for it. Other daemons go on."""
@@ -214,18 +198,36 @@ class Store:
         if recovered := [row["key"] for row in rows if row["former_state"] == SourceState.FAILING]:
             await self.fetch(queries.WAKE_FAILING_JOBS, recovered)
 
+    async def rename_source(self, old_name: str, new_name: str) -> str:
+        """Rename a source, with its jobs and history, and return `renamed`.
+
+        Nothing is changed if it returns `unknown` (no source has the old name) or `occupied` (a source with jobs has
+        the new name).
+        """
+        return str((await self.fetch(queries.RENAME_SOURCE, old_name, new_name))[0]["outcome"])
+
+    async def resume_sources(self, sources: Sequence[int], begun_before: float = 0.0) -> list[str]:
+        """Let every daemon send requests to these sources at once. Returns their names.
+
+        Pauses end that began more than `begun_before` seconds ago; a source with a later one is left as it is.
+        """
+        return [row["name"] for row in await self.fetch(queries.RESUME_SOURCES, sources, begun_before)]
+
+    async def was_resumed(self, source: int, seconds: float) -> bool:
+        """Return whether resume_sources() was called for a source within the last `seconds`, by whatever process."""
+        return bool((await self.fetch(queries.WAS_RESUMED, source, seconds))[0]["resumed"])
+
     async def charge_source(self, source: int, request_interval: float) -> float:
-        """Count a request against the rate limit of a source. Returns after how many seconds it may be made."""
+        """Count a request against the rate limit of a source. Returns after how many seconds it may be made.
+
+        That is infinity if the source has no row, because the database was restored.
+        """
         rows = await self.fetch(queries.CHARGE_SOURCE, source, request_interval)
-        return float(rows[0]["ahead"])
+        return float(rows[0]["ahead"]) if rows else math.inf
 
     async def track(self, source: int, ids: Sequence[str]) -> int:
         """Track jobs that a person named. Returns how many were not tracked before."""
         return len(await self.fetch(queries.TRACK_JOBS, source, ids))
-
-    async def discover(self, source: int, ids: Sequence[str]) -> int:
-        """Track those of the listed jobs that were never tracked before. Returns how many."""
-        return len(await self.fetch(queries.DISCOVER_JOBS, source, ids))
 
     async def untrack(self, jobs: Sequence[Job]) -> int:
         """Stop polling jobs. Their rows stay. Returns how many were tracked."""
@@ -235,9 +237,9 @@ class Store:
         """Make tracked jobs due at once, sealed ones too. Their next listing is compared in full. Returns how many."""
         return len(await self.fetch(queries.RESYNC_JOBS, [job.key for job in jobs]))
 
-    async def find_jobs(self, ids: Sequence[str]) -> list[Job]:
-        """Find jobs by id in all sources, also those that are no longer tracked."""
-        return [Job(*row) for row in await self.fetch(queries.FIND_JOBS, ids)]
+    async def find_jobs(self, ids: Sequence[str], source: str | None = None) -> list[Job]:
+        """Find jobs by id, in all sources or in this one, also those that are no longer tracked."""
+        return [Job(*row) for row in await self.fetch(queries.FIND_JOBS, ids, source)]
 
     async def find_tracked_jobs(self, sources: Sequence[int]) -> list[Job]:
         """Find all tracked jobs of these sources."""
@@ -260,6 +262,7 @@ async def open_store(connect: Connect, size: int = POOL_SIZE) -> AsyncIterator[S
         max_size=size,
         max_inactive_connection_lifetime=60,
         connect=connect_ignoring_arguments,
+        init=prepare_for_full_lock_table,
         reset=_keep_session,
     )
     await pool  # opens no connection yet

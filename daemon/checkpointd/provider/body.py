@@ -16,6 +16,9 @@ _ZSTANDARD: Final = b"\x28\xb5\x2f\xfd"
 _PREFIXES: Final = (b")]}'", b"while(1);", b"for(;;);", b"while (1);")
 """What some servers put before JSON, so that a web page cannot run it as a script."""
 
+_MOST_PARTS: Final = 100
+"""The most parts of a body, each compressed by itself. The rest of the body is copied for each of them."""
+
 _CHARSETS: Final = {"iso-8859-1": "latin-1", "latin1": "latin-1", "windows-1252": "cp1252"}
 """Other charsets than Unicode in which JSON is sent, as servers name them, and as Python does."""
 
@@ -95,7 +98,9 @@ def _decompress(body: bytes, encoding: str, limit: int) -> bytes | Failure:
 
 def _inflate(body: bytes, name: str, wbits: int, limit: int) -> bytes | Failure:
     inflated = b""
-    while body:
+    for _ in range(_MOST_PARTS):
+        if not body:
+            return inflated
         stream = zlib.decompressobj(wbits)
         try:
             inflated += stream.decompress(body, limit + 1 - len(inflated))
@@ -106,7 +111,7 @@ def _inflate(body: bytes, name: str, wbits: int, limit: int) -> bytes | Failure:
         if not stream.eof:
             return Failure(ErrorClass.NOT_JSON, f"the body is cut off within its compression ({name})")
         body = stream.unused_data if stream.unused_data.startswith(_GZIP) else b""
-    return inflated
+    return Failure(ErrorClass.NOT_JSON, f"the body is compressed in more than {_MOST_PARTS} parts ({name})")
 
 
 def _begins_like_json(body: bytes) -> bool:

@@ -1,26 +1,36 @@
 """Read the lists of one source: all pages, with retries, within limits of pages, bytes and time."""
 
 import asyncio
-import math
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
+import msgspec
+
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.job import is_job_id
 from checkpointd.domain.listing import RawListing
-from checkpointd.domain.reading import RawItem
-from checkpointd.provider.http import ApiError, Endpoint, Limits, Response, Session
-from checkpointd.provider.page import NotAListError, Page, read_page
+from checkpointd.domain.reading import RawItem, text
+from checkpointd.provider import heavy_work
+from checkpointd.provider.http import PAGE_BYTES, ApiError, Endpoint, Limits, Response, Session
+from checkpointd.provider.memory import LARGE_LISTS, ListMemory
+from checkpointd.provider.page import KNOWN_PAGE, NotAListError, Page, most_items, read_page
 from checkpointd.provider.page_size import smaller_page_size
+from checkpointd.provider.pagination import Pagination
 from checkpointd.provider.proxy import Proxy
 from checkpointd.provider.responses import http_date, is_json
 
 PAGES: Final = 100
-"""The most pages of a checkpoint list; a job list may have ten times as many."""
-LISTING_BYTES: Final = 32 * 1024 * 1024
+JOB_LIST_PAGES: Final = 10_000
+EVENT_LIST_PAGES: Final = 10_000
+"""The most pages of a checkpoint list, of a job list, and of an event list."""
+LISTING_BYTES: Final = 8 * 1024 * 1024
+LISTING_ITEMS: Final = 20_000
+"""The most bytes and items of a checkpoint list. Half as many checkpoints of a job are stored at most, and 8 MiB are
+800 bytes for each of those."""
 CURSOR_RESTARTS: Final = 2
 """How many times a listing starts again, at most, because its cursor was lost."""
 LONGEST_WAIT: Final = 5.0
@@ -30,6 +40,8 @@ SMALLER_PAGES: Final = 8
 """How many times one listing reduces the page size, at most."""
 
 JOBS: Final = "/fine_tuning/jobs"
+
+_UNFIT_ID: Final = Failure(ErrorClass.BAD_REQUEST, "its id cannot be part of an address: untrack the job")
 
 Wait = Callable[[float], Awaitable[None]]
 """Waits until the rate limit permits a request, or until a deadline on the event loop's clock."""
@@ -41,6 +53,15 @@ ReportPageSize = Callable[[int, str], None]
 
 async def no_wait(_: float) -> None:
     """Return at once, for a source without a rate limit."""
+
+
+class ListPage(NamedTuple):
+    """The items of a page of a job list or event list, and the cursor of the next page, or None after the last."""
+
+    items: Sequence[RawItem]
+    cursor: str | None
+    can_resume: bool = False
+    """True if there is a next page, and its cursor can be stored: a column can hold it, and it contains no secret."""
 
 
 class ProbeResult(NamedTuple):
@@ -59,35 +80,86 @@ class Client:
     ) -> None:  # fmt: skip
         """`headers` include the key; `secrets` are removed from every text that the provider sends."""
         self._endpoint = Endpoint(http, base_url, headers, query, limits, secrets, proxy)
+        self._room = asyncio.Semaphore(LARGE_LISTS)
         self._report_page_size = report_page_size
         self._backoff = limits.backoff
+        self.request_timeout = limits.request_timeout
         self.holds_secret = self._endpoint.holds_secret
 
-    async def list_checkpoints(self, job_id: str, deadline: float, wait: Wait = no_wait) -> RawListing:
+    def memory(self) -> ListMemory:
+        """Return the memory of a checkpoint list that is about to be read."""
+        return ListMemory(self._room)
+
+    async def list_checkpoints(
+        self, job_id: str, deadline: float, wait: Wait = no_wait, *, retry_first: bool = True,
+        known: bytes | None = None, cut_off: asyncio.Timeout | None = None, memory: ListMemory | None = None,
+    ) -> RawListing:  # fmt: skip
         """List all checkpoints of a job, until `deadline` on the event loop's clock. Never raises ApiError.
 
         What was read before a failure is returned with it. If the cursor is lost (its checkpoint left the list between
-        two pages), the listing starts again; the pages that were read before still count.
+        two pages), the listing starts again; the pages that were read before still count. Without `retry_first`, the
+        first page is requested once, whatever its failure. If the only page has the digest `known`, it is not decoded:
+        see RawListing. `cut_off` ends the listing when its time is set. The caller frees `memory` when it has read the
+        listing.
         """
         if not is_job_id(job_id):  # version 0.1.0 discovered any id, such as `..`, which would change the path
-            failure = Failure(ErrorClass.BAD_REQUEST, "its id cannot be part of an address: untrack the job")
-            return RawListing([], failure, 0)
-        path = _checkpoints_of(job_id)
-        listing = await self._list(path, deadline, wait)
-        for _ in range(CURSOR_RESTARTS):
-            if listing.failure is None or listing.failure.error_class is not ErrorClass.CURSOR_LOST:
-                break
-            again = await self._list(path, deadline, wait)
-            listing = RawListing([*listing.pages, *again.pages], again.failure, listing.requests + again.requests)
-        return listing
+            return RawListing([], _UNFIT_ID, 0)
+        started = asyncio.get_running_loop().time()
+        memory = memory or ListMemory()
+        pages: list[Page] = []
+        passes: list[Pagination] = []
+        lost: Failure | None = None
+        try:
+            async with cut_off or asyncio.timeout(None):
+                for _ in range(1 + CURSOR_RESTARTS):
+                    passes.append(Pagination(PAGES, memory, LISTING_BYTES, LISTING_ITEMS, known=known))
+                    path, now = _checkpoints_of(job_id), passes[-1]
+                    lost = await self._list(path, deadline, wait, pages, now, retry_first=retry_first)
+                    if lost is None or lost.error_class is not ErrorClass.CURSOR_LOST:
+                        break
+                    known = None  # the pages that were read count, so the next ones are not the whole listing
+        except TimeoutError:
+            seconds = asyncio.get_running_loop().time() - started
+            message = f"no complete response within {seconds:.2g} s, while other jobs were read"
+            lost = Failure(ErrorClass.TIMEOUT, message)
+        requests = sum(one.requests for one in passes)
+        if pages and pages[0] is KNOWN_PAGE:
+            return RawListing([], None, requests, memory.size, is_known=True)
+        return RawListing([page.items for page in pages], lost, requests, memory.size, [page.body for page in pages])
 
-    async def list_jobs(self, deadline: float, wait: Wait = no_wait) -> AsyncGenerator[Sequence[RawItem], None]:
-        """Yield the pages of the job list in the provider's order, which is newest first. Raises ApiError."""
-        cursor, pagination = None, Pagination(10 * PAGES)
+    async def list_jobs(
+        self, deadline: float, wait: Wait = no_wait, *, cursor: str | None = None, pages: int = 0
+    ) -> AsyncGenerator[ListPage, None]:
+        """Yield the pages of the job list in the provider's order, which is usually newest first. Raises ApiError.
+
+        It starts after `cursor`, or with None at the top; `pages` were read before.
+        """
+        pagination = Pagination(JOB_LIST_PAGES, ListMemory(), cursor=cursor, pages=pages)
+        async for page in self._pages(JOBS, cursor, pagination, deadline, wait):
+            yield page
+
+    async def list_events(
+        self, job_id: str, deadline: float, wait: Wait = no_wait, *, cursor: str | None = None, pages: int = 0
+    ) -> AsyncGenerator[ListPage, None]:
+        """Yield the pages of a job's event list in the provider's order, as list_jobs() does. Raises ApiError."""
+        if not is_job_id(job_id):
+            raise ApiError(_UNFIT_ID)
+        pagination = Pagination(EVENT_LIST_PAGES, ListMemory(), cursor=cursor, pages=pages)
+        async for page in self._pages(f"{_path_of(job_id)}/events", cursor, pagination, deadline, wait):
+            yield page
+
+    async def _pages(
+        self, path: str, cursor: str | None, pagination: Pagination, deadline: float, wait: Wait
+    ) -> AsyncGenerator[ListPage, None]:
         while True:
-            page = await self._page(JOBS, cursor, pagination, deadline, wait)
-            yield page.items
-            cursor = pagination.cursor_after(page)
+            page = await self._page(path, cursor, pagination, deadline, wait)
+            try:
+                cursor = pagination.cursor_after(page)
+            except ApiError:
+                yield ListPage(page.items, None)
+                raise
+            can_store = cursor is not None and text(cursor) == cursor and not self.holds_secret(cursor.encode())
+            yield ListPage(page.items, cursor, can_store)
             if cursor is None:
                 return
 
@@ -95,42 +167,48 @@ class Client:
         """Request one page of the job list, or of a job's checkpoint list, without retries. Never raises ApiError."""
         path = JOBS if job_id is None else _checkpoints_of(job_id)
         try:
-            response = await self._endpoint.get(path, None, deadline)
+            response = await self._endpoint.get(path, None, deadline, ListMemory())
         except ApiError as e:
             return ProbeResult(e.failure, http_date(e.date))
         try:
-            failure = self._read_page(response).failure
+            failure = (await self._read_page(response)).failure
         except ApiError as e:
             failure = e.failure
         return ProbeResult(failure, http_date(response.date))
 
-    async def _list(self, path: str, deadline: float, wait: Wait) -> RawListing:
-        pages: list[Sequence[RawItem]] = []
-        cursor, pagination = None, Pagination(PAGES, LISTING_BYTES)
+    async def _list(
+        self, path: str, deadline: float, wait: Wait, pages: list[Page], pagination: Pagination, *,
+        retry_first: bool,
+    ) -> Failure | None:  # fmt: skip
+        """Read one list and add its pages to `pages`. Returns why it is incomplete, or None."""
+        cursor = None
         try:
             while True:
-                page = await self._page(path, cursor, pagination, deadline, wait)
-                pages.append(page.items)
+                retry = retry_first or bool(pages)
+                page = await self._page(path, cursor, pagination, deadline, wait, retry=retry)
+                pages.append(page)
                 cursor = pagination.cursor_after(page)
                 if cursor is None:
-                    return RawListing(pages, None, pagination.requests)
+                    return None
         except ApiError as e:
-            return RawListing(pages, e.failure, pagination.requests)
+            return e.failure
 
     async def _page(
-        self, path: str, cursor: str | None, pagination: "Pagination", deadline: float, wait: Wait
+        self, path: str, cursor: str | None, pagination: Pagination, deadline: float, wait: Wait, *,
+        retry: bool = True,
     ) -> Page:  # fmt: skip
-        """Read the page after `cursor`. Tries again if the failure may pass and the deadline allows it.
+        """Read the page after `cursor`. With `retry`, tries again if the failure may pass and the deadline allows it.
 
         If the provider says that the page size is too large, a smaller one is used for this and all later requests. A
         page with a failure is returned if no try returns one without.
         """
-        tries = 0
+        tries, size = 0, pagination.memory.size
         read: Page | None = None
         while True:
             tries += 1
             await wait(deadline)
             pagination.requests += 1
+            pagination.memory.size = size  # without the pages of earlier tries
             try:
                 read = await self._request(path, cursor, pagination, deadline)
                 if read.failure is None:
@@ -144,18 +222,23 @@ class Client:
             jitter = random.uniform(0.5, 1)  # noqa: S311  # not a secret
             delay = max(jitter * self._backoff * 2**tries, failure.retry_after or 0)
             longest = min(deadline - asyncio.get_running_loop().time(), LONGEST_WAIT)
-            if tries >= failure.tries or delay > longest:
+            if not retry or tries >= failure.tries or delay > longest:
                 if read is None:
                     raise ApiError(failure)
                 return read._replace(failure=failure)
             await asyncio.sleep(delay)
 
-    async def _request(self, path: str, cursor: str | None, pagination: "Pagination", deadline: float) -> Page:
-        response = await self._endpoint.get(path, cursor, deadline)
-        pagination.bytes += len(response.body)
-        return self._read_page(response)
+    async def _request(self, path: str, cursor: str | None, pagination: Pagination, deadline: float) -> Page:
+        try:
+            response = await self._endpoint.get(path, cursor, deadline, pagination.memory, pagination.most_bytes)
+        except ApiError as e:
+            if e.failure.error_class is ErrorClass.TOO_LARGE and pagination.most_bytes < PAGE_BYTES:
+                failure = replace(e.failure, message=f"a list of more than {LISTING_BYTES} bytes")
+                raise ApiError(failure, e.date) from None
+            raise
+        return KNOWN_PAGE if pagination.knows(response.body) else await self._read_page(response)
 
-    def _reduces_page_size(self, error: ApiError, pagination: "Pagination") -> bool:
+    def _reduces_page_size(self, error: ApiError, pagination: Pagination) -> bool:
         """Return whether the page size was too large and a smaller one is used now."""
         if error.page_size is None or pagination.smaller_pages >= SMALLER_PAGES:
             return False
@@ -166,53 +249,27 @@ class Client:
                 self._report_page_size(error.page_size, error.failure.message)
         return True
 
-    def _read_page(self, response: Response) -> Page:
+    async def _read_page(self, response: Response) -> Page:
+        body = response.body
         try:
-            page = read_page(response.body)
+            most = most_items(response.page_size)
+            is_large = len(body) > heavy_work.LARGE_BYTES
+            page = await heavy_work.run(read_page, body, most) if is_large else read_page(body, most)
         except NotAListError as e:
             failure = Failure(e.error_class, str(e), has_words=e.words.text != "")
             page_size = smaller_page_size(e.words, response.page_size, None)
         else:
-            return page._replace(failure=self._endpoint.clean(page.failure)) if page.failure else page
+            failed = page.failure and self._endpoint.clean(page.failure)
+            return page._replace(body=msgspec.Raw(body), failure=failed)  # Raw, because its repr shows no secret
         if failure.error_class in {ErrorClass.NOT_JSON, ErrorClass.HTML} and not is_json(response.content_type):
             content_type = response.content_type or "none"
             failure = Failure(ErrorClass.CONTENT_TYPE, f"content type {content_type}: {failure.message}")
         raise ApiError(self._endpoint.clean(failure), response.date, page_size)
 
 
-class Pagination:
-    """The state of reading one list, which may be endless: requests, bytes and smaller pages so far, and cursors."""
-
-    def __init__(self, most_pages: int, most_bytes: float = math.inf) -> None:
-        self.requests = 0
-        self.bytes = 0
-        self.smaller_pages = 0
-        self._most_pages = most_pages
-        self._most_bytes = most_bytes
-        self._cursors: set[str] = set()
-
-    def cursor_after(self, page: Page) -> str | None:
-        """Return the cursor of the next page, or None after the last. Raises ApiError if no next page can be read."""
-        if page.failure:
-            raise ApiError(page.failure)
-        if not page.has_more:
-            return None
-        cursor = page.last_id
-        if not page.items:
-            failure = Failure(ErrorClass.EMPTY_PAGE, "an empty page with has_more true")
-        elif cursor is None:
-            failure = Failure(ErrorClass.BAD_HAS_MORE, "has_more is true, but the last item has no id")
-        elif cursor in self._cursors:
-            failure = Failure(ErrorClass.CURSOR_REPEATED, "a page was returned twice: the provider ignores `after`")
-        elif len(self._cursors) + 1 >= self._most_pages:
-            failure = Failure(ErrorClass.TOO_MANY_PAGES, f"more than {self._most_pages} pages")
-        elif self.bytes > self._most_bytes:
-            failure = Failure(ErrorClass.TOO_LARGE, f"a list of more than {self._most_bytes} bytes")
-        else:
-            self._cursors.add(cursor)
-            return cursor
-        raise ApiError(failure)
+def _path_of(job_id: str) -> str:
+    return f"{JOBS}/{quote(job_id, safe='')}"
 
 
 def _checkpoints_of(job_id: str) -> str:
-    return f"{JOBS}/{quote(job_id, safe='')}/checkpoints"
+    return f"{_path_of(job_id)}/checkpoints"

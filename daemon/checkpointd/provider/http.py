@@ -18,8 +18,10 @@ from yarl import URL
 
 from checkpointd import __version__
 from checkpointd.domain.failure import ErrorClass, Failure
-from checkpointd.provider import responses
+from checkpointd.provider import heavy_work, responses
 from checkpointd.provider.body import to_json
+from checkpointd.provider.interim import InterimResponsesError, limit_interim_responses
+from checkpointd.provider.memory import ListMemory
 from checkpointd.provider.page_size import smaller_page_size
 from checkpointd.provider.proxy import Proxy, connection_failure, proxy_failure
 from checkpointd.provider.words import Words, words_of
@@ -58,7 +60,7 @@ class Response(NamedTuple):
 
 
 class ApiError(Exception):
-    """A request failed. `date` is the Date header of the response; an empty text if there is none.
+    """A request failed. `date` is the Date header of the response, or "" without one.
 
     `page_size` is the page size that the provider accepts, if it says that the requested one is too large.
     """
@@ -74,6 +76,7 @@ class ApiError(Exception):
 async def open_session() -> AsyncIterator[Session]:
     """Open the HTTP session of this process. It uses no proxy or netrc of the environment, and keeps no cookies."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=15, ttl_dns_cache=60)
+    limit_interim_responses(connector)
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -114,7 +117,9 @@ class Endpoint:
             query_string=f"{self._query}limit={page_size}{cursor}", encoded=True,
         )  # fmt: skip
 
-    async def get(self, path: str, after: str | None, deadline: float) -> Response:
+    async def get(
+        self, path: str, after: str | None, deadline: float, memory: ListMemory, most_bytes: int = PAGE_BYTES
+    ) -> Response:
         """Request a page, until `deadline` on the event loop's clock; `after` is the cursor, None for the first page.
 
         Raises ApiError unless the response has status 200. Redirects are not followed, because that would send the key
@@ -128,19 +133,22 @@ class Endpoint:
         proxy = self._proxy
         try:
             async with (
-                asyncio.timeout(seconds),
+                asyncio.timeout(seconds) as limit,
                 self._http.get(
                     url, headers=self._headers, allow_redirects=False, proxy=proxy and proxy.url,
                     proxy_headers=proxy and proxy.headers,
                 ) as response,
             ):  # fmt: skip
-                date, content_type = (response.headers.get(name, "") for name in ("Date", "Content-Type"))
-                result = await _read(response, paging=after is not None, proxied=proxy is not None)
+                date, content_type = response.headers.get("Date", ""), response.headers.get("Content-Type", "")
+                body = _BodyReader(response, memory, limit, deadline)
+                result = await _read(body, most_bytes, paging=after is not None, proxied=proxy is not None)
         except aiohttp.ConnectionTimeoutError:
             to = " to the proxy" if proxy else ""
             result = Failure(ErrorClass.UNREACHABLE, f"no connection{to} within {CONNECT_SECONDS:g} s"), Words("none")
         except TimeoutError:
             result = Failure(ErrorClass.TIMEOUT, f"no complete response within {round(seconds, 2):g} s"), Words("none")
+        except InterimResponsesError as e:
+            result = Failure(ErrorClass.NETWORK, str(e)), Words("none")
         except (aiohttp.ClientError, OSError, ValueError) as e:
             result = connection_failure(e, proxy, self._base.host or ""), Words("none")
         # Raised outside of the except blocks. In them the error would get a context that could show the request.
@@ -162,17 +170,60 @@ class Endpoint:
         return self._secrets.occur_in(json_text)
 
 
+class _BodyReader:
+    """Reads the body of a response within the memory of its list."""
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, memory: ListMemory, limit: asyncio.Timeout, deadline: float
+    ) -> None:
+        """`limit` is the timeout of the request. The time in which this process waits for memory does not count."""
+        self.response = response
+        self._memory = memory
+        self._limit = limit
+        self._deadline = deadline
+
+    async def read(self, most: int) -> tuple[bytes, bool]:
+        """Return the body, or the part of it that was read when it exceeded `most` bytes; and whether it is whole."""
+        chunks: list[bytes] = []
+        size = 0
+        while chunk := await self.response.content.readany():
+            size += len(chunk)
+            if size > most:
+                self.response.close()
+                return b"".join(chunks), False
+            chunks.append(chunk)
+            if self._memory.add(len(chunk)):
+                await self._wait()
+        return b"".join(chunks), True
+
+    async def _wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        left = (self._limit.when() or self._deadline) - loop.time()
+        self._limit.reschedule(None)
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                await self._memory.wait()
+        except TimeoutError:
+            message = "it was not read to its end, because other large lists took the memory"
+            raise ApiError(Failure(ErrorClass.INTERNAL, message)) from None
+        self._limit.reschedule(min(loop.time() + left, self._deadline))
+
+
 async def _read(
-    response: aiohttp.ClientResponse, *, paging: bool, proxied: bool
+    body: _BodyReader, most_bytes: int, *, paging: bool, proxied: bool
 ) -> tuple[Failure, Words] | bytes:  # fmt: skip
     """Return the body of a response, or why it cannot be used."""
+    response = body.response
     encoding, content_type = (response.headers.get(name, "") for name in ("Content-Encoding", "Content-Type"))
     is_page = response.status in {200, 203}  # 203 is a 200 that a proxy in between has changed
-    limit = PAGE_BYTES if is_page else ERROR_BYTES
-    body, is_whole = await _read_body(response, limit)
+    limit = most_bytes if is_page else ERROR_BYTES
+    received, is_whole = await body.read(limit)
     if is_page and not is_whole:
-        return Failure(ErrorClass.TOO_LARGE, f"a page of more than {PAGE_BYTES} bytes"), Words("none")
-    text = to_json(body, encoding, content_type, limit)
+        return Failure(ErrorClass.TOO_LARGE, f"a page of more than {limit} bytes"), Words("none")
+    if len(received) <= heavy_work.LARGE_BYTES:
+        text = to_json(received, encoding, content_type, limit)
+    else:
+        text = await heavy_work.run(to_json, received, encoding, content_type, limit)
     if is_page:
         return (text, Words("none")) if isinstance(text, Failure) else text
     words = words_of(b"" if isinstance(text, Failure) else text)
@@ -180,16 +231,3 @@ async def _read(
     if proxied and response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         return proxy_failure(response.status, reason), words
     return responses.failure_of(response.status, reason, response.headers, words, paging=paging), words
-
-
-async def _read_body(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
-    """Return the body, or the part of it that was read when it exceeded `limit` bytes; and whether it is whole."""
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > limit:
-            response.close()
-            return b"".join(chunks), False
-        chunks.append(chunk)
-    return b"".join(chunks), True

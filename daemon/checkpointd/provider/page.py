@@ -6,17 +6,39 @@ raises an error, so that it is never taken for an empty list.
 """
 
 import json
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from checkpointd.domain.checkpoint import ITEM_BYTES
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.json_text import Scanner, outer_members
 from checkpointd.domain.reading import RawItem
 from checkpointd.provider.body import describe
+from checkpointd.provider.heavy_work import LARGE_BYTES
 from checkpointd.provider.responses import says_quota
 from checkpointd.provider.words import Words, words_in
+
+PAGE_ITEMS: Final = 10_000
+"""The most items of any page."""
+
+ITEMS_PER_REQUESTED: Final = 100
+FEWEST_ITEMS: Final = 1000
+"""A page may have so many times as many items as were requested, and always FEWEST_ITEMS: some providers ignore `limit`
+and return the whole list."""
+
+LENIENT_VALUES: Final = 200_000
+"""The most values of a body that the standard library reads. Each takes up to some hundred bytes of memory."""
+
+LAST_ID_CHARACTERS: Final = 1000
+"""The most characters of an id that is used as a cursor."""
+
+
+def most_items(page_size: int) -> int:
+    """Return how many items a page may have of which `page_size` were requested."""
+    return min(max(ITEMS_PER_REQUESTED * page_size, FEWEST_ITEMS), PAGE_ITEMS)
 
 
 class Page(NamedTuple):
@@ -30,6 +52,12 @@ class Page(NamedTuple):
     has_more: bool
     last_id: str | None
     failure: Failure | None = None
+    body: RawItem = b""
+    """The JSON text, which the client adds."""
+
+
+KNOWN_PAGE: Final = Page([], has_more=False, last_id=None)
+"""Stands for a page that is the whole of the last complete listing, byte for byte."""
 
 
 class NotAListError(Exception):
@@ -45,32 +73,65 @@ class _List(msgspec.Struct):
     data: list[msgspec.Raw]
     has_more: bool
     object: str = "list"
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
+    """Not decoded, because it can be as large as the body."""
 
 
 class _Identified(msgspec.Struct):
     id: str
 
 
+_NO_ERROR: Final = frozenset({b"", b"null", b"{}", b"[]", b'""', b"false"})
 _decode_list = msgspec.json.Decoder(_List).decode
 _decode_identified = msgspec.json.Decoder(_Identified).decode
 
 
-def read_page(body: bytes) -> Page:
-    """Split a body into its items. Raises NotAListError.
+def read_page(body: bytes, most: int = PAGE_ITEMS) -> Page:
+    """Split a body into its items, of which there may be `most`, up to PAGE_ITEMS. Raises NotAListError.
 
     A value that msgspec rejects (NaN, a number out of range, a text that is not UTF-8) does not fail the page: its
     item is returned as received, like every other, and only that item is rejected later.
     """
+    page = _split(body)
+    if len(page.items) > most:
+        raise NotAListError(ErrorClass.TOO_MANY_ITEMS, f"a page of more than {most} items")
+    return page
+
+
+def _split(body: bytes) -> Page:
     try:
-        page = _decode_list(body)
+        page = _decode_list(body) if len(body) <= LARGE_BYTES else _decode_large_list(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _read_leniently(body)
-    if page.error or _may_repeat_a_name(body, page.data):
+    if bytes(page.error) not in _NO_ERROR or _may_repeat_a_name(body, page.data):
         return _read_leniently(body)
     if page.object != "list":
         raise NotAListError(ErrorClass.NOT_A_LIST, f"an object of type {page.object[:40]!r}, not a list")
     return Page(page.data, page.has_more, _last_id(page.data) if page.has_more else None)
+
+
+def _decode_large_list(body: bytes) -> _List:
+    """Decode a list of any number of items. Of more than PAGE_ITEMS items, one more is returned.
+
+    msgspec steps over the values that an array has beyond the fields of a structure. So they take no memory.
+    """
+    found = _large_list_decoder()(body)
+    items = [item for item in msgspec.structs.astuple(found.data) if len(item)]
+    return _List(items, found.has_more, found.object, found.error)
+
+
+@cache
+def _large_list_decoder() -> Callable[[bytes], Any]:
+    """Return the decoder of large lists. It takes 5 MB, and most processes never need it."""
+    fields = [(f"item_{number}", msgspec.Raw, msgspec.Raw()) for number in range(PAGE_ITEMS + 1)]
+    items = msgspec.defstruct("Items", fields, array_like=True, gc=False)
+    members: list[Any] = [
+        ("data", items),
+        ("has_more", bool),
+        ("object", str, "list"),
+        ("error", msgspec.Raw, msgspec.Raw()),
+    ]
+    return msgspec.json.Decoder(msgspec.defstruct("LargeList", members)).decode
 
 
 def _may_repeat_a_name(body: bytes, items: Sequence[msgspec.Raw]) -> bool:
@@ -81,21 +142,44 @@ def _may_repeat_a_name(body: bytes, items: Sequence[msgspec.Raw]) -> bool:
     """
     outside_items = len(body) - sum(memoryview(item).nbytes for item in items)
     longest_end = outside_items - (len(items) - 1)  # at least one comma between two items
-    if len(body) > 2 * longest_end:
-        body = body[:longest_end] + body[-longest_end:]
-    return body.count(b'"data"') > 1 or body.count(b'"has_more"') > 1
+    ends = body[:longest_end] + body[-longest_end:] if len(body) > 2 * longest_end else body
+    return _repeats_a_name(ends) and _repeats_a_name(_without(items, body))
+
+
+def _repeats_a_name(text: bytes) -> bool:
+    return text.count(b'"data"') > 1 or text.count(b'"has_more"') > 1
+
+
+def _without(items: Sequence[msgspec.Raw], body: bytes) -> bytes:
+    """Return a body without those of its items that are objects, which can have a member `data`, as events do.
+
+    The names in an object that is found elsewhere, and removed instead of an item, are not those of the list, either.
+    """
+    left, at = [], 0
+    for item in items:
+        text = bytes(item)
+        if text.startswith(b"{") and (start := body.find(text, at)) >= 0:
+            left.append(body[at:start])
+            at = start + len(text)
+    return b"".join([*left, body[at:]])
 
 
 def _last_id(items: Sequence[RawItem]) -> str | None:
-    """Return the id of the last item. That of an earlier one could skip items of a provider that repeats some."""
+    """Return the id of the last item. That of an earlier one could skip items of a provider that repeats some.
+
+    None if it is no cursor: a blank one would request the first page again, which could pass for the end of the list. A
+    lone surrogate, which is not printable, cannot be encoded in a URL.
+    """
     if not items:
         return None
+    found: Any
     try:
-        return _decode_identified(items[-1]).id
+        found = _decode_identified(items[-1]).id
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        found = outer_members(bytes(items[-1])).get("id")
-        # A lone surrogate cannot be encoded in a URL, and is not printable.
-        return found if isinstance(found, str) and found.isprintable() else None
+        found = outer_members(bytes(items[-1])).get("id") if len(items[-1]) <= ITEM_BYTES else None
+    if not isinstance(found, str) or len(found) > LAST_ID_CHARACTERS:
+        return None
+    return found if found.strip() and found.isprintable() else None
 
 
 # Any other body is no list, or a list with a value that msgspec rejects. The standard library accepts more values.
@@ -105,6 +189,9 @@ def _read_leniently(body: bytes) -> Page:
     """Read a body that msgspec rejects. Raises NotAListError, with a class for what it is instead of a list."""
     if not body.strip():
         raise NotAListError(ErrorClass.EMPTY_BODY, "an empty body")
+    if len(body) > LENIENT_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > LENIENT_VALUES:
+        message = f"more than {LENIENT_VALUES} values, and not a valid list"
+        raise NotAListError(ErrorClass.TOO_MANY_ITEMS, message)
     try:
         # surrogateescape keeps bytes that are not UTF-8. Only the item that contains them is rejected later.
         members = Scanner(body.decode("utf-8", "surrogateescape")).members(split="data")

@@ -15,6 +15,9 @@ from typing import Any, Final, Literal, NamedTuple, TypeGuard
 LONGEST_WORDS: Final = 1000
 """Characters. Longer words are cut off; they are shortened again when their secrets have been removed."""
 
+_MARKUP_CHARACTERS: Final = 8000
+"""The most characters of a web page, or of XML, in which words are searched for. The search takes long in many tags."""
+
 _MOST_STATEMENTS: Final = 3
 _DEEPEST: Final = 6
 """The levels of nested objects and lists that are searched."""
@@ -85,11 +88,14 @@ def words_of(body: bytes) -> Words:
     except (ValueError, RecursionError):
         pass
     if _HTML.search(text[:2000]):
-        found = _HEADING.search(text)
+        found = _HEADING.search(text[:_MARKUP_CHARACTERS])
         heading = _line(unescape(re.sub(r"<[^<>]*>", " ", found[2]))) if found else ""
         return Words("html", statements=(Statement("", heading),) if heading else ())
     if text.startswith("<"):
-        members = {name: unescape(value) for name, value in _XML_MEMBER.findall(text.replace("<![CDATA[", ""))}
+        members = {
+            name: unescape(value)
+            for name, value in _XML_MEMBER.findall(text[:_MARKUP_CHARACTERS].replace("<![CDATA[", ""))
+        }
         return words_in(members)._replace(kind="xml")
     first_line = next(iter(text.splitlines()), "")
     if not first_line or "\0" in text or text.count("\ufffd") > len(text) // 20:

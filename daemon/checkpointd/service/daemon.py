@@ -7,15 +7,19 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from checkpointd.polling.job_list import JobList
+from checkpointd.polling.learning import learn
 from checkpointd.polling.poller import Poller
-from checkpointd.polling.setup import HeadersBySource, open_sources, start_polling
+from checkpointd.polling.setup import FieldsBySource, open_event_lists, open_sources, read_cadence, start_polling
 from checkpointd.polling.source import REREAD_SECONDS, ActiveSource
 from checkpointd.postgres import migrations
+from checkpointd.postgres.arrivals import LEARN_SECONDS
 from checkpointd.postgres.connection import Connect
 from checkpointd.postgres.errors import DatabaseUnavailableError, MigrationError
+from checkpointd.postgres.objectives import set_source_objectives
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.provider.http import open_session
 from checkpointd.service import systemd
+from checkpointd.service.database_changes import CHECK_SECONDS, DatabaseChanges
 from checkpointd.service.signals import Stop
 from checkpointd.service.ticker import repeat, run_ticker
 from checkpointd.service.watchdog import feed_watchdog, report_status
@@ -41,7 +45,7 @@ T = TypeVar("T")
 
 
 async def run(
-    settings: Settings, connect: Connect, headers_by_source: HeadersBySource, *, migrate: bool, stop: Stop
+    settings: Settings, connect: Connect, fields_by_source: FieldsBySource, *, migrate: bool, stop: Stop
 ) -> None:
     """Run the daemon until `stop`. With `migrate` it also keeps the schema up to date."""
     health = Health(waiting_for="starting")
@@ -54,6 +58,7 @@ async def run(
             settings.http_port,
             health.problems,
             web_store,
+            list(settings.source_kinds),
             health.source_problems,
             lambda: health.can_poll(len(settings.sources)),
         ),
@@ -63,7 +68,7 @@ async def run(
         keys = await _run_unless(stop.asked, _prepare(settings, store, health, migrate=migrate))
         if keys is None:
             return
-        sources = open_sources(settings, keys, http, headers_by_source)
+        sources = open_sources(settings, keys, http, fields_by_source)
         async with (
             _background() as background,
             asyncio.TaskGroup() as ticked,
@@ -75,7 +80,8 @@ async def run(
             health.waiting_for = None
             log.info("daemon.ready", sources=[source.name for source in sources])
             systemd.notify(READY=1)
-            with _ticking(settings, store, health, poller, job_lists, sources, ticked, stop):
+            changes = DatabaseChanges(store, health, settings.source_kinds, sources)
+            with _ticking(settings, store, health, poller, job_lists, sources, changes, ticked, stop):
                 await stop.asked.wait()
             # systemd extends TimeoutStopSec if this is longer, and never shortens it.
             needed = int((settings.drain_seconds + SPARE_SECONDS) * 1e6)
@@ -105,7 +111,8 @@ async def _prepare(settings: Settings, store: Store, health: Health, *, migrate:
                     await migrations.keep_current(connection)
                 await migrations.require_current(connection)
                 await migrations.require_rights(connection)
-            keys = await store.register_sources({source.name: source.kind for source in settings.sources})
+            keys = await store.register_sources(settings.source_kinds)
+            await set_source_objectives(store, settings.objectives(keys))
         except MigrationError as e:
             metrics.DATABASE_UP.set(1)
             problem = f"database: {e}"
@@ -143,23 +150,30 @@ def _ticking(
     poller: Poller,
     job_lists: Sequence[JobList],
     sources: Sequence[ActiveSource],
+    changes: DatabaseChanges,
     ticked: asyncio.TaskGroup,
     stop: Stop,
 ) -> Iterator[None]:
-    """Claim, read job lists and refused secrets, and refresh metrics at intervals, in tasks of `ticked`.
+    """Claim, read job lists, events and refused secrets, notice ended pauses, refresh metrics, check the database.
 
-    At the end the tasks are cancelled but not awaited: they end while the polls drain.
+    Each is a task of `ticked`. At the end the tasks are cancelled but not awaited: they end while the polls drain.
     """
     with run_ticker() as ticker:
-        interval = min(1.0, settings.min_poll_seconds / 4)
-        refresh = partial(database_metrics.refresh_until_read, store, health)
+        interval, usual = min(1.0, settings.min_poll_seconds / 4), read_cadence(settings).unknown_source.prior
+        refresh = partial(database_metrics.refresh_until_read, store, health, list(settings.source_kinds))
         loops: list[tuple[asyncio.Event, float, Callable[[], Awaitable[object]]]] = [
             (poller.wake, interval, poller.tick),
             (asyncio.Event(), database_metrics.REFRESH_SECONDS, refresh),
+            (asyncio.Event(), CHECK_SECONDS, changes.check),
+            (asyncio.Event(), LEARN_SECONDS / 4, partial(learn, store, sources, usual, health)),
         ]
         interval = min(1.0, settings.job_list_seconds)
         loops += [(asyncio.Event(), interval, job_list.tick) for job_list in job_lists]
-        loops += [(asyncio.Event(), REREAD_SECONDS, source.reread_login) for source in sources]
+        event_lists = open_event_lists(settings, store, sources, health)
+        loops += [(asyncio.Event(), events.interval, events.tick) for events in event_lists]
+        for source in sources:
+            loops.append((asyncio.Event(), REREAD_SECONDS, source.reread_login))
+            loops.append((asyncio.Event(), REREAD_SECONDS, partial(source.notice_resumption, store)))
         tasks = [ticked.create_task(repeat(ticker, *loop, stop)) for loop in loops]
         try:
             yield

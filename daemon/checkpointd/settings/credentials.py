@@ -38,10 +38,11 @@ def flaw(text: str) -> str | None:
     return next((problem for pattern, problem in _FLAWS.items() if re.fullmatch(pattern, text, re.DOTALL)), None)
 
 
-def read_secret(name: str, label: str) -> str:
+def read_secret(name: str, label: str, *, is_key: bool = True) -> str:
     """Read a secret. If `name` contains a /, it is a file, and otherwise a credential or an environment variable.
 
-    Raises SettingsError, whose text starts with `label`.
+    A key is one word. Another secret may have several, such as `Bearer` before a token. Raises SettingsError, whose
+    text starts with `label`.
     """
     if "/" in name:
         try:
@@ -55,10 +56,11 @@ def read_secret(name: str, label: str) -> str:
         if not secret:
             advice = "set this variable or credential, or name a file (/… or ./…)"
             raise SettingsError(f"{label}: {name} is missing or empty: {advice}")
-    if problem := flaw(secret):
+    if is_key and (problem := flaw(secret)):
         raise SettingsError(f"{label}: the value of {name} {problem}")
-    if not secret.isascii() or not secret.isprintable() or " " in secret:
-        raise SettingsError(f"{label}: {name} does not contain a key: one word of printable ASCII is required")
+    if not secret.isascii() or not secret.isprintable() or (is_key and " " in secret):
+        what, form = ("a key", "one word") if is_key else ("its value", "one line")
+        raise SettingsError(f"{label}: {name} does not contain {what}: {form} of printable ASCII is required")
     return secret
 
 

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from checkpointd.redaction import looks_like_key
 from checkpointd.settings.environment import variables
-from checkpointd.settings.source import Source
+from checkpointd.settings.source import Objective, Source
 
 
 def _host(value: str) -> str:
@@ -96,7 +96,24 @@ class Settings(BaseSettings):
     job_list_seconds: Annotated[
         float, Field(ge=0.05, le=86400, description="the time between two readings of a source's job list")
     ] = 30
+    events_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=86400,
+            description="the time between two readings of the events of a running job, which have the metrics of each "
+            "training step; 0 reads none",
+        ),
+    ] = 300
     discover: Annotated[bool, Field(description="track every job that a source lists")] = False
+    max_new_jobs_per_day: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=10_000_000,
+            description="the most new jobs per day and source that discovery tracks; unused ones add up for ten days",
+        ),
+    ] = 10_000
     drain_seconds: Annotated[
         float,
         Field(
@@ -140,6 +157,15 @@ class Settings(BaseSettings):
     def config(self) -> Path | None:
         """The file that was named for these settings. With it they can be loaded again."""
         return self._config
+
+    @property
+    def source_kinds(self) -> dict[str, str]:
+        """The kind of each source, by its name."""
+        return {source.name: source.kind for source in self.sources}
+
+    def objectives(self, keys: Mapping[str, int]) -> dict[int, Objective | None]:
+        """Return the objective of each source, by the key of its row. `keys` are by name."""
+        return {keys[source.name]: source.objective for source in self.sources}
 
     @model_validator(mode="after")
     def _gaps_are_ordered(self) -> Self:

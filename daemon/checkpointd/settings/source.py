@@ -4,16 +4,18 @@ The settings have the name of the key, and not the key. `headers` and `query` ma
 """
 
 import re
-from typing import Annotated, Final, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, model_validator
 from yarl import URL
 
-from checkpointd.redaction import looks_like_key
+from checkpointd.redaction import looks_like_key, secret_words, secrets_of
 from checkpointd.settings.credentials import SettingsError, flaw, read_secret
 
 OPENAI: Final = "https://api.openai.com/v1"
 SOURCE_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+METRIC_CHARACTERS: Final = 128
 
 
 def _base_url(value: str, info: ValidationInfo) -> str:
@@ -78,6 +80,53 @@ def _header(value: str) -> str:
 Header = Annotated[str, AfterValidator(_header)]
 
 
+class Objective(NamedTuple):
+    """By which metric the best checkpoint of a job is chosen, and the direction: `minimize` or `maximize`."""
+
+    metric: str
+    direction: str
+
+
+def _objective(value: object) -> Objective:
+    direction, _, metric = value.partition(" ") if isinstance(value, str) else ("", "", "")
+    if direction not in {"minimize", "maximize"} or not is_metric(metric):
+        raise ValueError("must be minimize or maximize and the name of a metric, such as 'maximize train_mean_reward'")
+    return Objective(metric, direction)
+
+
+def is_metric(name: str) -> bool:
+    """Return whether a text can be the name of a metric: 1 to 128 printable characters, without blanks around them."""
+    return 0 < len(name) <= METRIC_CHARACTERS and name.isprintable() and name == name.strip()
+
+
+class Credential(NamedTuple):
+    """The place of a secret value: a credential, a file or a variable, as for a key."""
+
+    name: str
+
+
+def _parameter(value: object) -> str | Credential:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and value.keys() == {"credential"} and isinstance(value["credential"], str):
+        return Credential(_key_reference(value["credential"]))
+    raise ValueError("must be a text, or { credential = 'NAME' } for a secret one")
+
+
+def _header_or_credential(value: object) -> str | Credential:
+    found = _parameter(value)
+    return _header(found) if isinstance(found, str) else found
+
+
+class RequestFields(NamedTuple):
+    """What each request to a source carries, with all secrets in it: they are removed from every text."""
+
+    headers: dict[str, str]
+    """Including the key."""
+    query: dict[str, str]
+    secrets: list[str]
+
+
 class Source(BaseModel):
     """An account at a provider."""
 
@@ -105,12 +154,12 @@ class Source(BaseModel):
     organization: Annotated[Header | None, Field(description="sent as the header OpenAI-Organization")] = None
     project: Annotated[Header | None, Field(description="sent as the header OpenAI-Project")] = None
     headers: Annotated[
-        dict[Annotated[str, AfterValidator(_header_name)], Header],
-        Field(repr=False, description="further request headers, for gateways"),
+        dict[Annotated[str, AfterValidator(_header_name)], Annotated[Any, PlainValidator(_header_or_credential)]],
+        Field(repr=False, description="further request headers, for gateways; a secret one names a credential"),
     ] = {}
     query: Annotated[
-        dict[str, str],
-        Field(repr=False, description="further query parameters, such as Azure's api-version"),
+        dict[str, Annotated[Any, PlainValidator(_parameter)]],
+        Field(repr=False, description="further query parameters, such as Azure's api-version; or credentials"),
     ] = {}
     proxy: Annotated[
         Annotated[str, AfterValidator(_proxy)] | None,
@@ -127,6 +176,11 @@ class Source(BaseModel):
             le=1e6,
             description="the rate limit, shared by all daemons; without it, only the provider's own limits apply",
         ),
+    ] = None
+
+    objective: Annotated[
+        Annotated[Any, PlainValidator(_objective)] | None,
+        Field(description="by what the best checkpoint of a job is chosen, such as 'maximize train_mean_reward'"),
     ] = None
 
     @model_validator(mode="after")
@@ -152,15 +206,41 @@ class Source(BaseModel):
         """Seconds between requests, or None without a rate limit."""
         return 60 / self.requests_per_minute if self.requests_per_minute else None
 
-    def request_headers(self, key_label: str = "") -> dict[str, str]:
-        """Return the headers of a request, with the key, which is read at each call.
+    @property
+    def plain_secrets(self) -> list[str]:
+        """The names of the headers and parameters whose values look like secrets and are in the settings themselves."""
+        given = {**self.headers, **self.query}
+        return [name for name, value in given.items() if isinstance(value, str) and secrets_of({name: value})]
 
-        Raises SettingsError, whose text starts with `key_label`, or else with the name of the source.
+    def request_fields(self, *, names_source: bool = True) -> RequestFields:
+        """Return what a request carries. The key and the other credentials are read at each call.
+
+        Raises SettingsError, whose text starts with the secret and, with `names_source`, the name of the source.
         """
-        key = read_secret(self.api_key, key_label or f"the key of source {self.name}")
+
+        def label(what: str) -> str:
+            return f"the {what} of source {self.name}" if names_source else f"its {what}"
+
+        credentials: list[str] = []
+
+        def read(values: Mapping[str, str | Credential], what: str) -> dict[str, str]:
+            found = {}
+            for name, value in values.items():
+                if isinstance(value, Credential):
+                    found[name] = read_secret(value.name, label(f"{what} {name}"), is_key=False)
+                    credentials.extend([found[name], *secret_words(found[name])])
+                else:
+                    found[name] = value
+            return found
+
+        key = read_secret(self.api_key, label("key"))
         key_header = {"api-key": key} if self.kind == "azure" else {"Authorization": f"Bearer {key}"}
         named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
-        return {**self.headers, **{name: value for name, value in named.items() if value}, **key_header}
+        headers = {
+            **read(self.headers, "header"), **{name: value for name, value in named.items() if value}, **key_header
+        }  # fmt: skip
+        query = read(self.query, "query parameter")
+        return RequestFields(headers, query, [*secrets_of(query, headers), *credentials])
 
     def read_proxy_credentials(self) -> str | None:
         """Return `user:password` for the proxy, or None without credentials. Raises SettingsError."""

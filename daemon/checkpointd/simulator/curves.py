@@ -1,4 +1,4 @@
-"""Made-up learning curves: the metrics of one checkpoint, named as OpenAI names them.
+"""Made-up learning curves: the metrics of one step, named as OpenAI names them.
 
 Losses fall exponentially towards a floor, with noise; the validation loss of some jobs rises again towards the end.
 The relation of accuracy and loss follows answers recorded from OpenAI and Azure.
@@ -45,6 +45,14 @@ class Curve:
             metrics[f"{name}_loss"] = round(loss, 6)
             metrics[f"{name}_mean_token_accuracy"] = round(math.exp(-0.15 * _noisy(rng, loss, 0.03)), 6)
         return metrics
+
+    def reward(self, rng: random.Random, progress: float) -> float:
+        """Return the mean reward, from 0 to 1, at a progress from 0 to 1: it rises, and falls again where losses would.
+
+        Unlike a loss, a higher one is better.
+        """
+        gained = (1 - math.exp(-self.rate * progress)) * (1 - self.floor)
+        return round(max(_noisy(rng, gained - 0.3 * self.overfit * max(0.0, progress - 0.4) ** 2, 0.05), 0.0), 6)
 
 
 def _noisy(rng: random.Random, loss: float, share: float) -> float:

@@ -1,4 +1,4 @@
-"""The HTTP server of the simulated provider: the three read endpoints for fine-tuning jobs, as its kind has them.
+"""The HTTP server of the simulated provider: the four read endpoints for fine-tuning jobs, as its kind has them.
 
 Any key that is not empty is accepted. Lists and records follow the published specification. Errors, which it does not
 describe, have the usual body of the kind. Answers depend only on the request and the clock.
@@ -75,7 +75,15 @@ def world_application(world: World, clock: Clock) -> web.Application:
             page["first_id"], page["last_id"] = (data[0]["id"], data[-1]["id"]) if data else (None, None)
         return web.json_response(page)
 
-    handlers: dict[str, Handler] = {f"{JOBS}/{{id}}": retrieve_job, f"{JOBS}/{{id}}/checkpoints": list_checkpoints}
+    async def list_events(request: web.Request) -> web.Response:
+        data, has_more = _page(request, world.events(request.match_info["id"], clock()), default_limit=20)
+        return web.json_response({"object": "list", "data": data, "has_more": has_more})
+
+    handlers: dict[str, Handler] = {
+        f"{JOBS}/{{id}}": retrieve_job,
+        f"{JOBS}/{{id}}/checkpoints": list_checkpoints,
+        f"{JOBS}/{{id}}/events": list_events,
+    }
     return provider_application(shape.kind, handlers | ({JOBS: list_jobs} if kind.lists_jobs else {}))
 
 

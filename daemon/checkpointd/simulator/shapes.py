@@ -7,11 +7,12 @@ recorded answers, at both of its paths; the statuses of a paused job are those t
 import random
 import re
 import string
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-Kind = Literal["openai", "azure", "compatible"]
+Kind = Literal["openai", "azure", "bedrock", "compatible"]
 """The kind of API. A compatible provider has OpenAI's, but lists no jobs."""
 
 Publication = Literal["at-once", "late", "at-end"]
@@ -33,6 +34,8 @@ class Shape:
     order: Order = "descending"
     retention: Retention = "last-three"
     per_epoch: int = 1
+    reinforcement: float = 0.0
+    """The share of jobs that are trained by reinforcement. In Bedrock all are."""
 
     @property
     def listed(self) -> int | None:
@@ -63,6 +66,14 @@ class OpenAI:
     """Some jobs are paused for a while."""
     waiting = ("validating_files", "queued")
     """The statuses of a job before it runs: before and after its files are validated."""
+    reinforces = False
+    """All jobs are trained by reinforcement."""
+    step_distance = 1
+    """The steps from one event to the next. If it is not 1, each event has all metrics."""
+    says_total = True
+    """Events of steps have `total_steps`."""
+    no_event_data: Mapping[str, Any] = {"data": {}}
+    """What stands in a message in place of data."""
 
     def no_result_files(self) -> list[str] | None:
         """Return `result_files` in the record of a job that has not ended."""
@@ -89,6 +100,19 @@ class OpenAI:
         """Return the id of a checkpoint."""
         return "ftckpt_" + alphanumeric(rng, 24)
 
+    def event_id(self, rng: random.Random) -> str:
+        """Return the id of an event."""
+        return "ftevent-" + alphanumeric(rng, 24)
+
+    def rewards(self, rng: random.Random, reward: float) -> dict[str, Any]:
+        """Return the metrics of a step of reinforcement: numbers, and an object that is no metric."""
+        return {
+            "train_mean_reward": reward,
+            "full_valid_mean_reward": round(reward * rng.uniform(0.9, 1.0), 6),
+            "train_reasoning_tokens_mean": round(200 + 400 * reward, 1),
+            "usage": {"samples": rng.randint(8, 64)},
+        }
+
     def check_access(self, headers: Mapping[str, str], path: str, query: Mapping[str, str]) -> None:
         """Raise RequestError for a request without a key. Any well-formed key is accepted."""
         del path, query
@@ -113,6 +137,12 @@ class Azure(OpenAI):
     has_edge_ids = False
     pauses = True
     waiting = ("created", "pending")
+    step_distance = 10
+    says_total = False
+    no_event_data: Mapping[str, Any] = {}
+
+    def event_id(self, rng: random.Random) -> str:  # noqa: D102  # inherited
+        return f"ftevent-{_hexadecimal(rng)}"
 
     def no_result_files(self) -> list[str] | None:  # noqa: D102  # inherited
         return None
@@ -155,13 +185,38 @@ class Azure(OpenAI):
         return {"code": "notFound" if error.code else str(error.status), "message": error.message}
 
 
+class Bedrock(OpenAI):
+    """What differs in Amazon Bedrock, which trains by reinforcement."""
+
+    reinforces = True
+
+    def event_id(self, rng: random.Random) -> str:  # noqa: D102  # inherited
+        return f"ftevent-{uuid.UUID(int=rng.getrandbits(128), version=4)}"
+
+    def rewards(self, rng: random.Random, reward: float) -> dict[str, Any]:
+        """Return the metrics of a step, with the names of recorded answers."""
+        return {
+            "actor_grad_norm": round(rng.uniform(0.0005, 0.01), 6),
+            "response_length_mean": round(200 + 400 * reward, 2),
+            "actor_pg_loss": round(rng.uniform(-0.1, 0.2), 4),
+            "critic_rewards_mean": reward,
+            "actor_entropy": round(0.9 - 0.5 * reward, 4),
+            "critic_advantages_mean": round(rng.uniform(-0.05, 0.05), 4),
+        }
+
+
 class Compatible(OpenAI):
     """A provider with OpenAI's API, but without a job list."""
 
     lists_jobs = False
 
 
-KINDS: Final[Mapping[Kind, OpenAI]] = {"openai": OpenAI(), "azure": Azure(), "compatible": Compatible()}
+KINDS: Final[Mapping[Kind, OpenAI]] = {
+    "openai": OpenAI(),
+    "azure": Azure(),
+    "bedrock": Bedrock(),
+    "compatible": Compatible(),
+}
 
 
 def alphanumeric(rng: random.Random, length: int) -> str:

@@ -9,10 +9,12 @@ providers are in shapes.py. All times are in Unix seconds.
 
 import math
 import random
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any, Final
 
 from checkpointd.simulator.curves import Curve
+from checkpointd.simulator.event_list import Training, plan_events
 from checkpointd.simulator.shapes import DEFAULT, KINDS, OpenAI, Shape, alphanumeric
 
 Record = dict[str, Any]
@@ -73,6 +75,7 @@ class _Job:
     estimated_finish: float
     ended_at: float
     checkpoints: tuple[_Checkpoint, ...]  # newest first
+    training: Training
 
     def at(self, t: float) -> Record:
         if t >= self.ended_at:
@@ -102,6 +105,8 @@ class World:
             created_at = started_at - _HOUR + (number + rng.random()) * 1.5 * _HOUR / jobs
             planned.append(_plan(rng, shape, organization, created_at))
         self._jobs: Final = {job.record["id"]: job for job in reversed(planned)}
+        self._seeds: Final = {job.record["id"]: f"{seed}/{number}/events" for number, job in enumerate(planned)}
+        self._events: Final[dict[str, tuple[list[float], list[Record]]]] = {}
 
     def jobs(self, t: float) -> list[Record]:
         """Return the `fine_tuning.job` records that exist at time `t`, newest first."""
@@ -117,6 +122,18 @@ class World:
         The provider lists only the first `shape.listed` of them, but accepts the id of any as a cursor.
         """
         return [item.at(t) for item in self._existing(job_id, t).checkpoints if item.published_at <= t]
+
+    def events(self, job_id: str, t: float) -> list[Record]:
+        """Return the `fine_tuning.job.event` records that appeared by time `t`, newest first. Raises UnknownJobError.
+
+        They are drawn when they are first asked for, because a job has thousands.
+        """
+        job = self._existing(job_id, t)
+        if job_id not in self._events:
+            planned = plan_events(job.training, random.Random(self._seeds[job_id]))
+            self._events[job_id] = [at for at, _ in planned], [event for _, event in planned]
+        times, events = self._events[job_id]
+        return events[: bisect_right(times, t)][::-1]
 
     def _existing(self, job_id: str, t: float) -> _Job:
         job = self._jobs.get(job_id)
@@ -155,7 +172,7 @@ def _plan(rng: random.Random, shape: Shape, organization: str | None, created_at
         "training_file": _file(rng),
         "validation_file": _file(rng) if rng.random() < 0.75 else None,
         "hyperparameters": hyperparameters,
-        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "method": _method(random.Random(f"{model}/method"), shape, hyperparameters),
         "integrations": [],
         "seed": rng.randrange(2**31),
         "estimated_finish": None,
@@ -167,13 +184,36 @@ def _plan(rng: random.Random, shape: Shape, organization: str | None, created_at
         "finished_at": int(ended_at),
     }
     spacing = training / epochs / shape.per_epoch
-    checkpoints = _train(rng, shape, record, model, started_at, ended_at, spacing, pause)
+    curve = Curve.draw(rng)
+    checkpoints = _train(rng, shape, record, curve, model, started_at, ended_at, spacing, pause)
     if status == "succeeded":
         record["fine_tuned_model"] = model
         record["result_files"] = [_file(rng)]
         record["trained_tokens"] = checkpoints[-1].record["step_number"] * batch_size * rng.randint(150, 900)
     made = tuple(item for item in reversed(checkpoints) if item.record["created_at"] <= ended_at)
-    return _Job(record, kind, pause, created_at, validated_at, started_at, estimated_finish, ended_at, made)
+    total_steps = checkpoints[-1].record["step_number"]
+    published = {
+        item.record["step_number"]: (item.published_at, item.record["metrics"]) for item in checkpoints if item in made
+    }
+    trained = Training(
+        record, kind, curve, created_at, validated_at, started_at, training, ended_at, pause.delayed,
+        total_steps // epochs, total_steps, published,
+    )  # fmt: skip
+    return _Job(record, kind, pause, created_at, validated_at, started_at, estimated_finish, ended_at, made, trained)
+
+
+def _method(rng: random.Random, shape: Shape, hyperparameters: Record) -> Record:
+    """Return how a job is trained."""
+    if not KINDS[shape.kind].reinforces and rng.random() >= shape.reinforcement:
+        return {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
+    grader = {
+        "type": "string_check",
+        "name": "exact",
+        "input": "{{sample.output_text}}",
+        "reference": "{{item.answer}}",
+        "operation": "eq",
+    }
+    return {"type": "reinforcement", "reinforcement": {"grader": grader, "hyperparameters": hyperparameters}}
 
 
 def _fate(
@@ -203,6 +243,7 @@ def _train(
     rng: random.Random,
     shape: Shape,
     job: Record,
+    curve: Curve,
     model: str,
     started_at: float,
     ended_at: float,
@@ -210,7 +251,7 @@ def _train(
     pause: _Pause,
 ) -> list[_Checkpoint]:
     """Return the checkpoints of a job as if it trained to its last step, `spacing` seconds apart, oldest first."""
-    curve, kind = Curve.draw(rng), KINDS[shape.kind]
+    kind = KINDS[shape.kind]
     count, steps_between = job["hyperparameters"]["n_epochs"] * shape.per_epoch, rng.randint(20, 400)
     checkpoints = []
     for number in range(1, count + 1):
@@ -221,7 +262,11 @@ def _train(
         complete_at = published_at + (spacing * rng.uniform(0.1, 1.0) if rng.random() < 0.3 else 0)
         if shape.publication != "late":
             published_at = complete_at = made_at if shape.publication == "at-once" else ended_at + 2
-        metrics = {"step": step} | curve.metrics(rng, number / count)
+        if job["method"]["type"] == "reinforcement":
+            rewards = kind.rewards(rng, curve.reward(rng, number / count))
+            metrics = {"step": step} | {name: value for name, value in rewards.items() if isinstance(value, float)}
+        else:
+            metrics = {"step": step} | curve.metrics(rng, number / count)
         if job["validation_file"] is None:
             metrics = {name: value for name, value in metrics.items() if "valid" not in name}
         intermediate_model = kind.intermediate_model(rng, model, step)

@@ -5,6 +5,7 @@ fails, the metrics are removed, because old numbers would hide the problem.
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -40,6 +41,14 @@ SOURCE_STATE: Final = _gauge(
     "checkpointd_source_state", "1 for the state that the source is in, 0 for the others.", "state"
 )
 TRACKED_JOBS: Final = _gauge("checkpointd_tracked_jobs", "Tracked jobs by source and phase.", "phase")
+UNCONFIGURED_JOBS: Final = _gauge(
+    "checkpointd_unconfigured_jobs",
+    "Tracked jobs of a source that is not in the settings of this daemon, which does not poll them, by source.",
+)
+NEW_JOBS_LEFT_OUT: Final = _gauge(
+    "checkpointd_new_jobs_left_out",
+    "1 if discovery leaves out new jobs, because more are new than max_new_jobs_per_day permits, by source.",
+)
 
 _GAUGES_BY_COLUMN: Final = {
     "stale": _gauge("checkpointd_stale_jobs", "Tracked jobs whose last complete listing is too old, by source."),
@@ -64,20 +73,25 @@ _GAUGES_BY_COLUMN: Final = {
 """The gauges that each show one column of count_by_source.sql."""
 
 
-async def refresh_until_read(store: Store, health: Health) -> None:
+async def refresh_until_read(store: Store, health: Health, configured: Sequence[str]) -> None:
     """Refresh the metrics, and try again until that succeeds."""
-    while not await refresh(store, health):  # noqa: ASYNC110  # the database sends no event when it is back
+    while not await refresh(store, health, configured):  # noqa: ASYNC110  # the database sends no event when it is back
         await asyncio.sleep(RETRY_SECONDS)
 
 
-async def refresh(store: Store, health: Health) -> bool:
-    """Read the metrics from the database, or remove them if that fails. Returns whether it succeeded."""
+async def refresh(store: Store, health: Health, configured: Sequence[str]) -> bool:
+    """Read the metrics from the database, or remove them if that fails. Returns whether it succeeded.
+
+    `configured` are the names of the sources in the settings. The health records which sources are not among them.
+    """
     rows: list[dict[str, Any]] | None = None
+    sources: list[dict[str, Any]] = []
     with suppress(DatabaseUnavailableError), health.unit("counting"):
         async with database_deadline_in(READ_SECONDS):
+            sources = await overview.list_sources(store, configured)
             rows = await overview.count_by_source(store)
     # There is no await from here on, so that a scrape returns either all of the new values or none.
-    for gauge in (SOURCE_STATE, TRACKED_JOBS, *_GAUGES_BY_COLUMN.values()):
+    for gauge in (SOURCE_STATE, TRACKED_JOBS, UNCONFIGURED_JOBS, NEW_JOBS_LEFT_OUT, *_GAUGES_BY_COLUMN.values()):
         gauge.clear()
     for row in rows or ():
         for state in STATES:
@@ -86,4 +100,9 @@ async def refresh(store: Store, health: Health) -> bool:
             TRACKED_JOBS.labels(row["source"], phase).set(row[phase])
         for column, gauge in _GAUGES_BY_COLUMN.items():
             gauge.labels(row["source"]).set(row[column])
+    if rows is not None:
+        for source in sources:
+            NEW_JOBS_LEFT_OUT.labels(source["name"]).set(source["jobs_left_out_at"] is not None)
+            UNCONFIGURED_JOBS.labels(source["name"]).set(0 if source["is_configured"] else source["jobs"])
+        health.record_names(sources)
     return rows is not None

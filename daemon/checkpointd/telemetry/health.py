@@ -5,10 +5,10 @@ A unit of work is one use of the database, such as a claim or a save.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import Histogram
 
@@ -44,6 +44,8 @@ class Health:
         """The last error of each unit of work whose last run failed."""
         self._running: set[Unit] = set()
         self._source_states: dict[str, SourceState] = {}
+        self._name_problems: dict[str, str] = {}
+        """The sources of the database whose names the settings should have, but do not have, and the problem."""
 
     @contextmanager
     def unit(self, work: str, duration: Histogram | None = None) -> Iterator[Unit]:
@@ -86,6 +88,24 @@ class Health:
         else:
             log.warning(_EVENTS[state], source=name, error_class=failure.error_class, error=failure.message)
 
+    def record_names(self, sources: Iterable[Mapping[str, Any]]) -> None:
+        """Record which sources with tracked jobs are not in the settings, or under a former name. Each is logged once.
+
+        `sources` are rows of list_sources.sql.
+        """
+        problems = {}
+        for source in sources:
+            name, jobs, outdated = source["name"], source["jobs"], source["outdated_name"]
+            if jobs and not source["is_configured"]:
+                problems[name] = f"source {name} not configured: nothing polls its jobs"
+                if name not in self._name_problems:
+                    log.warning("source.not_configured", source=name, jobs=jobs, reason="nothing here polls its jobs")
+            elif outdated is not None:
+                problems[name] = f"source {outdated} renamed to {name}: change its name in the settings"
+                if name not in self._name_problems:
+                    log.warning("source.renamed", source=outdated, name=name, reason="change its name in the settings")
+        self._name_problems = problems
+
     def problems(self) -> list[str]:
         """Return the reasons why the process cannot work, one text for each, without secrets."""
         if self.waiting_for is not None:
@@ -103,5 +123,8 @@ class Health:
         return len(stopped) < sources
 
     def source_problems(self) -> list[str]:
-        """Return which sources are paused, refused or failing for this process."""
-        return [f"source {name} {state}" for name, state in self._source_states.items() if state is not SourceState.OK]
+        """Return which sources are paused, refused or failing for this process, and which names are not configured."""
+        states = [
+            f"source {name} {state}" for name, state in self._source_states.items() if state is not SourceState.OK
+        ]
+        return [*states, *self._name_problems.values()]

@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from checkpointd.redaction import Secrets
+from checkpointd.telemetry.hidden import hide, redact
 from checkpointd.telemetry.journal import is_journal
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("checkpointd")
@@ -19,30 +19,6 @@ _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical
 
 _VERBOSE_LIBRARIES: Final = ("apscheduler", "asyncio", "aiohttp")
 """Libraries whose debug and info messages are never logged, whatever `level` is."""
-
-
-class _Redaction:
-    """The secrets that no line may contain. More of them become known when a key or a password is replaced."""
-
-    def __init__(self) -> None:
-        self._values: frozenset[str] = frozenset()
-        self._secrets = Secrets(())
-
-    def add(self, values: Iterable[str]) -> None:
-        if new := set(values) - self._values:
-            self._values |= new
-            self._secrets = Secrets(self._values)
-
-    def redact(self, text: str) -> str:
-        return self._secrets.redact(text)
-
-
-_redaction = _Redaction()
-
-
-def hide(secrets: Iterable[str]) -> None:
-    """Remove these secrets, too, from every line that is logged from now on."""
-    _redaction.add(secrets)
 
 
 def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -> None:
@@ -62,6 +38,8 @@ def configure(log_format: str | None, level: str, secrets: Iterable[str] = ()) -
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=processors,
             processors=[
+                structlog.stdlib.ExtraAdder({"repeated"}),
+                structlog.processors.MaybeTimeStamper(fmt="iso", utc=True),  # the time at which a count is written
                 _add_priority,
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _render_with_priority(_renderer(chosen), shows_priority=is_journal(sys.stderr)),
@@ -111,7 +89,7 @@ def _redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 def _clean(value: Any) -> Any:  # noqa: ANN401  # any value of a log event
     if isinstance(value, str):
-        return _redaction.redact(value)
+        return redact(value)
     if isinstance(value, dict):
         return {key: _clean(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -16,7 +16,8 @@ from prometheus_client import (
 )
 
 from checkpointd import __version__
-from checkpointd.domain.poll import SavedPoll
+from checkpointd.domain.failure import ErrorClass
+from checkpointd.domain.poll import Lease, SavedPoll
 from checkpointd.telemetry.logs import log
 
 # Otherwise each counter would have a second series with the time of its creation, which is always the process start.
@@ -41,7 +42,7 @@ CHECKPOINTS: Final = Counter(
 )
 REJECTS: Final = Counter(
     "checkpointd_rejected_items",
-    "Checkpoints and job records that could not be read, wholly or in part, by source.",
+    "Checkpoints, job records and events that could not be read, wholly or in part, by source.",
     ["source"],
     registry=REGISTRY,
 )
@@ -130,6 +131,17 @@ def record_saved(source: str, polls: Iterable[SavedPoll]) -> None:
         )
     if recovered:
         log.info("poll.recovered", source=source, **log_fields(recovered))
+
+
+def record_lost(source: str, leases: Sequence[Lease]) -> None:
+    """Count and log the jobs of one source whose leases were lost again and again, which counts as a failed poll."""
+    if leases:
+        POLLS.labels(source, ErrorClass.LEASE_LOST).inc(len(leases))
+        error = "the last polls did not end: a daemon was killed meanwhile, or could not save them"
+        log.warning(
+            "poll.failed", source=source, error_class=ErrorClass.LEASE_LOST, error=error,
+            **log_fields([lease.id for lease in leases]),
+        )  # fmt: skip
 
 
 def _reason(poll: SavedPoll) -> str | None:

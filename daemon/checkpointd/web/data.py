@@ -77,10 +77,11 @@ class JobPage(NamedTuple):
     """The `seq` of the oldest change shown, if there are older ones, or None."""
 
 
-async def read_jobs_page(store: Store, query: str, number: int) -> JobsPage:
+async def read_jobs_page(store: Store, query: str, number: int, configured: Sequence[str]) -> JobsPage:
     """Read a page of the jobs whose id, source, status, phase or models contain every word of `query`.
 
-    The words `stale` and `failing` find jobs in these states. Raises DatabaseUnavailableError.
+    The words `stale` and `failing` find jobs in these states. `configured` are the names of the sources in the
+    settings. Raises DatabaseUnavailableError.
     """
     query = " ".join(visible(query).split())[:MAX_QUERY_LENGTH]
     words = list(dict.fromkeys(query.lower().split()))[:MAX_WORDS]
@@ -88,7 +89,7 @@ async def read_jobs_page(store: Store, query: str, number: int) -> JobsPage:
         rows = await views.search_jobs(words, JOBS_PER_PAGE, max(number, 1), STATUSES_SHOWN)
         jobs = [row for row in rows if row["id"] is not None]
         curves = await views.list_curves([j["source"] for j in jobs], [j["id"] for j in jobs], SPARKLINE_POINTS)
-        sources = await views.list_sources()
+        sources = await views.list_sources(configured)
     totals = rows[0]
     return JobsPage(
         totals["at"],

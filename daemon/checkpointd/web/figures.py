@@ -10,6 +10,9 @@ from checkpointd.web import chart
 MAX_DOTS: Final = 60
 """With more steps, the dots of a curve would overlap, so only those of the best and the selected step are shown."""
 
+TITLE_CHARACTERS: Final = 64
+"""The most characters of a metric's name in a title."""
+
 _LOSSES: Final = {"train_loss": "train", "valid_loss": "valid", "full_valid_loss": "full valid"}
 _ACCURACIES: Final = {
     "train_mean_token_accuracy": "train",
@@ -80,6 +83,11 @@ def losses(rows: Sequence[Row]) -> Figure:
 def accuracies(rows: Sequence[Row]) -> Figure:
     """Draw the accuracies of a job. `rows` are its metrics by ascending step."""
     return _figure("Token accuracy", _ACCURACIES, rows)
+
+
+def objective(rows: Sequence[Row], metric: str) -> Figure:
+    """Draw the metric of the objective, if it has no column of its own. `rows` are the metrics by ascending step."""
+    return _figure(presentation.cut(metric, TITLE_CHARACTERS), {"objective": "objective"}, rows)
 
 
 def _figure(title: str, metrics: dict[str, str], rows: Sequence[Row]) -> Figure:

@@ -13,8 +13,10 @@ from typing import Any, Final
 CONNECTIONS: Final = 32
 """The most connections at the same time. A quarter of the process's file descriptors is used at most."""
 
-CONNECTION_SECONDS: Final = 5.0
-"""How long a connection may be open: to send a request, to let the database answer it, and to read the response."""
+REQUEST_SECONDS: Final = 2.0
+RESPONSE_SECONDS: Final = 3.0
+"""How long a client may take to send a request; and then how long the database may take to answer it, and the client to
+read the response. Each response closes its connection."""
 
 BACKLOG: Final = 8
 """Connections that are accepted at the same time. For this moment each has a file descriptor, even if it is refused."""
@@ -46,16 +48,22 @@ class _Refusal(Protocol):
 
 
 class _Connection(Protocol):
-    """Passes everything on to the handler of a connection, which it closes after CONNECTION_SECONDS."""
+    """Passes everything on to the handler of a connection, and closes it when its time is over."""
 
     def __init__(self, handler: Any, connections: "set[_Connection]") -> None:  # noqa: ANN401  # aiohttp's handler
         self._handler = handler
         self._connections = connections
+        self._tail: bytes | None = b""
+        """The last bytes of the request, or None after its end."""
         connections.add(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._expiry = asyncio.get_running_loop().call_later(CONNECTION_SECONDS, transport.abort)
+        self._transport = transport
+        self._expire_in(REQUEST_SECONDS)
         self._handler.connection_made(transport)
+
+    def _expire_in(self, seconds: float) -> None:
+        self._expiry = asyncio.get_running_loop().call_later(seconds, self._transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expiry.cancel()
@@ -63,6 +71,12 @@ class _Connection(Protocol):
         self._handler.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._tail is not None:
+            self._tail = self._tail[-3:] + data
+            if b"\r\n\r\n" in self._tail:  # the end of the headers; a GET request has no body
+                self._tail = None
+                self._expiry.cancel()
+                self._expire_in(RESPONSE_SECONDS)
         self._handler.data_received(data)
 
     def eof_received(self) -> bool | None:

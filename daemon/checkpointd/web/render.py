@@ -60,6 +60,8 @@ _templates.filters.update(
     number=presentation.number,
     problems=presentation.problems,
     progress=presentation.progress,
+    source_advice=presentation.source_advice,
+    source_state=presentation.source_state,
     source_tone=presentation.source_tone,
     timestamp=presentation.timestamp,
 )
@@ -93,7 +95,11 @@ def job_page(data: JobPage, problems: Sequence[str]) -> str:
         now=job["at"],
         problems=problems,
         query="",
-        figures=[figures.losses(data.curve), figures.accuracies(data.curve)],
+        figures=[
+            figures.objective(data.curve, job["best_rule"] or ""),
+            figures.losses(data.curve),
+            figures.accuracies(data.curve),
+        ],
         epoch=max((row["epoch"] for row in data.curve if row["epoch"] is not None), default=None),
         error=presentation.provider_error(job["error"]),
         hyperparameters=presentation.hyperparameters(job["hyperparameters"]),

@@ -12,7 +12,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from checkpointd.postgres.connection import database_deadline_in
 from checkpointd.postgres.dsn import Host
-from checkpointd.postgres.errors import DatabaseUnavailableError
+from checkpointd.postgres.errors import TIMEOUT_ERRORS, DatabaseUnavailableError
 from checkpointd.postgres.store import CLOSE_SECONDS, Store
 from checkpointd.telemetry.logs import log
 from checkpointd.telemetry.metrics import REGISTRY
@@ -25,6 +25,11 @@ Problems = Callable[[], list[str]]
 
 PAGE_SECONDS: Final = 2.0
 """The longest time that the database may take for one page."""
+
+_TOO_SLOW: Final = (
+    f"no response in time: reading this page took longer than {PAGE_SECONDS:g} s. The database is overloaded or cut "
+    "off, or it holds too much of what this page shows"
+)
 
 _HEADERS: Final = {
     # The browser loads only what this port serves. So even unescaped markup could not run scripts or send data.
@@ -46,13 +51,15 @@ async def serve(
     port: int,
     problems: Problems,
     store: Store,
+    configured: Sequence[str],
     source_problems: Problems = list,
     can_poll: Callable[[], bool] = lambda: True,
 ) -> AsyncIterator[None]:
     """Serve the status port. If it cannot be opened, log a warning and continue without it.
 
-    `store` must have connections of its own, so that pages and polls do not wait for each other. `source_problems` are
-    shown by /readyz. They make it fail only if no source can be polled: otherwise the daemon polls the other sources.
+    `store` must have connections of its own, so that pages and polls do not wait for each other. `configured` are the
+    names of the sources in the settings. `source_problems` are shown by /readyz. They make it fail only if no source
+    can be polled: otherwise the daemon polls the other sources.
     """
     addresses: list[tuple[str, int]] = []
 
@@ -61,7 +68,7 @@ async def serve(
 
     app = web.Application(middlewares=[_check_host(host, is_loopback_only), _show_problems(problems)])
     app.on_response_prepare.append(_add_headers)
-    _add_routes(app.router, problems, source_problems, can_poll, store)
+    _add_routes(app.router, problems, source_problems, can_poll, store, configured)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()
     async with AsyncExitStack() as stack:
@@ -83,6 +90,7 @@ def _add_routes(
     source_problems: Problems,
     can_poll: Callable[[], bool],
     store: Store,
+    configured: Sequence[str],
 ) -> None:
     async def livez(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -93,7 +101,7 @@ def _add_routes(
         return web.Response(text="\n".join(lines) + "\n", status=503 if found else 200)
 
     async def jobs(request: web.Request) -> web.Response:
-        found = await data.read_jobs_page(store, request.query.get("q", ""), _page_number(request))
+        found = await data.read_jobs_page(store, request.query.get("q", ""), _page_number(request), configured)
         return _html(render.jobs_page(found, problems()))
 
     async def job(request: web.Request) -> web.Response:
@@ -153,7 +161,8 @@ def _show_problems(problems: Problems) -> Middleware:
         except web.HTTPNotFound:
             return _html(_not_found(), status=404)
         except DatabaseUnavailableError as e:
-            return _html(_unavailable(problems() or [f"database: {e}"]), status=503)
+            cause = _TOO_SLOW if e.kind in TIMEOUT_ERRORS else f"database: {e}"
+            return _html(_unavailable(problems() or [cause]), status=503)
 
     return show_problems
 

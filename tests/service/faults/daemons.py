@@ -20,11 +20,21 @@ from typing import Self
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.store import open_store
 from support.harness import until
-from support.verbs import environment, running
+from support.verbs import PROGRAM, environment, running
 
 POLL_GAP = 0.2
 LEASE = 2.0
 """The poll gap and the lease of the daemons, in seconds."""
+
+FEW_AT_ONCE = {"CHECKPOINTD_CONCURRENCY": "4"}
+"""With this setting a listing takes less than a lease, even on a busy machine: fewer listings share the time."""
+
+PATIENT = {
+    "CHECKPOINTD_PAGE_SIZE": "100",
+    "CHECKPOINTD_LEASE_SECONDS": "60",
+    "CHECKPOINTD_REQUEST_TIMEOUT_SECONDS": "30",
+}
+"""With these settings no poll fails by itself, even on a slow machine."""
 
 _numbers = itertools.count(1)
 
@@ -63,6 +73,14 @@ async def measure_stalls() -> AsyncIterator[Callable[[], float]]:
         yield lambda: stalled
     finally:
         measuring.cancel()
+
+
+def queued_seconds(pid: int) -> float:
+    """Return for how many seconds in all a process was ready to run and had no processor; 0 if that is unknown."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 async def track(url: str, jobs: Sequence[str]) -> None:
@@ -106,7 +124,7 @@ class Daemon:
 @asynccontextmanager
 async def daemon(env: dict[str, str]) -> AsyncIterator[Daemon]:
     """Run a daemon. If it still runs at the end, it is killed."""
-    async with running("run", env=env) as process:
+    async with running("run", env=env, program=PROGRAM) as process:
         started = Daemon(process, env)
         reading = asyncio.ensure_future(started.read_log())
         try:
@@ -116,6 +134,7 @@ async def daemon(env: dict[str, str]) -> AsyncIterator[Daemon]:
                 process.kill()
             await process.wait()
             await reading
+            sys.stderr.writelines(started.log[-100:])  # pytest shows it if the test fails
 
 
 _FORK_SERVER = """

@@ -1,9 +1,9 @@
-"""A TCP proxy in front of PostgreSQL that delays, drops, resets, cuts or refuses connections."""
+"""A TCP proxy in front of PostgreSQL that delays, slows, freezes, drops, resets, cuts or refuses connections."""
 
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
@@ -12,12 +12,57 @@ _RESET = struct.pack("ii", 1, 0)
 """The value of SO_LINGER with which a close sends RST."""
 
 
+_SSL_REQUEST = 80877103
+SAVE_OF_POLLS = (b"with held as materialized", b"call checkpointd.save_polls", b"call checkpointd.save_quiet_polls")
+SAVE_OF_JOB_RECORDS = (b"call checkpointd.save_job_records",)
+"""What the statements of a save contain: the procedures, and the statement that reads the stored checkpoints."""
+
+
+class _Messages:
+    """Splits what a client sends into the messages of PostgreSQL's protocol."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._is_started = False
+        self._statements = dict[bytes, bytes]()
+        """The texts of the prepared statements, by name."""
+        self._statement = b""
+
+    def feed(self, chunk: bytes) -> list[tuple[bytes, bytes]]:
+        """Return the messages that are complete now, and the statement of each."""
+        self._rest += chunk
+        messages = []
+        while (size := self._size()) is not None and len(self._rest) >= size:
+            message, self._rest = self._rest[:size], self._rest[size:]
+            messages.append((message, self._statement_of(message)))
+        return messages
+
+    def _size(self) -> int | None:
+        start = 1 if self._is_started else 0  # the first messages of a connection have no type
+        if len(self._rest) < start + 4:
+            return None
+        return start + int.from_bytes(self._rest[start : start + 4], "big")
+
+    def _statement_of(self, message: bytes) -> bytes:
+        if not self._is_started:
+            self._is_started = int.from_bytes(message[4:8], "big") != _SSL_REQUEST
+            return b""
+        kind, content = message[:1], message[5:]
+        if kind == b"P":  # Parse: the name of the statement, its text
+            name, self._statement = content.split(b"\0")[:2]
+            self._statements[name] = self._statement
+        elif kind == b"B":  # Bind: the name of the portal, the name of the statement
+            self._statement = self._statements.get(content.split(b"\0", 2)[1], b"")
+        return self._statement if kind in b"PDBES" else b""
+
+
 class _Connection:
     """The two ends of one connection, and its state."""
 
     def __init__(self, *ends: asyncio.StreamWriter) -> None:
         self.ends = ends
         self.is_mute = False
+        self.messages = _Messages()
         self.bytes_left: float = float("inf")
 
     def reset(self) -> None:
@@ -48,6 +93,16 @@ class Proxy:
         """An answer with these bytes is not delivered: its connection is reset instead."""
         self.cut_after: Callable[[], float] | None = None
         """Returns how many bytes a new connection carries, both ways together, before it is reset."""
+        self.bytes_per_second: float | None = None
+        """How fast each direction of a connection is, or None for no limit."""
+        self.freeze_in: Sequence[bytes] = ()
+        """Texts of which the statements of a save have one each."""
+        self.freeze_at: int | None = None
+        """The number of a message of a save, counted from now, of which only the first half is passed on. What the
+        client sends then waits until thaw()."""
+        self.frozen = asyncio.Event()
+        """Set when half of that message was passed on."""
+        self._thawed = asyncio.Event()
         self.cuts = 0
         """How many connections were cut."""
 
@@ -78,6 +133,29 @@ class Proxy:
         """Reset every connection."""
         for connection in self._connections:
             connection.reset()
+
+    def thaw(self) -> None:
+        """Pass on the rest, after freeze_at."""
+        self.frozen.clear()
+        self._thawed.set()
+
+    async def _unfrozen(self, messages: list[tuple[bytes, bytes]], sink: asyncio.StreamWriter) -> bytes:
+        """Return what to pass on of the messages of a client, and wait at the message freeze_at."""
+        passed = b""
+        for message, statement in messages:
+            half = 0
+            if self.freeze_at is not None and any(part in statement for part in self.freeze_in):
+                self.freeze_at -= 1
+                if self.freeze_at == 0:
+                    self.freeze_at, half = None, len(message) // 2
+                    sink.write(passed + message[:half])
+                    await sink.drain()
+                    passed = b""
+                    self._thawed.clear()
+                    self.frozen.set()
+                    await self._thawed.wait()
+            passed += message[half:]
+        return passed
 
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         try:
@@ -113,6 +191,8 @@ class Proxy:
         while chunk := await source.read(65536):
             if self.latency is not None:
                 await asyncio.sleep(self.latency(chunk))  # the latency that the test has set
+            if self.bytes_per_second is not None:
+                await asyncio.sleep(len(chunk) / self.bytes_per_second)  # the time that a slow line takes
             connection.is_mute = connection.is_mute or self.is_black_hole
             if connection.is_mute:
                 continue
@@ -123,5 +203,5 @@ class Proxy:
                 connection.reset()
                 return
             tail = chunk[-64:]
-            sink.write(chunk)
+            sink.write(chunk if is_answer else await self._unfrozen(connection.messages.feed(chunk), sink))
             await sink.drain()

@@ -6,15 +6,19 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import asyncpg
 import pytest
 
+from checkpointd.postgres.connection import STATEMENT_SECONDS
 from checkpointd.postgres.embedded import EmbeddedPostgres
-from service.faults.daemons import Daemon, daemon, daemon_env, measure_stalls, track
+from service.faults.daemons import FEW_AT_ONCE, LEASE, Daemon, daemon, daemon_env, measure_stalls, track
 from service.faults.invariants import Invariants
+from service.faults.play import Play
 from service.faults.proxy import Proxy
 from service.faults.truth import Truth
 from support.harness import until, until_true
@@ -22,12 +26,8 @@ from support.verbs import checkpointd
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-COMMIT = b"C\0\0\0\x0bCOMMIT\0"
-UPDATE = b"C\0\0\0\rUPDATE "
-"""The answers of a server to a commit, and to the single statement of quiet polls (of at most nine jobs)."""
-
-Cut = Callable[[Proxy, random.Random, asyncpg.Connection], Awaitable[int]]
-"""Cuts connections again and again. Returns how often."""
+SAVED = b"C\0\0\0\x09CALL\0"
+"""The answer of a server to a save."""
 
 
 @pytest.fixture
@@ -37,62 +37,99 @@ async def proxy(url: str) -> AsyncIterator[Proxy]:
         yield opened
 
 
-async def _cut_answers(proxy: Proxy, rng: random.Random, _: asyncpg.Connection) -> int:
-    """Now and then drop the answer to a save. The save is done, and the daemon cannot know it."""
-    rounds = 0
-    while rounds < 16 or (proxy.cuts < 5 and rounds < 160):  # a slow machine saves less often
-        rounds += 1
-        proxy.cut_at = rng.choice([COMMIT, COMMIT, UPDATE])
-        await asyncio.sleep(rng.uniform(0.1, 0.6))  # in this time answers are cut
-        proxy.cut_at = None
-        await asyncio.sleep(rng.uniform(0, 0.2))  # in this time the daemon recovers
-    return proxy.cuts
+@asynccontextmanager
+async def _polling_through(
+    proxy: Proxy, invariants: Invariants, truth: Truth, play: Play, home: Path
+) -> AsyncIterator[None]:
+    """Let a daemon poll through a proxy during the block. Nothing may be lost, duplicated or half-written."""
+    truth.delay = lambda: truth.rng.uniform(0, 0.02)
+    async with daemon(daemon_env(home, proxy.url, truth.provider.url, **FEW_AT_ONCE)) as one:
+        await one.wait_for("poll.changed")
+        async with invariants.checked():
+            yield
+        play.recoveries.append(await invariants.until_all_is_stored())
+        assert one.process.returncode is None
+    print(f"{len(truth.listed)} checkpoints, {invariants.checks} checks")  # noqa: T201
+    assert [] == truth.overlaps
 
 
-async def _cut_anywhere(proxy: Proxy, rng: random.Random, _: asyncpg.Connection) -> int:
-    """Reset each connection after some thousand bytes of requests and answers."""
-    proxy.cut_after = lambda: rng.uniform(1500, 30000)
-    proxy.reset()
-    await asyncio.sleep(6)  # in this time connections are cut
-    await until(lambda: proxy.cuts >= 5)
-    proxy.cut_after = None
-    proxy.reset()
-    return proxy.cuts
+@pytest.mark.play("lost answers", short=8, long=200, round=40)
+async def test_answers_are_lost(
+    truth: Truth, invariants: Invariants, proxy: Proxy, play: Play, rng: random.Random, tmp_path: Path
+) -> None:
+    """If the answer to a save is lost, the save is done, and the daemon cannot know it: no harm is done."""
+    async with _polling_through(proxy, invariants, truth, play, tmp_path):
+        while proxy.cuts < play.amount:
+            proxy.cut_at = SAVED
+            await asyncio.sleep(rng.uniform(0.1, 0.6))  # in this time answers are cut
+            proxy.cut_at = None
+            await asyncio.sleep(rng.uniform(0, 0.2))  # in this time the daemon recovers
+    play.made = proxy.cuts
 
 
-async def _terminate(_: Proxy, rng: random.Random, sql: asyncpg.Connection) -> int:
-    """End the sessions of the daemon on the server."""
-    terminate = """
-        select count(pg_terminate_backend(pid)) from pg_stat_activity
-        where application_name = 'checkpointd' and datname = current_database()"""
-    ended = rounds = 0
-    while rounds < 30 or (ended < 5 and rounds < 300):
-        rounds += 1
-        await asyncio.sleep(rng.uniform(0, 0.4))  # in this time the daemon connects again and works
-        ended += await sql.fetchval(terminate)
-    return ended
-
-
-@pytest.mark.parametrize("cut", [_cut_answers, _cut_anywhere, _terminate])
+@pytest.mark.play("cut connections", short=8, long=300, round=100)
 async def test_connections_are_cut(
-    cut: Cut,
+    truth: Truth, invariants: Invariants, proxy: Proxy, play: Play, rng: random.Random, tmp_path: Path
+) -> None:
+    """If each connection is reset after some thousand bytes of requests and answers, no harm is done."""
+    async with _polling_through(proxy, invariants, truth, play, tmp_path):
+        proxy.cut_after = lambda: rng.uniform(1500, 30000)
+        proxy.reset()
+        await until(lambda: proxy.cuts >= play.amount, 600)
+        proxy.cut_after = None
+        proxy.reset()
+    play.made = proxy.cuts
+
+
+@pytest.mark.play("terminated backends", short=15, long=1000, round=100)
+async def test_backends_are_terminated(
     truth: Truth,
     invariants: Invariants,
     proxy: Proxy,
+    play: Play,
     sql: asyncpg.Connection,
     rng: random.Random,
     tmp_path: Path,
 ) -> None:
-    """Whichever answer of the database is lost, nothing is lost, duplicated or half-written."""
+    """If the sessions of the daemon are ended on the server at any moment, no harm is done."""
+    terminate = """
+        select count(pg_terminate_backend(pid)) from pg_stat_activity
+        where application_name = 'checkpointd' and datname = current_database()"""
+    async with _polling_through(proxy, invariants, truth, play, tmp_path):
+        while play.made < play.amount:
+            await asyncio.sleep(rng.uniform(0, 0.4))  # in this time the daemon connects again and works
+            play.made += await sql.fetchval(terminate)
+
+
+@pytest.mark.play("late answers", short=4, long=200, round=20)
+async def test_answers_are_late(
+    url: str, truth: Truth, invariants: Invariants, play: Play, rng: random.Random, tmp_path: Path
+) -> None:
+    """If the answer to a save comes late, or after the daemon has given up, no harm is done."""
+
+    def is_late(chunk: bytes) -> float:
+        if SAVED not in chunk or play.made >= play.amount or rng.random() < 0.5:
+            return 0.0
+        play.made += 1
+        limit = STATEMENT_SECONDS
+        return rng.choice([rng.uniform(LEASE, limit), rng.uniform(limit, limit + 5)])
+
     truth.delay = lambda: rng.uniform(0, 0.02)
-    async with daemon(daemon_env(tmp_path, proxy.url, truth.provider.url)) as one:
-        await one.wait_for("poll.changed")
+    # Four replicas that poll all the time would use up the time of a lease.
+    settings = {f"CHECKPOINTD_{name}": "1" for name in ("CONCURRENCY", "MIN_POLL_SECONDS", "MAX_POLL_SECONDS")}
+    async with AsyncExitStack() as stack:
+        replicas = []
+        for _ in range(4):
+            proxy = await stack.enter_async_context(Proxy(url))
+            env = daemon_env(tmp_path, proxy.url, truth.provider.url, **settings)
+            replicas.append(await stack.enter_async_context(daemon(env)))
+            await replicas[-1].wait_for("daemon.ready")
+            proxy.latency = is_late
         async with invariants.checked():
-            cuts = await cut(proxy, rng, sql)
-        await invariants.until_all_is_stored()
-        assert one.process.returncode is None
-    print(f"{cuts} cuts, {len(truth.listed)} checkpoints, {invariants.checks} checks")  # noqa: T201
-    assert cuts >= 5
+            await until(lambda: play.made >= play.amount, 600)
+            await asyncio.sleep(STATEMENT_SECONDS)  # until the last answers have come, or nobody waits for them
+        play.recoveries.append(await invariants.until_all_is_stored())
+        assert [None] * 4 == [replica.process.returncode for replica in replicas]
     assert [] == truth.overlaps
 
 
@@ -116,32 +153,36 @@ async def test_black_hole(truth: Truth, invariants: Invariants, proxy: Proxy, tm
     assert [] == truth.overlaps
 
 
-async def test_database_crashes(truth: Truth, rng: random.Random, tmp_path: Path) -> None:
+@pytest.mark.play("immediate restarts", short=4, long=100, round=10)
+async def test_database_crashes(
+    truth: Truth, play: Play, rng: random.Random, violations: Counter[str], tmp_path: Path
+) -> None:
     """A server that is down at the start, and crashes again and again, is polled into within 10 s after it is back."""
     folder = tmp_path / "postgres"
     server = EmbeddedPostgres(folder, sync=False)
     url = await server.start_or_connect()
     try:
-        env = daemon_env(tmp_path, url, truth.provider.url)
+        env = daemon_env(tmp_path, url, truth.provider.url, **FEW_AT_ONCE)
         assert 0 == (await checkpointd("migrate", env=env)).code
         await track(url, truth.jobs)
         await server.stop()
-        invariants, waits = Invariants(url, truth), []
+        invariants = Invariants(url, truth, violations)
         async with daemon(env) as one:
             await one.wait_for("daemon.waiting")
             async with invariants.checked():
-                for down in (3.0, 0.0, rng.uniform(0, 2), 4.0):
-                    await asyncio.sleep(down)  # in this time the server is down
+                while play.made < play.amount:
+                    await asyncio.sleep(rng.choice([0, rng.uniform(0, 2), 3, 4]))  # in this time the server is down
                     await server.start_or_connect()
-                    waits.append(await _until_polled(url))
-                    await asyncio.sleep(rng.uniform(0.5, 1.5))  # in this time the daemon polls
+                    play.recoveries.append(await _until_polled(url))
+                    await asyncio.sleep(rng.uniform(0, 1.5))  # in this time the daemon polls
                     await _crash(folder)
+                    play.made += 1
             await server.start_or_connect()
             await invariants.until_all_is_stored()
             assert one.process.returncode is None
-            _assert_few_log_lines(one, crashes=5)
-        print(f"first poll {[round(w, 2) for w in waits]} s after the server was back, {len(one.log)} log lines")  # noqa: T201
-        assert 10 > max(waits)
+            _assert_few_log_lines(one, crashes=play.made + 1)
+        print(f"{len(one.log)} log lines")  # noqa: T201
+        assert 10 > max(play.recoveries)
         assert [] == truth.overlaps
     finally:
         await server.stop()

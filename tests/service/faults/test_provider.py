@@ -97,7 +97,7 @@ async def test_job_faults(
     *faulty, same, new, _, _, _ = truth.jobs
     healthy = truth.jobs[-3:]
     await track(url, truth.jobs)
-    invariants = Invariants(url, truth)
+    invariants = Invariants(url, truth, Counter())
     async with daemon(daemon_env(tmp_path, url, provider.url, CHECKPOINTD_LEASE_SECONDS="60")) as one:
         await invariants.until_all_is_stored()
         truth.faults = dict(zip(faulty, JOB_FAULTS, strict=True))
@@ -118,10 +118,11 @@ async def test_job_faults(
         ]
         print(f"longest gap of a healthy job {max(gaps):.2f} s; {len(requests)} requests")  # noqa: T201
         assert 4 * POLL_GAP + 2 + late > max(gaps)
-        # A gap of 0.2 s that doubles leaves time for five or six polls in 7 s. A poll tries a request three times.
+        # A gap of 0.2 s that doubles leaves time for five or six polls in 7 s. Only the first one has two tries.
+        # aiohttp sends each request twice if the connection is closed without a response.
         tries = Counter(job for job, _ in starts if job in truth.faults)
-        assert {} == {name: count for name, count in tries.items() if count > 18}
-        # Failing jobs share a quarter of the slots, and some hold one for seconds: in 7 s not every job has had one.
+        assert {} == {name: count for name, count in tries.items() if count > 14}
+        # Jobs that fail lastingly share a quarter of the slots: in 7 s not every job has had one.
         await until(lambda: _listed_jobs(truth.requests[known:], {same, new}) >= set(truth.faults))
         # A page that comes too late is requested again. Therefore only some listings have exactly so many pages.
         await until(lambda: 2 in _page_counts(truth.requests[known:], same))

@@ -11,13 +11,20 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from support.provider import Answer, Provider, checkpoint, error, job, page
+from support.provider import Answer, Provider, body, checkpoint, error, job, page
 
 BURST = 20
 """The checkpoints of a burst: four pages of five. A kill test proves nothing if a burst fits one page."""
 
-MOST_LISTED = 60
+MOST_LISTED = 40
 """The most checkpoints that a job lists. As at real providers, older ones are not listed any more."""
+
+
+Spoil = Callable[[bytes, bool, bool], bytes | Answer | None]
+"""Spoils the body of a page, given whether it is the first one and the last one.
+
+Returns another body, which is a page nevertheless; or what is answered instead of a page; or None to spoil nothing.
+"""
 
 
 class Listed(NamedTuple):
@@ -39,6 +46,8 @@ class CompleteListing(NamedTuple):
     """When its first page was requested."""
     ended: float
     """When its last page was sent."""
+    key: str
+    """The key of the daemon that requested its last page."""
 
 
 class Request(NamedTuple):
@@ -76,6 +85,8 @@ class Truth:
         """Keys that are refused."""
         self.faults: dict[str, Answer] = {}
         """What a job answers instead of its list."""
+        self.spoilt: dict[str, Spoil] = {}
+        """Spoils the pages of a job."""
         self.delay: Callable[[], float] = lambda: 0.0
         """Returns the seconds that a page takes."""
         self._items: dict[str, list[dict[str, Any]]] = {f"ftjob-{n:02d}": [] for n in range(jobs)}
@@ -140,6 +151,7 @@ class Truth:
         return self._request_counts[key]
 
     def _record(self, request: web.Request, name: str | None) -> Request:
+        self.provider.requests.clear()  # a long run would fill the memory with them
         key = request.headers["Authorization"].removeprefix("Bearer ")
         recorded = Request(time.monotonic(), key, name, request.query.get("after"))
         self.requests.append(recorded)
@@ -163,7 +175,7 @@ class Truth:
                 if fault is not None:
                     return fault if isinstance(fault, web.StreamResponse) else await fault(request)
                 await asyncio.sleep(self.delay())  # the time that the page takes
-                return await self._send(request, name, started)
+                return await self._send(request, name, started, recorded.key)
             finally:
                 self._running[name].remove((recorded.key, request))
 
@@ -181,7 +193,7 @@ class Truth:
             if other != recorded.key and not _has_hung_up(earlier):
                 self.overlaps.append(Overlap(recorded.at, recorded.key, other, name))
 
-    async def _send(self, request: web.Request, name: str, started: float) -> web.StreamResponse:
+    async def _send(self, request: web.Request, name: str, started: float, key: str) -> web.StreamResponse:
         """Send a page, and record it when all of it was sent."""
         items, after, limit = self._items[name], request.query.get("after"), int(request.query["limit"])
         ids = [item["id"] for item in items]
@@ -191,6 +203,11 @@ class Truth:
         part, has_more = items[start : start + limit], len(items) > start + limit
         started = started if after is None else self._started.get((name, after), started)
         response, sent = page(part, has_more=has_more), time.time()
+        if name in self.spoilt:
+            spoilt = self.spoilt[name](bytes(response.body), after is None, not has_more)
+            if spoilt is not None and not isinstance(spoilt, bytes):
+                return spoilt if isinstance(spoilt, web.StreamResponse) else await spoilt(request)
+            response = body(spoilt) if spoilt is not None else response
         try:
             await response.prepare(request)
             await response.write_eof()
@@ -199,7 +216,7 @@ class Truth:
         if has_more:
             self._started[name, part[-1]["id"]] = started
         else:
-            self.complete.append(CompleteListing(name, started, sent))
+            self.complete.append(CompleteListing(name, started, sent, key))
             self._unfinished.discard(name)  # the last page may be requested again, if it came too late
         return response
 

@@ -1,0 +1,236 @@
+"""An event of a job: the metrics of a training step, or a message. Reads one item of an event list. Pure.
+
+The rules for values are those of reading.py. The important values are `id` and, in an event of type `metrics`, the
+step, if there is one. An event that has a step becomes a Step, any other a Message.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, NamedTuple, TypeGuard
+
+import msgspec
+
+from checkpointd.domain.checkpoint import EXTRA_METRICS, ITEM_BYTES, METRICS, ForeignItemError, is_valid_id
+from checkpointd.domain.reading import (
+    NAME_CHARACTERS,
+    TEXT_CHARACTERS,
+    BadItemError,
+    Item,
+    Odd,
+    RawItem,
+    integer,
+    number,
+    printable,
+    text,
+    time,
+)  # fmt: skip
+
+EVENT_OBJECT: Final = "fine_tuning.job.event"
+"""The value of `object` in every event."""
+
+STEP_METRICS: Final = METRICS[1:]
+"""The metrics of a step with a column. The first one of METRICS, `step`, is the number of the step."""
+
+
+STEP_BYTES: Final = 4 * 1024
+"""The most bytes of the payload of a step, and of its numbers without a column: a job can have a million steps. In an
+event of OpenAI's or Bedrock's both have some hundred.
+"""
+
+
+class Step(NamedTuple):
+    """The metrics of a training step as one event reports them. A metric that it does not report is None."""
+
+    step_number: int
+    id: str
+    created_at: int | None
+    """In Unix seconds."""
+    total_steps: int | None
+    train_loss: float | None
+    train_mean_token_accuracy: float | None
+    valid_loss: float | None
+    valid_mean_token_accuracy: float | None
+    full_valid_loss: float | None
+    full_valid_mean_token_accuracy: float | None
+    extra_metrics: str | None
+    """All other numbers by name, as a JSON object, or None."""
+    payload: str | None
+    """The event as received, or None if the other fields can reproduce it or it is larger than STEP_BYTES."""
+
+
+class Message(NamedTuple):
+    """An event without metrics of a step."""
+
+    id: str
+    created_at: int | None
+    """In Unix seconds."""
+    level: str | None
+    type: str | None
+    message: str | None
+    payload: str | None
+    """The event as received, or None if the other fields can reproduce it."""
+
+
+_Bigint = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=TEXT_CHARACTERS)]
+
+
+class _Item(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """An item as specified. msgspec converts no value to another type."""
+
+    object: str
+    id: str
+    created_at: _Bigint
+    level: _Text
+    message: _Text
+    type: _Text
+    data: dict[str, float | None] | None = None
+
+
+_decode_item = msgspec.json.Decoder(_Item).decode
+_QUOTES_WITHOUT_DATA: Final = 2 * 6 + 2 * 5
+"""The quotation marks of an item without `data`: around six names and five strings."""
+
+_SAID: Final = {
+    "training loss": "train_loss",
+    "validation loss": "valid_loss",
+    "full validation loss": "full_valid_loss",
+}
+"""What the message of a step calls its metrics."""
+
+_split_message = re.compile(r"Step (-?[0-9]+)(?:/([0-9]+))?: (.*)").fullmatch
+
+
+def read_event(raw: RawItem) -> tuple[Step | Message, str | None]:
+    """Read one item of an event list.
+
+    Returns the event, and a flaw or None. A flaw names the values that are odd, and therefore None or left out. Raises
+    BadItemError if an important value is odd: ForeignItemError for an item of another type.
+    """
+    if len(raw) > ITEM_BYTES:
+        raise BadItemError(f"larger than {ITEM_BYTES} bytes")
+    event = _read_as_specified(raw)
+    return (event, None) if event else _read_each_value(bytes(raw))
+
+
+def _read_as_specified(raw: RawItem) -> Step | Message | None:
+    """Read an item that has exactly the specified members, each once, and nothing odd. Returns None for any other."""
+    try:
+        item = _decode_item(raw)
+        payload = str(raw, "utf-8")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    data = item.data
+    if item.object != EVENT_OBJECT or not is_valid_id(item.id) or "\\" in payload:
+        return None
+    quotes = payload.count('"') - _QUOTES_WITHOUT_DATA
+    if not data:
+        # A repeated member adds quotation marks. Two may be those of the name `data`, which no value can imitate.
+        is_message = quotes == 2 * ('"data":' in payload) and item.type != "metrics"
+        return Message(item.id, item.created_at, item.level, item.type, item.message, None) if is_message else None
+    if len(raw) > STEP_BYTES:
+        return None
+    step, total_steps = data.get("step"), data.get("total_steps", 0.0)
+    if quotes != 2 + 2 * len(data) or item.type != "metrics" or not (_is_exact(step) and _is_exact(total_steps)):
+        return None
+    extra = [name for name in data if name not in _COLUMNS]
+    if extra and (len(extra) > EXTRA_METRICS or not all(_is_extra(name, data[name]) for name in extra)):
+        return None
+    total = int(total_steps) if "total_steps" in data else None
+    is_repeated = item.level == "info" and _only_repeats(item.message, int(step), total, data)
+    extra_metrics = json.dumps({name: data[name] for name in extra}) if extra else None
+    metrics = map(data.get, STEP_METRICS)
+    return Step._make(
+        (int(step), item.id, item.created_at, total, *metrics, extra_metrics, None if is_repeated else payload)
+    )
+
+
+_COLUMNS: Final = frozenset({*METRICS, "total_steps"})
+
+
+def _is_exact(value: float | None) -> TypeGuard[float]:
+    """Return whether a number is an integer that no other one is rounded to."""
+    return value is not None and value.is_integer() and abs(value) < 2**53
+
+
+def _is_extra(name: str, value: float | None) -> bool:
+    return value is not None and len(name) <= NAME_CHARACTERS and name.isprintable()
+
+
+def _only_repeats(message: str, step: int, total_steps: int | None, data: Mapping[str, float | None]) -> bool:
+    """Return whether the message of a step says nothing but what its data has, with its numbers rounded."""
+    found = _split_message(message)
+    if found is None or found[1] != str(step) or found[2] not in {None, str(total_steps)}:
+        return False
+    if found[3] == "training metrics":
+        return True
+    for part in found[3].split(", "):
+        name, _, said = part.partition("=")
+        value = data.get(_SAID.get(name, ""))
+        if value is None or not _is_rounded(said, value):
+            return False
+    return True
+
+
+def _is_rounded(said: str, value: float) -> bool:
+    decimals = len(said.partition(".")[2])
+    return said == str(value) or (decimals <= 20 and said == f"{value:.{decimals}f}")
+
+
+def _read_each_value(raw: bytes) -> tuple[Step | Message, str | None]:
+    item = Item(raw)
+    kind = item.members.get("object")
+    if isinstance(kind, str) and kind not in {EVENT_OBJECT, ""}:
+        raise ForeignItemError(printable(kind))
+    item.read("object", text)
+    event_id = item.require("id", text)
+    if not is_valid_id(event_id):
+        raise BadItemError("id: not 1 to 256 visible ASCII characters")
+    created_at = item.read("created_at", time)
+    level, event_type, message = (item.read(name, text) for name in ("level", "type", "message"))
+    data = item.members.get("data")
+    if data is not None and not isinstance(data, dict):
+        item.keep("data", Odd("not an object"))
+    event: Step | Message
+    if event_type == "metrics" and isinstance(data, dict) and ("data.step" in item.odd or data.get("step") is not None):
+        event = _step(item, event_id, created_at, data)
+    else:
+        payload = None if not item.odd and _is_plain(item.members) else item.payload
+        event = Message(event_id, created_at, level, event_type, message, payload)
+    return event, item.flaw
+
+
+def _is_plain(members: Mapping[str, Any]) -> bool:
+    """Return whether the columns of a message can reproduce an event with these members."""
+    names = {"id", "object", "created_at", "level", "type", "message"}
+    return members.keys() - {"data"} == names and members.get("object") == EVENT_OBJECT and not members.get("data")
+
+
+def _step(item: Item, event_id: str, created_at: int | None, data: Mapping[str, Any]) -> Step:
+    """Return the step of an event that is not as specified. Its payload is kept, unless it is too large."""
+    step = integer(data.get("step"))
+    if step is None or isinstance(step, Odd):
+        raise BadItemError(f"data.step: {step.reason if step else item.odd['data.step']}")
+    extra: dict[str, float] = {}
+    for name, value in data.items():
+        metric = number(value)
+        if name in _COLUMNS or metric is None or isinstance(metric, Odd):
+            continue
+        if len(name) > NAME_CHARACTERS or not name.isprintable():
+            item.keep("data", Odd(f"a name is not printable, or longer than {NAME_CHARACTERS} characters"))
+        else:
+            extra[name] = metric
+    if len(extra) > EXTRA_METRICS:  # the first by name: the same ones in each answer, whatever their order
+        item.keep("data", Odd(f"more than {EXTRA_METRICS} numbers beside the specified ones"))
+        extra = {name: extra[name] for name in sorted(extra)[:EXTRA_METRICS]}
+    total_steps = item.keep("data.total_steps", integer(data.get("total_steps")))
+    metrics = [item.keep(f"data.{name}", number(data.get(name))) for name in STEP_METRICS]
+    extra_metrics = _bounded(item, "data", json.dumps(extra)) if extra else None
+    payload = _bounded(item, "the event", item.payload)
+    return Step._make((step, event_id, created_at, total_steps, *metrics, extra_metrics, payload))
+
+
+def _bounded(item: Item, name: str, document: str) -> str | None:
+    is_large = len(document.encode()) > STEP_BYTES
+    return item.keep(name, Odd(f"not kept as received: more than {STEP_BYTES} bytes")) if is_large else document

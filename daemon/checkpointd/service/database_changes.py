@@ -1,0 +1,64 @@
+"""Notice what happens to the database itself: it is restored from a backup, or its clock is set.
+
+A step of the clock delays nothing, because times that were written in the future do not count. It is only logged.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from checkpointd.polling.source import ActiveSource
+from checkpointd.postgres.errors import DatabaseUnavailableError
+from checkpointd.postgres.store import Store
+from checkpointd.telemetry.health import Health
+from checkpointd.telemetry.logs import log
+
+CHECK_SECONDS: Final = 10.0
+"""The interval between two checks."""
+
+STEP_SECONDS: Final = 1.0
+"""A smaller step of the clock is not logged. A clock that is only slewed gains or loses some milliseconds."""
+
+
+class DatabaseChanges:
+    """Checks at intervals that each source has its row, and that the database's clock runs as fast as ours."""
+
+    def __init__(self, store: Store, health: Health, kinds: Mapping[str, str], sources: Sequence[ActiveSource]) -> None:
+        """`kinds` are those of all configured sources, by name; `sources` are those that this process polls."""
+        self._store = store
+        self._health = health
+        self._kinds = kinds
+        self._sources = sources
+        self._offset: tuple[float, float] | None = None
+        """The lowest and the highest possible difference between the two clocks at the last check, in seconds."""
+
+    async def check(self) -> None:
+        """Register lost sources again, and log a step of the clock. While this fails, the health has a problem."""
+        with suppress(DatabaseUnavailableError), self._health.unit("registration"):
+            await self._register()
+            await self._compare_clocks()
+
+    async def _register(self) -> None:
+        """Insert the rows of sources that are missing, and use the keys of the new rows from now on."""
+        keys = await self._store.register_sources(self._kinds)
+        for source in self._sources:
+            if source.key != keys[source.name]:
+                source.key = keys[source.name]
+                log.warning(
+                    "source.registered",
+                    source=source.name,
+                    reason="its row is another one: a restored database, or a renamed source?",
+                )
+
+    async def _compare_clocks(self) -> None:
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        now = await self._store.read_clock()
+        lowest, highest = now - loop.time(), now - before
+        if self._offset is not None:
+            forward, back = lowest - self._offset[1], self._offset[0] - highest
+            if max(forward, back) > STEP_SECONDS:
+                step = forward if forward > back else -back
+                log.warning("database.clock_stepped", seconds=round(step, 1))
+        self._offset = lowest, highest
