@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from checkpointd.postgres.connection import connect
+from checkpointd.postgres.connection import STATEMENT_SECONDS, connect
 from checkpointd.postgres.errors import DatabaseUnavailableError, explain
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.telemetry.health import Health
+from service.faults.proxy import Proxy
 from support.harness import polling_one, tick, track
 from support.logins import as_role, login
 from support.provider import JOB, Provider, checkpoint, page, paged
@@ -389,6 +390,25 @@ async def test_read_only_for_a_while(url: str, sql: asyncpg.Connection) -> None:
             await track(store)
         await sql.execute(f"alter database {database} reset default_transaction_read_only")
         await track(store)
+
+
+async def test_a_silent_server_delays_no_end(url: str) -> None:
+    """Work that is cancelled ends at once if the server falls silent while a new connection is prepared."""
+    async with Proxy(url) as proxy:
+        is_silent = asyncio.Event()
+
+        async def connect_and_silence() -> asyncpg.Connection:
+            connection = await connect(proxy.url)
+            proxy.is_black_hole = True
+            is_silent.set()
+            return connection
+
+        async with open_store(connect_and_silence) as store:
+            reading = asyncio.create_task(store.read_clock())
+            await is_silent.wait()
+            reading.cancel()
+            done, _ = await asyncio.wait([reading], timeout=STATEMENT_SECONDS / 2)
+            assert {reading} == done
 
 
 async def test_full_disk_for_a_while(store: Store, provider: Provider, sql: asyncpg.Connection, health: Health) -> None:

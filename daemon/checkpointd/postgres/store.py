@@ -103,13 +103,14 @@ class Store:
             try:
                 async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as lent:
                     try:
-                        yield lent
+                        try:
+                            yield lent
+                        except asyncpg.OutOfMemoryError as e:
+                            await name_cause(lent, e)
+                            raise
                     except (asyncio.CancelledError, TimeoutError):
                         with suppress(asyncpg.InterfaceError):  # the driver has closed it already
                             lent.terminate()
-                        raise
-                    except asyncpg.OutOfMemoryError as e:
-                        await name_cause(lent, e)
                         raise
             except _POOL_IS_STALE:
                 await self._pool.expire_connections()
@@ -254,15 +255,20 @@ async def _leases(claim: Awaitable[Sequence[asyncpg.Record]]) -> list[Lease]:
 async def open_store(connect: Connect, size: int = POOL_SIZE) -> AsyncIterator[Store]:
     """Open a store with up to `size` connections, which `connect` opens when they are needed."""
 
-    async def connect_ignoring_arguments(*_: object, **__: object) -> asyncpg.Connection:
-        return await connect()
+    async def connect_and_prepare(*_: object, **__: object) -> asyncpg.Connection:
+        connection = await connect()
+        try:
+            await prepare_for_full_lock_table(connection)
+        except BaseException:  # as the pool's `init` it would be closed gently, which waits for a server that hangs
+            connection.terminate()
+            raise
+        return connection
 
     pool = asyncpg.create_pool(
         min_size=0,
         max_size=size,
         max_inactive_connection_lifetime=60,
-        connect=connect_ignoring_arguments,
-        init=prepare_for_full_lock_table,
+        connect=connect_and_prepare,
         reset=_keep_session,
     )
     await pool  # opens no connection yet
