@@ -14,6 +14,8 @@ with needed as (
       ('steps', 'siu'),
       ('event_lists', 'siu'),
       ('summaries', 'siu'),
+      ('findings', 'siu'),
+      ('finding_cursor', 'su'),
       ('changes', 'si'),
       ('operations', 'si'),
       ('events', 'si'),
