@@ -10,7 +10,7 @@ create table checkpointd.findings (
     )
   ),
   checkpoint_id text,
-  since timestamptz not null,
+  since timestamptz,
   until timestamptz,
   clear_since timestamptz,
   value double precision,
@@ -21,7 +21,8 @@ create unique index findings_open on checkpointd.findings (
 ) nulls not distinct where until is null;
 create index findings_open_job on checkpointd.findings (job) where until is null;
 create index findings_job on checkpointd.findings (job, kind);
-comment on table checkpointd.findings is 'One row for each finding, open or resolved.';
+comment on table checkpointd.findings is
+  'One row for each finding, open or resolved, and for each that waits for a listing before it fires.';
 comment on index checkpointd.findings_open is
   'A finding is open once: for each job or source and kind or, if a checkpoint is leaving, for each checkpoint.';
 comment on index checkpointd.findings_open_job is 'Finds the jobs that have open findings.';
@@ -31,7 +32,8 @@ comment on column checkpointd.findings.source is 'Key of the source.';
 comment on column checkpointd.findings.job is 'Key of the job; null if the finding is about the source.';
 comment on column checkpointd.findings.kind is 'Which rule fired.';
 comment on column checkpointd.findings.checkpoint_id is 'Id of the checkpoint that the finding names; null if none.';
-comment on column checkpointd.findings.since is 'Time when it fired.';
+comment on column checkpointd.findings.since is
+  'Time when it fired; null if it waits for that, or never did.';
 comment on column checkpointd.findings.until is 'Time when it was resolved; null if it is open.';
 comment on column checkpointd.findings.clear_since is
   'Time since when its condition has not been met, as long as it is open; null if it is met.';

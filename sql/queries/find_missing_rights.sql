@@ -29,7 +29,8 @@ with needed as (
   union all
   select 'fine_tuning', views.name, 'select'
   from (
-    values ('jobs'), ('freshness'), ('sources'), ('checkpoints'), ('best_checkpoints'), ('changes'), ('rejects')
+    values
+      ('jobs'), ('freshness'), ('sources'), ('checkpoints'), ('best_checkpoints'), ('changes'), ('rejects'), ('findings')
   ) as views (name)
 )
 

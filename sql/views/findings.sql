@@ -4,7 +4,8 @@ select findings.id, sources.name as source, jobs.id as fine_tuning_job_id, findi
   findings.until, findings.message, findings.value, findings.checkpoint_id
 from checkpointd.findings
 join checkpointd.sources on sources.key = findings.source
-left join checkpointd.jobs on jobs.key = findings.job;
+left join checkpointd.jobs on jobs.key = findings.job
+where findings.since is not null;
 
 comment on view fine_tuning.findings is
   'One row for each finding, open or resolved: that a job ended, overfits or stalls, that a source refuses its key, '
@@ -16,7 +17,8 @@ comment on column fine_tuning.findings.fine_tuning_job_id is
 comment on column fine_tuning.findings.kind is
   'overfitting, diverging, stalled, finished, failed, suspected_gap, stale, source_paused, source_refused, unreadable '
   'or leaving.';
-comment on column fine_tuning.findings.since is 'Time when it fired. This is also changes.at of the row of kind fired.';
+comment on column fine_tuning.findings.since is
+  'Time when it fired, which is also changes.at of the row of kind fired.';
 comment on column fine_tuning.findings.until is
   'Time when it was resolved, which is also changes.at of the row of kind resolved; null if it is open.';
 comment on column fine_tuning.findings.message is

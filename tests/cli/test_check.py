@@ -122,8 +122,8 @@ async def test_each_missing_right_is_named(daemon_login: str, sql: asyncpg.Conne
     of_others = {
         f"fine_tuning.{view}"
         for view in (
-            "best_steps", "checkpoint_metrics", "comparison", "earlier_steps", "event_lists", "events", "findings",
-            "operations", "polls", "steps",
+            "best_steps", "checkpoint_metrics", "comparison", "earlier_steps", "event_lists", "events", "operations",
+            "polls", "steps",
         )
     }  # fmt: skip
     needed = [tuple(row) for row in granted if row["name"] not in of_others]
