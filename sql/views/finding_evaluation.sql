@@ -2,9 +2,9 @@
 -- which order rows are locked.
 --
 -- It looks at few jobs: those with changes or new steps since the last evaluation; those with open findings, a part of
--- them at a time if there are many; and those of which time alone may have made something: a listing that keeps
--- failing, a job that stalls, an item that cannot be read. For these it reads checkpointd.polling once, as each claim
--- does, because no index has their columns (see claims.sql).
+-- them at a time if there are many; and those of which something may be found without a change: their polls keep
+-- failing, they stall, or an item cannot be read. For these it reads checkpointd.polling once, as each claim does,
+-- because no index has their columns (see claims.sql). With 100,000 jobs that takes a tenth of a second.
 
 create or replace procedure checkpointd.evaluate_findings(
   inout fired bigint[],
@@ -67,6 +67,7 @@ begin
     where coalesce(polling.settling_since, now) > now - interval '1 day'
       and polling.next_poll_at < 'infinity'
       and not polling.is_gone
+      and not is_behind
       and (
         polling.rejected > 0
         or polling.last_attempt_at - coalesce(polling.last_complete_at, polling.failing_since)

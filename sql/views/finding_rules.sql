@@ -199,17 +199,17 @@ diverging as (
 -- A loss of the newest checkpoint or step is not a number. It is stored as null, and the item is among the rejects.
 not_a_number as (
   select current_job.source, current_job.job, 'diverging', null::text, null::double precision,
-    format('A loss at step %s is not a number.', newest.step_number), true
+    format('%s at step %s is not a number.', lost.name, newest.step_number), true
   from current_job
   cross join lateral (
-    select step_number, id
+    select step_number, id, train_loss, valid_loss, full_valid_loss
     from checkpointd.checkpoints
     where current_job.steps = 0
       and checkpoints.job = current_job.job
       and checkpoints.id = current_job.latest_id
     union all
     (
-      select step_number, id
+      select step_number, id, train_loss, valid_loss, full_valid_loss
       from checkpointd.steps
       where current_job.steps > 0
         and steps.job = current_job.job
@@ -217,14 +217,23 @@ not_a_number as (
       limit 1
     )
   ) as newest
-  where exists (
-    select
-    from checkpointd.rejects
-    where rejects.owner = current_job.job
+  cross join lateral (
+    select loss.name
+    from (
+      values
+        ('train_loss', newest.train_loss),
+        ('valid_loss', newest.valid_loss),
+        ('full_valid_loss', newest.full_valid_loss)
+    ) as loss (name, value)
+    join checkpointd.rejects
+      on rejects.owner = current_job.job
       and rejects.is_stored
-      and rejects.reason ~ '_loss: not (finite|a number)'
+      and rejects.reason ~ format('\.%s: not (finite|a number)', loss.name)
       and position(convert_to(newest.id, 'UTF8') in rejects.raw) > 0
-  )
+    where loss.value is null
+    order by loss.name
+    limit 1
+  ) as lost
 ),
 
 -- The last complete listing of a running job has nothing new for several times the usual time between its checkpoints.
