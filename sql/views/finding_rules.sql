@@ -26,6 +26,12 @@ return case
 end;
 comment on function checkpointd.shown_seconds is 'Returns a duration as text.';
 
+create or replace function checkpointd.bounded(value double precision) returns double precision
+language sql immutable
+return case when value < 'NaN' then greatest(least(value, 1e100), -1e100) end;
+comment on function checkpointd.bounded is
+  'Returns a metric, but none beyond 1e100, so that it can be multiplied without an overflow; null for NaN.';
+
 create or replace function checkpointd.find_in_jobs(keys bigint[], now timestamptz)
 returns table (
   source int, job bigint, kind text, checkpoint_id text, value double precision, message text, fires boolean
@@ -110,13 +116,12 @@ overfitting as (
         case current_job.best_direction when 'maximize' then -measured.value else measured.value end as cost
       from checkpointd.checkpoints
       cross join lateral (
-        select nullif(
+        select checkpointd.bounded(
           checkpointd.metric(
             current_job.best_rule, checkpoints.step, checkpoints.train_loss, checkpoints.train_mean_token_accuracy,
             checkpoints.valid_loss, checkpoints.valid_mean_token_accuracy, checkpoints.full_valid_loss,
             checkpoints.full_valid_mean_token_accuracy, checkpoints.extra_metrics
-          ),
-          'NaN'
+          )
         ) as value
       ) as measured
       where checkpoints.job = current_job.job
@@ -148,7 +153,8 @@ diverging as (
       max(point.train_loss) filter (where not point.is_latest) as highest,
       max(point.train_loss) filter (where point.is_latest) as latest
     from (
-      select train_loss, row_number() over (order by step_number desc, id) = 1 as is_latest
+      select checkpointd.bounded(train_loss) as train_loss,
+        row_number() over (order by step_number desc, id) = 1 as is_latest
       from checkpointd.checkpoints
       where checkpoints.job = current_job.job
         and checkpoints.train_loss is not null
@@ -159,7 +165,7 @@ diverging as (
     from (
       select min(step_number) as first_step, percentile_cont(0.5) within group (order by train_loss) as latest
       from (
-        select step_number, train_loss
+        select step_number, checkpointd.bounded(train_loss) as train_loss
         from checkpointd.steps
         where steps.job = current_job.job
         order by step_number desc
@@ -178,7 +184,7 @@ diverging as (
         select distinct on (near.step_number) near.train_loss
         from generate_series(0, 99) as number
         cross join lateral (
-          select steps.step_number, steps.train_loss
+          select steps.step_number, checkpointd.bounded(steps.train_loss) as train_loss
           from checkpointd.steps
           where steps.job = current_job.job
             and steps.step_number >= beginning.step + (recent.first_step - beginning.step) * number / 100

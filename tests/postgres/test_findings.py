@@ -10,6 +10,7 @@ from checkpointd.postgres.connection import connect
 from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.findings import evaluate_findings
 from checkpointd.postgres.store import Store, open_store
+from support import hostile
 from support.findings import FAILING, FALLING, OVERFITTING, PACED, History, add, found
 
 STALE = FAILING + "last_complete_at = now() - interval '6 min', "
@@ -162,6 +163,26 @@ async def test_a_daemon_that_dies(url: str, store: Store, sql: asyncpg.Connectio
     assert {} == await found(sql)
     await evaluate_findings(store)
     assert {"job": "overfitting"} == await found(sql)
+
+
+async def test_hostile_values(store: Store, sql: asyncpg.Connection) -> None:
+    """No number, name or text of a provider makes an evaluation fail."""
+    await hostile.store_hostile(sql)
+    await sql.execute("""
+        update checkpointd.polling
+        set rejected = 1, arrivals = 2, spacing_s = 1e9, spread_s = 1e9, newest_seen_at = now();
+        insert into checkpointd.steps (job, step_number, id, train_loss)
+        select job, n * 300000000000000000, n, case when n % 2 = 0 then 1e308 else -1e308 end
+        from checkpointd.polling, generate_series(1, 30) n where job % 2 = 0;
+        insert into checkpointd.event_lists (job, lease_token, attempt_at, due_at, steps)
+        select job, 0, now(), now(), 30 from checkpointd.polling where job % 2 = 0;
+        insert into checkpointd.objectives
+        select job, case when job % 2 = 0 then 'valid_loss' else 'full_valid_loss' end, 'maximize'
+        from checkpointd.polling;
+        update checkpointd.checkpoints set valid_loss = train_loss, full_valid_loss = -train_loss;
+        select checkpointd.summarise(array_agg(job), array_agg(false)) from checkpointd.polling""")
+    fired, _ = await evaluate_findings(store)
+    assert fired
 
 
 async def test_a_renamed_source(store: Store, sql: asyncpg.Connection, source: int) -> None:
