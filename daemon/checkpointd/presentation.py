@@ -20,6 +20,7 @@ _JOB_TONES: Final = {
     "gone": "bad",
     "forbidden": "bad",
 }
+_FINDING_TONES: Final = {"finished": "good", "failed": "bad", "diverging": "bad", "source_refused": "bad"}
 _EXTREMES: Final = {"minimize": "smallest", "maximize": "largest"}
 _SOURCE_TONES: Final = {"ok": "good", "paused": "warn", "refused": "bad", "failing": "bad"}
 
@@ -103,6 +104,11 @@ def timestamp(then: datetime) -> str:
 def job_tone(status: str | None) -> str:
     """Return the tone of a job's status or phase. Unknown words are neutral."""
     return _JOB_TONES.get((status or "").casefold(), "neutral")
+
+
+def finding(kind: str) -> Label:
+    """Return the kind of a finding in words."""
+    return Label(_FINDING_TONES.get(kind, "warn"), kind.replace("_", " "))
 
 
 def objective(best: Row) -> str:

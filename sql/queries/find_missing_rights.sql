@@ -14,6 +14,8 @@ with needed as (
       ('steps', 'siu'),
       ('event_lists', 'siu'),
       ('summaries', 'siu'),
+      ('findings', 'siu'),
+      ('finding_cursor', 'su'),
       ('changes', 'si'),
       ('operations', 'si'),
       ('events', 'si'),
@@ -27,7 +29,8 @@ with needed as (
   union all
   select 'fine_tuning', views.name, 'select'
   from (
-    values ('jobs'), ('freshness'), ('sources'), ('checkpoints'), ('best_checkpoints'), ('changes'), ('rejects')
+    values
+      ('jobs'), ('freshness'), ('sources'), ('checkpoints'), ('best_checkpoints'), ('changes'), ('rejects'), ('findings')
   ) as views (name)
 )
 

@@ -45,30 +45,38 @@ select changes.seq, changes.at, changes.poll as poll_id, changes.kind, sources.n
         and checkpoints.id = changes.checkpoint_id
     )
   end as initial_values,
-  checkpointd.as_number(changes.old_value) as old_number, checkpointd.as_number(changes.new_value) as new_number
+  checkpointd.as_number(changes.old_value) as old_number, checkpointd.as_number(changes.new_value) as new_number,
+  changes.finding as finding_id
 from checkpointd.changes
-join checkpointd.jobs on jobs.key = changes.job
-join checkpointd.sources on sources.key = jobs.source;
+left join checkpointd.findings on findings.id = changes.finding
+left join checkpointd.jobs on jobs.key = changes.job
+join checkpointd.sources on sources.key = coalesce(jobs.source, findings.source);
 
 comment on view fine_tuning.changes is
   'One row for each change, append-only, in the order of commits: each new checkpoint, each changed value, each '
-  'checkpoint that disappears or returns, each new status of a job.';
+  'checkpoint that disappears or returns, each new status of a job, each finding that fires or is resolved.';
 comment on column fine_tuning.changes.seq is
   'Increases in the order of commits. Gaps between the numbers have no meaning.';
 comment on column fine_tuning.changes.at is 'Time when checkpointd stored the change.';
 comment on column fine_tuning.changes.poll_id is
-  'Poll that found the change (polls.id); null for a status, which is found in the job list.';
+  'Poll that found the change (polls.id); null for a status, which is found in the job list, and for a finding.';
 comment on column fine_tuning.changes.kind is
-  'new; changed; regressed (the provider sent null after a value, and the value is kept); missing; returned; status.';
-comment on column fine_tuning.changes.source is 'Source of the job.';
-comment on column fine_tuning.changes.fine_tuning_job_id is 'The provider''s id of the job.';
-comment on column fine_tuning.changes.checkpoint_id is 'Id of the checkpoint; null for a status.';
+  'new; changed; regressed (the provider sent null after a value, and the value is kept); missing; returned; status. '
+  'Of a finding: fired; resolved.';
+comment on column fine_tuning.changes.source is 'Source of the job, or source that the finding is about.';
+comment on column fine_tuning.changes.fine_tuning_job_id is
+  'The provider''s id of the job; null for a finding about a source.';
+comment on column fine_tuning.changes.checkpoint_id is
+  'Id of the checkpoint; null for a status, and for a finding that names none.';
 comment on column fine_tuning.changes.field is
-  'Column of the view checkpoints, or extra_metrics.NAME for another metric; null if the whole checkpoint is meant.';
+  'Column of the view checkpoints, or extra_metrics.NAME for another metric; null if the whole checkpoint is meant. '
+  'For a finding, its kind (findings.kind).';
 comment on column fine_tuning.changes.old_value is
-  'Value before the change, as text (times in Unix seconds); null if there was none.';
+  'Value before the change, as text (times in Unix seconds); null if there was none. For resolved, the message of the '
+  'finding.';
 comment on column fine_tuning.changes.new_value is
-  'Value after the change, as text (times in Unix seconds); null if there is none.';
+  'Value after the change, as text (times in Unix seconds); null if there is none. For fired, the message of the '
+  'finding.';
 comment on column fine_tuning.changes.initial_values is
   'For a new checkpoint: the values that it was stored with, an object with the names of field and with texts as in '
   'new_value, without nulls. Null for other kinds. The later changes, applied in the order of seq, lead to the '
@@ -77,3 +85,5 @@ comment on column fine_tuning.changes.old_number is
   'old_value as a number; null if it is none.';
 comment on column fine_tuning.changes.new_number is
   'new_value as a number; null if it is none.';
+comment on column fine_tuning.changes.finding_id is
+  'Finding that fired or was resolved (findings.id); null for all other kinds.';

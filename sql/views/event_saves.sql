@@ -232,6 +232,7 @@ begin
     pass_is_complete = list_is_complete,
     pass_ids = string_to_array(list_ids, E'\n'),
     steps = list.steps + new_steps,
+    steps_at = case when new_steps > 0 then clock_timestamp() else list.steps_at end,
     earlier_steps = list.earlier_steps + new_earlier_steps,
     messages = list.messages + new_messages,
     failures = 0,  -- but failing_since stays until a pass has ended: a list may break after each first page

@@ -191,7 +191,7 @@ begin
   end if;
 
   -- A daemon with the new name in its settings has registered it already. It notices within seconds that this row is
-  -- replaced. The rejects that belong to no job move.
+  -- replaced. The rejects that belong to no job move, and its findings: one that both have open is closed.
   insert into checkpointd.rejects (source, digest, reason, raw, is_stored, first_seen_at, last_seen_at, count)
   select renamed, digest, reason, raw, is_stored, first_seen_at, last_seen_at, count
   from checkpointd.rejects
@@ -201,6 +201,17 @@ begin
     first_seen_at = least(rejects.first_seen_at, excluded.first_seen_at),
     last_seen_at = greatest(rejects.last_seen_at, excluded.last_seen_at);
   delete from checkpointd.rejects where owner = -replaced;
+  update checkpointd.findings
+  set source = renamed,
+    until = case
+      when kind in (
+        select other.kind
+        from checkpointd.findings as other
+        where other.source = renamed and other.job is null and other.until is null
+      ) then coalesce(until, clock_timestamp())
+      else until
+    end
+  where source = replaced;
   delete from checkpointd.sources where key = replaced;
 
   update checkpointd.sources

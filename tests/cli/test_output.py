@@ -7,8 +7,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from checkpointd.postgres.findings import evaluate_findings
 from checkpointd.postgres.store import Store
 from support import hostile
+from support.findings import OVERFITTING, History, add
 from support.harness import read_job_list, sync
 from support.provider import JOB, Provider, checkpoint, job, page
 from support.stored import fill
@@ -64,6 +66,31 @@ async def test_tables_fit_the_terminal(
     assert (columns == 120) == ("gpt-4o-mini-2024-07-18" in lines[1])
 
 
+async def test_open_findings(url: str, store: Store, sql: asyncpg.Connection, tmp_path: Path) -> None:
+    """`status` prints the open findings first, those about sources before the others; `jobs` names their kinds."""
+    await store.register_sources({"test": "openai"})
+    await add(sql, "ftjob-overfitting", History("", losses=OVERFITTING))
+    await add(sql, "ftjob-sound", History(""))
+    await sql.execute("update checkpointd.sources set state = 'refused', last_error = 'HTTP 401: no such key'")
+    await evaluate_findings(store)
+    env = environment(tmp_path, url)
+    lines = (await checkpointd("status", env=env)).out.splitlines()
+    assert re.match("finding +job or source +since +message", lines[0])
+    assert re.match("source refused +test +.* UTC +The source refuses the key: HTTP 401: no such key", lines[1])
+    assert re.match(
+        "overfitting +ftjob-overfitting +.* UTC +full_valid_loss went from 0.9 at step 200 to 1.2", lines[2]
+    )
+    assert "" == lines[3]
+    kinds = [
+        finding["kind"] for finding in json.loads((await checkpointd("status", "--json", env=env)).out)["findings"]
+    ]
+    assert ["source_refused", "overfitting"] == kinds
+    jobs = {row["id"]: row["findings"] for row in json.loads((await checkpointd("jobs", "--json", env=env)).out)}
+    assert {"ftjob-overfitting": ["overfitting"], "ftjob-sound": []} == jobs
+    await sql.execute("update checkpointd.findings set until = now()")
+    assert (await checkpointd("status", env=env)).out.startswith("source ")
+
+
 async def test_narrow_terminal(
     url: str, store: Store, provider: Provider, sql: asyncpg.Connection, tmp_path: Path
 ) -> None:
@@ -88,7 +115,7 @@ async def test_nothing_tracked(url: str, provider: Provider, tmp_path: Path) -> 
     """Without jobs the output has the command that tracks one, on a terminal and in a pipe; the JSON is empty."""
     env = environment(tmp_path, url, provider.url)
     advice = "No jobs are tracked: run `checkpointd track ftjob-…`"
-    for command, empty in (("status", {"sources": [], "jobs": []}), ("jobs", [])):
+    for command, empty in (("status", {"findings": [], "sources": [], "jobs": []}), ("jobs", [])):
         assert [advice] == _lines(await on_terminal(command, env=env, columns=80))
         assert (0, f"{advice}\n", "") == await checkpointd(command, env=env)
         assert empty == json.loads((await checkpointd(command, "--json", env=env)).out)

@@ -76,6 +76,9 @@ async def test_backup_and_restore(
     await sql.execute("""
         insert into checkpointd.earlier_steps (job, step_number, id)
         select job, step_number, 'old' from checkpointd.steps where step_number = 1""")
+    await sql.execute("""
+        insert into checkpointd.findings (source, job, kind, since, message)
+        select source, key, 'stalled', now(), 'no news' from checkpointd.jobs""")
     before = await _contents(sql)
     assert all(before.values())
 

@@ -32,6 +32,7 @@ TIMES = {
     "earlier_steps": "stored_at",
     "event_lists": "last_attempt_at",
     "events": "created_at",
+    "findings": "since",
     "freshness": "last_complete_at",
     "jobs": "created_at",
     "operations": "at",
@@ -63,7 +64,9 @@ HOSTILE = """
     insert into checkpointd.earlier_steps (job, step_number, id, extra_metrics)
     select key, 1, 'ftevent-0', '{"reward": -1e300}' from checkpointd.jobs where key < 9;
     insert into checkpointd.events (job, created_at, id, level, message)
-    select key, extract(epoch from now()), 'ftevent-message', 'info', 'started' from checkpointd.jobs where key < 9"""
+    select key, extract(epoch from now()), 'ftevent-message', 'info', 'started' from checkpointd.jobs where key < 9;
+    insert into checkpointd.findings (source, job, kind, since, message)
+    select source, key, 'stalled', now(), 'no news' from checkpointd.jobs where key < 9"""
 """Values that break tools, and rows for the views without any."""
 
 VALUES: list[tuple[tuple[object, ...], str]] = [

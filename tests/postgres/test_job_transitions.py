@@ -114,7 +114,7 @@ from given"""
 
 REMOVE = """
     truncate checkpointd.jobs, checkpointd.polling, checkpointd.summaries, checkpointd.rejects, checkpointd.polls,
-      checkpointd.event_lists, checkpointd.objectives"""
+      checkpointd.event_lists, checkpointd.objectives, checkpointd.findings"""
 
 _READ = """
 select j.key, v.phase as state, j.untracked_at is not null as untracked, p.sealed_at is not null as sealed,

@@ -15,6 +15,9 @@ import asyncpg
 import pytest
 
 from checkpointd.postgres import queries
+from checkpointd.postgres.connection import connect
+from checkpointd.postgres.findings import evaluate_findings
+from checkpointd.postgres.store import open_store
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.world import World
 from support import grafana, history
@@ -160,6 +163,8 @@ async def _fill_by_daemon(url: str, sql: asyncpg.Connection, folder: Path) -> No
                     sql, "select min(last_attempt_at) > $1 from fine_tuning.freshness where source = 'simulated'", at
                 )
             await _wait_until(sql, ALL_HAVE_EVENTS)
+    async with open_store(lambda: connect(url)) as store:
+        await evaluate_findings(store, 0)
     # A job that has failed since it was tracked is stale an hour later.
     await sql.execute("update checkpointd.jobs set tracked_at = now() - interval '1 hour' where id = 'ftjob-broken'")
 
@@ -181,6 +186,27 @@ async def test_queries_on_what_a_daemon_stored(url: str, sql: asyncpg.Connection
                 except (AssertionError, asyncpg.PostgresError) as e:
                     e.add_note(f"{dashboard['title']}, {panel['title']}: {query}")
                     raise
+
+
+@EACH_DASHBOARD
+async def test_annotations(name: str, sql: asyncpg.Connection) -> None:
+    """Each dashboard marks the findings of its time range, with the columns that Grafana needs."""
+    await history.fill(sql, jobs=20, checkpoints=4)
+    await sql.execute("""
+        insert into checkpointd.findings (source, job, kind, since, until, message)
+        select source, key, 'overfitting', now() - interval '1 hour' * n, case when n > 2 then now() end, 'rises'
+        from (select *, row_number() over (order by key desc) as n from checkpointd.jobs) j""")
+    (annotation,) = grafana.annotations(DASHBOARDS[name])
+    time_range = Range.of(DASHBOARDS[name], datetime.now(UTC))
+    jobs = [row["id"] for row in await sql.fetch("select id from fine_tuning.jobs")]
+    values = {"source": ["openai", "azure", "gateway"], "job": jobs}
+    statement = await sql.prepare(grafana.expand(annotation["target"]["rawSql"], values, time_range))
+    types = {column.name: column.type.name for column in statement.get_attributes()}
+    assert {"time": "timestamptz", "timeend": "timestamptz", "text": "text", "tags": "text"} == types
+    rows = await statement.fetch()
+    assert [None, None] == [row["timeend"] for row in rows[:2]]
+    assert 20 == len(rows)
+    assert rows[0]["text"].endswith(": rises")
 
 
 async def test_search_for_a_job(sql: asyncpg.Connection) -> None:
@@ -232,6 +258,9 @@ async def test_on_a_million_checkpoints(url: str, sql: asyncpg.Connection) -> No
     The jobs that are compared have 10,000 steps each.
     """
     await history.fill(sql, jobs=10_000, checkpoints=100)
+    await sql.execute("""
+        insert into checkpointd.findings (source, job, kind, since, message)
+        select source, key, 'overfitting', tracked_at, 'rises' from checkpointd.jobs where key % 10 = 0""")
     await _move_oldest_job(sql)
     assert 990_000 < await sql.fetchval("select count(*) from fine_tuning.checkpoints")
     timed = {"metrics": queries.COUNT_BY_SOURCE}
@@ -344,7 +373,8 @@ def test_one_database(name: str) -> None:
     first, *_ = dashboard["templating"]["list"]
     assert ("datasource", "datasource") == (first["name"], first["type"])
     used = [value for key, value in _walk(dashboard) if key == "datasource"]
-    assert len(grafana.variables(dashboard)) + 2 * len(grafana.panels(dashboard)) == len(used)
+    twice = [*grafana.panels(dashboard), *grafana.annotations(dashboard)]
+    assert len(grafana.variables(dashboard)) + 2 * len(twice) == len(used)
     assert all({"type": first["query"], "uid": "${datasource}"} == value for value in used)
     provisioned = (FOLDER / "provisioning" / "datasources" / "checkpointd.yml").read_text()
     assert f"uid: {first['current']['value']}\n" in provisioned

@@ -49,11 +49,18 @@ def variables(dashboard: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [variable for variable in dashboard["templating"]["list"] if variable["type"] == "query"]
 
 
+def annotations(dashboard: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what marks times in the panels."""
+    return list(dashboard["annotations"]["list"])
+
+
 def queries() -> Iterator[tuple[str, str, str]]:
-    """Yield each query: the dashboard, the title of the panel or the variable with its `$`, and the unexpanded SQL."""
+    """Yield each query: the dashboard, the title of its panel, variable (with its `$`) or annotation, and the SQL."""
     for name, dashboard in DASHBOARDS.items():
         for variable in variables(dashboard):
             yield name, f"${variable['name']}", variable["query"]
+        for annotation in annotations(dashboard):
+            yield name, annotation["name"], annotation["target"]["rawSql"]
         for panel in panels(dashboard):
             for target in panel["targets"]:
                 yield name, panel["title"], target["rawSql"]

@@ -66,6 +66,12 @@ async def store_hostile(sql: asyncpg.Connection) -> None:
                 text,
             )
         await sql.execute(
+            """insert into checkpointd.findings (source, job, kind, since, message)
+            select j.source, j.key, 'failed', now(), $2 from checkpointd.jobs j where j.key = $1""",
+            key,
+            text,
+        )
+        await sql.execute(
             "insert into checkpointd.rejects (job, digest, reason, raw) values ($1, 'x', $2, $3)",
             key,
             text,

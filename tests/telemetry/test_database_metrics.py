@@ -10,10 +10,12 @@ import pytest
 
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.postgres.embedded import EmbeddedPostgres
+from checkpointd.postgres.findings import evaluate_findings
 from checkpointd.postgres.store import Store
 from checkpointd.telemetry import database_metrics, metrics
 from checkpointd.telemetry.health import Health
 from checkpointd.web import server as web
+from support.findings import OVERFITTING, History, add
 from support.harness import polling_one, sync, track
 from support.provider import JOB, Provider, checkpoint, page
 from support.verbs import checkpointd, environment, get, running, wait_for_line
@@ -68,6 +70,30 @@ async def test_jobs_with_problems(
     await sql.execute(f"update checkpointd.polling set {change}")
     await database_metrics.refresh(store, health, ["test"])
     assert expected == _problems()
+
+
+async def test_open_findings(store: Store, sql: asyncpg.Connection, health: Health) -> None:
+    """Open findings are counted by kind, with zeros, and resolved ones are not."""
+    await store.register_sources({"test": "openai"})
+    for name in ("ftjob-a", "ftjob-b"):
+        await add(sql, name, History("", losses=OVERFITTING))
+    await evaluate_findings(store)
+    await database_metrics.refresh(store, health, ["test"])
+    assert [2, 0] == [_value("open_findings", kind=kind) for kind in ("overfitting", "finished")]
+    await sql.execute("update checkpointd.findings set until = now()")
+    await database_metrics.refresh(store, health, ["test"])
+    assert 0 == _value("open_findings", kind="overfitting")
+
+
+async def test_every_kind_is_counted(store: Store, sql: asyncpg.Connection, health: Health) -> None:
+    """The metric has each kind that the table permits."""
+    await store.register_sources({"test": "openai"})
+    await database_metrics.refresh(store, health, ["test"])
+    permitted = await sql.fetchval(
+        "select pg_get_constraintdef(oid) from pg_constraint where conname = 'findings_kind_known'"
+    )
+    kinds = set(re.findall("'([a-z_]+)'", permitted))
+    assert kinds == {kind for kind in kinds if _value("open_findings", kind=kind) == 0}
 
 
 async def test_phases_and_lag(store: Store, sql: asyncpg.Connection, health: Health) -> None:

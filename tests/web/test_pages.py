@@ -15,11 +15,13 @@ import asyncpg
 import pytest
 
 from checkpointd.postgres.connection import connect
+from checkpointd.postgres.findings import evaluate_findings
 from checkpointd.postgres.objectives import set_objective, set_source_objectives
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.web import listener
 from checkpointd.web import server as web
 from support import hostile
+from support.findings import OVERFITTING, History, add
 from support.harness import read_job_list, sync, track
 from support.provider import JOB, Provider, checkpoint, job, page
 from support.stored import fill
@@ -156,6 +158,27 @@ async def test_problems_of_jobs_and_sources(
     assert "Unstable list since 2 d ago" in shown.text
     assert "The source test is paused: HTTP 429" in shown.text
     assert "Suspected gap: the provider may have dropped checkpoints" in shown.text
+
+
+async def test_open_findings(site: Site, store: Store, sql: asyncpg.Connection) -> None:
+    """The list of jobs begins with the open findings and links to their jobs; a job has its own, without a link."""
+    await store.register_sources({"test": "openai"})
+    for number in range(12):
+        await add(sql, f"ftjob-{number:02}", History("", losses=OVERFITTING))
+    await sql.execute("update checkpointd.sources set state = 'refused', last_error = 'HTTP 401: no such key'")
+    await evaluate_findings(store)
+    shown = await site.open("/")
+    assert shown.text.index("source refused test The source refuses the key: HTTP 401") < shown.text.index(
+        "overfitting"
+    )
+    assert "3 more in the view fine_tuning.findings" in shown.text
+    assert 9 + 12 == sum(path.startswith("/jobs/test/") for path in shown.all("a", "href"))
+    shown = await site.open("/jobs/test/ftjob-00")
+    assert "Findings overfitting full_valid_loss went from 0.9 at step 200 to 1.2 at step 300" in shown.text
+    assert "HTTP 401" not in shown.text.partition("Findings")[2].partition("The source")[0]
+    await sql.execute("update checkpointd.findings set until = now()")
+    for path in ("/", "/jobs/test/ftjob-00"):
+        assert "Findings" not in (await site.open(path)).text
 
 
 async def test_problems_of_the_daemon(port: int, store: Store) -> None:

@@ -97,15 +97,17 @@ def show_jobs(settings: Settings, *, as_json: bool) -> None:
 
 
 def show_status(settings: Settings, *, as_json: bool) -> None:
-    """Print the sources and the freshness of each tracked job, the worst first."""
+    """Print the open findings, the sources, and the freshness of each tracked job, the worst first."""
 
     async def work() -> None:
         async with open_database(settings) as store:
+            findings = await overview.list_findings(store)
             sources = await overview.list_sources(store, list(settings.source_kinds))
             jobs = await overview.list_freshness(store)
         if as_json:
-            print(json.dumps({"sources": sources, "jobs": jobs}, default=output.json_default))
+            status = {"findings": findings, "sources": sources, "jobs": jobs}
+            print(json.dumps(status, default=output.json_default))
         else:
-            tables.show_status(sources, jobs)
+            tables.show_status(findings, sources, jobs)
 
     event_loop.run_interruptible(work())

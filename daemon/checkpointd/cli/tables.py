@@ -16,6 +16,20 @@ USUAL: Final = 80
 """The width of a usual terminal. A narrower one has no space for whole texts about the freshness of jobs."""
 
 
+def show_findings(findings: Sequence[Row]) -> None:
+    """Print the open findings, if there are any, and an empty line."""
+    if findings:
+        since = Column("since", from_width=WIDE)
+        columns = [Column("finding"), Column("job or source", unbroken_from=USUAL), since, Column("message")]
+        _show_table(columns, [_finding_cells(row) for row in findings], "checkpointd status")
+        print()
+
+
+def _finding_cells(row: Row) -> list[Cell]:
+    subject = row["fine_tuning_job_id"] or row["source"]
+    return [presentation.finding(row["kind"]), subject, timestamp(row["since"]), row["message"]]
+
+
 def show_jobs(rows: Sequence[Row]) -> None:
     """Print the jobs that are or were tracked."""
     columns = [
@@ -29,6 +43,7 @@ def show_jobs(rows: Sequence[Row]) -> None:
         Column("by", from_width=WIDEST),
         Column("model", from_width=WIDE),
         Column("tracked by", from_width=WIDEST),
+        Column("findings", from_width=WIDE),
     ]
     _show_table(columns, [_job_cells(row) for row in rows], "checkpointd jobs")
 
@@ -45,6 +60,7 @@ def _job_cells(row: Row) -> list[Cell]:
         presentation.objective(row),
         row["fine_tuned_model"] or row["model"],
         row["tracked_by"],
+        ", ".join(presentation.finding(kind).text for kind in row["findings"]),
     ]
 
 
@@ -63,8 +79,9 @@ def show_best(job: str, best: Row | None) -> None:
         print(f"{job}: step {best['best_step']:,} has the {extreme}, {of_all}")
 
 
-def show_status(sources: Sequence[Row], jobs: Sequence[Row]) -> None:
-    """Print the states of the sources, and the freshness of each tracked job, in the given order."""
+def show_status(findings: Sequence[Row], sources: Sequence[Row], jobs: Sequence[Row]) -> None:
+    """Print the open findings, the states of the sources, and the freshness of each tracked job, in the given order."""
+    show_findings(findings)
     if sources:
         columns = [
             Column("source"),

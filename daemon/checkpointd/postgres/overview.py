@@ -20,6 +20,11 @@ async def list_freshness(store: Store) -> list[dict[str, Any]]:
     return [dict(row) for row in await store.fetch(queries.LIST_FRESHNESS)]
 
 
+async def list_findings(store: Store) -> list[dict[str, Any]]:
+    """Return the open findings, those about sources first, and then the latest."""
+    return [dict(row) for row in await store.fetch(queries.LIST_FINDINGS, None, None, None)]
+
+
 async def list_sources(store: Store, configured: Sequence[str]) -> list[dict[str, Any]]:
     """Return the sources and their states, and which of them have one of the `configured` names."""
     return [dict(row) for row in await store.fetch(queries.LIST_SOURCES, configured)]
@@ -43,6 +48,11 @@ async def count_tracked_jobs(store: Store) -> dict[str, Any]:
 async def count_by_source(store: Store) -> list[dict[str, Any]]:
     """Return the state of each source, and the numbers of its tracked jobs by job state, and by kind of problem."""
     return [dict(row) for row in await store.fetch(queries.COUNT_BY_SOURCE)]
+
+
+async def count_findings(store: Store) -> list[tuple[str, str, int]]:
+    """Return the number of open findings of each source and kind, zeros included."""
+    return [(row["source"], row["kind"], row["count"]) for row in await store.fetch(queries.COUNT_FINDINGS)]
 
 
 async def count_unstable_jobs(store: Store) -> list[dict[str, Any]]:

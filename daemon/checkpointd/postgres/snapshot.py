@@ -39,6 +39,10 @@ class Snapshot:
         """Return one job, or None if it was never tracked."""
         return await self._connection.fetchrow(queries.READ_JOB, source, job)
 
+    async def list_findings(self, source: str | None, job: str | None, most: int) -> list[Record]:
+        """Return open findings, of one job or of all. `total` of each row is the number of all of them."""
+        return await self._connection.fetch(queries.LIST_FINDINGS, source, job, most)
+
     async def list_job_curve(self, source: str, job: str, points: int) -> list[Record]:
         """Return the metrics of a job by step, thinned evenly to `points` at most, and those of the best checkpoint."""
         return await self._connection.fetch(queries.LIST_JOB_CURVE, source, job, points)

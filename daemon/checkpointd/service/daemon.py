@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from checkpointd.polling.findings import find
 from checkpointd.polling.job_list import JobList
 from checkpointd.polling.learning import learn
 from checkpointd.polling.poller import Poller
@@ -15,6 +16,7 @@ from checkpointd.postgres import migrations
 from checkpointd.postgres.arrivals import LEARN_SECONDS
 from checkpointd.postgres.connection import Connect
 from checkpointd.postgres.errors import DatabaseUnavailableError, MigrationError
+from checkpointd.postgres.findings import EVALUATE_SECONDS
 from checkpointd.postgres.objectives import set_source_objectives
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.provider.http import open_session
@@ -154,7 +156,7 @@ def _ticking(
     ticked: asyncio.TaskGroup,
     stop: Stop,
 ) -> Iterator[None]:
-    """Claim, read job lists, events and refused secrets, notice ended pauses, refresh metrics, check the database.
+    """Claim, read job lists, events and refused secrets, notice ended pauses, evaluate findings, refresh metrics.
 
     Each is a task of `ticked`. At the end the tasks are cancelled but not awaited: they end while the polls drain.
     """
@@ -166,6 +168,7 @@ def _ticking(
             (asyncio.Event(), database_metrics.REFRESH_SECONDS, refresh),
             (asyncio.Event(), CHECK_SECONDS, changes.check),
             (asyncio.Event(), LEARN_SECONDS / 4, partial(learn, store, sources, usual, health)),
+            (asyncio.Event(), EVALUATE_SECONDS / 3, partial(find, store, health)),
         ]
         interval = min(1.0, settings.job_list_seconds)
         loops += [(asyncio.Event(), interval, job_list.tick) for job_list in job_lists]

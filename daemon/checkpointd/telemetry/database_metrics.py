@@ -49,6 +49,7 @@ NEW_JOBS_LEFT_OUT: Final = _gauge(
     "checkpointd_new_jobs_left_out",
     "1 if discovery leaves out new jobs, because more are new than max_new_jobs_per_day permits, by source.",
 )
+OPEN_FINDINGS: Final = _gauge("checkpointd_open_findings", "Open findings by source and kind.", "kind")
 
 _GAUGES_BY_COLUMN: Final = {
     "stale": _gauge("checkpointd_stale_jobs", "Tracked jobs whose last complete listing is too old, by source."),
@@ -86,12 +87,17 @@ async def refresh(store: Store, health: Health, configured: Sequence[str]) -> bo
     """
     rows: list[dict[str, Any]] | None = None
     sources: list[dict[str, Any]] = []
+    findings: list[tuple[str, str, int]] = []
     with suppress(DatabaseUnavailableError), health.unit("counting"):
         async with database_deadline_in(READ_SECONDS):
             sources = await overview.list_sources(store, configured)
+            findings = await overview.count_findings(store)
             rows = await overview.count_by_source(store)
     # There is no await from here on, so that a scrape returns either all of the new values or none.
-    for gauge in (SOURCE_STATE, TRACKED_JOBS, UNCONFIGURED_JOBS, NEW_JOBS_LEFT_OUT, *_GAUGES_BY_COLUMN.values()):
+    for gauge in (
+        *(SOURCE_STATE, TRACKED_JOBS, UNCONFIGURED_JOBS, NEW_JOBS_LEFT_OUT, OPEN_FINDINGS),
+        *_GAUGES_BY_COLUMN.values(),
+    ):
         gauge.clear()
     for row in rows or ():
         for state in STATES:
@@ -104,5 +110,7 @@ async def refresh(store: Store, health: Health, configured: Sequence[str]) -> bo
         for source in sources:
             NEW_JOBS_LEFT_OUT.labels(source["name"]).set(source["jobs_left_out_at"] is not None)
             UNCONFIGURED_JOBS.labels(source["name"]).set(0 if source["is_configured"] else source["jobs"])
+        for name, kind, count in findings:
+            OPEN_FINDINGS.labels(name, kind).set(count)
         health.record_names(sources)
     return rows is not None

@@ -12,6 +12,7 @@ JOBS_PER_PAGE: Final = 50
 STATUSES_SHOWN: Final = 6
 CHECKPOINTS_PER_PAGE: Final = 50
 CHANGES_SHOWN: Final = 30
+FINDINGS_SHOWN: Final = 10
 
 SPARKLINE_POINTS: Final = 60
 CHART_POINTS: Final = 300
@@ -61,12 +62,15 @@ class JobsPage(NamedTuple):
     curves: dict[int, Row]
     """The losses of those jobs that have any, by their index in `jobs`."""
     sources: Sequence[Row]
+    findings: Sequence[Row]
+    """The open findings, up to FINDINGS_SHOWN."""
 
 
 class JobPage(NamedTuple):
     """One job: its record and freshness, its metrics by step, a page of its checkpoints, and some of its changes."""
 
     job: Row
+    findings: Sequence[Row]
     curve: Sequence[Row]
     page: ListPage
     checkpoints: Sequence[Row]
@@ -90,6 +94,7 @@ async def read_jobs_page(store: Store, query: str, number: int, configured: Sequ
         jobs = [row for row in rows if row["id"] is not None]
         curves = await views.list_curves([j["source"] for j in jobs], [j["id"] for j in jobs], SPARKLINE_POINTS)
         sources = await views.list_sources(configured)
+        findings = await views.list_findings(None, None, FINDINGS_SHOWN)
     totals = rows[0]
     return JobsPage(
         totals["at"],
@@ -101,6 +106,7 @@ async def read_jobs_page(store: Store, query: str, number: int, configured: Sequ
         jobs,
         {row["n"] - 1: row for row in curves},
         sources,
+        findings,
     )
 
 
@@ -117,9 +123,10 @@ async def read_job_page(
         if job is None:
             return None
         page = ListPage.nearest(number, job["checkpoint_count"], CHECKPOINTS_PER_PAGE)
+        findings = await views.list_findings(*key, FINDINGS_SHOWN)
         curve = await views.list_job_curve(*key, CHART_POINTS)
         checkpoints = await views.list_job_checkpoints(*key, page.size, page.offset)
         changes = await views.list_job_changes(*key, before, CHANGES_SHOWN + 1)
     shown = changes[:CHANGES_SHOWN]
     older_than = shown[-1]["seq"] if len(changes) > len(shown) else None
-    return JobPage(job, curve, page, checkpoints, shown, before == END_OF_FEED, older_than)
+    return JobPage(job, findings, curve, page, checkpoints, shown, before == END_OF_FEED, older_than)

@@ -55,6 +55,7 @@ _templates.filters.update(
     count=lambda n: f"{n:,}",
     cut=presentation.cut,
     failures=presentation.failures,
+    finding=presentation.finding,
     freshness=_freshness,
     job_tone=presentation.job_tone,
     number=presentation.number,

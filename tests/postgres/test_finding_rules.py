@@ -1,0 +1,174 @@
+"""What is found of hand-made histories of jobs and sources: one table with what each rule must and must not find."""
+
+from typing import Final
+
+import asyncpg
+import pytest
+
+from checkpointd.postgres.findings import evaluate_findings
+from checkpointd.postgres.store import Store
+from support.findings import DAY_AGO, ENDED, FAILING, OVERFITTING, PACED, History, add, found
+
+HISTORIES: Final[dict[str, History]] = {
+    "losses fall": History(""),
+    "no checkpoints": History("", losses=[]),
+    "validation loss rises while training loss falls": History("overfitting", losses=OVERFITTING),
+    "both losses rise a little": History("", losses=[(0.9, 1.1), (0.7, 0.9), (0.75, 0.96)]),
+    "validation loss rises by four percent": History("", losses=[(0.9, 1.1), (0.7, 0.9), (0.5, 0.936)]),
+    "the newest validation loss is not known yet": History("", losses=[(0.9, 1.1), (0.7, 0.9), (0.5, None)]),
+    "training loss alone": History("", losses=[(0.9, None), (0.7, None), (0.8, None)]),
+    "accuracy is the objective, and falls": History(
+        "overfitting",
+        more="""update checkpointd.checkpoints set full_valid_mean_token_accuracy = 1 - step_number / 1000.0
+          where job = {job}; insert into checkpointd.objectives
+          values ({job}, 'full_valid_mean_token_accuracy', 'maximize')""",
+    ),
+    "training loss explodes": History("diverging", losses=[(0.9, None), (0.7, None), (2.5, None)]),
+    "training loss explodes, but validation loss does not matter": History(
+        "diverging", losses=[(0.9, 1.1), (0.7, 0.9), (2.5, 3.0)]
+    ),
+    "training loss returns to the level of the beginning": History(
+        "", losses=[(1.2, None), (0.3, None), (0.2, None), (1.1, None)]
+    ),
+    "rewards are trained, and their loss says nothing": History(
+        "",
+        losses=[(0.9, None), (0.7, None), (2.5, None)],
+        job="""payload = '{"method": {"type": "reinforcement"}}', """,
+    ),
+    "a loss is not a number": History(
+        "diverging",
+        losses=[(0.9, None), (0.7, None), (None, None)],
+        more="""insert into checkpointd.rejects (job, digest, reason, raw, is_stored)
+          values ({job}, 'x', 'metrics.train_loss: not finite', '{{"id": "ckpt-{job}-300"}}', true)""",
+    ),
+    "an earlier loss was not a number": History(
+        "",
+        losses=[(0.9, None), (None, None), (0.7, None)],
+        more="""insert into checkpointd.rejects (job, digest, reason, raw, is_stored)
+          values ({job}, 'x', 'metrics.train_loss: not finite', '{{"id": "ckpt-{job}-200"}}', true)""",
+    ),
+    "the loss of the last steps explodes": History(
+        "diverging",
+        more="""insert into checkpointd.steps (job, step_number, id, train_loss)
+          select {job}, n, n, case when n > 290 then 3 else 1 / (1 + n / 100.0) end from generate_series(1, 300) n;
+          insert into checkpointd.event_lists (job, lease_token, attempt_at, due_at, steps, steps_at)
+          values ({job}, 0, now(), now(), 300, now())""",
+    ),
+    "the loss of one step explodes": History(
+        "",
+        more="""insert into checkpointd.steps (job, step_number, id, train_loss)
+          select {job}, n, n, case when n = 300 then 9 else 1 / (1 + n / 100.0) end from generate_series(1, 300) n;
+          insert into checkpointd.event_lists (job, lease_token, attempt_at, due_at, steps, steps_at)
+          values ({job}, 0, now(), now(), 300, now())""",
+    ),
+    "no news for an hour": History("stalled", polling=PACED + "newest_seen_at = now() - interval '1 hour', "),
+    "no news for half an hour": History("", polling=PACED + "newest_seen_at = now() - interval '30 min', "),
+    "an hour of it was a pause": History(
+        "", polling=PACED + "newest_seen_at = now() - interval '1 hour', waited_s = 3000, "
+    ),
+    "no checkpoint for an hour, but steps": History(
+        "",
+        polling=PACED + "newest_seen_at = now() - interval '1 hour', ",
+        more="""insert into checkpointd.event_lists (job, lease_token, attempt_at, due_at, steps, steps_at)
+          values ({job}, 0, now(), now(), 0, now() - interval '1 min')""",
+    ),
+    "paused for an hour": History(
+        "", status="paused",
+        polling=PACED + "newest_seen_at = now() - interval '1 hour', waiting_since = now() - interval '1 hour', ",
+    ),
+    "it was not read for an hour, either": History(
+        "",
+        polling=PACED + "newest_seen_at = now() - interval '1 hour', last_complete_at = now() - interval '55 min', ",
+    ),
+    "it ended": History("finished", status="succeeded", former_status="running", polling=ENDED),
+    "it ended, and was not read since": History(
+        "", status="succeeded", former_status="running",
+        polling=ENDED + "last_attempt_at = now() - interval '1 h', last_complete_at = now() - interval '1 h', ",
+    ),
+    "it was cancelled": History("finished", status="cancelled", former_status="running", polling=ENDED),
+    "it ended, overfitting": History(
+        "finished overfitting", losses=OVERFITTING, status="succeeded", former_status="running", polling=ENDED
+    ),
+    "it had ended an hour before it was tracked": History(
+        "finished", status="succeeded", job="finished_at = extract(epoch from now()) - 3600, ", polling=ENDED
+    ),
+    "it had ended the day before": History(
+        "", losses=OVERFITTING, status="succeeded", job=f"finished_at = {DAY_AGO}, ", polling=ENDED
+    ),
+    "it failed the day before": History("", status="failed", job=f"finished_at = {DAY_AGO}, ", polling=ENDED),
+    "it ended at an unknown time, and its checkpoints are old": History(
+        "", losses=OVERFITTING, status="succeeded", polling=ENDED,
+        more=f"update checkpointd.checkpoints set created_at = {DAY_AGO} where job = {{job}}",
+    ),
+    "its status is unknown, and its checkpoints are old": History(
+        "", losses=OVERFITTING, status=None,
+        more=f"update checkpointd.checkpoints set created_at = {DAY_AGO} where job = {{job}}",
+    ),
+    "it failed": History(
+        "failed", status="failed", former_status="running",
+        job="""error = '{"code": "invalid_file", "message": "line 3 is no JSON"}', """, polling=ENDED,
+    ),
+    "a step is missing": History("suspected_gap", more="""update checkpointd.checkpoints set step_number = 900
+      where job = {job} and step_number = 300; insert into checkpointd.checkpoints (job, id, step_number, payload)
+      values ({job}, 'last', 1000, '{{}}')"""),
+    "polls fail for longer than two gaps": History(
+        "stale", polling=FAILING + "last_complete_at = now() - interval '6 min', "
+    ),
+    "a poll failed": History("", polling=FAILING + "last_complete_at = now() - interval '4 min', "),
+    "the provider does not know it any more": History(
+        "", polling=FAILING + "last_complete_at = now() - interval '6 min', is_gone = true, "
+    ),
+    "two items cannot be read": History("unreadable", polling="rejected = 2, "),
+    "the best of three is the oldest": History(
+        "leaving overfitting", losses=[(0.9, 0.7), (0.7, 0.9), (0.5, 1.2)], polling=PACED
+    ),
+    "the best of three is the second": History("overfitting", losses=OVERFITTING, polling=PACED),
+    "the best is the oldest, and no further one will come": History(
+        "overfitting", losses=[(0.9, 0.7), (0.7, 0.9), (0.5, 1.2)], polling=PACED,
+        job="""hyperparameters = '{"n_epochs": 3}', """,
+    ),
+    "the best is the oldest of four that are listed": History(
+        "overfitting", losses=[(0.9, 0.7), (0.7, 0.9), (0.6, 1.0), (0.5, 1.2)], polling=PACED
+    ),
+    "it is not tracked any more": History("", losses=OVERFITTING, job="untracked_at = now(), "),
+}  # fmt: skip
+
+
+@pytest.fixture
+async def source(store: Store) -> int:
+    """Return the key of the source `test`."""
+    return (await store.register_sources({"test": "openai"}))["test"]
+
+
+@pytest.mark.usefixtures("source")
+async def test_histories(store: Store, sql: asyncpg.Connection) -> None:
+    """Of each history, exactly what the table says is found, and a second evaluation finds nothing else."""
+    for name, history in HISTORIES.items():
+        await add(sql, name.replace(" ", "-"), history)
+    expected = {name.replace(" ", "-"): history.expected for name, history in HISTORIES.items() if history.expected}
+    await evaluate_findings(store)
+    assert expected == await found(sql)
+    assert ([], []) == await evaluate_findings(store, interval_seconds=0)
+    assert expected == await found(sql)
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("state = 'ok'", {"job": "stale"}),
+        ("state = 'refused', last_error = 'HTTP 401: no'", {"test": "source_refused"}),
+        ("state = 'paused', resume_at = now() + interval '1 hour', paused_at = now()", {"test": "source_paused"}),
+        ("state = 'paused', resume_at = now() + interval '5 s', paused_at = now()", {}),
+        ("state = 'failing', state_since = now() - interval '2 min'", {"test": "stale"}),
+        ("state = 'failing'", {}),
+    ],
+)
+async def test_sources(
+    store: Store, sql: asyncpg.Connection, source: int, state: str, expected: dict[str, str]
+) -> None:
+    """Of a source that is refused, paused for long or failing for long there is one finding, and none of its jobs."""
+    failing = History("", polling=FAILING + "last_complete_at = now() - interval '6 min', ")
+    await add(sql, "job", failing)
+    await sql.execute(f"update checkpointd.sources set {state} where key = $1", source)
+    await evaluate_findings(store)
+    assert expected == await found(sql)
