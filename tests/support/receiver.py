@@ -62,13 +62,22 @@ class Receiver:
 
     async def __aenter__(self) -> Self:
         """Listen on a free port."""
+        await self._start(0)
+        return self
+
+    async def _start(self, port: int) -> None:
         application = web.Application()
         application.router.add_post("/{path:.*}", self._handle)
-        self._runner = web.AppRunner(application, access_log=None, handler_cancellation=True)
+        self._runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/hook"
-        return self
+        await web.TCPSite(self._runner, "127.0.0.1", port).start()
+        self._port = self._runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self._port}/hook"
+
+    async def restart(self) -> None:
+        """Close all connections without answers, and listen on the same port again."""
+        await self.stop()
+        await self._start(self._port)
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
