@@ -15,6 +15,7 @@ with needed as (
       ('event_lists', 'siu'),
       ('summaries', 'siu'),
       ('findings', 'siu'),
+      ('webhooks', 'siu'),
       ('finding_cursor', 'su'),
       ('changes', 'si'),
       ('operations', 'si'),
@@ -30,7 +31,8 @@ with needed as (
   select 'fine_tuning', views.name, 'select'
   from (
     values
-      ('jobs'), ('freshness'), ('sources'), ('checkpoints'), ('best_checkpoints'), ('changes'), ('rejects'), ('findings')
+      ('jobs'), ('freshness'), ('sources'), ('checkpoints'), ('best_checkpoints'), ('changes'), ('rejects'),
+      ('findings'), ('webhooks')
   ) as views (name)
 )
 

@@ -230,7 +230,10 @@ async def test_subjects_are_documented(
         insert into checkpointd.polling (job, source, unstable_since) select key, source, now() from job"""
     )
     found = await _check(daemon_login, provider, monkeypatch, database_pooler=True)
-    found |= await _check(None, provider, monkeypatch, keys=KEYS_WITH_WARNINGS)
+    webhook = {"name": "a", "url": "https://hooks.example.org", "secret": "NONE"}
+    found |= await _check(None, provider, monkeypatch, keys=KEYS_WITH_WARNINGS, webhooks=[webhook])
+    assert "fail" == found["webhook a"].state
+    assert found["webhook a"].message.startswith("the secret: NONE is missing or empty: ")
     found |= await _check("postgresql://127.1:1/nowhere?sslmode=require", provider, monkeypatch)
     subjects = Document("daemon/README.md").first_words("check", "subject")
     assert set(found) == {subject.replace("NAME", "a") for subject in subjects}

@@ -79,6 +79,9 @@ async def test_backup_and_restore(
     await sql.execute("""
         insert into checkpointd.findings (source, job, kind, since, message)
         select source, key, 'stalled', now(), 'no news' from checkpointd.jobs""")
+    await sql.execute(
+        "insert into checkpointd.webhooks (name, cursor) select 'slack', max(seq) from checkpointd.changes"
+    )
     before = await _contents(sql)
     assert all(before.values())
 

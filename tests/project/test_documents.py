@@ -29,6 +29,10 @@ RUN = {
     ("daemon/README.md", "A first change"): "tests/project/test_readme.py::test_a_first_change",
     ("daemon/checkpointd/simulator/README.md", "The simulated provider"):
         "tests/project/test_readme.py::test_simulated_provider",
+    ("daemon/checkpointd/webhooks/README.md", "Slack"): "tests/webhooks/test_recipes.py::test_slack",
+    ("daemon/checkpointd/webhooks/README.md", "A receiver in ten lines"):
+        "tests/webhooks/test_recipes.py::test_a_receiver",
+    ("daemon/checkpointd/webhooks/README.md", "Messages"): "tests/webhooks/test_recipes.py::test_messages",
     ("sql/OPERATING.md", "Roles"): "tests/postgres/test_roles.py::test_documented_logins",
     ("sql/OPERATING.md", "Without CREATEROLE"): "tests/postgres/test_roles.py::test_documented_without_createrole",
     ("sql/OPERATING.md", "What readers can do to the daemon"):

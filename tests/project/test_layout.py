@@ -22,10 +22,11 @@ IMPORTS: dict[str, set[str]] = {
     "polling": {"domain", "provider", "postgres", "telemetry"},
     "polling.setup": {"settings", "redaction"},
     "web": {"postgres", "telemetry", "presentation"},
-    "service": {"polling", "web", "telemetry", "postgres", "provider", "settings"},
+    "webhooks": {"domain", "provider", "postgres", "telemetry"},
+    "service": {"polling", "webhooks", "web", "telemetry", "postgres", "provider", "settings"},
     "cli": {
         "domain", "redaction", "presentation", "simulator", "provider", "postgres", "settings", "telemetry", "polling",
-        "web", "service",
+        "webhooks", "web", "service",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -33,7 +34,7 @@ IMPORTS: dict[str, set[str]] = {
 
 LIBRARIES = {
     "asyncpg": {"postgres"},
-    "aiohttp": {"provider", "web", "simulator"},
+    "aiohttp": {"provider", "web", "webhooks", "simulator"},
 }
 """Libraries, and the packages that may import them."""
 
@@ -150,8 +151,8 @@ def test_the_lock_names_no_address() -> None:
     assert all("--hash=sha256:" in package for package in re.split(r"\n(?=\S)", lock) if package.strip())
 
 
-def test_the_package_has_fourteen_entries() -> None:
-    """The top level of the package has ten packages and four modules."""
+def test_the_package_has_fifteen_entries() -> None:
+    """The top level of the package has eleven packages and four modules."""
     packages = {
         "domain",
         "provider",
@@ -161,6 +162,7 @@ def test_the_package_has_fourteen_entries() -> None:
         "polling",
         "service",
         "web",
+        "webhooks",
         "cli",
         "simulator",
     }

@@ -27,6 +27,7 @@ from checkpointd.settings.environment import PREFIX
 from checkpointd.settings.load import load
 from checkpointd.settings.model import Settings
 from checkpointd.settings.source import Source
+from checkpointd.settings.webhook import CHANGE_KINDS, FINDING_KINDS, Webhook
 from checkpointd.telemetry import database_metrics
 from checkpointd.telemetry.metrics import REGISTRY
 from checkpointd.web import server as web
@@ -44,6 +45,8 @@ DAEMON = Document("daemon/README.md")
 SIMULATOR = Document("daemon/checkpointd/simulator/README.md")
 READING = Document("sql/README.md")
 SERVICE = Document("systemd/README.md")
+WEBHOOK_KEYS = [field.alias or name for name, field in Webhook.model_fields.items()]
+TABLES = {"sources", "webhooks"}
 COMMANDS: dict[str, Any] = getattr(get_command(app), "commands")  # noqa: B009  # click's type has it only on groups
 
 
@@ -59,9 +62,13 @@ def _settings() -> dict[str, str]:
 
 
 def test_settings() -> None:
-    """Each setting and each key of a source is documented, and no other."""
-    assert {f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name != "sources"} == set(_settings())
+    """Each setting and each key of a source or a webhook is documented, and no other; so is each kind of events."""
+    assert {f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name not in TABLES} == set(_settings())
     assert set(Source.model_fields) == set(SETTINGS.first_words("Sources", "key"))
+    assert set(WEBHOOK_KEYS) == set(SETTINGS.first_words("Webhooks", "key"))
+    kinds = {*CHANGE_KINDS, *FINDING_KINDS}
+    (events,) = (cells[2] for cells in SETTINGS.rows("Webhooks", "key") if cells[0] == "`events`")
+    assert [] == [kind for kind in kinds if not re.search(rf"\b{kind}\b", events)]
 
 
 def test_defaults() -> None:
@@ -181,9 +188,9 @@ def test_alerts() -> None:
 
 
 def test_settings_file_is_annotated_completely() -> None:
-    """The annotated settings file names every setting and every key of a source."""
+    """The annotated settings file names every setting and every key of a source and of a webhook."""
     text = (TOP / "config" / "checkpointd.toml").read_text()
-    for name in [*Settings.model_fields, *Source.model_fields]:
+    for name in [*Settings.model_fields, *Source.model_fields, *WEBHOOK_KEYS]:
         assert re.search(rf"^# \[?\[?{name}\b", text, flags=re.MULTILINE), name
 
 

@@ -159,6 +159,29 @@ def status(as_json: AsJson = False, config: Config = None) -> None:
 
 
 @app.command()
+def webhooks(
+    replay: Annotated[
+        tuple[str, int] | None,
+        typer.Option("--replay", metavar="NAME SEQ", help="Let the daemons send again from a change on (its seq)."),
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option("--test", metavar="NAME", help="Send a test message, and print the answer.")
+    ] = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Show how far each webhook is, and what its endpoint answers."""
+    from checkpointd.cli import webhooks as module
+
+    if replay is not None:
+        module.replay_webhook(load(config), *replay)
+    elif test is not None:
+        module.test_webhook(load(config), test)
+    else:
+        module.show_webhooks(load(config), as_json=as_json)
+
+
+@app.command()
 def migrate(config: Config = None) -> None:
     """Create or upgrade the schema and the roles. It is safe to run several at the same time."""
     from checkpointd.cli.database import migrate_schema

@@ -37,6 +37,7 @@ from checkpointd.settings.credentials import SettingsError
 from checkpointd.settings.load import load
 from checkpointd.settings.model import Settings
 from checkpointd.settings.source import Source
+from checkpointd.settings.webhook import Webhook
 from checkpointd.web.address import EXPOSED, beyond_loopback, resolve
 
 
@@ -72,7 +73,8 @@ async def check(settings: Settings, opening: AbstractAsyncContextManager[Connect
     Raises SettingsError if `opening` does.
     """
     found, jobs = await _check_database(settings, opening)
-    for finding in [*assess_settings(settings), *await _check_status_port(settings.http_host), *found]:
+    webhooks = [_check_webhook(webhook) for webhook in settings.webhooks]
+    for finding in [*assess_settings(settings), *webhooks, *await _check_status_port(settings.http_host), *found]:
         yield finding
     async with open_session() as http:
         checks = [_check_source(settings, source, jobs.get(source.name), http) for source in settings.sources]
@@ -89,6 +91,17 @@ async def _check_status_port(host: str) -> list[Finding]:
         return [Finding("warn", "status port", f"{host}: {e.strerror}: correct http_host")]
     message = f"other machines can reach {', '.join(exposed)} ({EXPOSED})"
     return [Finding("warn", "status port", message)] if exposed else []
+
+
+def _check_webhook(webhook: Webhook) -> Finding:
+    """Return whether the URL and the secret of a webhook can be used. It gets no request."""
+    try:
+        webhook.read_url()
+        webhook.read_key()
+    except SettingsError as e:
+        return Finding("fail", f"webhook {webhook.name}", str(e).replace(f" of webhook {webhook.name}", ""))
+    message = f"complete (`checkpointd webhooks --test {webhook.name}` sends a test message)"
+    return Finding("ok", f"webhook {webhook.name}", message)
 
 
 async def _check_database(

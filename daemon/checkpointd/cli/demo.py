@@ -76,7 +76,7 @@ async def run(console: Console, seconds: float | None, stop: Stop) -> None:
         say(f"See the curves: http://{settings.http_host}:{settings.http_port}/")
         store = await stack.enter_async_context(open_store(lambda: connect(url)))
         async with asyncio.TaskGroup() as group:
-            group.create_task(daemon.run(settings, lambda: connect(url), fields_by_source, migrate=True, stop=stop))
+            group.create_task(daemon.run(settings, lambda: connect(url), fields_by_source, {}, migrate=True, stop=stop))
             group.create_task(_show(store, console, say, stop))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.asked.wait(), seconds)

@@ -6,8 +6,8 @@ from checkpointd.cli import event_loop, output
 from checkpointd.cli.arguments import CommandError, UsageError, choose_source
 from checkpointd.cli.database import open_database
 from checkpointd.postgres import overview
+from checkpointd.settings.fields import NAME
 from checkpointd.settings.model import Settings
-from checkpointd.settings.source import SOURCE_NAME
 
 
 def resume_sources(settings: Settings, source: str | None) -> None:
@@ -28,7 +28,7 @@ def resume_sources(settings: Settings, source: str | None) -> None:
 
 def rename_source(settings: Settings, old_name: str, new_name: str) -> None:
     """Rename a source in the database, with its jobs and history, and print what is left to do."""
-    if old_name == new_name or not re.fullmatch(SOURCE_NAME, new_name):
+    if old_name == new_name or not re.fullmatch(NAME, new_name):
         raise UsageError(
             f"{new_name[:80]!r} cannot be the new name: give another one, of 1 to 63 letters, digits, dots, _ and -"
         )

@@ -131,6 +131,39 @@ def _freshness_cells(row: Row) -> list[Cell]:
     ]
 
 
+def show_webhooks(rows: Sequence[Row]) -> None:
+    """Print the webhooks that daemons were configured with."""
+    if not rows:
+        print("No webhooks: see [[webhooks]] in the settings. A daemon with them creates their rows")
+        return
+    columns = [
+        Column("webhook", unbroken_from=0),
+        Column("state"),
+        Column("cursor", is_number=True),
+        Column("lag"),
+        Column("failures", is_number=True),
+        Column("last answer"),
+        Column("next attempt", from_width=WIDE),
+        Column("delivered", is_number=True, from_width=WIDE),
+        Column("undelivered", is_number=True),
+    ]
+    _show_table(columns, [_webhook_cells(row) for row in rows], "checkpointd webhooks")
+
+
+def _webhook_cells(row: Row) -> list[Cell]:
+    return [
+        row["name"],
+        Label("good" if row["state"] == "ok" else "bad", row["state"]),
+        row["cursor"],
+        presentation.duration(row["lag_seconds"]),
+        row["failures"],
+        row["last_answer"],
+        timestamp(row["next_attempt_at"]) if row["next_attempt_at"] else "",
+        row["delivered_count"],
+        row["undelivered_count"],
+    ]
+
+
 def _source_column(rows: Sequence[Row]) -> Column:
     """Return the column of sources. It is shown on every terminal if there are several sources, else on the widest."""
     has_several = len({row["source"] for row in rows}) > 1

@@ -51,7 +51,7 @@ def failure_of(status: int, reason: str, headers: Mapping[str, str], words: Word
     no_retry = headers.get("x-should-retry", "").lower() == "false"
     error_class = _classify(status, words, paging=paging)
     message = " ".join(part for part in (f"HTTP {status}", said) if part)
-    return Failure(error_class, message, _retry_after(headers), no_retry, status, has_words=bool(words.text))
+    return Failure(error_class, message, retry_after(headers), no_retry, status, has_words=bool(words.text))
 
 
 def says_quota(words: Words, *, by_code_alone: bool = False) -> bool:
@@ -106,8 +106,8 @@ def _concerns_key(words: Words) -> bool:
     return "scope" in words.text  # the key lacks a permission
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds to wait from the headers, or None.
+def retry_after(headers: Mapping[str, str], longest: float = LONGEST_PAUSE) -> float | None:
+    """Return the seconds to wait from the headers, at most `longest`, or None.
 
     They are in milliseconds, in seconds, or a date, which is compared with the Date header of the same response.
     """
@@ -122,5 +122,5 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
                 continue
             seconds = (then - now).total_seconds()
         if math.isfinite(seconds) and seconds > 0:
-            return min(seconds, LONGEST_PAUSE)
+            return min(seconds, longest)
     return None

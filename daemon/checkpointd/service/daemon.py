@@ -20,7 +20,7 @@ from checkpointd.postgres.findings import EVALUATE_SECONDS
 from checkpointd.postgres.objectives import set_source_objectives
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.provider.http import open_session
-from checkpointd.service import systemd
+from checkpointd.service import systemd, webhooks
 from checkpointd.service.database_changes import CHECK_SECONDS, DatabaseChanges
 from checkpointd.service.signals import Stop
 from checkpointd.service.ticker import repeat, run_ticker
@@ -30,6 +30,7 @@ from checkpointd.telemetry import database_metrics, metrics
 from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.logs import log
 from checkpointd.web import server
+from checkpointd.webhooks.sender import TICK_SECONDS, Sender
 
 WAIT_SECONDS: Final = 2.0
 """The interval of attempts while the database is unreachable or its schema is old."""
@@ -47,8 +48,9 @@ T = TypeVar("T")
 
 
 async def run(
-    settings: Settings, connect: Connect, fields_by_source: FieldsBySource, *, migrate: bool, stop: Stop
-) -> None:
+    settings: Settings, connect: Connect, fields_by_source: FieldsBySource, endpoints: webhooks.Endpoints, *,
+    migrate: bool, stop: Stop,
+) -> None:  # fmt: skip
     """Run the daemon until `stop`. With `migrate` it also keeps the schema up to date."""
     health = Health(waiting_for="starting")
     metrics.READY.set_function(lambda: not health.problems())
@@ -65,6 +67,7 @@ async def run(
             lambda: health.can_poll(len(settings.sources)),
         ),
         open_store(connect) as store,
+        open_store(connect, webhooks.WEBHOOK_POOL_SIZE) as webhook_store,
         open_session() as http,
     ):
         keys = await _run_unless(stop.asked, _prepare(settings, store, health, migrate=migrate))
@@ -83,7 +86,8 @@ async def run(
             log.info("daemon.ready", sources=[source.name for source in sources])
             systemd.notify(READY=1)
             changes = DatabaseChanges(store, health, settings.source_kinds, sources)
-            with _ticking(settings, store, health, poller, job_lists, sources, changes, ticked, stop):
+            senders = webhooks.open_senders(settings, endpoints, webhook_store, http, health)
+            with _ticking(settings, store, health, poller, job_lists, sources, changes, senders, ticked, stop):
                 await stop.asked.wait()
             # systemd extends TimeoutStopSec if this is longer, and never shortens it.
             needed = int((settings.drain_seconds + SPARE_SECONDS) * 1e6)
@@ -153,10 +157,11 @@ def _ticking(
     job_lists: Sequence[JobList],
     sources: Sequence[ActiveSource],
     changes: DatabaseChanges,
+    senders: Sequence[Sender],
     ticked: asyncio.TaskGroup,
     stop: Stop,
 ) -> Iterator[None]:
-    """Claim, read job lists, events and refused secrets, notice ended pauses, evaluate findings, refresh metrics.
+    """Run the loops: claims, job lists, events, secrets, pauses, findings, metrics, checks of the database, webhooks.
 
     Each is a task of `ticked`. At the end the tasks are cancelled but not awaited: they end while the polls drain.
     """
@@ -174,6 +179,7 @@ def _ticking(
         loops += [(asyncio.Event(), interval, job_list.tick) for job_list in job_lists]
         event_lists = open_event_lists(settings, store, sources, health)
         loops += [(asyncio.Event(), events.interval, events.tick) for events in event_lists]
+        loops += [(asyncio.Event(), TICK_SECONDS, sender.tick) for sender in senders]
         for source in sources:
             loops.append((asyncio.Event(), REREAD_SECONDS, source.reread_login))
             loops.append((asyncio.Event(), REREAD_SECONDS, partial(source.notice_resumption, store)))

@@ -17,19 +17,25 @@ from checkpointd.postgres import dsn
 from checkpointd.redaction import looks_like_key
 from checkpointd.settings.credentials import SettingsError, credential, flaw, reason
 from checkpointd.settings.environment import PREFIX, variable, variables
+from checkpointd.settings.fields import NAME
 from checkpointd.settings.model import Settings
-from checkpointd.settings.source import SOURCE_NAME, Source
+from checkpointd.settings.source import Source
+from checkpointd.settings.webhook import Webhook
 
 CONFIG: Final = Path("/etc/checkpointd/checkpointd.toml")
 
 _OPENAI_ENV: Final = {"base_url": "OPENAI_BASE_URL", "organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"}
 """The variables that OpenAI's own clients read, besides the key."""
 
+_KEYS: Final = {
+    "sources": list(Source.model_fields),
+    "webhooks": [f.alias or n for n, f in Webhook.model_fields.items()],
+}
+"""The keys of each kind of tables."""
+
 _MESSAGES: Final = {
     "missing": "required, but missing",
     "dict_type": "must be a table, such as {name = 'value'}",
-    "tuple_type": "write each source as a table of its own, under a line [[sources]]",
-    "model_type": "write each source as a table of its own, under a line [[sources]]",
 }
 """Messages for those errors of the settings library whose own messages are less clear."""
 
@@ -54,7 +60,7 @@ def load(config: Path | None = None) -> Settings:
     try:
         settings = Settings.from_file(config, values)
     except ValidationError as e:
-        raise SettingsError(_explain(e, file, values["sources"], given, is_default=is_default)) from None
+        raise SettingsError(_explain(e, file, values, given, is_default=is_default)) from None
     if settings.database_url is not None:
         _check_url(settings.database_url, given.get("database_url", url_from))
     return settings
@@ -91,7 +97,7 @@ def _reject_unknown(values: Mapping[str, object], path: Path, given: Mapping[str
     for name in values:
         if name not in known:
             raise SettingsError(f"{path}: {name}: {_no_such_setting(name, known)}")
-    known = [name for name in (*known, "config") if name != "sources"]
+    known = [name for name in (*known, "config") if name not in _KEYS]
     for name, variable_name in given.items():
         if name not in known:
             raise SettingsError(f"{variable_name}: {_no_such_setting(name, known, is_variable=True)}")
@@ -110,7 +116,9 @@ def _default_source() -> dict[str, str]:
     return {"name": "openai", "api_key": "OPENAI_API_KEY", **given}
 
 
-def _explain(error: ValidationError, path: Path, sources: object, given: Mapping[str, str], *, is_default: bool) -> str:
+def _explain(
+    error: ValidationError, path: Path, values: Mapping[str, object], given: Mapping[str, str], *, is_default: bool
+) -> str:  # fmt: skip
     """Return the place and the message of a misspelt setting, or else of the first wrong one, without its value."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
@@ -122,20 +130,22 @@ def _explain(error: ValidationError, path: Path, sources: object, given: Mapping
     if is_default and name in _OPENAI_ENV:
         return f"{_OPENAI_ENV[name]}: {message}"
     if kind == "extra_forbidden":
-        message = _no_such_setting(name, list(Source.model_fields))
-    elif kind in {"tuple_type", "model_type"}:
+        message = _no_such_setting(name, _KEYS[str(loc[0])])
+    elif kind in {"tuple_type", "model_type"} and len(loc) <= 2:
         loc = loc[:1]
+        message = f"write each {str(loc[0]).removesuffix('s')} as a table of its own, under a line [[{loc[0]}]]"
     place = [str(part) for part in loc if part != "[key]"]
     if len(loc) > 1 and isinstance(loc[1], int):
-        place = [_source_label(sources, loc[1]), *([".".join(place[2:])] if place[2:] else [])]
+        label = _table_label(str(loc[0]), values[str(loc[0])], loc[1])
+        place = [label, *([".".join(place[2:])] if place[2:] else [])]
     return ": ".join([*([str(path)] if place else []), *place, message])
 
 
-def _source_label(sources: Any, index: int) -> str:  # noqa: ANN401  # the content of the file
-    """Return the name of a source for a message, or its number if the name is missing, wrong or looks like a secret."""
-    name = sources[index].get("name")
-    is_name = isinstance(name, str) and re.fullmatch(SOURCE_NAME, name) and not looks_like_key(name)
-    return f"source {name if is_name else index + 1}"
+def _table_label(kind: str, tables: Any, index: int) -> str:  # noqa: ANN401  # the content of the file
+    """Return the name of a table for a message, or its number if the name is missing, wrong or looks like a secret."""
+    name = tables[index].get("name")
+    is_name = isinstance(name, str) and re.fullmatch(NAME, name) and not looks_like_key(name)
+    return f"{kind.removesuffix('s')} {name if is_name else index + 1}"
 
 
 def _explain_toml(message: str) -> str:

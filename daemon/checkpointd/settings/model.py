@@ -1,4 +1,4 @@
-"""All settings of the daemon, with units, bounds and descriptions. Those of a source are in source.py.
+"""All settings of the daemon, with units, bounds and descriptions. source.py and webhook.py have those of tables.
 
 `database_url` may contain a password, so repr() omits it.
 """
@@ -6,7 +6,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -14,6 +14,9 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from checkpointd.redaction import looks_like_key
 from checkpointd.settings.environment import variables
 from checkpointd.settings.source import Objective, Source
+from checkpointd.settings.webhook import Webhook
+
+Table = TypeVar("Table", Source, Webhook)
 
 
 def _host(value: str) -> str:
@@ -26,12 +29,13 @@ def _host(value: str) -> str:
     return value
 
 
-def _distinct(sources: tuple[Source, ...]) -> tuple[Source, ...]:
-    names = [source.name for source in sources]
+def _distinct(tables: tuple[Table, ...]) -> tuple[Table, ...]:
+    names = [table.name for table in tables]
     if repeated := next((name for name in names if names.count(name) > 1), None):
+        kind = f"{type(tables[0]).__name__.lower()}s"
         shared = "the same name" if looks_like_key(repeated) else f"the name {repeated}"
-        raise ValueError(f"two sources have {shared}: rename one of them")
-    return sources
+        raise ValueError(f"two {kind} have {shared}: rename one of them")
+    return tables
 
 
 class Settings(BaseSettings):
@@ -142,6 +146,11 @@ class Settings(BaseSettings):
         tuple[Source, ...],
         AfterValidator(_distinct),
         Field(description="the tables [[sources]] of the file; without any, one source from the variables OPENAI_…"),
+    ] = ()
+    webhooks: Annotated[
+        tuple[Webhook, ...],
+        AfterValidator(_distinct),
+        Field(description="the tables [[webhooks]] of the file: endpoints to which changes are sent"),
     ] = ()
 
     _config: Path | None = PrivateAttr(default=None)

@@ -10,28 +10,19 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, model_validator
 from yarl import URL
 
-from checkpointd.redaction import looks_like_key, secret_words, secrets_of
-from checkpointd.settings.credentials import SettingsError, flaw, read_secret
+from checkpointd.redaction import secret_words, secrets_of
+from checkpointd.settings.credentials import SettingsError, read_secret
+from checkpointd.settings.fields import Credential, key_reference, parse_address, table_name, text_or_credential
 
 OPENAI: Final = "https://api.openai.com/v1"
-SOURCE_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 METRIC_CHARACTERS: Final = 128
 
 
 def _base_url(value: str, info: ValidationInfo) -> str:
-    if problem := flaw(value):
-        raise ValueError(f"the value {problem}")
-    try:
-        url = URL(value)
-    except ValueError:
-        raise ValueError("not a valid URL") from None
-    if url.user is not None or url.password is not None:
-        raise ValueError("must not contain a user or a password: name the key in api_key")
-    is_loopback = url.host in {"localhost", "::1"} or re.fullmatch(r"127\.\d+\.\d+\.\d+", url.host or "")
-    may_be_http = is_loopback or info.data.get("allow_http")
-    if not url.host or (url.scheme != "https" and not (url.scheme == "http" and may_be_http)):
-        scheme = "http:// is accepted for this machine, or with allow_http = true under [[sources]]"
-        raise ValueError(f"must begin with https:// and a host ({scheme})")
+    where = "this machine, or with allow_http = true under [[sources]]"
+    may_be_http = bool(info.data.get("allow_http"))
+    advice = "name the key in api_key"
+    url = parse_address(value, may_be_http=may_be_http, http_is_for=where, instead_of_login=advice)
     if url.query_string or url.fragment:
         raise ValueError("must not contain a query or a fragment: put parameters into the source's table `query`")
     return str(url).rstrip("/")
@@ -47,22 +38,6 @@ def _proxy(value: str) -> str:
     if url.scheme not in {"http", "https"} or not url.host or url.path_qs != "/" or url.fragment:
         raise ValueError("must be http://host:port or https://host:port, the address of an HTTP proxy")
     return str(url.origin())
-
-
-def _key_reference(value: str) -> str:
-    if value == "database_url":
-        raise ValueError("must not be the credential of the database, which would be sent to the provider")
-    is_path = re.fullmatch(r"\.{0,2}/[^\0]*", value)
-    is_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", value) and not looks_like_key(value)
-    if not is_path and not is_name:
-        raise ValueError("must be the name of a credential, a variable or a file (/… or ./…), never the key itself")
-    return value
-
-
-def _name(value: str) -> str:
-    if not re.fullmatch(SOURCE_NAME, value):
-        raise ValueError("must be 1 to 63 letters, digits, dots, _ and -, and begin with a letter or a digit")
-    return value
 
 
 def _header_name(value: str) -> str:
@@ -99,22 +74,8 @@ def is_metric(name: str) -> bool:
     return 0 < len(name) <= METRIC_CHARACTERS and name.isprintable() and name == name.strip()
 
 
-class Credential(NamedTuple):
-    """The place of a secret value: a credential, a file or a variable, as for a key."""
-
-    name: str
-
-
-def _parameter(value: object) -> str | Credential:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict) and value.keys() == {"credential"} and isinstance(value["credential"], str):
-        return Credential(_key_reference(value["credential"]))
-    raise ValueError("must be a text, or { credential = 'NAME' } for a secret one")
-
-
 def _header_or_credential(value: object) -> str | Credential:
-    found = _parameter(value)
+    found = text_or_credential(value)
     return _header(found) if isinstance(found, str) else found
 
 
@@ -133,7 +94,7 @@ class Source(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, frozen=True, allow_inf_nan=False)
 
     name: Annotated[
-        str, AfterValidator(_name), Field(description="the name of the source in the database and in commands")
+        str, AfterValidator(table_name), Field(description="the name of the source in the database and in commands")
     ]
     kind: Annotated[
         Literal["openai", "azure", "compatible"],
@@ -148,7 +109,7 @@ class Source(BaseModel):
     ] = OPENAI
     api_key: Annotated[
         str,
-        AfterValidator(_key_reference),
+        AfterValidator(key_reference),
         Field(description="the credential, file or variable that contains the key, never the key itself"),
     ]
     organization: Annotated[Header | None, Field(description="sent as the header OpenAI-Organization")] = None
@@ -158,7 +119,7 @@ class Source(BaseModel):
         Field(repr=False, description="further request headers, for gateways; a secret one names a credential"),
     ] = {}
     query: Annotated[
-        dict[str, Annotated[Any, PlainValidator(_parameter)]],
+        dict[str, Annotated[Any, PlainValidator(text_or_credential)]],
         Field(repr=False, description="further query parameters, such as Azure's api-version; or credentials"),
     ] = {}
     proxy: Annotated[
@@ -166,7 +127,7 @@ class Source(BaseModel):
         Field(description="the HTTP proxy of this source; proxies of the environment are not used"),
     ] = None
     proxy_credentials: Annotated[
-        Annotated[str, AfterValidator(_key_reference)] | None,
+        Annotated[str, AfterValidator(key_reference)] | None,
         Field(description="the credential, file or variable that contains user:password for the proxy"),
     ] = None
     requests_per_minute: Annotated[

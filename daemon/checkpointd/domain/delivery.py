@@ -1,0 +1,52 @@
+"""What an endpoint answered to a message, when the message is sent again, and when its delivery ends. Pure."""
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+FIRST_GAP: Final = 5.0
+LONGEST_RETRY_GAP: Final = 3600.0
+"""Seconds between two attempts: each gap is twice as long as the one before it, up to an hour."""
+
+GIVE_UP_SECONDS: Final = 3 * 86400.0
+"""A message ends when it is this old and its endpoint has failed for this long."""
+
+_TRANSIENT: Final = {408, 425, 429}
+
+
+class Outcome(StrEnum):
+    """How a delivery ended."""
+
+    DELIVERED = "delivered"
+    REFUSED = "refused"
+    """The endpoint gave an answer that a repetition would not change."""
+    GIVEN_UP = "given_up"
+    """The endpoint has failed for three days."""
+
+
+class Answer(NamedTuple):
+    """What an endpoint answered: the HTTP status, or None without an answer; the same in words; the time to wait."""
+
+    status: int | None
+    text: str
+    retry_after: float | None = None
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the endpoint accepted the message."""
+        return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def may_change(self) -> bool:
+        """Whether another attempt may have another answer."""
+        return self.status is None or self.status in _TRANSIENT or self.status >= 500
+
+
+def next_gap(failures: int, answer: Answer) -> float:
+    """Return the seconds until the next attempt, after `failures` failed ones before the one with this answer."""
+    gap = min(FIRST_GAP * 2.0 ** min(failures, 20), LONGEST_RETRY_GAP)
+    return max(gap, answer.retry_after or 0.0)
+
+
+def is_given_up(failing_seconds: float, age: float) -> bool:
+    """Return whether a message of this age ends, because the endpoint has failed for so many seconds."""
+    return min(failing_seconds, age) >= GIVE_UP_SECONDS

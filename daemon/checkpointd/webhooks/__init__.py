@@ -1,0 +1,1 @@
+"""Sending the feed of changes to webhooks."""

@@ -1,0 +1,118 @@
+"""Senders that share a webhook, and are killed while they send: nothing is lost, and nothing overtakes."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+
+import asyncpg
+import pytest
+from aiohttp import web
+
+from checkpointd.postgres.connection import connect
+from checkpointd.postgres.store import open_store
+from checkpointd.provider.http import open_session
+from support.receiver import Received, Receiver
+from support.senders import start_sender
+from webhooks.conftest import Open
+
+ADD = """
+    insert into checkpointd.changes (job, kind, field, new_value)
+    select key, 'status', 'status', n::text from generate_series(1, $1::int) as n, checkpointd.jobs order by n, key"""
+
+
+def check(received: Sequence[Received], count: int) -> int:
+    """Check that every change arrived, in order, and that repeats carry the first id. Returns the number of repeats."""
+    seqs = [request.message["data"]["seq"] for request in received]
+    assert set(range(1, count + 1)) == set(seqs)
+    assert all(one <= next_ for one, next_ in pairwise(seqs))
+    ids = {(seq, request.id) for seq, request in zip(seqs, received, strict=True)}
+    assert count == len(ids) == len({id_ for _, id_ in ids})
+    return len(received) - count
+
+
+@pytest.mark.usefixtures("jobs")
+async def test_five_senders(url: str, sql: asyncpg.Connection, open_sender: Open, receiver: Receiver) -> None:
+    """Five senders with connections of their own send each change once, in order, one at a time.
+
+    A sender that dies during a request keeps its lease until it expires; then another one repeats this request alone.
+    """
+    await sql.execute(ADD, 15)
+    arrived, rng = asyncio.Event(), random.Random(5)
+
+    async def answer(_: Received) -> web.StreamResponse:
+        arrived.set()
+        await asyncio.sleep(rng.uniform(0, 0.005))
+        return web.Response(status=204)
+
+    receiver.answer = answer
+
+    async def send(*, is_killed: bool) -> None:
+        async with open_session() as http, open_store(lambda: connect(url), 1) as store:
+            sender = open_sender()
+            sender._store, sender._http = store, http
+            if not is_killed:
+                while len(receiver.received) < 31:
+                    await sender.tick()
+                    await asyncio.sleep(0.01)
+                return
+            sender._lease_seconds = 0.5
+            dying = asyncio.create_task(sender.tick())
+            await arrived.wait()
+            store._pool.terminate()
+            dying.cancel()
+            await asyncio.gather(dying, return_exceptions=True)
+
+    await open_sender().tick()  # creates the row
+    async with asyncio.TaskGroup() as group:
+        group.create_task(send(is_killed=True))
+        await arrived.wait()
+        for _ in range(4):
+            group.create_task(send(is_killed=False))
+    assert 1 == check(receiver.received, 30)
+    assert 1 == receiver.most_in_flight
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("jobs")
+async def test_two_hundred_kills(url: str, sql: asyncpg.Connection, receiver: Receiver) -> None:
+    """Five processes that share a webhook, killed 200 times while answers are lost, lose nothing, in order."""
+    rng, arrived = random.Random(7), asyncio.Event()
+    faults = 0
+
+    async def answer(received: Received) -> web.StreamResponse:
+        nonlocal faults
+        arrived.set()
+        faults += 1  # unless it comes to an answer: a sender can time out
+        await asyncio.sleep(rng.uniform(0, 0.01))
+        fault = rng.random()
+        faults -= 1
+        faults += fault < 0.15
+        if fault < 0.1:
+            received.transport.abort()  # the answer is lost
+        return web.Response(status=503 if fault < 0.15 else 204)
+
+    receiver.answer = answer
+    senders = [start_sender(url, receiver.url) for _ in range(5)]
+    kills = 0
+    async with asyncio.timeout(300):
+        while kills < 200:
+            if kills % 50 == 48:
+                await receiver.restart()
+            arrived.clear()
+            await sql.execute(ADD, 2)
+            await arrived.wait()
+            await asyncio.sleep(rng.uniform(0, 0.01))
+            for number in rng.sample(range(5), 2):
+                senders[number].kill()
+                senders[number].join()
+                senders[number] = start_sender(url, receiver.url)
+                kills += 1
+        count = await sql.fetchval("select count(*) from checkpointd.changes")
+        while await sql.fetchval("select coalesce(max(cursor), 0) from checkpointd.webhooks") < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # the senders are other processes
+    for sender in senders:
+        sender.kill()
+    repeats = check(receiver.received, count)
+    assert repeats <= kills + faults
+    assert 0 == await sql.fetchval("select undelivered from checkpointd.webhooks")
