@@ -57,7 +57,6 @@ def _how_to_reach(url: str, kind: Kind, ids: Sequence[str]) -> str:
     track = f"checkpointd track {' '.join(ids)}"
     if kind == "openai":
         return "\n".join([f"export OPENAI_BASE_URL={url} OPENAI_API_KEY=any", *([track] if ids else [])])
-    settings_kind = "compatible" if kind == "bedrock" else kind
-    source = f'[[sources]]\nname = "simulated"\nkind = "{settings_kind}"\nbase_url = "{url}"\napi_key = "SIMULATED_KEY"'
+    source = f'[[sources]]\nname = "simulated"\nkind = "{kind}"\nbase_url = "{url}"\napi_key = "SIMULATED_KEY"'
     lines = ["# A file for --config. Any key is accepted: export SIMULATED_KEY=any", source]
     return "\n".join([*lines, *([f"# This provider lists no jobs. To track them: {track}"] if ids else [])])

@@ -95,30 +95,8 @@ class JobPage(NamedTuple):
     rejects: list[Reject]
 
 
-def read_jobs(items: Sequence[RawItem], holds_secret: Callable[[bytes], bool] = lambda _: False) -> JobPage:
-    """Read the records of one page. If several records have the same id, the last one counts.
-
-    A record for which `holds_secret` is true (the provider repeated the key) becomes a reject without its bytes.
-    """
-    records: dict[str, JobRecord] = {}
-    rejects: list[Reject] = []
-    secret = holding_secrets(items, holds_secret)
-    for position, raw in enumerate(items):
-        if position in secret:
-            rejects.append(SECRET_REJECT)
-            continue
-        try:
-            record = _read_record(raw)
-        except BadItemError as e:
-            rejects.append(Reject(head(raw), str(e), id_of(raw, is_job_id)))
-        else:
-            if (earlier := records.get(record.id)) and earlier.payload != record.payload:
-                rejects.append(Reject(head(earlier.payload.encode()), LATER_COUNTS, record.id))
-            records[record.id] = record
-    return JobPage(list(records.values()), rejects)
-
-
-def _read_record(raw: RawItem) -> JobRecord:
+def read_record(raw: RawItem) -> JobRecord:
+    """Read a job record of OpenAI's format. Raises BadItemError if its id is odd."""
     if len(raw) > LARGEST_ITEM:
         raise BadItemError(f"larger than {LARGEST_ITEM} bytes")
     item = Item(bytes(raw))
@@ -151,3 +129,34 @@ def _hyperparameters(job: Mapping[str, Any]) -> object:
     method = job.get("method")
     options = method.get(str(method.get("type"))) if isinstance(method, dict) else None
     return job.get("hyperparameters") or (options.get("hyperparameters") if isinstance(options, dict) else None) or None
+
+
+ReadRecord = Callable[[RawItem], JobRecord]
+"""Reads a job record of a wire format. Raises BadItemError if its id is odd."""
+
+
+def read_jobs(
+    items: Sequence[RawItem],
+    holds_secret: Callable[[bytes], bool] = lambda _: False,
+    read_record: ReadRecord = read_record,
+) -> JobPage:
+    """Read the records of one page. If several records have the same id, the last one counts.
+
+    A record for which `holds_secret` is true (the provider repeated the key) becomes a reject without its bytes.
+    """
+    records: dict[str, JobRecord] = {}
+    rejects: list[Reject] = []
+    secret = holding_secrets(items, holds_secret)
+    for position, raw in enumerate(items):
+        if position in secret:
+            rejects.append(SECRET_REJECT)
+            continue
+        try:
+            record = read_record(raw)
+        except BadItemError as e:
+            rejects.append(Reject(head(raw), str(e), id_of(raw, is_job_id)))
+        else:
+            if (earlier := records.get(record.id)) and earlier.payload != record.payload:
+                rejects.append(Reject(head(earlier.payload.encode()), LATER_COUNTS, record.id))
+            records[record.id] = record
+    return JobPage(list(records.values()), rejects)

@@ -18,6 +18,7 @@ from checkpointd.polling.slots import MOST_PER_SLOT
 from checkpointd.polling.source import ActiveSource
 from checkpointd.postgres.store import Store
 from checkpointd.provider.client import Client
+from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.provider.http import Limits, Session
 from checkpointd.provider.proxy import Proxy
 from checkpointd.settings.credentials import SettingsError
@@ -76,7 +77,10 @@ def open_client(
     def report_page_size(page_size: int, error: str) -> None:
         log.warning("source.page_size", source=source.name, page_size=page_size, error=error)
 
-    return Client(http, source.base_url, fields.headers, fields.query, limits, secrets, proxy, report_page_size)
+    wire_format = PRESETS[source.kind].format
+    return Client(
+        http, source.base_url, fields.headers, fields.query, limits, secrets, proxy, report_page_size, wire_format
+    )
 
 
 def source_secrets(fields: RequestFields, proxy: Proxy | None) -> list[str]:

@@ -57,11 +57,14 @@ def world_application(world: World, clock: Clock) -> web.Application:
     shape = world.shape
     kind = KINDS[shape.kind]
 
+    def page_of(data: list[Record], *, has_more: bool) -> Record:
+        return {"object": "list", "data": data} | ({"has_more": has_more} if kind.says_has_more else {})
+
     async def list_jobs(request: web.Request) -> web.Response:
         jobs = [job for job in world.jobs(clock()) if _has_metadata(job, request.query)]
         data, has_more = _page(request, jobs, default_limit=20)
         # In the specification only the list of checkpoints has first_id and last_id.
-        return web.json_response({"object": "list", "data": data, "has_more": has_more})
+        return web.json_response(page_of(data, has_more=has_more))
 
     async def retrieve_job(request: web.Request) -> web.Response:
         return web.json_response(world.job(request.match_info["id"], clock()))
@@ -70,14 +73,14 @@ def world_application(world: World, clock: Clock) -> web.Application:
         newest = world.checkpoints(request.match_info["id"], clock())
         items = newest if shape.order == "descending" else newest[::-1]
         data, has_more = _page(request, items, 10, listed={item["id"] for item in newest[: shape.listed]})
-        page = {"object": "list", "data": data, "has_more": has_more}
+        page = page_of(data, has_more=has_more)
         if kind.has_edge_ids:
             page["first_id"], page["last_id"] = (data[0]["id"], data[-1]["id"]) if data else (None, None)
         return web.json_response(page)
 
     async def list_events(request: web.Request) -> web.Response:
         data, has_more = _page(request, world.events(request.match_info["id"], clock()), default_limit=20)
-        return web.json_response({"object": "list", "data": data, "has_more": has_more})
+        return web.json_response(page_of(data, has_more=has_more))
 
     handlers: dict[str, Handler] = {
         f"{JOBS}/{{id}}": retrieve_job,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-Kind = Literal["openai", "azure", "bedrock", "compatible"]
+Kind = Literal["openai", "azure", "bedrock", "nebius", "compatible"]
 """The kind of API. A compatible provider has OpenAI's, but lists no jobs."""
 
 Publication = Literal["at-once", "late", "at-end"]
@@ -62,6 +62,8 @@ class OpenAI:
     lists_jobs = True
     has_edge_ids = True
     """Lists of checkpoints have `first_id` and `last_id`."""
+    says_has_more = True
+    """Pages have `has_more`."""
     pauses = False
     """Some jobs are paused for a while."""
     waiting = ("validating_files", "queued")
@@ -205,6 +207,12 @@ class Bedrock(OpenAI):
         }
 
 
+class Nebius(OpenAI):
+    """What differs in Nebius. Its specification gives `has_more` a default, so here no page has it."""
+
+    says_has_more = False
+
+
 class Compatible(OpenAI):
     """A provider with OpenAI's API, but without a job list."""
 
@@ -215,6 +223,7 @@ KINDS: Final[Mapping[Kind, OpenAI]] = {
     "openai": OpenAI(),
     "azure": Azure(),
     "bedrock": Bedrock(),
+    "nebius": Nebius(),
     "compatible": Compatible(),
 }
 

@@ -1,0 +1,45 @@
+"""What a wire format consists of: its lists, and how their items are read. Pure."""
+
+from enum import Enum
+from typing import NamedTuple, Self
+from urllib.parse import quote
+
+from checkpointd.domain.checkpoint import CheckpointReader
+from checkpointd.domain.event_list import ReadEvents
+from checkpointd.domain.job import ReadRecord
+
+
+class Paging(Enum):
+    """How the pages of a list follow each other."""
+
+    AFTER = "after"
+    """`after` is the id of the last item of the page before. `has_more` says whether a page follows."""
+    AFTER_FULL = "after, and a full page"
+    """The same. But a page may lack `has_more`: then a page follows if this one has as many items as requested."""
+
+
+class ListFormat(NamedTuple):
+    """A list of an API: its path below the base URL, in which {} stands for the id of a job, and its pages."""
+
+    path: str
+    paging: Paging = Paging.AFTER
+
+    def of_job(self, job_id: str) -> Self:
+        """Return the list of a job: the path has its id."""
+        return self._replace(path=self.path.format(quote(job_id, safe="")))
+
+    def query(self, cursor: str | None, page_size: int) -> str:
+        """Return the query of the page after `cursor`, encoded. None is the first page."""
+        after = f"&after={quote(cursor, safe='')}" if cursor else ""
+        return f"limit={page_size}{after}"
+
+
+class Format(NamedTuple):
+    """A wire format: its three lists, and how their items are read."""
+
+    checkpoints: ListFormat
+    jobs: ListFormat
+    events: ListFormat
+    reader: CheckpointReader
+    read_record: ReadRecord
+    read_events: ReadEvents
