@@ -14,7 +14,11 @@ select checkpoints.id, sources.name as source, jobs.id as fine_tuning_job_id, ch
     checkpoints.step_number, summaries.step_distance, summaries.latest_step,
     checkpointd.n_epochs(jobs.hyperparameters), jobs.status
   ) as epoch,
-  checkpoints.first_seen_at, checkpoints.last_changed_at, checkpoints.missing_since
+  checkpoints.first_seen_at, checkpoints.last_changed_at, checkpoints.missing_since,
+  case sources.kind
+    when 'nebius' then jobs.id || ':' || checkpoints.id
+    else checkpoints.fine_tuned_model_checkpoint
+  end as deploy_as
 from checkpointd.checkpoints
 join checkpointd.jobs on jobs.key = checkpoints.job
 join checkpointd.sources on sources.key = jobs.source
@@ -56,3 +60,6 @@ comment on column fine_tuning.checkpoints.last_changed_at is 'Time when a value 
 comment on column fine_tuning.checkpoints.missing_since is
   'Time since when the provider no longer lists the checkpoint (two complete listings in a row lacked it); null if it '
   'lists it.';
+comment on column fine_tuning.checkpoints.deploy_as is
+  'Text with which the provider deploys the checkpoint: the name of its model, or at Nebius the ids of the job and the '
+  'checkpoint; null if it is not known.';
