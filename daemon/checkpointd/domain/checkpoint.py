@@ -164,14 +164,14 @@ def _read_each_value(raw: bytes, job_id: str) -> tuple[Checkpoint, str | None]:
         step_number=item.require("step_number", integer),
         created_at=item.read("created_at", time),
         fine_tuned_model_checkpoint=item.read("fine_tuned_model_checkpoint", text),
-        metrics=_metrics(item),
+        metrics=read_metrics(item),
         payload=item.payload,
     )
     return checkpoint, item.flaw
 
 
-def _metrics(item: Item) -> dict[str, float | None]:
-    """Return the metrics that are a number or null.
+def read_metrics(item: Item) -> dict[str, float | None]:
+    """Return the metrics of an item that are a number or null.
 
     A value of another type is odd if its metric has a column. Without a column, it is no metric, and stays in the
     payload only.

@@ -40,6 +40,8 @@ LONGEST_WAIT: Final = 5.0
 SMALLER_PAGES: Final = 8
 """How many times one listing reduces the page size, at most."""
 
+_NO_JOB_LIST: Final = Failure(ErrorClass.MISSING, "this provider has no job list", status=404)
+_NO_EVENTS: Final = Failure(ErrorClass.MISSING, "this provider has no event list", status=404)
 _UNFIT_ID: Final = Failure(ErrorClass.BAD_REQUEST, "its id cannot be part of an address: untrack the job")
 
 Wait = Callable[[float], Awaitable[None]]
@@ -137,6 +139,8 @@ class Client:
 
         It starts after `cursor`, or with None at the top; `pages` were read before.
         """
+        if self.format.jobs is None:
+            raise ApiError(_NO_JOB_LIST)
         pagination = Pagination(self.format.jobs, JOB_LIST_PAGES, ListMemory(), cursor=cursor, pages=pages)
         async for page in self._pages(cursor, pagination, deadline, wait):
             yield page
@@ -147,6 +151,8 @@ class Client:
         """Yield the pages of a job's event list in the provider's order, as list_jobs() does. Raises ApiError."""
         if not is_job_id(job_id):
             raise ApiError(_UNFIT_ID)
+        if self.format.events is None:
+            raise ApiError(_NO_EVENTS)
         list_format = self.format.events.of_job(job_id)
         pagination = Pagination(list_format, EVENT_LIST_PAGES, ListMemory(), cursor=cursor, pages=pages)
         async for page in self._pages(cursor, pagination, deadline, wait):
@@ -170,6 +176,8 @@ class Client:
     async def probe(self, deadline: float, job_id: str | None = None) -> ProbeResult:
         """Request one page of the job list, or of a job's checkpoint list, without retries. Never raises ApiError."""
         list_format = self.format.jobs if job_id is None else self.format.checkpoints.of_job(job_id)
+        if list_format is None:
+            return ProbeResult(_NO_JOB_LIST, None)
         try:
             response = await self._endpoint.get(list_format, None, deadline, ListMemory())
         except ApiError as e:

@@ -5,8 +5,8 @@ from typing import NamedTuple, Self
 from urllib.parse import quote
 
 from checkpointd.domain.checkpoint import CheckpointReader
-from checkpointd.domain.event_list import ReadEvents
-from checkpointd.domain.job import ReadRecord
+from checkpointd.domain.event_list import ReadEvents, read_events
+from checkpointd.domain.job import ReadRecord, read_record
 
 
 class Paging(Enum):
@@ -35,11 +35,19 @@ class ListFormat(NamedTuple):
 
 
 class Format(NamedTuple):
-    """A wire format: its three lists, and how their items are read."""
+    """A wire format: its lists, and how their items are read."""
 
     checkpoints: ListFormat
-    jobs: ListFormat
-    events: ListFormat
     reader: CheckpointReader
-    read_record: ReadRecord
-    read_events: ReadEvents
+    jobs: ListFormat | None = None
+    """The job list, or None if there is none."""
+    read_record: ReadRecord = read_record
+    events: ListFormat | None = None
+    """The list with the events or the step metrics of a job, or None if there is none."""
+    read_events: ReadEvents = read_events
+
+    def with_paging(self, paging: Paging) -> Self:
+        """Return the same format with another paging of all lists."""
+        jobs = self.jobs and self.jobs._replace(paging=paging)
+        events = self.events and self.events._replace(paging=paging)
+        return self._replace(checkpoints=self.checkpoints._replace(paging=paging), jobs=jobs, events=events)

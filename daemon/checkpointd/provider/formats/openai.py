@@ -7,15 +7,11 @@ gateways have the same format.
 from typing import Final
 
 from checkpointd.domain.checkpoint import OPENAI_READER
-from checkpointd.domain.event_list import read_events
-from checkpointd.domain.job import read_record
 from checkpointd.provider.formats.format import Format, ListFormat
 
 OPENAI: Final = Format(
     checkpoints=ListFormat("/fine_tuning/jobs/{}/checkpoints"),
+    reader=OPENAI_READER,
     jobs=ListFormat("/fine_tuning/jobs"),
     events=ListFormat("/fine_tuning/jobs/{}/events"),
-    reader=OPENAI_READER,
-    read_record=read_record,
-    read_events=read_events,
 )

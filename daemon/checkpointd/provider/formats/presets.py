@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
+from checkpointd.provider.formats.coreweave import COREWEAVE
 from checkpointd.provider.formats.format import Format, Paging
 from checkpointd.provider.formats.openai import OPENAI
 
-Kind = Literal["openai", "azure", "bedrock", "nebius", "compatible"]
+Kind = Literal["openai", "azure", "bedrock", "nebius", "compatible", "coreweave"]
 """The kinds of sources."""
 
 
@@ -18,18 +19,21 @@ class Preset(NamedTuple):
     """The base URL, in which {region} or {resource} stands for the setting; or None if every source has its own."""
     key_header: str = "Authorization"
     """The header of the key. In Authorization, `Bearer` stands before it."""
+    most_items: int | None = None
+    """The most items of a page that may be requested, or None if that is not documented."""
+    lists_jobs: bool = True
+    """False if there is no job list, or as a rule none."""
 
 
-_NEBIUS: Final = OPENAI._replace(
-    checkpoints=OPENAI.checkpoints._replace(paging=Paging.AFTER_FULL),
-    jobs=OPENAI.jobs._replace(paging=Paging.AFTER_FULL),
-    events=OPENAI.events._replace(paging=Paging.AFTER_FULL),
-)
+_NEBIUS: Final = OPENAI.with_paging(Paging.AFTER_FULL)
 
 PRESETS: Final[Mapping[str, Preset]] = {
     "openai": Preset(OPENAI, "https://api.openai.com/v1"),
     "azure": Preset(OPENAI, "https://{resource}.openai.azure.com/openai/v1", "api-key"),
     "bedrock": Preset(OPENAI, "https://bedrock-mantle.{region}.api.aws/v1"),
     "nebius": Preset(_NEBIUS, "https://api.tokenfactory.nebius.com/v1"),
-    "compatible": Preset(OPENAI),
+    "compatible": Preset(OPENAI, lists_jobs=False),
+    "coreweave": Preset(
+        COREWEAVE, "https://forge.coreweave.com/api/training/v1/preview", most_items=100, lists_jobs=False
+    ),
 }
