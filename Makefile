@@ -141,7 +141,7 @@ $(READY): .tools/bin/uv pyproject.toml requirements.lock
 # ART are about a hundred packages, those of Tinker include transformers. The other packages are what their clients import.
 $(SDKS)/.ready: .tools/bin/uv
 	$(UV) venv --allow-existing --python $(PYTHON) $(SDKS)
-	$(UV) pip install --python $(SDKS) openai httpx
+	$(UV) pip install --python $(SDKS) openai httpx together==3.1.1
 	$(UV) pip install --python $(SDKS) --no-deps openpipe-art==0.5.18
 	@touch $@
 

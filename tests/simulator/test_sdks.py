@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from checkpointd.simulator import coreweave
+from checkpointd.simulator import coreweave, together
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.shapes import Kind, Shape
 from checkpointd.simulator.world import EPOCH, World
@@ -40,3 +40,20 @@ async def test_coreweave() -> None:
     async with serve(world, lambda: AFTER_ALL) as url:
         found = await read_with_sdk("coreweave", url, *jobs)
     assert {job: list(map(coreweave.checkpoint, world.checkpoints(job, AFTER_ALL)[::-1])) for job in jobs} == found
+
+
+async def test_together() -> None:
+    """Together's SDK reads the jobs, and all checkpoints and metrics of each."""
+    world = World(5, 2, EPOCH, Shape("together", retention="all"))
+    jobs = {job["id"]: job for job in world.jobs(AFTER_ALL)}
+    async with serve(world, lambda: AFTER_ALL) as url:
+        found = await read_with_sdk("together", url, *jobs)
+    for job_id, job in jobs.items():
+        events = [event for event in world.events(job_id, AFTER_ALL)[::-1] if event["type"] == "metrics"]
+        checkpoints = world.checkpoints(job_id, AFTER_ALL)
+        assert found.pop(job_id) == {
+            "record": together.job(job),
+            "checkpoints": [item for record in checkpoints for item in together.checkpoints(record, job)],
+            "metrics": [item for event in events for item in together.metrics(event)] or None,
+        }
+    assert {} == found

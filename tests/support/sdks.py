@@ -38,7 +38,24 @@ async def read_coreweave(url: str, models: list[str]) -> dict[str, Any]:
     }
 
 
-READERS: dict[str, Read] = {"coreweave": read_coreweave}
+async def read_together(url: str, jobs: list[str]) -> dict[str, Any]:
+    """Read jobs, and their checkpoints and metrics, with Together's SDK."""
+    sdk = importlib.import_module("together")
+    client = sdk.AsyncTogether(api_key=KEY, base_url=url.removesuffix("/v1"), max_retries=0)
+    listed = (await client.fine_tuning.list()).data
+    records = {job.id: job.model_dump(mode="json", by_alias=True, exclude_unset=True) for job in listed}
+    found = {}
+    for job in jobs:
+        checkpoints = (await client.fine_tuning.list_checkpoints(job)).data or []
+        found[job] = {
+            "record": records[job],
+            "checkpoints": [item.model_dump(mode="json", exclude_unset=True) for item in checkpoints],
+            "metrics": (await client.fine_tuning.list_metrics(job)).metrics,
+        }
+    return found
+
+
+READERS: dict[str, Read] = {"coreweave": read_coreweave, "together": read_together}
 
 if __name__ == "__main__":
     kind, api, *jobs = sys.argv[1:]

@@ -22,7 +22,7 @@ from checkpointd.domain.reading import (
     time,
 )  # fmt: skip
 
-ENDED_STATUSES: Final = frozenset({"succeeded", "failed", "cancelled", "canceled"})
+ENDED_STATUSES: Final = frozenset({"succeeded", "failed", "cancelled", "canceled", "completed", "error"})
 """The final statuses, in lower case: training does not go on after them."""
 
 WAITING_STATUSES: Final = frozenset({"validating_files", "queued", "created", "pending", "paused", "pausing"})
@@ -102,7 +102,7 @@ def read_record(raw: RawItem) -> JobRecord:
     item = Item(bytes(raw))
     hyperparameters = item.document("hyperparameters", _hyperparameters(item.members))
     record = JobRecord(
-        id=item.require("id", _job_id),
+        id=item.require("id", job_id),
         status=item.read("status", text),
         model=item.read("model", text),
         fine_tuned_model=item.read("fine_tuned_model", text),
@@ -119,7 +119,8 @@ def read_record(raw: RawItem) -> JobRecord:
     return record._replace(reject=Reject(head(raw), item.flaw, record.id, is_stored=True)) if item.flaw else record
 
 
-def _job_id(value: object) -> str | Odd | None:
+def job_id(value: object) -> str | Odd | None:
+    """Return the id of a job. This is a rule for a value, as those of reading.py."""
     found = text(value)
     return Odd("not the id of a job") if isinstance(found, str) and not is_job_id(found) else found
 

@@ -85,7 +85,7 @@ def content_digest(listing: Listing) -> bytes:
     Order, encoding and members that no column shows do not matter.
     """
     checkpoints = [
-        (c.id, c.step_number, c.created_at, c.fine_tuned_model_checkpoint, _content(c.metrics))
+        (c.id, c.step_number, c.created_at, c.fine_tuned_model_checkpoint, _content(c.metrics), c.details)
         for c in sorted(listing.checkpoints, key=attrgetter("id"))
     ]
     rejects = sorted(reject.key for reject in listing.rejects)

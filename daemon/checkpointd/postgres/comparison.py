@@ -153,6 +153,8 @@ def _stored_checkpoints(
         payload = row["payload"]
         received = listed.get(row["id"]) if payload is None else reader.read_stored(payload, job_id)
         received_values = values(received) if received else stored
+        if received and received.details:  # no column has them
+            stored |= received.details
         found[row["id"]] = StoredCheckpoint(
             received_values if _is_left_out(row) else stored, received_values, row["missing"]
         )

@@ -114,7 +114,7 @@ class Endpoint:
         base = self._base  # parsed once, and not at each request
         return URL.build(
             scheme=base.scheme, authority=base.raw_authority, path=base.raw_path.rstrip("/") + path,
-            query_string=self._query + query, encoded=True,
+            query_string=self._query + query if query else self._query.rstrip("&"), encoded=True,
         )  # fmt: skip
 
     async def get(

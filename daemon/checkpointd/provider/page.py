@@ -111,6 +111,8 @@ def read_page(body: bytes, most: int = PAGE_ITEMS, requested: Requested = OPENAI
 
 
 def _split(body: bytes, requested: Requested) -> Page:
+    if requested.format.items != "data" or requested.format.paging is Paging.WHOLE:
+        return _read_leniently(body, requested)
     try:
         page = _decode_list(body) if len(body) <= LARGE_BYTES else _decode_large_list(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -206,7 +208,7 @@ def _read_leniently(body: bytes, requested: Requested) -> Page:
         raise NotAListError(ErrorClass.TOO_MANY_ITEMS, message)
     try:
         # surrogateescape keeps bytes that are not UTF-8. Only the item that contains them is rejected later.
-        members = Scanner(body.decode("utf-8", "surrogateescape")).members(split="data")
+        members = Scanner(body.decode("utf-8", "surrogateescape")).members(split=requested.format.items)
         return _page_of(members, requested)
     except (ValueError, IndexError):
         raise NotAListError(*describe(body)) from None
@@ -216,18 +218,20 @@ def _page_of(members: Sequence[tuple[str, Any]] | None, requested: Requested) ->
     """Return the page with these members, or raise NotAListError. None means JSON that is not an object."""
     if members is None:
         raise NotAListError(ErrorClass.NOT_A_LIST, "JSON, but not an object")
-    sent = dict(members)
-    data = sent.get("data")
+    sent, name = dict(members), requested.format.items
+    data = sent.get(name)
+    if data is None and name in sent and requested.format.null_is_empty:
+        data = []
     if "error" in sent and (sent["error"] or not isinstance(data, list)):
         raise _error_in_200(sent)
     if not isinstance(data, list):
-        if any(sent.get(name) for name in ("errors", "detail", "fault")):
+        if any(map(sent.get, ("errors", "detail", "fault"))):
             raise _error_in_200(sent)
         words = words_in(sent)
         said = f", but these words: {words.text[:160]}" if words.text else ""
-        raise NotAListError(ErrorClass.NOT_A_LIST, f"no array `data`{said}", words)
-    if any(name == "data" and value != data for name, value in members):
-        raise NotAListError(ErrorClass.NOT_A_LIST, "`data` given twice with different values")
+        raise NotAListError(ErrorClass.NOT_A_LIST, f"no array `{name}`{said}", words)
+    if any(given == name and value != sent[name] for given, value in members):
+        raise NotAListError(ErrorClass.NOT_A_LIST, f"`{name}` given twice with different values")
     if sent.get("object") not in (None, "list"):
         raise NotAListError(ErrorClass.NOT_A_LIST, f"an object of type {_excerpt(sent['object'])}, not a list")
     has_more = _has_more(members, sent, len(data), requested)
@@ -239,6 +243,8 @@ def _page_of(members: Sequence[tuple[str, Any]] | None, requested: Requested) ->
 def _has_more(members: Sequence[tuple[str, Any]], sent: dict[str, Any], count: int, requested: Requested) -> bool | str:
     """Return whether a page follows one of `count` items, or why that is unknown."""
     has_more = sent.get("has_more")
+    if requested.format.paging is Paging.WHOLE:
+        return "`has_more` is true, but how the next page is requested is not known" if has_more else False
     if "has_more" not in sent:
         is_known = requested.format.paging is Paging.AFTER_FULL
         return count >= requested.page_size if is_known else "`has_more` is missing"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from checkpointd.simulator.other_shapes import CoreWeave
+from checkpointd.simulator.other_shapes import CoreWeave, Together
 from checkpointd.simulator.shapes import Azure, Bedrock, Compatible, Kind, Nebius, OpenAI
 
 KINDS: Final[Mapping[Kind, OpenAI]] = {
@@ -13,4 +13,5 @@ KINDS: Final[Mapping[Kind, OpenAI]] = {
     "nebius": Nebius(),
     "compatible": Compatible(),
     "coreweave": CoreWeave(),
+    "together": Together(),
 }

@@ -4,7 +4,7 @@ import random
 import uuid
 from typing import Any
 
-from checkpointd.simulator.shapes import OpenAI, RequestError
+from checkpointd.simulator.shapes import OpenAI, RequestError, alphanumeric
 
 
 class CoreWeave(OpenAI):
@@ -32,6 +32,19 @@ class CoreWeave(OpenAI):
     def error_body(self, error: RequestError) -> dict[str, Any]:
         """Return the body of an error. Its form is not documented: it is that of the framework FastAPI."""
         return {"detail": error.message}
+
+
+class Together(OpenAI):
+    """Together."""
+
+    waiting = ("pending", "queued")
+
+    def job_id(self, rng: random.Random, model: str) -> str:  # noqa: D102  # inherited
+        del model
+        return "ft-" + _uuid(rng)
+
+    def model(self, rng: random.Random, base: str, purpose: str) -> str:  # noqa: D102  # inherited
+        return f"acme/{base}-{purpose}-{alphanumeric(rng, 8)}"
 
 
 def _uuid(rng: random.Random) -> str:

@@ -16,6 +16,8 @@ class Paging(Enum):
     """`after` is the id of the last item of the page before. `has_more` says whether a page follows."""
     AFTER_FULL = "after, and a full page"
     """The same. But a page may lack `has_more`: then a page follows if this one has as many items as requested."""
+    WHOLE = "whole"
+    """The list is one page."""
 
 
 class ListFormat(NamedTuple):
@@ -23,6 +25,10 @@ class ListFormat(NamedTuple):
 
     path: str
     paging: Paging = Paging.AFTER
+    items: str = "data"
+    """The member of a page that has its items."""
+    null_is_empty: bool = False
+    """True if this member can be null instead of an empty array."""
 
     def of_job(self, job_id: str) -> Self:
         """Return the list of a job: the path has its id."""
@@ -30,6 +36,8 @@ class ListFormat(NamedTuple):
 
     def query(self, cursor: str | None, page_size: int) -> str:
         """Return the query of the page after `cursor`, encoded. None is the first page."""
+        if self.paging is Paging.WHOLE:
+            return ""
         after = f"&after={quote(cursor, safe='')}" if cursor else ""
         return f"limit={page_size}{after}"
 

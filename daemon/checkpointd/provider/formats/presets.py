@@ -6,8 +6,9 @@ from typing import Final, Literal, NamedTuple
 from checkpointd.provider.formats.coreweave import COREWEAVE
 from checkpointd.provider.formats.format import Format, Paging
 from checkpointd.provider.formats.openai import OPENAI
+from checkpointd.provider.formats.together import TOGETHER
 
-Kind = Literal["openai", "azure", "bedrock", "nebius", "compatible", "coreweave"]
+Kind = Literal["openai", "azure", "bedrock", "nebius", "compatible", "coreweave", "together"]
 """The kinds of sources."""
 
 
@@ -36,4 +37,5 @@ PRESETS: Final[Mapping[str, Preset]] = {
     "coreweave": Preset(
         COREWEAVE, "https://forge.coreweave.com/api/training/v1/preview", most_items=100, lists_jobs=False
     ),
+    "together": Preset(TOGETHER, "https://api.together.ai/v1"),
 }
