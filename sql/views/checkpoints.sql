@@ -14,7 +14,14 @@ select checkpoints.id, sources.name as source, jobs.id as fine_tuning_job_id, ch
     checkpoints.step_number, summaries.step_distance, summaries.latest_step,
     checkpointd.n_epochs(jobs.hyperparameters), jobs.status
   ) as epoch,
-  checkpoints.first_seen_at, checkpoints.last_changed_at, checkpoints.missing_since
+  checkpoints.first_seen_at, checkpoints.last_changed_at, checkpoints.missing_since,
+  case sources.kind
+    when 'nebius' then jobs.id || ':' || checkpoints.id
+    when 'together' then checkpointd.as_jsonb(checkpoints.payload) ->> 'object_name'
+    else checkpoints.fine_tuned_model_checkpoint
+  end as deploy_as,
+  case when sources.kind = 'together' then checkpointd.as_jsonb(checkpoints.payload) ->> 'checkpoint_type' end
+    as checkpoint_type
 from checkpointd.checkpoints
 join checkpointd.jobs on jobs.key = checkpoints.job
 join checkpointd.sources on sources.key = jobs.source
@@ -22,7 +29,8 @@ left join checkpointd.summaries on summaries.job = checkpoints.job;
 
 comment on view fine_tuning.checkpoints is
   'One row for each checkpoint that was ever listed, with the last known value of each metric.';
-comment on column fine_tuning.checkpoints.id is 'The provider''s id, unique within a job.';
+comment on column fine_tuning.checkpoints.id is
+  'The provider''s id, unique within a job. At Together, which has no ids, it is the path of the checkpoint.';
 comment on column fine_tuning.checkpoints.source is 'Source of the job.';
 comment on column fine_tuning.checkpoints.fine_tuning_job_id is 'The provider''s id of the job.';
 comment on column fine_tuning.checkpoints.step_number is 'Training step at which the checkpoint was made.';
@@ -56,3 +64,8 @@ comment on column fine_tuning.checkpoints.last_changed_at is 'Time when a value 
 comment on column fine_tuning.checkpoints.missing_since is
   'Time since when the provider no longer lists the checkpoint (two complete listings in a row lacked it); null if it '
   'lists it.';
+comment on column fine_tuning.checkpoints.deploy_as is
+  'Text with which the provider deploys the checkpoint: the name of its model, at Nebius the ids of the job and the '
+  'checkpoint, at Together the name in its model registry; null if it is not known.';
+comment on column fine_tuning.checkpoints.checkpoint_type is
+  'What the checkpoint is, in the words of the provider, such as an adapter; null if the provider has no types.';

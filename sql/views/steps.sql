@@ -4,8 +4,9 @@ select sources.name as source, jobs.id as fine_tuning_job_id, steps.step_number,
   steps.step_number::double precision as step, steps.train_loss, steps.train_mean_token_accuracy, steps.valid_loss,
   steps.valid_mean_token_accuracy, steps.full_valid_loss, steps.full_valid_mean_token_accuracy,
   checkpointd.with_point(steps.extra_metrics) as extra_metrics, steps.total_steps,
-  checkpointd.unix_time(steps.created_at, interval '1 day') as created_at, 'event'::text as origin,
-  steps.id as event_id
+  checkpointd.unix_time(steps.created_at, interval '1 day') as created_at,
+  case sources.kind when 'together' then 'metrics' else 'event' end as origin,
+  case when sources.kind <> 'together' then steps.id end as event_id
 from checkpointd.steps
 join checkpointd.jobs on jobs.key = steps.job
 join checkpointd.sources on sources.key = jobs.source;
@@ -36,6 +37,7 @@ comment on column fine_tuning.steps.created_at is
   'Time of the event, according to the provider; null if that is not known or implausible. Several steps can have the '
   'same: order by step_number.';
 comment on column fine_tuning.steps.origin is
-  'Where the values are from: event (an event of the job). The metrics of checkpoints are not among them: see the '
-  'view checkpoints.';
-comment on column fine_tuning.steps.event_id is 'The provider''s id of the event.';
+  'Where the values are from: event (an event of the job), or metrics (Together''s list of the metrics of a job). The '
+  'metrics of checkpoints are not among them: see the view checkpoints.';
+comment on column fine_tuning.steps.event_id is
+  'The provider''s id of the event; null for origin metrics, which have no ids.';

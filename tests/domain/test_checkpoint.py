@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from checkpointd.domain.checkpoint import (
     METRICS,
+    OPENAI_READER,
     Checkpoint,
     ForeignItemError,
     read_checkpoint,
-    read_stored,
 )
 from checkpointd.domain.reading import TEXT_CHARACTERS, BadItemError
 from support.odd import anything, numbers, words
@@ -69,7 +69,7 @@ def assert_storable(item: Checkpoint) -> None:
     assert len(item.extra_metrics) <= 64
     assert all(len(name) <= 128 and "\0" not in name for name in item.extra_metrics)
     assert [name.encode().decode() for name in item.metrics] == list(item.metrics)
-    assert item == read_stored(item.payload, JOB)
+    assert item == OPENAI_READER.read_stored(item.payload, JOB)
 
 
 def test_specified_item() -> None:
@@ -548,7 +548,7 @@ def test_any_bytes(sent: bytes) -> None:
 
 def test_stored_payload_that_is_not_accepted() -> None:
     """A stored payload that this reader rejects is read as None, without an error."""
-    assert read_stored("{}", JOB) is None
-    assert read_stored(raw(object="other").decode(), JOB) is None
-    assert read_stored(raw().decode(), "ftjob-other") is None
-    assert read() == read_stored(raw().decode(), JOB)
+    assert OPENAI_READER.read_stored("{}", JOB) is None
+    assert OPENAI_READER.read_stored(raw(object="other").decode(), JOB) is None
+    assert OPENAI_READER.read_stored(raw().decode(), "ftjob-other") is None
+    assert read() == OPENAI_READER.read_stored(raw().decode(), JOB)

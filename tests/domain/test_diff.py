@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpointd.domain import diff as diff_module
-from checkpointd.domain.checkpoint import METRICS, read_stored
+from checkpointd.domain.checkpoint import METRICS, OPENAI_READER
 from checkpointd.domain.diff import Change, Diff, StoredCheckpoint, Value, compare, values
 from checkpointd.domain.listing import Listing, read_listing
 from support.provider import JOB, checkpoint
@@ -366,7 +366,7 @@ def test_read_back_as_received() -> None:
     job = StoredJob()
     flawed = read([item(metrics={"train_loss": float("inf"), "reward": 1})])
     job.save(flawed)
-    stored = read_stored(flawed.checkpoints[0].payload, JOB)
+    stored = OPENAI_READER.read_stored(flawed.checkpoints[0].payload, JOB)
     assert stored is not None
     job.stored[ID] = job.stored[ID]._replace(received=values(stored))
     assert Diff() == job.compare(flawed)

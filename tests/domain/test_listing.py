@@ -308,7 +308,7 @@ def test_each_shown_value_is_content(field: dict[str, Any]) -> None:
 def test_item_that_is_too_large() -> None:
     """An item of more than 256 KiB is a reject with its id and its first bytes. So its checkpoint is not missing."""
     large = raw(1, extra="x" * ITEM_BYTES)
-    ((read,), (reject,), _, _) = read_listing(JOB, [[large, raw(2)]])
+    ((read,), (reject,), *_) = read_listing(JOB, [[large, raw(2)]])
     assert (name(2), name(1), large[:REJECT_BYTES]) == (read.id, reject.id, reject.raw)
     assert f"larger than {ITEM_BYTES} bytes" == reject.reason
 

@@ -17,7 +17,7 @@ IMPORTS: dict[str, set[str]] = {
     "simulator": set(),
     "provider": {"domain", "redaction"},
     "postgres": {"domain", "redaction"},
-    "settings": {"postgres.dsn", "redaction"},
+    "settings": {"postgres.dsn", "provider.formats.presets", "redaction"},
     "telemetry": {"domain", "postgres", "redaction"},
     "polling": {"domain", "provider", "postgres", "telemetry"},
     "polling.setup": {"settings", "redaction"},

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.provider.formats.format import ListFormat, Paging
 from checkpointd.provider.heavy_work import LARGE_BYTES
-from checkpointd.provider.page import PAGE_ITEMS, NotAListError, Page, most_items, read_page
+from checkpointd.provider.page import PAGE_ITEMS, NotAListError, Page, Requested, most_items, read_page
 from support.paths import DATA
 from support.provider import checkpoint
 
@@ -154,6 +155,20 @@ def test_has_more_is_required(has_more: bytes, reason: str) -> None:
     found = read_page(b'{"object": "list", "data": [{"id": "ftckpt_1"}]' + has_more + b"}")
     assert ([b'{"id": "ftckpt_1"}'], False, None) == comparable(found)
     assert Failure(ErrorClass.BAD_HAS_MORE, reason) == found.failure
+
+
+@pytest.mark.parametrize(
+    ("has_more", "page_size", "expected"),
+    [("", 2, (False, None)), ("", 1, (True, "a")), (', "has_more": false', 1, (False, None))],
+)
+def test_a_full_page_is_followed_if_has_more_may_be_absent(
+    has_more: str, page_size: int, expected: tuple[bool, str | None]
+) -> None:
+    """Where `has_more` may be absent, a page without it is followed by another one if it is full."""
+    requested = Requested(ListFormat("", Paging.AFTER_FULL), page_size)
+    body = f'{{"object": "list", "data": [{{"id": "a"}}]{has_more}}}'
+    found = read_page(body.encode(), requested=requested)
+    assert (*expected, None) == (found.has_more, found.last_id, found.failure)
 
 
 LIST = b'{"object": "list", "data": [{"id": "ftckpt_1"}], "has_more": false}'

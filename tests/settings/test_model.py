@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import pytest
 
+from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.settings.model import Settings
-from checkpointd.settings.source import OPENAI, Source
+from checkpointd.settings.source import Source
 
 CANARY = "Canary5f0e9d8c7b6a4f3e2d1c"
 SOURCE = '[[sources]]\nname = "a"\napi_key = "THE_KEY"\n'
 SOURCE_B = SOURCE.replace('"a"', '"b"')
-WRONG_KIND = "kind: must be 'openai', 'azure' or 'compatible'"
+WRONG_KIND = "kind: must be 'openai', 'azure', 'bedrock', 'nebius', 'compatible', 'coreweave' or 'together'"
 NOT_SECURE = (
     "must begin with https:// and a host "
     "(http:// is accepted for this machine, or with allow_http = true under [[sources]])"
@@ -119,11 +120,24 @@ def test_wrong_base_urls(load_error: LoadError, given: str, expected: str) -> No
     [
         (SOURCE + SOURCE, "sources: two sources have the name a: rename one of them"),
         (SOURCE.replace('"a"', f'"{CANARY}"') * 2, "sources: two sources have the same name: rename one of them"),
-        (SOURCE + "kind = 'azure'", "source a: base_url is required for kind azure"),
+        (SOURCE + "kind = 'azure'", "source a: base_url is required for kind azure, or resource"),
+        (SOURCE + "kind = 'bedrock'", "source a: base_url is required for kind bedrock, or region"),
         (
-            SOURCE + f"kind = 'compatible'\nbase_url = '{OPENAI}/'",
+            SOURCE + f"kind = 'compatible'\nbase_url = '{PRESETS['openai'].base_url}/'",
             "source a: base_url is required for kind compatible",
         ),
+        (SOURCE + "region = 'eu-west-1'", "source a: region does not apply to kind openai"),
+        (SOURCE + "kind = 'azure'\nregion = 'eu-west-1'", "source a: region does not apply to kind azure"),
+        (
+            SOURCE + "kind = 'bedrock'\nregion = 'eu'\nbase_url = 'https://h.example'",
+            "source a: region has no effect beside base_url: remove one of them",
+        ),
+        (SOURCE + "kind = 'bedrock'\nregion = 'h.example/x'", "source a: region must consist of letters, digits and -"),
+        (
+            SOURCE + "kind = 'azure'\nresource = 'http://h.example'",
+            "source a: resource must consist of letters, digits and -, or the URL of a project (https://…)",
+        ),
+        (SOURCE + "kind = 'azure'\nresource = 'https://h.example?x=1'", f"source a: base_url: {HAS_QUERY}"),
         (SOURCE + "kind = 'mistral'", f"source a: {WRONG_KIND}"),
         (
             SOURCE + "requests_per_minute = 0",
@@ -156,6 +170,34 @@ def test_wrong_base_urls(load_error: LoadError, given: str, expected: str) -> No
 def test_wrong_sources(load_error: LoadError, toml: str, expected: str) -> None:
     """The message about a wrong source names the source and the key."""
     assert expected == load_error(toml)
+
+
+@pytest.mark.parametrize(
+    ("toml", "base_url", "headers"),
+    [
+        ("", "https://api.openai.com/v1", {"Authorization": "Bearer k"}),
+        ("kind = 'azure'\nresource = 'acme'", "https://acme.openai.azure.com/openai/v1", {"api-key": "k"}),
+        (
+            "kind = 'azure'\nresource = 'https://acme.services.ai.azure.com/api/projects/p/'",
+            "https://acme.services.ai.azure.com/api/projects/p/openai/v1",
+            {"api-key": "k"},
+        ),
+        (
+            "kind = 'bedrock'\nregion = 'us-west-2'",
+            "https://bedrock-mantle.us-west-2.api.aws/v1",
+            {"Authorization": "Bearer k"},
+        ),
+        ("kind = 'nebius'", "https://api.tokenfactory.nebius.com/v1", {"Authorization": "Bearer k"}),
+        ("kind = 'nebius'\nbase_url = 'https://h.example/v1'", "https://h.example/v1", {"Authorization": "Bearer k"}),
+    ],
+)
+def test_addresses_and_keys_of_kinds(
+    load: Load, monkeypatch: pytest.MonkeyPatch, toml: str, base_url: str, headers: dict[str, str]
+) -> None:
+    """Each kind has its address, with a region or a resource where it needs one, and its header for the key."""
+    monkeypatch.setenv("THE_KEY", "k")
+    (source,) = load(SOURCE + toml).sources
+    assert (base_url, headers) == (source.base_url, source.request_fields().headers)
 
 
 def test_objectives(load: Load) -> None:

@@ -220,7 +220,7 @@ def simulate(
     seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 1,
     speed: Annotated[float, typer.Option(min=0.01, max=100_000, help="Simulated seconds per second.")] = 60,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 selects a free one.")] = 8788,
-    kind: Annotated[Kind, typer.Option(help="The kind of API; a compatible provider lists no jobs.")] = "openai",
+    kind: Annotated[Kind, typer.Option(help="The kind of provider; compatible and coreweave list no jobs.")] = "openai",
     publish: Annotated[
         Publication, typer.Option(help="When checkpoints are listed: at once, some late, or all at the job's end.")
     ] = "late",

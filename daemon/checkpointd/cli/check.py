@@ -32,6 +32,7 @@ from checkpointd.postgres import migrations, overview
 from checkpointd.postgres.connection import Connect
 from checkpointd.postgres.errors import DatabaseUnavailableError, EmbeddedError, MigrationError
 from checkpointd.postgres.store import Store, open_store
+from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.provider.http import Limits, Session, open_session
 from checkpointd.settings.credentials import SettingsError
 from checkpointd.settings.load import load
@@ -170,8 +171,7 @@ async def _check_source(settings: Settings, source: Source, job: str | None, htt
         return [Finding("fail", subject, str(e))]
     tried: list[Try] = []
     clock: list[Finding] = []
-    # Most compatible providers have no job list.
-    resources = [job, None] if source.kind == "compatible" else [None, job]
+    resources = [None, job] if PRESETS[source.kind].lists_jobs else [job, None]
     for resource in resources if job else [None]:
         asked_at = time.time()
         result = await client.probe(asyncio.get_running_loop().time() + settings.request_timeout_seconds, resource)

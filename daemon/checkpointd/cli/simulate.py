@@ -7,6 +7,7 @@ from pathlib import Path
 from checkpointd.cli import event_loop, output
 from checkpointd.cli.arguments import CommandError, UsageError
 from checkpointd.service.signals import stop_on_signals
+from checkpointd.simulator.kinds import KINDS
 from checkpointd.simulator.replay import read_recorded, serve_recorded
 from checkpointd.simulator.server import accelerated, serve
 from checkpointd.simulator.shapes import Kind, Shape
@@ -16,7 +17,7 @@ from checkpointd.simulator.world import EPOCH, World
 def simulate_jobs(shape: Shape, jobs: int, seed: int, speed: float, port: int) -> None:
     """Serve simulated jobs, `speed` simulated seconds per second, until a signal."""
     world = World(seed, jobs, EPOCH, shape)
-    ids = [job["id"] for job in world.jobs(EPOCH)] if shape.kind == "compatible" else []
+    ids = [] if KINDS[shape.kind].lists_jobs else [job["id"] for job in world.jobs(EPOCH)]
     _serve(serve(world, accelerated(speed, EPOCH), port=port), shape.kind, ids, port)
 
 
@@ -57,7 +58,6 @@ def _how_to_reach(url: str, kind: Kind, ids: Sequence[str]) -> str:
     track = f"checkpointd track {' '.join(ids)}"
     if kind == "openai":
         return "\n".join([f"export OPENAI_BASE_URL={url} OPENAI_API_KEY=any", *([track] if ids else [])])
-    settings_kind = "compatible" if kind == "bedrock" else kind
-    source = f'[[sources]]\nname = "simulated"\nkind = "{settings_kind}"\nbase_url = "{url}"\napi_key = "SIMULATED_KEY"'
+    source = f'[[sources]]\nname = "simulated"\nkind = "{kind}"\nbase_url = "{url}"\napi_key = "SIMULATED_KEY"'
     lines = ["# A file for --config. Any key is accepted: export SIMULATED_KEY=any", source]
     return "\n".join([*lines, *([f"# This provider lists no jobs. To track them: {track}"] if ids else [])])

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from checkpointd.cli.findings import Finding, State
 from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.settings.source import Source
 
 
@@ -96,7 +97,7 @@ def _meaning(source: Source, job: str | None, failure: Failure, tracked_job: str
     if failure.error_class is ErrorClass.FORBIDDEN and job:
         advice = "" if failure.has_words else ": give it that right"
         return "fail", f"the key may not list the checkpoints of {job}{advice}"
-    if failure.status == HTTPStatus.NOT_FOUND and source.kind == "compatible":
+    if failure.status == HTTPStatus.NOT_FOUND and not PRESETS[source.kind].lists_jobs:
         if tracked_job:
             found = f"neither {tracked_job} nor a job list was found"
             return "warn", f"{found}, so the key could not be tested: check base_url"

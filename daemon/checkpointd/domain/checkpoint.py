@@ -1,10 +1,13 @@
 """A checkpoint, and the reading of one item of a checkpoint list, by the rules of reading.py. Pure."""
 
 import re
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
+from checkpointd.domain.json_text import outer_members
+from checkpointd.domain.raw_item import names_of_large
 from checkpointd.domain.reading import (
     NAME_CHARACTERS,
     TEXT_CHARACTERS,
@@ -54,6 +57,8 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     metrics: dict[str, float | None]
     payload: str
     """The JSON text of the item, which a column of type json accepts: as received, or with null for odd values."""
+    details: dict[str, str | int | float | None] | None = None
+    """Further values that are compared, by name. They are stored in the payload only. OpenAI's format has none."""
 
     @property
     def extra_metrics(self) -> dict[str, float | None]:
@@ -104,13 +109,21 @@ def read_checkpoint(raw: RawItem, job_id: str) -> tuple[Checkpoint, str | None]:
     return (checkpoint, None) if checkpoint else _read_each_value(bytes(raw), job_id)
 
 
-def read_stored(payload: str, job_id: str) -> Checkpoint | None:
-    """Read the stored payload of a checkpoint. Returns None if this reader does not accept it."""
-    raw = payload.encode()
-    try:
-        return _read_as_specified(raw, job_id) or _read_each_value(raw, job_id)[0]
-    except BadItemError:
+def _read_of_any_size(raw: RawItem, job_id: str) -> tuple[Checkpoint, str | None]:
+    checkpoint = _read_as_specified(raw, job_id)
+    return (checkpoint, None) if checkpoint else _read_each_value(bytes(raw), job_id)
+
+
+def _id_of(raw: RawItem) -> str | None:
+    """Return the id of an item that has the type of a checkpoint, or None. One without id may be any checkpoint."""
+    if len(raw) > ITEM_BYTES:
+        found, kind = names_of_large(raw)
+    else:
+        sent = outer_members(bytes(raw))
+        found, kind = sent.get("id"), sent.get("object")
+    if kind != OBJECT:
         return None
+    return found if isinstance(found, str) and is_valid_id(found) else None
 
 
 def _read_as_specified(raw: RawItem, job_id: str) -> Checkpoint | None:
@@ -153,14 +166,14 @@ def _read_each_value(raw: bytes, job_id: str) -> tuple[Checkpoint, str | None]:
         step_number=item.require("step_number", integer),
         created_at=item.read("created_at", time),
         fine_tuned_model_checkpoint=item.read("fine_tuned_model_checkpoint", text),
-        metrics=_metrics(item),
+        metrics=read_metrics(item),
         payload=item.payload,
     )
     return checkpoint, item.flaw
 
 
-def _metrics(item: Item) -> dict[str, float | None]:
-    """Return the metrics that are a number or null.
+def read_metrics(item: Item) -> dict[str, float | None]:
+    """Return the metrics of an item that are a number or null.
 
     A value of another type is odd if its metric has a column. Without a column, it is no metric, and stays in the
     payload only.
@@ -186,3 +199,25 @@ def _metrics(item: Item) -> dict[str, float | None]:
         item.keep("metrics", Odd(f"more than {EXTRA_METRICS} beside the specified ones"))
         extra = {name: extra[name] for name in sorted(extra)[:EXTRA_METRICS]}
     return found | extra
+
+
+class CheckpointReader(NamedTuple):
+    """How the checkpoints of a wire format are read. Each function gets an item and, except the last, the job's id."""
+
+    read: Callable[[RawItem, str], tuple[Checkpoint, str | None]]
+    """Reads an item of a listing. See read_checkpoint()."""
+    read_of_any_size: Callable[[RawItem, str], tuple[Checkpoint, str | None]]
+    """The same, for a stored item: its text can be longer than the item was."""
+    id_of: Callable[[RawItem], str | None]
+    """Returns the id of an item that cannot be read, or None."""
+
+    def read_stored(self, payload: str, job_id: str) -> Checkpoint | None:
+        """Read the stored payload of a checkpoint. Returns None if this reader does not accept it."""
+        try:
+            return self.read_of_any_size(payload.encode(), job_id)[0]
+        except BadItemError:
+            return None
+
+
+OPENAI_READER: Final = CheckpointReader(read_checkpoint, _read_of_any_size, _id_of)
+"""The reader of OpenAI's format."""

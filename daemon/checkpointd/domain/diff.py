@@ -79,7 +79,7 @@ def values(checkpoint: Checkpoint) -> dict[str, Value]:
     }
     for name, value in checkpoint.metrics.items():
         found[metric_column(name)] = value
-    return found
+    return found | checkpoint.details if checkpoint.details else found
 
 
 def metric_column(name: str) -> str:

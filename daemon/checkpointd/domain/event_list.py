@@ -79,6 +79,10 @@ class Events(NamedTuple):
     """The type of the items of a page without events, or None."""
 
 
+ReadEvents = Callable[[Sequence[RawItem], Callable[[bytes], bool]], Events]
+"""Reads the items of a page of an event list of a wire format. See read_events()."""
+
+
 def page_digest(items: Sequence[RawItem]) -> bytes:
     """Return the SHA-256 hash of the version of the reader and of the bytes of each item."""
     return sha256(READER + b"\n".join(items)).digest()

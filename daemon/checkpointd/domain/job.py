@@ -22,7 +22,7 @@ from checkpointd.domain.reading import (
     time,
 )  # fmt: skip
 
-ENDED_STATUSES: Final = frozenset({"succeeded", "failed", "cancelled", "canceled"})
+ENDED_STATUSES: Final = frozenset({"succeeded", "failed", "cancelled", "canceled", "completed", "error"})
 """The final statuses, in lower case: training does not go on after them."""
 
 WAITING_STATUSES: Final = frozenset({"validating_files", "queued", "created", "pending", "paused", "pausing"})
@@ -95,36 +95,14 @@ class JobPage(NamedTuple):
     rejects: list[Reject]
 
 
-def read_jobs(items: Sequence[RawItem], holds_secret: Callable[[bytes], bool] = lambda _: False) -> JobPage:
-    """Read the records of one page. If several records have the same id, the last one counts.
-
-    A record for which `holds_secret` is true (the provider repeated the key) becomes a reject without its bytes.
-    """
-    records: dict[str, JobRecord] = {}
-    rejects: list[Reject] = []
-    secret = holding_secrets(items, holds_secret)
-    for position, raw in enumerate(items):
-        if position in secret:
-            rejects.append(SECRET_REJECT)
-            continue
-        try:
-            record = _read_record(raw)
-        except BadItemError as e:
-            rejects.append(Reject(head(raw), str(e), id_of(raw, is_job_id)))
-        else:
-            if (earlier := records.get(record.id)) and earlier.payload != record.payload:
-                rejects.append(Reject(head(earlier.payload.encode()), LATER_COUNTS, record.id))
-            records[record.id] = record
-    return JobPage(list(records.values()), rejects)
-
-
-def _read_record(raw: RawItem) -> JobRecord:
+def read_record(raw: RawItem) -> JobRecord:
+    """Read a job record of OpenAI's format. Raises BadItemError if its id is odd."""
     if len(raw) > LARGEST_ITEM:
         raise BadItemError(f"larger than {LARGEST_ITEM} bytes")
     item = Item(bytes(raw))
     hyperparameters = item.document("hyperparameters", _hyperparameters(item.members))
     record = JobRecord(
-        id=item.require("id", _job_id),
+        id=item.require("id", job_id),
         status=item.read("status", text),
         model=item.read("model", text),
         fine_tuned_model=item.read("fine_tuned_model", text),
@@ -141,7 +119,8 @@ def _read_record(raw: RawItem) -> JobRecord:
     return record._replace(reject=Reject(head(raw), item.flaw, record.id, is_stored=True)) if item.flaw else record
 
 
-def _job_id(value: object) -> str | Odd | None:
+def job_id(value: object) -> str | Odd | None:
+    """Return the id of a job. This is a rule for a value, as those of reading.py."""
     found = text(value)
     return Odd("not the id of a job") if isinstance(found, str) and not is_job_id(found) else found
 
@@ -151,3 +130,34 @@ def _hyperparameters(job: Mapping[str, Any]) -> object:
     method = job.get("method")
     options = method.get(str(method.get("type"))) if isinstance(method, dict) else None
     return job.get("hyperparameters") or (options.get("hyperparameters") if isinstance(options, dict) else None) or None
+
+
+ReadRecord = Callable[[RawItem], JobRecord]
+"""Reads a job record of a wire format. Raises BadItemError if its id is odd."""
+
+
+def read_jobs(
+    items: Sequence[RawItem],
+    holds_secret: Callable[[bytes], bool] = lambda _: False,
+    read_record: ReadRecord = read_record,
+) -> JobPage:
+    """Read the records of one page. If several records have the same id, the last one counts.
+
+    A record for which `holds_secret` is true (the provider repeated the key) becomes a reject without its bytes.
+    """
+    records: dict[str, JobRecord] = {}
+    rejects: list[Reject] = []
+    secret = holding_secrets(items, holds_secret)
+    for position, raw in enumerate(items):
+        if position in secret:
+            rejects.append(SECRET_REJECT)
+            continue
+        try:
+            record = read_record(raw)
+        except BadItemError as e:
+            rejects.append(Reject(head(raw), str(e), id_of(raw, is_job_id)))
+        else:
+            if (earlier := records.get(record.id)) and earlier.payload != record.payload:
+                rejects.append(Reject(head(earlier.payload.encode()), LATER_COUNTS, record.id))
+            records[record.id] = record
+    return JobPage(list(records.values()), rejects)

@@ -9,17 +9,14 @@ from typing import Final, NamedTuple
 import msgspec
 
 from checkpointd.domain.checkpoint import (
-    ITEM_BYTES,
     METRICS,
-    OBJECT,
+    OPENAI_READER,
     Checkpoint,
+    CheckpointReader,
     ForeignItemError,
-    is_valid_id,
-    read_checkpoint,
 )  # fmt: skip
 from checkpointd.domain.failure import Failure
-from checkpointd.domain.json_text import outer_members
-from checkpointd.domain.raw_item import head, holding_secrets, names_of_large
+from checkpointd.domain.raw_item import head, holding_secrets
 from checkpointd.domain.reading import (
     LATER_COUNTS,
     SECRET_REJECT,
@@ -51,6 +48,7 @@ class RawListing(NamedTuple):
     """The JSON text of each page."""
     is_known: bool = False
     """True if its only page has the digest of the last complete listing. Then `pages` is empty: nothing was decoded."""
+    reader: CheckpointReader = OPENAI_READER
 
 
 class Listing(NamedTuple):
@@ -62,6 +60,8 @@ class Listing(NamedTuple):
     """The type of the items of a page without checkpoints, or None. This page and the later ones are not read."""
     is_cut_off: bool = False
     """True if it has more than LISTING_METRICS. What follows is not read."""
+    reader: CheckpointReader = OPENAI_READER
+    """What read it, and reads the stored checkpoints with which it is compared."""
 
     @property
     def unreadable(self) -> int:
@@ -85,7 +85,7 @@ def content_digest(listing: Listing) -> bytes:
     Order, encoding and members that no column shows do not matter.
     """
     checkpoints = [
-        (c.id, c.step_number, c.created_at, c.fine_tuned_model_checkpoint, _content(c.metrics))
+        (c.id, c.step_number, c.created_at, c.fine_tuned_model_checkpoint, _content(c.metrics), c.details)
         for c in sorted(listing.checkpoints, key=attrgetter("id"))
     ]
     rejects = sorted(reject.key for reject in listing.rejects)
@@ -101,7 +101,10 @@ def _content(metrics: dict[str, float | None]) -> Mapping[str, float | None]:
 
 
 def read_listing(
-    job_id: str, pages: Sequence[Sequence[RawItem]], holds_secret: Callable[[bytes], bool] = lambda _: False
+    job_id: str,
+    pages: Sequence[Sequence[RawItem]],
+    holds_secret: Callable[[bytes], bool] = lambda _: False,
+    reader: CheckpointReader = OPENAI_READER,
 ) -> Listing:
     """Read the checkpoints of a job. If several items have the same id, the last one counts.
 
@@ -112,18 +115,18 @@ def read_listing(
     room = LISTING_METRICS
     for page in pages:
         try:
-            read, rejected, room = _read_page(job_id, page, holds_secret, room)
+            read, rejected, room = _read_page(job_id, page, holds_secret, room, reader)
         except ForeignItemError as e:
-            return Listing(list(checkpoints.values()), rejects, e.kind)
+            return Listing(list(checkpoints.values()), rejects, e.kind, reader=reader)
         checkpoints.update((checkpoint.id, checkpoint) for checkpoint in read)
         rejects += rejected
         if room < 0:
             break
-    return Listing(list(checkpoints.values()), rejects, None, is_cut_off=room < 0)
+    return Listing(list(checkpoints.values()), rejects, None, is_cut_off=room < 0, reader=reader)
 
 
 def _read_page(
-    job_id: str, page: Sequence[RawItem], holds_secret: Callable[[bytes], bool], room: int
+    job_id: str, page: Sequence[RawItem], holds_secret: Callable[[bytes], bool], room: int, reader: CheckpointReader
 ) -> tuple[list[Checkpoint], list[Reject], int]:
     """Read one page, and return how many more metrics without a column the listing may have.
 
@@ -134,6 +137,7 @@ def _read_page(
     rejects: list[Reject] = []
     foreign: str | None = None
     secret = holding_secrets(page, holds_secret)
+    read_checkpoint = reader.read
     for position, raw in enumerate(page):
         is_secret = position in secret
         try:
@@ -141,7 +145,7 @@ def _read_page(
         except BadItemError as e:
             if isinstance(e, ForeignItemError):
                 foreign = "items of another type" if is_secret else e.kind  # the name of the type may be the secret
-            rejects.append(SECRET_REJECT if is_secret else Reject(head(raw), str(e), _id_of(raw)))
+            rejects.append(SECRET_REJECT if is_secret else Reject(head(raw), str(e), reader.id_of(raw)))
             continue
         if is_secret:
             rejects.append(SECRET_REJECT)
@@ -162,15 +166,3 @@ def _read_page(
 
 def _is_same(one: Checkpoint, other: Checkpoint) -> bool:
     return one.payload == other.payload or json.loads(one.payload) == json.loads(other.payload)
-
-
-def _id_of(raw: RawItem) -> str | None:
-    """Return the id of an item that has the type of a checkpoint, or None. One without id may be any checkpoint."""
-    if len(raw) > ITEM_BYTES:
-        found, kind = names_of_large(raw)
-    else:
-        sent = outer_members(bytes(raw))
-        found, kind = sent.get("id"), sent.get("object")
-    if kind != OBJECT:
-        return None
-    return found if isinstance(found, str) and is_valid_id(found) else None

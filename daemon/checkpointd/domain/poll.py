@@ -140,7 +140,7 @@ def evaluate(
     elif raw.pages:
         hashed = digest(raw.bodies)
         if failure or hashed != lease.digest:
-            listing = read_listing(lease.id, raw.pages, holds_secret)
+            listing = read_listing(lease.id, raw.pages, holds_secret, raw.reader)
             if listing.foreign is not None:
                 failure = Failure(ErrorClass.OTHER_LIST, f"a list of {listing.foreign}, not of checkpoints")
             elif listing.is_cut_off:

@@ -12,7 +12,6 @@ from checkpointd.domain.event_list import (
     Events,
     new_steps,
     page_digest,
-    read_events,
 )
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.job_list import PAGE_SHARE, REQUEST_SHARE
@@ -121,7 +120,7 @@ class EventReading:
     async def _add(self, page: ListPage) -> bool:
         """Read the events of a page. Returns whether it has one of those at which an incremental pass ends."""
         size = sum(map(len, page.items))
-        args = page.items, self._source.client.holds_secret
+        read_events, args = self._source.client.format.read_events, (page.items, self._source.client.holds_secret)
         is_large = size > heavy_work.LARGE_BYTES
         events = await heavy_work.run(read_events, *args) if is_large else read_events(*args)
         if events.foreign is not None:

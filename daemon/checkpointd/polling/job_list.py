@@ -190,7 +190,7 @@ class JobList:
         """Save a page. Returns the ids of its jobs, and how many of them were discovered."""
         source = self._source
         REQUESTS.labels(source.name).inc()
-        page = await heavy_work.run(read_jobs, items, source.client.holds_secret)
+        page = await heavy_work.run(read_jobs, items, source.client.holds_secret, source.client.format.read_record)
         ids = [record.id for record in page.records]
         discovered = await self._discover(lease, ids) if self._max_new_jobs else 0
         saved = await save_job_records(self._store, lease, page, self._rejected)

@@ -18,6 +18,7 @@ from checkpointd.polling.slots import MOST_PER_SLOT
 from checkpointd.polling.source import ActiveSource
 from checkpointd.postgres.store import Store
 from checkpointd.provider.client import Client
+from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.provider.http import Limits, Session
 from checkpointd.provider.proxy import Proxy
 from checkpointd.settings.credentials import SettingsError
@@ -76,7 +77,11 @@ def open_client(
     def report_page_size(page_size: int, error: str) -> None:
         log.warning("source.page_size", source=source.name, page_size=page_size, error=error)
 
-    return Client(http, source.base_url, fields.headers, fields.query, limits, secrets, proxy, report_page_size)
+    preset = PRESETS[source.kind]
+    limits = limits._replace(page_size=min(limits.page_size, preset.most_items or limits.page_size))
+    return Client(
+        http, source.base_url, fields.headers, fields.query, limits, secrets, proxy, report_page_size, preset.format
+    )
 
 
 def source_secrets(fields: RequestFields, proxy: Proxy | None) -> list[str]:
@@ -120,8 +125,13 @@ def open_event_lists(
     settings: Settings, store: Store, sources: Sequence[ActiveSource], health: Health
 ) -> list[EventLists]:
     """Return the event lists of the sources."""
-    gap, lease_seconds = settings.events_seconds, settings.lease_seconds
-    return [EventLists(store, source, health, gap=gap, lease_seconds=lease_seconds) for source in sources]
+    lease_seconds = settings.lease_seconds
+
+    def open_lists(source: ActiveSource) -> EventLists:
+        gap = settings.events_seconds if source.client.format.events else 0  # sealing does not wait for lists of gap 0
+        return EventLists(store, source, health, gap=gap, lease_seconds=lease_seconds)
+
+    return [open_lists(source) for source in sources]
 
 
 @asynccontextmanager
@@ -137,7 +147,11 @@ async def start_polling(
     await learn(store, sources, cadence.unknown_source.prior, health)
     gap, lease_seconds = settings.job_list_seconds, settings.lease_seconds
     max_new = settings.max_new_jobs_per_day if settings.discover else 0
-    job_lists = [JobList(store, s, health, gap=gap, lease_seconds=lease_seconds, max_new_jobs=max_new) for s in sources]
+    with_list = [source for source in sources if source.client.format.jobs]
+    job_lists = [
+        JobList(store, source, health, gap=gap, lease_seconds=lease_seconds, max_new_jobs=max_new)
+        for source in with_list
+    ]
     queue = SaveQueue(store, health, report)
     async with open_poller(store, sources, cadence, lease_seconds, queue, health, settings.drain_seconds) as poller:
         yield poller, job_lists

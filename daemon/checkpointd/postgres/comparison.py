@@ -11,7 +11,7 @@ import asyncpg
 from msgspec.structs import replace
 
 from checkpointd.domain.cadence import FAILURE_CAP
-from checkpointd.domain.checkpoint import METRICS, Checkpoint, read_stored
+from checkpointd.domain.checkpoint import METRICS, Checkpoint, CheckpointReader
 from checkpointd.domain.diff import MOST_CHANGES, Diff, StoredCheckpoint, Value, values
 from checkpointd.domain.failure import ErrorClass
 from checkpointd.domain.growth import CHECKPOINTS_PER_JOB, JobBefore, examine, is_unstable
@@ -138,7 +138,7 @@ def _compare_all(
 
 
 def _stored_checkpoints(
-    rows: Sequence[asyncpg.Record], job_id: str, listed: Mapping[str, Checkpoint]
+    rows: Sequence[asyncpg.Record], job_id: str, listed: Mapping[str, Checkpoint], reader: CheckpointReader
 ) -> Mapping[str, StoredCheckpoint]:
     """Return the stored checkpoints of a job by their ids. `listed` are those of the listing by their ids.
 
@@ -151,8 +151,10 @@ def _stored_checkpoints(
             extra = json.loads(row["extra_metrics"], parse_int=float)
             stored |= {f"extra_metrics.{name}": value for name, value in extra.items()}
         payload = row["payload"]
-        received = listed.get(row["id"]) if payload is None else read_stored(payload, job_id)
+        received = listed.get(row["id"]) if payload is None else reader.read_stored(payload, job_id)
         received_values = values(received) if received else stored
+        if received and received.details:  # no column has them
+            stored |= received.details
         found[row["id"]] = StoredCheckpoint(
             received_values if _is_left_out(row) else stored, received_values, row["missing"]
         )
@@ -173,7 +175,7 @@ def _compare(poll: PollResult, rows: Sequence[asyncpg.Record], held: asyncpg.Rec
     if poll.listing is None:
         return ComparedPoll(poll, Diff(instability=instability), is_without_news=False, is_burst=False)
     listed = {item.id: item for item in poll.listing.checkpoints}
-    stored = _stored_checkpoints(rows, poll.lease.id, listed)
+    stored = _stored_checkpoints(rows, poll.lease.id, listed, poll.listing.reader)
     is_whole = not any(_is_left_out(row) and row["id"] in listed for row in rows)
     before = JobBefore(
         instability,

@@ -111,7 +111,9 @@ async def _without_invalid_items(connection: Connection, poll: PollResult, error
     listing = poll.listing or Listing([], [], None)
 
     async def test(items: Sequence[Checkpoint]) -> None:
-        await _save_compared(connection, [replace(poll, listing=Listing(list(items), [], None))], keep=False)
+        await _save_compared(
+            connection, [replace(poll, listing=Listing(list(items), [], None, reader=listing.reader))], keep=False
+        )
 
     _, rejected = await isolate(test, listing.checkpoints)
     if not rejected:

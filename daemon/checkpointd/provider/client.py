@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple
-from urllib.parse import quote
 
 import msgspec
 
@@ -15,9 +14,11 @@ from checkpointd.domain.job import is_job_id
 from checkpointd.domain.listing import RawListing
 from checkpointd.domain.reading import RawItem, text
 from checkpointd.provider import heavy_work
+from checkpointd.provider.formats.format import Format, ListFormat
+from checkpointd.provider.formats.openai import OPENAI
 from checkpointd.provider.http import PAGE_BYTES, ApiError, Endpoint, Limits, Response, Session
 from checkpointd.provider.memory import LARGE_LISTS, ListMemory
-from checkpointd.provider.page import KNOWN_PAGE, NotAListError, Page, most_items, read_page
+from checkpointd.provider.page import KNOWN_PAGE, NotAListError, Page, Requested, most_items, read_page
 from checkpointd.provider.page_size import smaller_page_size
 from checkpointd.provider.pagination import Pagination
 from checkpointd.provider.proxy import Proxy
@@ -39,8 +40,8 @@ LONGEST_WAIT: Final = 5.0
 SMALLER_PAGES: Final = 8
 """How many times one listing reduces the page size, at most."""
 
-JOBS: Final = "/fine_tuning/jobs"
-
+_NO_JOB_LIST: Final = Failure(ErrorClass.MISSING, "this provider has no job list", status=404)
+_NO_EVENTS: Final = Failure(ErrorClass.MISSING, "this provider has no event list", status=404)
 _UNFIT_ID: Final = Failure(ErrorClass.BAD_REQUEST, "its id cannot be part of an address: untrack the job")
 
 Wait = Callable[[float], Awaitable[None]]
@@ -77,8 +78,10 @@ class Client:
     def __init__(
         self, http: Session, base_url: str, headers: Mapping[str, str], query: Mapping[str, str], limits: Limits,
         secrets: Sequence[str] = (), proxy: Proxy | None = None, report_page_size: ReportPageSize | None = None,
+        wire_format: Format = OPENAI,
     ) -> None:  # fmt: skip
         """`headers` include the key; `secrets` are removed from every text that the provider sends."""
+        self.format = wire_format
         self._endpoint = Endpoint(http, base_url, headers, query, limits, secrets, proxy)
         self._room = asyncio.Semaphore(LARGE_LISTS)
         self._report_page_size = report_page_size
@@ -104,6 +107,7 @@ class Client:
         """
         if not is_job_id(job_id):  # version 0.1.0 discovered any id, such as `..`, which would change the path
             return RawListing([], _UNFIT_ID, 0)
+        list_format = self.format.checkpoints.of_job(job_id)
         started = asyncio.get_running_loop().time()
         memory = memory or ListMemory()
         pages: list[Page] = []
@@ -112,9 +116,9 @@ class Client:
         try:
             async with cut_off or asyncio.timeout(None):
                 for _ in range(1 + CURSOR_RESTARTS):
-                    passes.append(Pagination(PAGES, memory, LISTING_BYTES, LISTING_ITEMS, known=known))
-                    path, now = _checkpoints_of(job_id), passes[-1]
-                    lost = await self._list(path, deadline, wait, pages, now, retry_first=retry_first)
+                    passes.append(Pagination(list_format, PAGES, memory, LISTING_BYTES, LISTING_ITEMS, known=known))
+                    now = passes[-1]
+                    lost = await self._list(deadline, wait, pages, now, retry_first=retry_first)
                     if lost is None or lost.error_class is not ErrorClass.CURSOR_LOST:
                         break
                     known = None  # the pages that were read count, so the next ones are not the whole listing
@@ -125,7 +129,8 @@ class Client:
         requests = sum(one.requests for one in passes)
         if pages and pages[0] is KNOWN_PAGE:
             return RawListing([], None, requests, memory.size, is_known=True)
-        return RawListing([page.items for page in pages], lost, requests, memory.size, [page.body for page in pages])
+        items, bodies = [page.items for page in pages], [page.body for page in pages]
+        return RawListing(items, lost, requests, memory.size, bodies, reader=self.format.reader)
 
     async def list_jobs(
         self, deadline: float, wait: Wait = no_wait, *, cursor: str | None = None, pages: int = 0
@@ -134,8 +139,10 @@ class Client:
 
         It starts after `cursor`, or with None at the top; `pages` were read before.
         """
-        pagination = Pagination(JOB_LIST_PAGES, ListMemory(), cursor=cursor, pages=pages)
-        async for page in self._pages(JOBS, cursor, pagination, deadline, wait):
+        if self.format.jobs is None:
+            raise ApiError(_NO_JOB_LIST)
+        pagination = Pagination(self.format.jobs, JOB_LIST_PAGES, ListMemory(), cursor=cursor, pages=pages)
+        async for page in self._pages(cursor, pagination, deadline, wait):
             yield page
 
     async def list_events(
@@ -144,15 +151,18 @@ class Client:
         """Yield the pages of a job's event list in the provider's order, as list_jobs() does. Raises ApiError."""
         if not is_job_id(job_id):
             raise ApiError(_UNFIT_ID)
-        pagination = Pagination(EVENT_LIST_PAGES, ListMemory(), cursor=cursor, pages=pages)
-        async for page in self._pages(f"{_path_of(job_id)}/events", cursor, pagination, deadline, wait):
+        if self.format.events is None:
+            raise ApiError(_NO_EVENTS)
+        list_format = self.format.events.of_job(job_id)
+        pagination = Pagination(list_format, EVENT_LIST_PAGES, ListMemory(), cursor=cursor, pages=pages)
+        async for page in self._pages(cursor, pagination, deadline, wait):
             yield page
 
     async def _pages(
-        self, path: str, cursor: str | None, pagination: Pagination, deadline: float, wait: Wait
+        self, cursor: str | None, pagination: Pagination, deadline: float, wait: Wait
     ) -> AsyncGenerator[ListPage, None]:
         while True:
-            page = await self._page(path, cursor, pagination, deadline, wait)
+            page = await self._page(cursor, pagination, deadline, wait)
             try:
                 cursor = pagination.cursor_after(page)
             except ApiError:
@@ -165,27 +175,28 @@ class Client:
 
     async def probe(self, deadline: float, job_id: str | None = None) -> ProbeResult:
         """Request one page of the job list, or of a job's checkpoint list, without retries. Never raises ApiError."""
-        path = JOBS if job_id is None else _checkpoints_of(job_id)
+        list_format = self.format.jobs if job_id is None else self.format.checkpoints.of_job(job_id)
+        if list_format is None:
+            return ProbeResult(_NO_JOB_LIST, None)
         try:
-            response = await self._endpoint.get(path, None, deadline, ListMemory())
+            response = await self._endpoint.get(list_format, None, deadline, ListMemory())
         except ApiError as e:
             return ProbeResult(e.failure, http_date(e.date))
         try:
-            failure = (await self._read_page(response)).failure
+            failure = (await self._read_page(list_format, response)).failure
         except ApiError as e:
             failure = e.failure
         return ProbeResult(failure, http_date(response.date))
 
     async def _list(
-        self, path: str, deadline: float, wait: Wait, pages: list[Page], pagination: Pagination, *,
-        retry_first: bool,
-    ) -> Failure | None:  # fmt: skip
+        self, deadline: float, wait: Wait, pages: list[Page], pagination: Pagination, *, retry_first: bool
+    ) -> Failure | None:
         """Read one list and add its pages to `pages`. Returns why it is incomplete, or None."""
         cursor = None
         try:
             while True:
                 retry = retry_first or bool(pages)
-                page = await self._page(path, cursor, pagination, deadline, wait, retry=retry)
+                page = await self._page(cursor, pagination, deadline, wait, retry=retry)
                 pages.append(page)
                 cursor = pagination.cursor_after(page)
                 if cursor is None:
@@ -194,9 +205,8 @@ class Client:
             return e.failure
 
     async def _page(
-        self, path: str, cursor: str | None, pagination: Pagination, deadline: float, wait: Wait, *,
-        retry: bool = True,
-    ) -> Page:  # fmt: skip
+        self, cursor: str | None, pagination: Pagination, deadline: float, wait: Wait, *, retry: bool = True
+    ) -> Page:
         """Read the page after `cursor`. With `retry`, tries again if the failure may pass and the deadline allows it.
 
         If the provider says that the page size is too large, a smaller one is used for this and all later requests. A
@@ -210,7 +220,7 @@ class Client:
             pagination.requests += 1
             pagination.memory.size = size  # without the pages of earlier tries
             try:
-                read = await self._request(path, cursor, pagination, deadline)
+                read = await self._request(cursor, pagination, deadline)
                 if read.failure is None:
                     return read
                 failure = read.failure
@@ -228,15 +238,18 @@ class Client:
                 return read._replace(failure=failure)
             await asyncio.sleep(delay)
 
-    async def _request(self, path: str, cursor: str | None, pagination: Pagination, deadline: float) -> Page:
+    async def _request(self, cursor: str | None, pagination: Pagination, deadline: float) -> Page:
+        list_format = pagination.list_format
         try:
-            response = await self._endpoint.get(path, cursor, deadline, pagination.memory, pagination.most_bytes)
+            response = await self._endpoint.get(list_format, cursor, deadline, pagination.memory, pagination.most_bytes)
         except ApiError as e:
             if e.failure.error_class is ErrorClass.TOO_LARGE and pagination.most_bytes < PAGE_BYTES:
                 failure = replace(e.failure, message=f"a list of more than {LISTING_BYTES} bytes")
                 raise ApiError(failure, e.date) from None
             raise
-        return KNOWN_PAGE if pagination.knows(response.body) else await self._read_page(response)
+        if pagination.knows(response.body):
+            return KNOWN_PAGE
+        return await self._read_page(list_format, response)
 
     def _reduces_page_size(self, error: ApiError, pagination: Pagination) -> bool:
         """Return whether the page size was too large and a smaller one is used now."""
@@ -249,12 +262,14 @@ class Client:
                 self._report_page_size(error.page_size, error.failure.message)
         return True
 
-    async def _read_page(self, response: Response) -> Page:
+    async def _read_page(self, list_format: ListFormat, response: Response) -> Page:
         body = response.body
         try:
             most = most_items(response.page_size)
             is_large = len(body) > heavy_work.LARGE_BYTES
-            page = await heavy_work.run(read_page, body, most) if is_large else read_page(body, most)
+            requested = Requested(list_format, response.page_size)
+            args = body, most, requested
+            page = await heavy_work.run(read_page, *args) if is_large else read_page(*args)
         except NotAListError as e:
             failure = Failure(e.error_class, str(e), has_words=e.words.text != "")
             page_size = smaller_page_size(e.words, response.page_size, None)
@@ -265,11 +280,3 @@ class Client:
             content_type = response.content_type or "none"
             failure = Failure(ErrorClass.CONTENT_TYPE, f"content type {content_type}: {failure.message}")
         raise ApiError(self._endpoint.clean(failure), response.date, page_size)
-
-
-def _path_of(job_id: str) -> str:
-    return f"{JOBS}/{quote(job_id, safe='')}"
-
-
-def _checkpoints_of(job_id: str) -> str:
-    return f"{_path_of(job_id)}/checkpoints"

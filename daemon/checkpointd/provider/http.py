@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Final, NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -20,6 +20,7 @@ from checkpointd import __version__
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.provider import heavy_work, responses
 from checkpointd.provider.body import to_json
+from checkpointd.provider.formats.format import ListFormat
 from checkpointd.provider.interim import InterimResponsesError, limit_interim_responses
 from checkpointd.provider.memory import ListMemory
 from checkpointd.provider.page_size import smaller_page_size
@@ -109,25 +110,29 @@ class Endpoint:
         self._request_timeout = limits.request_timeout
         self._secrets = Secrets(secrets)
 
-    def _url(self, path: str, after: str | None, page_size: int) -> URL:
-        cursor = f"&after={quote(after, safe='')}" if after else ""
+    def _url(self, path: str, query: str) -> URL:
         base = self._base  # parsed once, and not at each request
         return URL.build(
             scheme=base.scheme, authority=base.raw_authority, path=base.raw_path.rstrip("/") + path,
-            query_string=f"{self._query}limit={page_size}{cursor}", encoded=True,
+            query_string=self._query + query if query else self._query.rstrip("&"), encoded=True,
         )  # fmt: skip
 
     async def get(
-        self, path: str, after: str | None, deadline: float, memory: ListMemory, most_bytes: int = PAGE_BYTES
+        self,
+        list_format: ListFormat,
+        cursor: str | None,
+        deadline: float,
+        memory: ListMemory,
+        most_bytes: int = PAGE_BYTES,
     ) -> Response:
-        """Request a page, until `deadline` on the event loop's clock; `after` is the cursor, None for the first page.
+        """Request a page, until `deadline` on the event loop's clock. The cursor of the first page is None.
 
         Raises ApiError unless the response has status 200. Redirects are not followed, because that would send the key
         to another host.
         """
         date = content_type = ""
         page_size = self.page_size  # a concurrent listing can reduce it meanwhile
-        url = self._url(path, after, page_size)
+        url = self._url(list_format.path, list_format.query(cursor, page_size))
         result: tuple[Failure, Words] | bytes
         seconds = max(min(deadline - asyncio.get_running_loop().time(), self._request_timeout), 0.0)
         proxy = self._proxy
@@ -141,7 +146,7 @@ class Endpoint:
             ):  # fmt: skip
                 date, content_type = response.headers.get("Date", ""), response.headers.get("Content-Type", "")
                 body = _BodyReader(response, memory, limit, deadline)
-                result = await _read(body, most_bytes, paging=after is not None, proxied=proxy is not None)
+                result = await _read(body, most_bytes, paging=cursor is not None, proxied=proxy is not None)
         except aiohttp.ConnectionTimeoutError:
             to = " to the proxy" if proxy else ""
             result = Failure(ErrorClass.UNREACHABLE, f"no connection{to} within {CONNECT_SECONDS:g} s"), Words("none")

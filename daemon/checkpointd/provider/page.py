@@ -17,6 +17,7 @@ from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.json_text import Scanner, outer_members
 from checkpointd.domain.reading import RawItem
 from checkpointd.provider.body import describe
+from checkpointd.provider.formats.format import ListFormat, Paging
 from checkpointd.provider.heavy_work import LARGE_BYTES
 from checkpointd.provider.responses import says_quota
 from checkpointd.provider.words import Words, words_in
@@ -39,6 +40,17 @@ LAST_ID_CHARACTERS: Final = 1000
 def most_items(page_size: int) -> int:
     """Return how many items a page may have of which `page_size` were requested."""
     return min(max(ITEMS_PER_REQUESTED * page_size, FEWEST_ITEMS), PAGE_ITEMS)
+
+
+class Requested(NamedTuple):
+    """What was requested: a page of a list of this format, and how many items."""
+
+    format: ListFormat
+    page_size: int
+
+
+OPENAI_PAGE: Final = Requested(ListFormat(""), PAGE_ITEMS)
+"""A page of a list of OpenAI's format."""
 
 
 class Page(NamedTuple):
@@ -86,25 +98,27 @@ _decode_list = msgspec.json.Decoder(_List).decode
 _decode_identified = msgspec.json.Decoder(_Identified).decode
 
 
-def read_page(body: bytes, most: int = PAGE_ITEMS) -> Page:
+def read_page(body: bytes, most: int = PAGE_ITEMS, requested: Requested = OPENAI_PAGE) -> Page:
     """Split a body into its items, of which there may be `most`, up to PAGE_ITEMS. Raises NotAListError.
 
     A value that msgspec rejects (NaN, a number out of range, a text that is not UTF-8) does not fail the page: its
     item is returned as received, like every other, and only that item is rejected later.
     """
-    page = _split(body)
+    page = _split(body, requested)
     if len(page.items) > most:
         raise NotAListError(ErrorClass.TOO_MANY_ITEMS, f"a page of more than {most} items")
     return page
 
 
-def _split(body: bytes) -> Page:
+def _split(body: bytes, requested: Requested) -> Page:
+    if requested.format.items != "data" or requested.format.paging is Paging.WHOLE:
+        return _read_leniently(body, requested)
     try:
         page = _decode_list(body) if len(body) <= LARGE_BYTES else _decode_large_list(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _read_leniently(body)
+        return _read_leniently(body, requested)
     if bytes(page.error) not in _NO_ERROR or _may_repeat_a_name(body, page.data):
-        return _read_leniently(body)
+        return _read_leniently(body, requested)
     if page.object != "list":
         raise NotAListError(ErrorClass.NOT_A_LIST, f"an object of type {page.object[:40]!r}, not a list")
     return Page(page.data, page.has_more, _last_id(page.data) if page.has_more else None)
@@ -185,7 +199,7 @@ def _last_id(items: Sequence[RawItem]) -> str | None:
 # Any other body is no list, or a list with a value that msgspec rejects. The standard library accepts more values.
 
 
-def _read_leniently(body: bytes) -> Page:
+def _read_leniently(body: bytes, requested: Requested) -> Page:
     """Read a body that msgspec rejects. Raises NotAListError, with a class for what it is instead of a list."""
     if not body.strip():
         raise NotAListError(ErrorClass.EMPTY_BODY, "an empty body")
@@ -194,40 +208,51 @@ def _read_leniently(body: bytes) -> Page:
         raise NotAListError(ErrorClass.TOO_MANY_ITEMS, message)
     try:
         # surrogateescape keeps bytes that are not UTF-8. Only the item that contains them is rejected later.
-        members = Scanner(body.decode("utf-8", "surrogateescape")).members(split="data")
-        return _page_of(members)
+        members = Scanner(body.decode("utf-8", "surrogateescape")).members(split=requested.format.items)
+        return _page_of(members, requested)
     except (ValueError, IndexError):
         raise NotAListError(*describe(body)) from None
 
 
-def _page_of(members: Sequence[tuple[str, Any]] | None) -> Page:
+def _page_of(members: Sequence[tuple[str, Any]] | None, requested: Requested) -> Page:
     """Return the page with these members, or raise NotAListError. None means JSON that is not an object."""
     if members is None:
         raise NotAListError(ErrorClass.NOT_A_LIST, "JSON, but not an object")
-    sent = dict(members)
-    data = sent.get("data")
+    sent, name = dict(members), requested.format.items
+    data = sent.get(name)
+    if data is None and name in sent and requested.format.null_is_empty:
+        data = []
     if "error" in sent and (sent["error"] or not isinstance(data, list)):
         raise _error_in_200(sent)
     if not isinstance(data, list):
-        if any(sent.get(name) for name in ("errors", "detail", "fault")):
+        if any(map(sent.get, ("errors", "detail", "fault"))):
             raise _error_in_200(sent)
         words = words_in(sent)
         said = f", but these words: {words.text[:160]}" if words.text else ""
-        raise NotAListError(ErrorClass.NOT_A_LIST, f"no array `data`{said}", words)
-    if any(name == "data" and value != data for name, value in members):
-        raise NotAListError(ErrorClass.NOT_A_LIST, "`data` given twice with different values")
+        raise NotAListError(ErrorClass.NOT_A_LIST, f"no array `{name}`{said}", words)
+    if any(given == name and value != sent[name] for given, value in members):
+        raise NotAListError(ErrorClass.NOT_A_LIST, f"`{name}` given twice with different values")
     if sent.get("object") not in (None, "list"):
         raise NotAListError(ErrorClass.NOT_A_LIST, f"an object of type {_excerpt(sent['object'])}, not a list")
+    has_more = _has_more(members, sent, len(data), requested)
+    if isinstance(has_more, str):
+        return Page(data, has_more=False, last_id=None, failure=Failure(ErrorClass.BAD_HAS_MORE, has_more))
+    return Page(data, has_more, _last_id(data) if has_more else None)
+
+
+def _has_more(members: Sequence[tuple[str, Any]], sent: dict[str, Any], count: int, requested: Requested) -> bool | str:
+    """Return whether a page follows one of `count` items, or why that is unknown."""
     has_more = sent.get("has_more")
+    if requested.format.paging is Paging.WHOLE:
+        return "`has_more` is true, but how the next page is requested is not known" if has_more else False
     if "has_more" not in sent:
-        problem = "`has_more` is missing"
-    elif not isinstance(has_more, bool):
-        problem = f"`has_more` is {_excerpt(has_more)}, not true or false"
-    elif any(name == "has_more" and value is not has_more for name, value in members):
-        problem = "`has_more` given twice with different values"
-    else:
-        return Page(data, has_more, _last_id(data) if has_more else None)
-    return Page(data, has_more=False, last_id=None, failure=Failure(ErrorClass.BAD_HAS_MORE, problem))
+        is_known = requested.format.paging is Paging.AFTER_FULL
+        return count >= requested.page_size if is_known else "`has_more` is missing"
+    if not isinstance(has_more, bool):
+        return f"`has_more` is {_excerpt(has_more)}, not true or false"
+    if any(name == "has_more" and value is not has_more for name, value in members):
+        return "`has_more` given twice with different values"
+    return has_more
 
 
 def _error_in_200(members: dict[str, Any]) -> NotAListError:

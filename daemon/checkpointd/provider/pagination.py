@@ -5,6 +5,7 @@ import math
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.listing import digest
 from checkpointd.provider import heavy_work
+from checkpointd.provider.formats.format import ListFormat
 from checkpointd.provider.http import PAGE_BYTES, ApiError
 from checkpointd.provider.memory import ListMemory
 from checkpointd.provider.page import Page
@@ -14,13 +15,14 @@ class Pagination:
     """The state of reading one list, which may be endless: requests and smaller pages so far, memory, and cursors."""
 
     def __init__(
-        self, most_pages: int, memory: ListMemory, most_bytes: float = math.inf, most_items: float = math.inf, *,
-        cursor: str | None = None, pages: int = 0, known: bytes | None = None,
+        self, list_format: ListFormat, most_pages: int, memory: ListMemory, most_bytes: float = math.inf,
+        most_items: float = math.inf, *, cursor: str | None = None, pages: int = 0, known: bytes | None = None,
     ) -> None:  # fmt: skip
         """`cursor` is where the reading starts, or None at the top; `pages` were read before.
 
         `known` is the digest of the last complete listing, or None if everything is to be decoded.
         """
+        self.list_format = list_format
         self.requests = 0
         self.memory = memory
         self.smaller_pages = 0

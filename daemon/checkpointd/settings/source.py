@@ -5,16 +5,17 @@ The settings have the name of the key, and not the key. `headers` and `query` ma
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, model_validator
 from yarl import URL
 
+from checkpointd.provider.formats.presets import PRESETS, Kind
 from checkpointd.redaction import secret_words, secrets_of
+from checkpointd.settings.addresses import with_base_url
 from checkpointd.settings.credentials import SettingsError, read_secret
 from checkpointd.settings.fields import Credential, key_reference, parse_address, table_name, text_or_credential
 
-OPENAI: Final = "https://api.openai.com/v1"
 METRIC_CHARACTERS: Final = 128
 
 
@@ -97,8 +98,8 @@ class Source(BaseModel):
         str, AfterValidator(table_name), Field(description="the name of the source in the database and in commands")
     ]
     kind: Annotated[
-        Literal["openai", "azure", "compatible"],
-        Field(description="the kind of API; azure sends the key in the header api-key"),
+        Kind,
+        Field(description="the provider, which determines the format, the address and the header of the key"),
     ] = "openai"
     # Before base_url, whose validator reads it.
     allow_http: Annotated[
@@ -106,7 +107,11 @@ class Source(BaseModel):
     ] = False
     base_url: Annotated[
         str, AfterValidator(_base_url), Field(description="the address up to, but without, /fine_tuning")
-    ] = OPENAI
+    ]
+    region: Annotated[str | None, Field(description="of kind bedrock, instead of base_url: such as us-west-2")] = None
+    resource: Annotated[
+        str | None, Field(description="of kind azure, instead of base_url: its name, or the URL of a project")
+    ] = None
     api_key: Annotated[
         str,
         AfterValidator(key_reference),
@@ -144,11 +149,10 @@ class Source(BaseModel):
         Field(description="by what the best checkpoint of a job is chosen, such as 'maximize train_mean_reward'"),
     ] = None
 
-    @model_validator(mode="after")
-    def _has_its_own_url(self) -> Self:
-        if self.kind != "openai" and self.base_url == OPENAI:
-            raise ValueError(f"base_url is required for kind {self.kind}")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _has_an_address(cls, values: Any) -> Any:  # noqa: ANN401  # as given, before any check
+        return with_base_url(values) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
     def _has_a_proxy_for_its_credentials(self) -> Self:
@@ -195,7 +199,8 @@ class Source(BaseModel):
             return found
 
         key = read_secret(self.api_key, label("key"))
-        key_header = {"api-key": key} if self.kind == "azure" else {"Authorization": f"Bearer {key}"}
+        name = PRESETS[self.kind].key_header
+        key_header = {name: f"Bearer {key}" if name == "Authorization" else key}
         named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
         headers = {
             **read(self.headers, "header"), **{name: value for name, value in named.items() if value}, **key_header

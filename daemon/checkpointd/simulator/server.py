@@ -7,7 +7,7 @@ describe, have the usual body of the kind. Answers depend only on the request an
 import itertools
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -15,11 +15,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
-from checkpointd.simulator.shapes import KINDS, Kind, RequestError
+from checkpointd.simulator import coreweave, together
+from checkpointd.simulator.kinds import KINDS
+from checkpointd.simulator.lists import Clock, page
+from checkpointd.simulator.shapes import Kind, RequestError
 from checkpointd.simulator.world import Record, UnknownJobError, World
-
-Clock = Callable[[], float]
-"""Returns the simulated time, in Unix seconds."""
 
 JOBS: Final = "/fine_tuning/jobs"
 
@@ -54,14 +54,27 @@ async def serve_application(kind: Kind, application: web.Application, host: str,
 
 def world_application(world: World, clock: Clock) -> web.Application:
     """Return an application that answers for a world at the time of a clock."""
+    kind = world.shape.kind
+    return provider_application(kind, _OTHER_FORMATS.get(kind, _handlers)(world, clock))
+
+
+_OTHER_FORMATS: Final = {"coreweave": coreweave.handlers, "together": together.handlers}
+"""The handlers of the kinds whose format is not OpenAI's."""
+
+
+def _handlers(world: World, clock: Clock) -> Mapping[str, Handler]:
+    """Return the handlers of OpenAI's format, by path."""
     shape = world.shape
     kind = KINDS[shape.kind]
 
+    def page_of(data: list[Record], *, has_more: bool) -> Record:
+        return {"object": "list", "data": data} | ({"has_more": has_more} if kind.says_has_more else {})
+
     async def list_jobs(request: web.Request) -> web.Response:
         jobs = [job for job in world.jobs(clock()) if _has_metadata(job, request.query)]
-        data, has_more = _page(request, jobs, default_limit=20)
+        data, has_more = page(request, jobs, default_limit=20)
         # In the specification only the list of checkpoints has first_id and last_id.
-        return web.json_response({"object": "list", "data": data, "has_more": has_more})
+        return web.json_response(page_of(data, has_more=has_more))
 
     async def retrieve_job(request: web.Request) -> web.Response:
         return web.json_response(world.job(request.match_info["id"], clock()))
@@ -69,22 +82,22 @@ def world_application(world: World, clock: Clock) -> web.Application:
     async def list_checkpoints(request: web.Request) -> web.Response:
         newest = world.checkpoints(request.match_info["id"], clock())
         items = newest if shape.order == "descending" else newest[::-1]
-        data, has_more = _page(request, items, 10, listed={item["id"] for item in newest[: shape.listed]})
-        page = {"object": "list", "data": data, "has_more": has_more}
+        data, has_more = page(request, items, 10, listed={item["id"] for item in newest[: shape.listed]})
+        answer = page_of(data, has_more=has_more)
         if kind.has_edge_ids:
-            page["first_id"], page["last_id"] = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-        return web.json_response(page)
+            answer["first_id"], answer["last_id"] = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+        return web.json_response(answer)
 
     async def list_events(request: web.Request) -> web.Response:
-        data, has_more = _page(request, world.events(request.match_info["id"], clock()), default_limit=20)
-        return web.json_response({"object": "list", "data": data, "has_more": has_more})
+        data, has_more = page(request, world.events(request.match_info["id"], clock()), default_limit=20)
+        return web.json_response(page_of(data, has_more=has_more))
 
     handlers: dict[str, Handler] = {
         f"{JOBS}/{{id}}": retrieve_job,
         f"{JOBS}/{{id}}/checkpoints": list_checkpoints,
         f"{JOBS}/{{id}}/events": list_events,
     }
-    return provider_application(shape.kind, handlers | ({JOBS: list_jobs} if kind.lists_jobs else {}))
+    return handlers | ({JOBS: list_jobs} if kind.lists_jobs else {})
 
 
 def provider_application(kind: Kind, handlers: Mapping[str, Handler]) -> web.Application:
@@ -112,7 +125,7 @@ def provider_application(kind: Kind, handlers: Mapping[str, Handler]) -> web.App
         try:
             response = await checked(request, handler)
         except RequestError as e:
-            response = web.json_response({"error": api.error(e)}, status=e.status)
+            response = web.json_response(api.error_body(e), status=e.status)
         response.headers["x-request-id"] = f"req_{next(request_numbers):032x}"
         return response
 
@@ -128,25 +141,3 @@ def _has_metadata(job: Record, query: Mapping[str, str]) -> bool:
         return not job["metadata"]
     wanted = ((match[1], query[key]) for key in query if (match := re.fullmatch(r"metadata\[(.*)\]", key)))
     return all(job["metadata"].get(name) == value for name, value in wanted)
-
-
-def _page(
-    request: web.Request, items: list[Record], default_limit: int, listed: Collection[str] | None = None
-) -> tuple[list[Record], bool]:
-    """Return the items of the requested page, and whether more follow.
-
-    `items` are in the order of the list. If `listed` is given, only items with these ids are returned; the others can
-    still be cursors.
-    """
-    limit = request.query.get("limit", str(default_limit))
-    if not re.fullmatch("[1-9][0-9]?|100", limit):
-        raise RequestError(400, f"Invalid 'limit': expected an integer from 1 to 100, but got {limit!r}.", "limit")
-    start = 0
-    if "after" in request.query:
-        after = request.query["after"]
-        # A cursor may have left the list since the last page. The listed items after it still follow.
-        start = next((number for number, item in enumerate(items, 1) if item["id"] == after), 0)
-        if start == 0:
-            raise RequestError(400, f"Invalid 'after': there is no {after!r} in this list.", "after")
-    rest = [item for item in items[start:] if listed is None or item["id"] in listed]
-    return rest[: int(limit)], len(rest) > int(limit)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-Kind = Literal["openai", "azure", "bedrock", "compatible"]
+Kind = Literal["openai", "azure", "bedrock", "nebius", "compatible", "coreweave", "together"]
 """The kind of API. A compatible provider has OpenAI's, but lists no jobs."""
 
 Publication = Literal["at-once", "late", "at-end"]
@@ -62,6 +62,8 @@ class OpenAI:
     lists_jobs = True
     has_edge_ids = True
     """Lists of checkpoints have `first_id` and `last_id`."""
+    says_has_more = True
+    """Pages have `has_more`."""
     pauses = False
     """Some jobs are paused for a while."""
     waiting = ("validating_files", "queued")
@@ -120,6 +122,10 @@ class OpenAI:
             # Unlike OpenAI's, the message does not repeat the key.
             raise RequestError(401, "You didn't provide an API key in an Authorization header using Bearer auth.")
 
+    def error_body(self, error: RequestError) -> dict[str, Any]:
+        """Return the body of an error."""
+        return {"error": self.error(error)}
+
     def error(self, error: RequestError) -> dict[str, Any]:
         """Return the error object of an answer."""
         return {
@@ -142,7 +148,7 @@ class Azure(OpenAI):
     no_event_data: Mapping[str, Any] = {}
 
     def event_id(self, rng: random.Random) -> str:  # noqa: D102  # inherited
-        return f"ftevent-{_hexadecimal(rng)}"
+        return f"ftevent-{hexadecimal(rng)}"
 
     def no_result_files(self) -> list[str] | None:  # noqa: D102  # inherited
         return None
@@ -154,7 +160,7 @@ class Azure(OpenAI):
 
     def model(self, rng: random.Random, base: str, purpose: str) -> str:  # noqa: D102  # inherited
         del purpose
-        return f"{base}.ft-{_hexadecimal(rng)}"
+        return f"{base}.ft-{hexadecimal(rng)}"
 
     def intermediate_model(self, rng: random.Random, model: str, step: int) -> str:
         """Return the name of the job's model with the step."""
@@ -167,7 +173,7 @@ class Azure(OpenAI):
         return "ftjob-" + model.rpartition("-")[2]
 
     def checkpoint_id(self, rng: random.Random) -> str:  # noqa: D102  # inherited
-        return "ftchkpt-" + _hexadecimal(rng)
+        return "ftchkpt-" + hexadecimal(rng)
 
     def check_access(self, headers: Mapping[str, str], path: str, query: Mapping[str, str]) -> None:
         """Raise RequestError for a request without a key in `api-key`, or without a required API version."""
@@ -205,18 +211,16 @@ class Bedrock(OpenAI):
         }
 
 
+class Nebius(OpenAI):
+    """What differs in Nebius. Its specification gives `has_more` a default, so here no page has it."""
+
+    says_has_more = False
+
+
 class Compatible(OpenAI):
     """A provider with OpenAI's API, but without a job list."""
 
     lists_jobs = False
-
-
-KINDS: Final[Mapping[Kind, OpenAI]] = {
-    "openai": OpenAI(),
-    "azure": Azure(),
-    "bedrock": Bedrock(),
-    "compatible": Compatible(),
-}
 
 
 def alphanumeric(rng: random.Random, length: int) -> str:
@@ -224,5 +228,6 @@ def alphanumeric(rng: random.Random, length: int) -> str:
     return "".join(rng.choices(string.ascii_letters + string.digits, k=length))
 
 
-def _hexadecimal(rng: random.Random) -> str:
+def hexadecimal(rng: random.Random) -> str:
+    """Return 32 random hexadecimal digits."""
     return f"{rng.getrandbits(128):032x}"

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from checkpointd.simulator.curves import Curve
 from checkpointd.simulator.event_list import Training, plan_events
-from checkpointd.simulator.shapes import DEFAULT, KINDS, OpenAI, Shape, alphanumeric
+from checkpointd.simulator.kinds import KINDS
+from checkpointd.simulator.shapes import DEFAULT, OpenAI, Shape, alphanumeric
 
 Record = dict[str, Any]
 

@@ -1,0 +1,41 @@
+"""The providers by the kind of a source: format, address and key header. Pure data."""
+
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
+
+from checkpointd.provider.formats.coreweave import COREWEAVE
+from checkpointd.provider.formats.format import Format, Paging
+from checkpointd.provider.formats.openai import OPENAI
+from checkpointd.provider.formats.together import TOGETHER
+
+Kind = Literal["openai", "azure", "bedrock", "nebius", "compatible", "coreweave", "together"]
+"""The kinds of sources."""
+
+
+class Preset(NamedTuple):
+    """What is known about a kind of source."""
+
+    format: Format
+    base_url: str | None = None
+    """The base URL, in which {region} or {resource} stands for the setting; or None if every source has its own."""
+    key_header: str = "Authorization"
+    """The header of the key. In Authorization, `Bearer` stands before it."""
+    most_items: int | None = None
+    """The most items of a page that may be requested, or None if that is not documented."""
+    lists_jobs: bool = True
+    """False if there is no job list, or as a rule none."""
+
+
+_NEBIUS: Final = OPENAI.with_paging(Paging.AFTER_FULL)
+
+PRESETS: Final[Mapping[str, Preset]] = {
+    "openai": Preset(OPENAI, "https://api.openai.com/v1"),
+    "azure": Preset(OPENAI, "https://{resource}.openai.azure.com/openai/v1", "api-key"),
+    "bedrock": Preset(OPENAI, "https://bedrock-mantle.{region}.api.aws/v1"),
+    "nebius": Preset(_NEBIUS, "https://api.tokenfactory.nebius.com/v1"),
+    "compatible": Preset(OPENAI, lists_jobs=False),
+    "coreweave": Preset(
+        COREWEAVE, "https://forge.coreweave.com/api/training/v1/preview", most_items=100, lists_jobs=False
+    ),
+    "together": Preset(TOGETHER, "https://api.together.ai/v1"),
+}

@@ -1,0 +1,51 @@
+"""The names, ids, metrics and errors of providers whose format is not OpenAI's."""
+
+import random
+import uuid
+from typing import Any
+
+from checkpointd.simulator.shapes import OpenAI, RequestError, alphanumeric
+
+
+class CoreWeave(OpenAI):
+    """CoreWeave's Serverless Training. Its jobs are models, which no list names."""
+
+    roots = ("/api/training/v1/preview",)
+    lists_jobs = False
+    reinforces = True
+
+    def job_id(self, rng: random.Random, model: str) -> str:  # noqa: D102  # inherited
+        del model
+        return _uuid(rng)
+
+    def checkpoint_id(self, rng: random.Random) -> str:  # noqa: D102  # inherited
+        return _uuid(rng)
+
+    def rewards(self, rng: random.Random, reward: float) -> dict[str, Any]:  # noqa: D102  # inherited
+        return {
+            "val/reward": round(reward * rng.uniform(0.9, 1.0), 6),
+            "train/reward": reward,
+            "train/reward_std_dev": round(rng.uniform(0.05, 0.3), 6),
+            "train/loss": round(rng.uniform(-0.1, 0.2), 6),
+        }
+
+    def error_body(self, error: RequestError) -> dict[str, Any]:
+        """Return the body of an error. Its form is not documented: it is that of the framework FastAPI."""
+        return {"detail": error.message}
+
+
+class Together(OpenAI):
+    """Together."""
+
+    waiting = ("pending", "queued")
+
+    def job_id(self, rng: random.Random, model: str) -> str:  # noqa: D102  # inherited
+        del model
+        return "ft-" + _uuid(rng)
+
+    def model(self, rng: random.Random, base: str, purpose: str) -> str:  # noqa: D102  # inherited
+        return f"acme/{base}-{purpose}-{alphanumeric(rng, 8)}"
+
+
+def _uuid(rng: random.Random) -> str:
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))

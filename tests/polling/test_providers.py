@@ -1,0 +1,143 @@
+"""With the documented settings of each provider, the real daemon follows all jobs from their start until sealed."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from checkpointd.domain.checkpoint import METRICS
+from checkpointd.postgres.connection import connect
+from checkpointd.postgres.store import Store
+from checkpointd.provider.formats.presets import PRESETS
+from checkpointd.service import daemon
+from checkpointd.service.signals import Stop
+from checkpointd.settings.load import load
+from checkpointd.simulator import together
+from checkpointd.simulator.kinds import KINDS
+from checkpointd.simulator.server import accelerated, serve
+from checkpointd.simulator.shapes import Kind, Shape
+from checkpointd.simulator.world import EPOCH, World
+from support.documents import Document
+from support.harness import until_true
+
+AFTER_ALL = EPOCH + 86_400
+SECTIONS: Mapping[Kind, str] = {
+    "azure": "Azure OpenAI",
+    "bedrock": "Amazon Bedrock",
+    "nebius": "Nebius",
+    "coreweave": "CoreWeave and W&B",
+    "together": "Together",
+}
+"""The section of config/README.md of each kind."""
+
+OFTEN = {"min_poll_seconds": 0.05, "max_poll_seconds": 0.1, "job_list_seconds": 0.1, "events_seconds": 0.1}
+SOON = {"settle_seconds": 0.0, "assume_ended_seconds": 3.0}
+"""A job without a status counts as ended after so many seconds without news. That is more than an epoch takes here."""
+SEALED = "select count(*) = $1 and bool_and(phase = 'sealed') from fine_tuning.jobs"
+
+
+def _checkpoints(kind: Kind, item: dict[str, Any], job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the view that a record of the simulated world must lead to. `job` is that of its job."""
+    model, job_id = item["fine_tuned_model_checkpoint"], item["fine_tuning_job_id"]
+    row = {
+        "id": item["id"],
+        "fine_tuning_job_id": job_id,
+        "step_number": item["step_number"],
+        "created_at": item["created_at"],
+        "fine_tuned_model_checkpoint": model,
+        "deploy_as": f"{job_id}:{item['id']}" if kind == "nebius" else model,
+        "checkpoint_type": None,
+        "is_final": job["fine_tuned_model"] == model,
+        "metrics": item["metrics"],
+    }
+    no_model = {"fine_tuned_model_checkpoint": None, "deploy_as": None, "is_final": None}
+    if kind == "coreweave":
+        metrics = {name: value for name, value in item["metrics"].items() if name != "step"}
+        return [{**row, **no_model, "created_at": None, "metrics": metrics}]
+    if kind == "together":
+        return [
+            {
+                **row, **no_model, "id": sent["path"], "metrics": {}, "deploy_as": sent["object_name"],
+                "checkpoint_type": sent["checkpoint_type"],
+            }
+            for sent in together.checkpoints(item, job)
+        ]  # fmt: skip
+    return [row]
+
+
+def _step(kind: Kind, job: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of the view that an event with metrics must lead to."""
+    numbers = {name: value for name, value in event["data"].items() if isinstance(value, int | float)}
+    step, total_steps = numbers["step"], numbers.pop("total_steps", None)
+    row = {"fine_tuning_job_id": job, "step_number": step, "event_id": event["id"], "origin": "event"}
+    if kind != "together":
+        return {**row, "total_steps": total_steps, "metrics": numbers}
+    sent = {name: value for part in together.metrics(event) for name, value in part.items()}
+    metrics = {name: sent[name] for name in ("train/epoch", "eval/loss") if name in sent}
+    metrics |= {"step": step, "train_loss": sent["train/loss"]}
+    return {**row, "event_id": None, "origin": "metrics", "total_steps": None, "metrics": metrics}
+
+
+def _metrics(row: asyncpg.Record) -> dict[str, float]:
+    """Return the metrics of a row that are not null."""
+    named = {name: row[name] for name in METRICS if row[name] is not None}
+    return named | json.loads(row["extra_metrics"] or "{}")
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+async def test_documented_settings(
+    kind: Kind, url: str, store: Store, sql: asyncpg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every checkpoint, step and status of each job is stored, value by value, until all jobs are sealed.
+
+    The settings are those of the document. Only the address of the provider is another.
+    """
+    (block,) = Document("config/README.md").blocks("toml", SECTIONS[kind])
+    (tmp_path / "checkpointd.toml").write_text(block)
+    monkeypatch.setenv(f"{kind}_key", "canary-key")
+    settings = load(tmp_path / "checkpointd.toml")
+    (source,) = settings.sources
+    world = World(4, 2, EPOCH, Shape(kind, retention="all"))
+    async with serve(world, accelerated(2000, EPOCH)) as api, asyncio.timeout(300):
+        if not KINDS[kind].lists_jobs:
+            keys = await store.register_sources({source.name: kind})
+            await store.track(keys[source.name], [job["id"] for job in world.jobs(AFTER_ALL)])
+        more = {"sources": (source.model_copy(update={"base_url": api}),), "http_port": 0}
+        settings = settings.model_copy(update={**OFTEN, **SOON, **more, "discover": True})
+        fields = {source.name: source.request_fields()}
+        stop = Stop()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(daemon.run(settings, lambda: connect(url), fields, migrate=False, stop=stop))
+            await until_true(sql, SEALED, len(world.jobs(AFTER_ALL)))
+            stop.asked.set()
+    jobs = {job["id"]: job for job in world.jobs(AFTER_ALL)}
+    if KINDS[kind].lists_jobs:
+        await _assert_job_records(sql, {job: together.job(jobs[job]) for job in jobs} if kind == "together" else jobs)
+    items = [(item, job) for job in jobs.values() for item in world.checkpoints(job["id"], AFTER_ALL)]
+    expected = [row for item, job in items for row in _checkpoints(kind, item, job)]
+    rows = await sql.fetch("select *, extract(epoch from created_at)::bigint as unix_time from fine_tuning.checkpoints")
+    found = [{**row, "created_at": row["unix_time"], "metrics": _metrics(row)} for row in rows]
+    _assert_same(expected, found, "id")
+    metrics = [(job, event) for job in jobs for event in world.events(job, AFTER_ALL) if event["type"] == "metrics"]
+    steps = [_step(kind, job, event) for job, event in metrics] if PRESETS[kind].format.events else []
+    rows = await sql.fetch("select * from fine_tuning.steps")
+    _assert_same(steps, [{**row, "metrics": _metrics(row)} for row in rows], "step_number")
+
+
+async def _assert_job_records(sql: asyncpg.Connection, jobs: Mapping[str, Any]) -> None:
+    """Assert that the view has what the job list says about each job."""
+    stored = await sql.fetch("select fine_tuning_job_id, status, fine_tuned_model from fine_tuning.jobs")
+    assert {
+        (job["id"], job["status"], job.get("model_output_name", job.get("fine_tuned_model"))) for job in jobs.values()
+    } == {tuple(row) for row in stored}
+
+
+def _assert_same(expected: list[dict[str, Any]], found: list[dict[str, Any]], key: str) -> None:
+    """Assert that the rows of a view have the expected values, by job and `key`."""
+    names = expected[0].keys() if expected else ()
+    by_key = {(row["fine_tuning_job_id"], row[key]): {name: row[name] for name in names} for row in found}
+    assert {(row["fine_tuning_job_id"], row[key]): row for row in expected} == by_key

@@ -1,0 +1,170 @@
+"""The formats of providers other than OpenAI: answers in the documented form are read value by value."""
+
+import json
+from typing import Any
+
+import pytest
+
+from checkpointd.domain.event_list import Events
+from checkpointd.domain.failure import ErrorClass
+from checkpointd.domain.job import read_jobs
+from checkpointd.domain.listing import Listing, read_listing
+from checkpointd.provider.formats.presets import PRESETS
+from checkpointd.provider.page import NotAListError, Page, Requested, read_page
+from support.paths import DATA
+
+JOB = "job-1"
+
+
+def documented(kind: str, name: str = "") -> bytes:
+    """Return the documented answer of a kind of source."""
+    return (DATA / "documented" / f"{name or kind}.json").read_bytes()
+
+
+def pages(kind: str, body: bytes, page_size: int = 100) -> Page:
+    """Return a body as a page of a checkpoint list."""
+    return read_page(body, requested=Requested(PRESETS[kind].format.checkpoints, page_size))
+
+
+def listing(kind: str, body: bytes | None = None) -> Listing:
+    """Return the checkpoints of a body, by default of the documented answer."""
+    page = pages(kind, documented(kind) if body is None else body)
+    assert None is page.failure
+    return read_listing(JOB, [page.items], reader=PRESETS[kind].format.reader)
+
+
+def values(kind: str) -> list[tuple[Any, ...]]:
+    """Return the values of the checkpoints of the documented answer."""
+    found = listing(kind)
+    assert [] == found.rejects
+    return [
+        (item.id, item.step_number, item.created_at, item.fine_tuned_model_checkpoint, item.metrics)
+        for item in found.checkpoints
+    ]
+
+
+def test_coreweave() -> None:
+    """CoreWeave states an id, a step and metrics. The time and the model are null."""
+    sent = json.loads(documented("coreweave"))["data"]
+    assert values("coreweave") == [(item["id"], item["step"], None, None, item["metrics"]) for item in sent]
+
+
+def test_together() -> None:
+    """Together states a path, a step and a time. Two checkpoints can have the same step. The model is null."""
+    base = "s3://together-example/ft-01234567"
+    assert values("together") == [
+        (f"{base}/model/step-140", 140, 1779043583, None, {}),
+        (f"{base}/adapter/step-140", 140, 1779043585, None, {}),
+        (f"{base}/adapter/step-70", 70, 1779041400, None, {}),
+    ]
+    assert [item.details for item in listing("together").checkpoints] == [
+        {"checkpoint_type": "Final Merged", "deploy_as": "acme/support-140"},
+        {"checkpoint_type": "Final Adapter", "deploy_as": None},
+        {"checkpoint_type": "Intermediate", "deploy_as": None},
+    ]
+
+
+def test_jobs_of_together() -> None:
+    """A job has its status, models and time. What OpenAI has in `hyperparameters` is put together."""
+    wire_format = PRESETS["together"].format
+    assert wire_format.jobs
+    page = read_page(documented("together", "together_jobs"), requested=Requested(wire_format.jobs, 100))
+    ((record,), rejects) = read_jobs(page.items, read_record=wire_format.read_record)
+    assert ([], None) == (rejects, record.reject)
+    assert ("ft-01234567", "completed", 1779039345, None, 850_000) == (
+        record.id, record.status, record.created_at, record.finished_at, record.trained_tokens
+    )  # fmt: skip
+    assert "acme/Llama-3.2-3B-Instruct-support-0123" == record.fine_tuned_model
+    assert {"n_epochs": 2, "n_checkpoints": 2, "batch_size": 8, "learning_rate": 1e-05} == {
+        name: value for name, value in json.loads(record.hyperparameters or "").items() if name != "training_type"
+    }
+
+
+def test_metrics_of_together() -> None:
+    """The objects of a step are one step, with the values of all. Their numbers keep their names, but for the loss."""
+    wire_format = PRESETS["together"].format
+    assert wire_format.events
+    requested = Requested(wire_format.events, 100)
+    page = read_page(documented("together", "together_metrics"), requested=requested)
+    events = wire_format.read_events(page.items, lambda _: False)
+    assert ([], []) == (events.rejects, events.messages)
+    assert [(1, 1779196193, 2.43, None), (2, 1779196204, 2.31, None)] == [
+        (step.step_number, step.created_at, step.train_loss, step.valid_loss) for step in events.steps
+    ]
+    assert [
+        {"train/epoch": 0.1, "train/grad_norm": 1.21},
+        {"eval/loss": 2.35, "train/epoch": 0.2, "train/grad_norm": 1.17},
+    ] == [json.loads(step.extra_metrics or "") for step in events.steps]
+    assert [1, 2] == [len(found) if isinstance(found, list) else 1 for found in payloads(events)]
+    odd = [b'{"train/loss": 1}', b'{"train/global_step": 3, "train/loss": "low"}', b'{"key": "k"}']
+    events = wire_format.read_events(odd, lambda text: b'"k"' in text)
+    assert [
+        ("train/global_step: missing", False), ("it contains a secret", False), ("train/loss: not a number", True)
+    ] == [(reject.reason, reject.is_stored) for reject in events.rejects]  # fmt: skip
+
+
+def payloads(events: Events) -> list[Any]:
+    """Return the payloads of the steps."""
+    return [json.loads(step.payload or "") for step in events.steps]
+
+
+@pytest.mark.parametrize(
+    ("body", "items", "error_class"),
+    [
+        ('{"data": null}', 0, None),
+        ('{"data": [], "has_more": true}', 0, ErrorClass.BAD_HAS_MORE),
+        ('{"data": [NaN, {}]}', 2, None),
+        ("{}", 0, ErrorClass.NOT_A_LIST),
+        ('{"data": 5}', 0, ErrorClass.NOT_A_LIST),
+        ('{"data": [], "data": [1]}', 0, ErrorClass.NOT_A_LIST),
+        ('{"error": {"message": "no"}, "data": []}', 0, ErrorClass.ERROR_IN_200),
+        ("[]", 0, ErrorClass.NOT_A_LIST),
+        ("", 0, ErrorClass.EMPTY_BODY),
+        ("<html><title>x</title></html>", 0, ErrorClass.HTML),
+    ],
+)
+def test_lists_of_one_page(body: str, items: int, error_class: ErrorClass | None) -> None:
+    """A list without pages is complete, and null means that it is empty. Anything else is a failure."""
+    try:
+        page = pages("together", body.encode())
+        found = len(page.items), page.failure.error_class if page.failure else None
+    except NotAListError as e:
+        found = 0, e.error_class
+    assert (items, error_class) == found
+
+
+@pytest.mark.parametrize("kind", ["coreweave", "together"])
+def test_payloads(kind: str) -> None:
+    """The item is stored as received, and read again as it was."""
+    found = listing(kind)
+    raw = [bytes(item).decode() for item in pages(kind, documented(kind)).items]
+    assert raw == [item.payload for item in found.checkpoints]
+    assert found.checkpoints == [found.reader.read_stored(item, JOB) for item in raw]
+
+
+@pytest.mark.parametrize(
+    ("kind", "item", "reason", "rejected_id"),
+    [
+        ("coreweave", {"id": "a", "metrics": {}}, "step: missing", "a"),
+        ("coreweave", {"id": "a", "step": "1", "metrics": {}}, "step: not an integer", "a"),
+        ("coreweave", {"id": "a b", "step": 1}, "id: not 1 to 256 visible ASCII characters", None),
+        ("coreweave", {"step": 1}, "id: missing", None),
+        ("coreweave", {"id": "a", "step": 1, "metrics": {"x" * 300_000: 1}}, "larger than 262144 bytes", None),
+        ("coreweave", 5, "not a JSON object", None),
+        ("together", {"step": 1, "checkpoint_type": "Final"}, "path: missing", None),
+        ("together", {"path": "s3://a", "checkpoint_type": "Final"}, "step: missing", "s3://a"),
+    ],
+)
+def test_items_that_cannot_be_read(kind: str, item: Any, reason: str, rejected_id: str | None) -> None:
+    """An item without an important value is a reject with its reason and, if it can be read, its id."""
+    found = listing(kind, json.dumps({"data": [item], "has_more": False}).encode())
+    assert ([], [(reason, rejected_id)]) == (found.checkpoints, [(one.reason, one.id) for one in found.rejects])
+
+
+@pytest.mark.parametrize("created_at", ["2026-05-17T17:35:45", "yesterday", 1779039345])
+def test_times_that_cannot_be_read(created_at: object) -> None:
+    """A time in another form, or without a zone, is null, and the reason is kept. The checkpoint is stored."""
+    item = {"path": "s3://a", "step": 1, "created_at": created_at, "checkpoint_type": "Final"}
+    found = listing("together", json.dumps({"data": [item]}).encode())
+    assert [(1, None)] == [(one.step_number, one.created_at) for one in found.checkpoints]
+    assert [True] == [one.is_stored and one.reason.startswith("created_at: ") for one in found.rejects]
