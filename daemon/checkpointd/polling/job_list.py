@@ -78,7 +78,8 @@ class JobList:
         now = asyncio.get_running_loop().time()
         if self._client is not self._source.client:  # there is a new key
             self._client, self._silent_until = self._source.client, 0.0
-        if (self._source.attribution.is_silent(now) or now < self._silent_until) and not due_or_not:
+        is_silent = self._source.is_silent(now) or now < self._silent_until
+        if not self._source.has_key or (is_silent and not due_or_not):
             return
         try:
             with self._health.unit("job list"):

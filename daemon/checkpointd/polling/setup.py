@@ -4,18 +4,20 @@ import asyncio
 import gc
 import math
 import resource
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
 from checkpointd.domain.cadence import CadenceSettings
+from checkpointd.domain.key_schedule import KeySchedule
 from checkpointd.polling.events import EventLists
 from checkpointd.polling.job_list import JobList
 from checkpointd.polling.learning import learn
 from checkpointd.polling.poller import DRAIN_SHARE, Poller
 from checkpointd.polling.save_queue import Report, SaveQueue
 from checkpointd.polling.slots import MOST_PER_SLOT
-from checkpointd.polling.source import ActiveSource
+from checkpointd.polling.source import ActiveSource, Renewal
 from checkpointd.postgres.store import Store
 from checkpointd.provider.client import Client
 from checkpointd.provider.http import Limits, Session
@@ -32,6 +34,9 @@ SAVED_SHARE: Final = 0.7
 
 LAST_SAVE_SECONDS: Final = 1.0
 """The shortest time for the last save, which also releases the jobs of cancelled polls."""
+
+KEPT_LOGINS: Final = 3
+"""So many earlier secrets of a source are still removed from texts: requests with them may still be running."""
 
 FieldsBySource = Mapping[str, RequestFields]
 """What the requests to each source carry, by its name, with its key."""
@@ -53,7 +58,12 @@ def open_sources(
             client = open_client(source, fields, proxy, http, limits)
             renew = _renewal(source, fields, proxy, http, limits)
             key, interval = keys[source.name], source.request_interval
-            opened.append(ActiveSource(key, source.name, client, settings.concurrency, interval, renew, most_polls))
+            schedule, has_key = KeySchedule(is_command=source.api_key is None), source.api_key is not None
+            opened.append(
+                ActiveSource(
+                    key, source.name, client, settings.concurrency, interval, renew, schedule, has_key, most_polls
+                )
+            )
     return opened
 
 
@@ -86,25 +96,27 @@ def source_secrets(fields: RequestFields, proxy: Proxy | None) -> list[str]:
 
 def _renewal(
     source: Source, fields: RequestFields, proxy: Proxy | None, http: Session, limits: Limits
-) -> Callable[[], Client | None]:
-    """Return a function that reads the key and the other credentials again.
+) -> Callable[[], Awaitable[Renewal]]:
+    """Return a function that runs the command for the key, and reads the key and the other credentials again."""
+    old_secrets = deque[list[str]](maxlen=KEPT_LOGINS)
 
-    It returns a client with the new ones, or None if all are the same or one cannot be read.
-    """
-    old_secrets: list[str] = []
-
-    def renew() -> Client | None:
+    async def renew() -> Renewal:
         nonlocal fields, proxy
         try:
-            found, found_proxy = source.request_fields(), open_proxy(source)
-        except SettingsError:  # perhaps the file is just being replaced
-            return None
+            issued = await source.issue_key()
+            hide(issued.secrets if issued else [], owner=f"{source.name} printed")
+            found = await asyncio.to_thread(source.request_fields, issued and issued.key)
+            found_proxy = await asyncio.to_thread(open_proxy, source)
+        except SettingsError as e:  # perhaps a file is just being replaced
+            return Renewal(problem=None if source.api_key else str(e))
+        seconds = issued and issued.seconds
         if (found, found_proxy) == (fields, proxy):
-            return None
-        old_secrets.extend(source_secrets(fields, proxy))
+            return Renewal(seconds=seconds)
+        old_secrets.append(source_secrets(fields, proxy))
         fields, proxy = found, found_proxy
-        hide(source_secrets(fields, proxy))
-        return open_client(source, fields, proxy, http, limits, old_secrets)
+        hidden = [secret for secrets in old_secrets for secret in secrets]
+        hide([*source_secrets(fields, proxy), *hidden], owner=source.name)
+        return Renewal(open_client(source, fields, proxy, http, limits, hidden), seconds)
 
     return renew
 

@@ -8,9 +8,10 @@ from typing import Any, Final, TypeVar
 
 from checkpointd.polling.job_list import JobList
 from checkpointd.polling.learning import learn
+from checkpointd.polling.login import RENEW_SECONDS, renew_login
 from checkpointd.polling.poller import Poller
 from checkpointd.polling.setup import FieldsBySource, open_event_lists, open_sources, read_cadence, start_polling
-from checkpointd.polling.source import REREAD_SECONDS, ActiveSource
+from checkpointd.polling.source import RESUMPTION_SECONDS, ActiveSource
 from checkpointd.postgres import migrations
 from checkpointd.postgres.arrivals import LEARN_SECONDS
 from checkpointd.postgres.connection import Connect
@@ -154,7 +155,7 @@ def _ticking(
     ticked: asyncio.TaskGroup,
     stop: Stop,
 ) -> Iterator[None]:
-    """Claim, read job lists, events and refused secrets, notice ended pauses, refresh metrics, check the database.
+    """Claim, read job lists and events, renew keys, notice ended pauses, refresh metrics, check the database.
 
     Each is a task of `ticked`. At the end the tasks are cancelled but not awaited: they end while the polls drain.
     """
@@ -172,8 +173,8 @@ def _ticking(
         event_lists = open_event_lists(settings, store, sources, health)
         loops += [(asyncio.Event(), events.interval, events.tick) for events in event_lists]
         for source in sources:
-            loops.append((asyncio.Event(), REREAD_SECONDS, source.reread_login))
-            loops.append((asyncio.Event(), REREAD_SECONDS, partial(source.notice_resumption, store)))
+            loops.append((asyncio.Event(), RENEW_SECONDS, partial(renew_login, store, health, source)))
+            loops.append((asyncio.Event(), RESUMPTION_SECONDS, partial(source.notice_resumption, store)))
         tasks = [ticked.create_task(repeat(ticker, *loop, stop)) for loop in loops]
         try:
             yield

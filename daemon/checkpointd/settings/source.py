@@ -12,6 +12,8 @@ from yarl import URL
 
 from checkpointd.redaction import looks_like_key, secret_words, secrets_of
 from checkpointd.settings.credentials import SettingsError, flaw, read_secret
+from checkpointd.settings.issued_key import IssuedKey
+from checkpointd.settings.key_command import command, run_key_command
 
 OPENAI: Final = "https://api.openai.com/v1"
 SOURCE_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
@@ -147,10 +149,13 @@ class Source(BaseModel):
         str, AfterValidator(_base_url), Field(description="the address up to, but without, /fine_tuning")
     ] = OPENAI
     api_key: Annotated[
-        str,
-        AfterValidator(_key_reference),
+        Annotated[str, AfterValidator(_key_reference)] | None,
         Field(description="the credential, file or variable that contains the key, never the key itself"),
-    ]
+    ] = None
+    api_key_command: Annotated[
+        Annotated[Any, PlainValidator(command)] | None,
+        Field(repr=False, description="instead of api_key: a program and its arguments that print a short-lived key"),
+    ] = None
     organization: Annotated[Header | None, Field(description="sent as the header OpenAI-Organization")] = None
     project: Annotated[Header | None, Field(description="sent as the header OpenAI-Project")] = None
     headers: Annotated[
@@ -190,6 +195,14 @@ class Source(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _has_one_key(self) -> Self:
+        if self.api_key is None and self.api_key_command is None:
+            raise ValueError("api_key: required, but missing (or give an api_key_command)")
+        if self.api_key is not None and self.api_key_command is not None:
+            raise ValueError("api_key and api_key_command exclude each other: remove one of them")
+        return self
+
+    @model_validator(mode="after")
     def _has_a_proxy_for_its_credentials(self) -> Self:
         if self.proxy_credentials and not self.proxy:
             raise ValueError("proxy_credentials need a proxy: name it in proxy")
@@ -212,9 +225,20 @@ class Source(BaseModel):
         given = {**self.headers, **self.query}
         return [name for name, value in given.items() if isinstance(value, str) and secrets_of({name: value})]
 
-    def request_fields(self, *, names_source: bool = True) -> RequestFields:
+    async def issue_key(self, *, names_source: bool = True) -> IssuedKey | None:
+        """Run `api_key_command` and return the key that it prints, or None without a command.
+
+        Raises SettingsError, whose text starts with the setting and, with `names_source`, the name of the source.
+        """
+        if self.api_key_command is None:
+            return None
+        label = f"api_key_command of source {self.name}" if names_source else "api_key_command"
+        return await run_key_command(self.api_key_command, label)
+
+    def request_fields(self, issued_key: str | None = None, *, names_source: bool = True) -> RequestFields:
         """Return what a request carries. The key and the other credentials are read at each call.
 
+        With `api_key_command` the key is `issued_key`; without that, a request must not be sent.
         Raises SettingsError, whose text starts with the secret and, with `names_source`, the name of the source.
         """
 
@@ -233,8 +257,10 @@ class Source(BaseModel):
                     found[name] = value
             return found
 
-        key = read_secret(self.api_key, label("key"))
-        key_header = {"api-key": key} if self.kind == "azure" else {"Authorization": f"Bearer {key}"}
+        key = issued_key if self.api_key is None else read_secret(self.api_key, label("key"))
+        # Azure takes its own keys in api-key, and the tokens of Entra, which commands print, as every other provider.
+        in_api_key = self.kind == "azure" and self.api_key is not None
+        key_header = {} if key is None else {"api-key": key} if in_api_key else {"Authorization": f"Bearer {key}"}
         named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
         headers = {
             **read(self.headers, "header"), **{name: value for name, value in named.items() if value}, **key_header
