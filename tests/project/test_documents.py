@@ -24,6 +24,7 @@ RUN = {
     ("README.md", "Use it with a real key"): "tests/project/test_readme.py::test_with_a_real_key",
     ("config/README.md", "Settings"): "tests/project/test_readme.py::test_examples_of_settings",
     ("config/README.md", "Examples"): "tests/project/test_readme.py::test_examples_of_settings",
+    ("config/README.md", "Discovery"): "tests/project/test_readme.py::test_examples_of_settings",
     ("config/README.md", "Short-lived keys"): "tests/project/test_readme.py::test_examples_of_settings",
     ("config/README.md", "Other secrets"): "tests/project/test_readme.py::test_examples_of_settings",
     ("config/grafana/README.md", "Install them"): "tests/project/test_readme.py::test_dashboards_are_installed",

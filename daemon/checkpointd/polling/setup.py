@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from checkpointd.domain.cadence import CadenceSettings
+from checkpointd.domain.job_filter import ALL_JOBS, JobFilter
 from checkpointd.domain.key_schedule import KeySchedule
 from checkpointd.polling.events import EventLists
 from checkpointd.polling.job_list import JobList
@@ -23,6 +24,7 @@ from checkpointd.provider.client import Client
 from checkpointd.provider.http import Limits, Session
 from checkpointd.provider.proxy import Proxy
 from checkpointd.settings.credentials import SettingsError
+from checkpointd.settings.discovery import Discovery
 from checkpointd.settings.model import Settings
 from checkpointd.settings.source import RequestFields, Source
 from checkpointd.telemetry.health import Health
@@ -128,6 +130,12 @@ def read_cadence(settings: Settings) -> CadenceSettings:
     )
 
 
+def read_discovery(settings: Settings, source: Source) -> JobFilter | None:
+    """Return which of the jobs that a source lists are tracked, or None if none are."""
+    found = settings.discovery(source)
+    return JobFilter(*found) if isinstance(found, Discovery) else ALL_JOBS if found else None
+
+
 def open_event_lists(
     settings: Settings, store: Store, sources: Sequence[ActiveSource], health: Health
 ) -> list[EventLists]:
@@ -148,8 +156,17 @@ async def start_polling(
     cadence = read_cadence(settings)
     await learn(store, sources, cadence.unknown_source.prior, health)
     gap, lease_seconds = settings.job_list_seconds, settings.lease_seconds
-    max_new = settings.max_new_jobs_per_day if settings.discover else 0
-    job_lists = [JobList(store, s, health, gap=gap, lease_seconds=lease_seconds, max_new_jobs=max_new) for s in sources]
+    configured = {source.name: source for source in settings.sources}
+    job_lists = []
+    for source in sources:
+        discovery = read_discovery(settings, configured[source.name])
+        max_new = settings.max_new_jobs_per_day if discovery else 0
+        job_lists.append(
+            JobList(
+                store, source, health,
+                gap=gap, lease_seconds=lease_seconds, max_new_jobs=max_new, job_filter=discovery or ALL_JOBS,
+            )
+        )  # fmt: skip
     queue = SaveQueue(store, health, report)
     async with open_poller(store, sources, cadence, lease_seconds, queue, health, settings.drain_seconds) as poller:
         yield poller, job_lists

@@ -12,6 +12,7 @@ from yarl import URL
 
 from checkpointd.redaction import looks_like_key, secret_words, secrets_of
 from checkpointd.settings.credentials import SettingsError, flaw, read_secret
+from checkpointd.settings.discovery import Discovery, discovery
 from checkpointd.settings.issued_key import IssuedKey
 from checkpointd.settings.key_command import command, run_key_command
 
@@ -183,6 +184,10 @@ class Source(BaseModel):
         ),
     ] = None
 
+    discover: Annotated[
+        Annotated[bool | Discovery, PlainValidator(discovery)] | None,
+        Field(description="track every job that this source lists, or none, or those that pass these filters"),
+    ] = None
     objective: Annotated[
         Annotated[Any, PlainValidator(_objective)] | None,
         Field(description="by what the best checkpoint of a job is chosen, such as 'maximize train_mean_reward'"),
