@@ -9,6 +9,7 @@ import asyncpg
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from checkpointd.domain.job_filter import JobFilter
 from checkpointd.domain.job_list import NEW_JOB_DAYS
 from checkpointd.polling.job_list import JobList
 from checkpointd.postgres import job_lists
@@ -70,6 +71,24 @@ async def test_the_budget(store: Store, sql: asyncpg.Connection) -> None:
     assert Discovered(AT_ONCE, 100) == await job_lists.discover(store, lease, _ids(9000, AT_ONCE + 100), PER_DAY)
     assert 2 * AT_ONCE + 2 * PER_DAY == await sql.fetchval(JOBS)
     assert Discovered(0, 0) == await job_lists.discover(store, lease, _ids(0, AT_ONCE), PER_DAY)
+
+
+async def test_filters(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """Jobs that pass the filters are tracked, also later. The others cost no budget, and are not left out."""
+    listed = {f"ftjob-{n}": "queued" for n in range(30)} | {"ftjob-a": "running"}
+    provider.jobs = page([job(name, status) for name, status in listed.items()])
+    async with open_source(store, provider) as source:
+        passing = JobFilter(status=["running", "succeeded"])
+        reader = JobList(store, source, Health(), gap=30, lease_seconds=60, max_new_jobs=1, job_filter=passing)
+        await reader.tick(due_or_not=True)
+        assert ["ftjob-a"] == [row["id"] for row in await sql.fetch("select id from fine_tuning.jobs")]
+        provider.jobs = page([job(name, status) for name, status in {**listed, "ftjob-7": "running"}.items()])
+        await reader.tick(due_or_not=True)
+        provider.jobs = page([job("ftjob-a", "failed")])
+        await reader.tick(due_or_not=True)
+    tracked = await sql.fetch("select id, status from fine_tuning.jobs order by id")
+    assert [("ftjob-7", "running"), ("ftjob-a", "failed")] == [tuple(row) for row in tracked]
+    assert not await sql.fetchval(LEFT_OUT)
 
 
 async def test_replicas_share_the_budget(url: str, store: Store, sql: asyncpg.Connection) -> None:

@@ -9,7 +9,10 @@ from aiohttp import web
 
 from checkpointd.domain.attribution import SUSPICION_SECONDS, SourceState
 from checkpointd.domain.failure import ErrorClass, Failure
+from checkpointd.polling.login import renew_login
+from checkpointd.polling.source import Renewal
 from checkpointd.postgres.store import Store
+from checkpointd.telemetry.health import Health
 from support.harness import open_source, polling_one, sync, tick, track, until
 from support.provider import JOB, Provider, body, checkpoint, error, held, page, paged
 
@@ -59,13 +62,17 @@ async def test_refusals_of_an_old_key(store: Store, provider: Provider) -> None:
     provider.checkpoints["ftjob-2"] = refused
     await track(store, JOB, "ftjob-2")
     async with polling_one(store, provider) as (poller, source, _), open_source(store, provider, key="new") as renewed:
-        source.renew = lambda: renewed.client
-        await source.reread_login()
+
+        async def renew() -> Renewal:
+            return Renewal(renewed.client)
+
+        source.renew = renew
+        await renew_login(store, Health(), source)
         assert renewed.client is not source.client, "no key was refused"
         await poller.tick()
         await reached.wait()
         await until(lambda: source.attribution.state == SourceState.REFUSED)
-        await source.reread_login()
+        await renew_login(store, Health(), source)
         go_on.set()
         await poller.idle()
         assert (False, False) == (source.attribution.is_silent(asyncio.get_running_loop().time()), source.login_refused)

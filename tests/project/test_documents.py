@@ -26,6 +26,8 @@ RUN = {
     ("config/README.md", "Examples"): "tests/project/test_readme.py::test_examples_of_settings",
     **{("config/README.md", provider): "tests/polling/test_providers.py::test_documented_settings"
        for provider in ("Azure OpenAI", "Amazon Bedrock", "Nebius", "CoreWeave and W&B", "Together")},
+    ("config/README.md", "Discovery"): "tests/project/test_readme.py::test_examples_of_settings",
+    ("config/README.md", "Short-lived keys"): "tests/project/test_readme.py::test_examples_of_settings",
     ("config/README.md", "Other secrets"): "tests/project/test_readme.py::test_examples_of_settings",
     ("config/grafana/README.md", "Install them"): "tests/project/test_readme.py::test_dashboards_are_installed",
     ("daemon/README.md", "A first change"): "tests/project/test_readme.py::test_a_first_change",

@@ -162,7 +162,7 @@ def test_wrong_base_urls(load_error: LoadError, given: str, expected: str) -> No
         (SOURCE + SOURCE_B.replace('name = "b"', ""), "source 2: name: required, but missing"),
         (SOURCE.replace('"a"', "5"), "source 1: name: must be a valid string"),
         (SOURCE.replace('"a"', f"'{CANARY}'") + "kind = 5", f"source 1: {WRONG_KIND}"),
-        ("[[sources]]\nname = 'a'", "source a: api_key: required, but missing"),
+        ("[[sources]]\nname = 'a'", "source a: api_key: required, but missing (or give an api_key_command)"),
         ("[sources]\nname = 'a'", ONE_TABLE_EACH),
         ("sources = ['a']", ONE_TABLE_EACH),
     ],

@@ -97,6 +97,19 @@ def untrack(jobs: Jobs, source: SourceName = None, config: Config = None) -> Non
 
 
 @app.command()
+def discover(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Track nothing.")] = False,
+    source: SourceName = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Read the job lists once and now, track the new jobs that the settings choose, and say why no others."""
+    from checkpointd.cli.discover import discover_jobs
+
+    discover_jobs(load(config), source, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
 def resync(jobs: Jobs, source: SourceName = None, config: Config = None) -> None:
     """Make jobs due, and compare their next listing in full. Sealed jobs are reopened."""
     from checkpointd.cli.jobs import resync_jobs

@@ -25,7 +25,7 @@ from checkpointd.cli.database_findings import (
     assess_tables,
     assess_unstable_jobs,
 )
-from checkpointd.cli.findings import Finding, assess_clock, assess_settings
+from checkpointd.cli.findings import Finding, assess_clock, assess_key, assess_settings
 from checkpointd.cli.source_findings import Try, assess_source
 from checkpointd.polling.setup import open_client, open_proxy
 from checkpointd.postgres import migrations, overview
@@ -164,7 +164,8 @@ async def _check_source(settings: Settings, source: Source, job: str | None, htt
     """Test the key with one request, or with two if the first is inconclusive. `job` is a tracked job, or None."""
     subject = f"source {source.name}"
     try:
-        fields, proxy = source.request_fields(names_source=False), open_proxy(source)
+        issued = await source.issue_key(names_source=False)
+        fields, proxy = source.request_fields(issued and issued.key, names_source=False), open_proxy(source)
         limits = Limits(page_size=1, request_timeout=settings.request_timeout_seconds)
         client = open_client(source, fields, proxy, http, limits)
     except SettingsError as e:
@@ -180,4 +181,4 @@ async def _check_source(settings: Settings, source: Source, job: str | None, htt
         tried.append(Try(resource, result.failure))
         if not tried[-1].is_inconclusive:
             break
-    return [assess_source(source, tried), *clock]
+    return [assess_source(source, tried), *assess_key(source.name, issued), *clock]

@@ -9,7 +9,8 @@ verified, a source without encryption or behind a proxy, a clock that differs.
 from typing import Final, Literal, NamedTuple
 
 from checkpointd.postgres import dsn
-from checkpointd.presentation import plural
+from checkpointd.presentation import duration, plural
+from checkpointd.settings.issued_key import IssuedKey
 from checkpointd.settings.model import Settings
 
 State = Literal["ok", "warn", "fail"]
@@ -51,6 +52,20 @@ def assess_settings(settings: Settings) -> list[Finding]:
             message = f"all requests are sent through {source.proxy}, {seen}; proxies of the environment are not used"
             findings.append(Finding("warn", f"proxy of source {source.name}", message))
     return findings
+
+
+def assess_key(source: str, issued: IssuedKey | None) -> list[Finding]:
+    """Return the finding about the key that a command printed, if it has printed one."""
+    if issued is None:
+        return []
+    subject, seconds = f"key of source {source}", issued.seconds
+    if seconds is None:
+        message = "api_key_command prints no expiry: it is run again when the provider refuses the key"
+        return [Finding("ok", subject, message)]
+    if seconds <= 0:
+        message = "api_key_command printed a key that has expired by the clock of this machine: check both"
+        return [Finding("warn", subject, message)]
+    return [Finding("ok", subject, f"from api_key_command, expires in {duration(seconds)}")]
 
 
 def assess_clock(subject: str, theirs: float, asked_at: float, answered_at: float) -> Finding:

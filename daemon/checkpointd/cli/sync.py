@@ -16,6 +16,7 @@ from checkpointd.cli.progress import progress_bar
 from checkpointd.domain.failure import ErrorClass, Failure, is_pause
 from checkpointd.domain.job import Job
 from checkpointd.domain.poll import Lease
+from checkpointd.polling.login import renew_login
 from checkpointd.polling.poller import Poller
 from checkpointd.polling.save_queue import Outcome
 from checkpointd.polling.setup import FieldsBySource, open_sources, start_polling
@@ -137,7 +138,9 @@ async def sync_jobs(
 
     async with open_session() as http:
         sources = open_sources(settings, keys, http, fields_by_source)
-        async with start_polling(settings, store, sources, Health(), report) as (poller, job_lists):
+        health = Health()
+        await asyncio.gather(*(renew_login(store, health, active) for active in sources))
+        async with start_polling(settings, store, sources, health, report) as (poller, job_lists):
             if jobs is None or jobs:
                 await asyncio.gather(*(job_list.tick(due_or_not=True) for job_list in job_lists))
             if jobs is None:

@@ -64,6 +64,34 @@ def _job_cells(row: Row) -> list[Cell]:
     ]
 
 
+def show_discovery(rows: Sequence[Row], *, is_dry_run: bool) -> None:
+    """Print the jobs of job lists, and what discovery does with them: new ones would be tracked, or are from now on."""
+    columns = [
+        Column("job", unbroken_from=0),
+        _source_column(rows),
+        Column("decision"),
+        Column("reason"),
+        Column("status", from_width=WIDE),
+        Column("model", from_width=WIDE),
+    ]
+    _show_table(columns, [_listed_cells(row) for row in rows], "checkpointd discover --dry-run", "No jobs are listed")
+    if sys.stdout.isatty() and rows:
+        new, tracked = (sum(row["decision"] == decision for row in rows) for decision in ("new", "tracked"))
+        would = "would be" if is_dry_run else "are now"
+        print(f"\n{len(rows):,} {plural('job', len(rows))} listed: {new:,} {would} tracked, {tracked:,} were before")
+
+
+def _listed_cells(row: Row) -> list[Cell]:
+    return [
+        row["fine_tuning_job_id"],
+        row["source"],
+        Label({"new": "good", "tracked": "live"}.get(row["decision"], "neutral"), row["decision"]),
+        row["reason"],
+        row["status"] or "unknown",
+        row["model"],
+    ]
+
+
 def show_best(job: str, best: Row | None) -> None:
     """Print the best checkpoint of a job, which is None if the job has no checkpoints, and by what it was chosen."""
     if best is None:
@@ -181,10 +209,15 @@ def show_finding(state: str, subject: str, message: str) -> None:
         print(f"{state:4}  {text}", flush=True)
 
 
-def _show_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], command: str) -> None:
-    """Print a table. A terminal shows the first rows only, and then `command`, which prints all."""
+def _show_table(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[Cell]],
+    command: str,
+    instead: str = "No jobs are tracked: run `checkpointd track ftjob-…`",
+) -> None:
+    """Print a table, or `instead` if it is empty. A terminal shows the first rows, and `command`, which prints all."""
     if not rows:
-        print("No jobs are tracked: run `checkpointd track ftjob-…`")
+        print(instead)
     elif sys.stdout.isatty():
         from checkpointd.cli import terminal
 

@@ -64,7 +64,7 @@ class EventLists:
         now = asyncio.get_running_loop().time()
         if self._client is not self._source.client:  # there is a new key
             self._client, self._silent_until = self._source.client, 0.0
-        if self._source.attribution.is_silent(now) or now < self._silent_until:
+        if self._source.is_silent(now) or now < self._silent_until:
             return
         self._is_out_of_requests = False
         try:

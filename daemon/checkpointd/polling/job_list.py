@@ -11,7 +11,8 @@ from typing import Final
 
 from checkpointd.domain.attribution import JOB_LIST
 from checkpointd.domain.failure import JOB_FAILURES, SOURCE_FAILURES, ErrorClass, Failure, is_pause, pause_seconds
-from checkpointd.domain.job import ENDED_STATUSES, read_jobs
+from checkpointd.domain.job import ENDED_STATUSES, JobRecord, read_jobs
+from checkpointd.domain.job_filter import ALL_JOBS, JobFilter
 from checkpointd.domain.job_list import HEAD_PAGES, RATE_SHARE, REQUEST_SHARE, is_pass_due, reading_limits
 from checkpointd.domain.reading import RawItem, Reject
 from checkpointd.polling.read_ahead import Pages, read_ahead
@@ -41,15 +42,20 @@ class JobList:
     """The job list of one source. A lease on the source's row prevents other daemons from reading it meanwhile."""
 
     def __init__(
-        self, store: Store, source: ActiveSource, health: Health, *, gap: float, lease_seconds: float, max_new_jobs: int
-    ) -> None:
-        """`gap` is in seconds, between two readings; `max_new_jobs` per day are tracked, or none without discovery."""
+        self, store: Store, source: ActiveSource, health: Health, *,
+        gap: float, lease_seconds: float, max_new_jobs: int, job_filter: JobFilter = ALL_JOBS,
+    ) -> None:  # fmt: skip
+        """`gap` is in seconds, between two readings.
+
+        `max_new_jobs` that pass `job_filter` are tracked per day, or none without discovery.
+        """
         self._store = store
         self._source = source
         self._health = health
         self._gap = gap
         self._lease_seconds = lease_seconds
         self._max_new_jobs = max_new_jobs
+        self._filter = job_filter
         self._left_out = False
         """True if new jobs were left out since the last pass ended."""
         self._is_limited = False
@@ -78,7 +84,8 @@ class JobList:
         now = asyncio.get_running_loop().time()
         if self._client is not self._source.client:  # there is a new key
             self._client, self._silent_until = self._source.client, 0.0
-        if (self._source.attribution.is_silent(now) or now < self._silent_until) and not due_or_not:
+        is_silent = self._source.is_silent(now) or now < self._silent_until
+        if not self._source.has_key or (is_silent and not due_or_not):
             return
         try:
             with self._health.unit("job list"):
@@ -192,7 +199,7 @@ class JobList:
         REQUESTS.labels(source.name).inc()
         page = await heavy_work.run(read_jobs, items, source.client.holds_secret, source.client.format.read_record)
         ids = [record.id for record in page.records]
-        discovered = await self._discover(lease, ids) if self._max_new_jobs else 0
+        discovered = await self._discover(lease, page.records) if self._max_new_jobs else 0
         saved = await save_job_records(self._store, lease, page, self._rejected)
         self._report_rejects(saved.rejects)
         if discovered or saved.statuses:
@@ -201,8 +208,9 @@ class JobList:
             await job_lists.record_listed(self._store, lease, list(saved.missing))
         return ids, discovered
 
-    async def _discover(self, lease: JobListLease, ids: Sequence[str]) -> int:
-        """Track the new jobs of a page, as far as the budget goes. Returns how many."""
+    async def _discover(self, lease: JobListLease, records: Sequence[JobRecord]) -> int:
+        """Track the new jobs of a page that pass the filter, as far as the budget goes. Returns how many."""
+        ids = [record.id for record in records if self._filter.mismatch(record) is None]
         new, left_out = await job_lists.discover(self._store, lease, ids, self._max_new_jobs)
         if left_out:
             if not self._is_limited:

@@ -221,7 +221,7 @@ def _is_given_up(source: ActiveSource, now: float) -> bool:
     A failing source is given up after its last running poll: if that succeeds, the source works.
     """
     attribution, is_polled = source.attribution, source.claimed > 0
-    return attribution.is_silent(now) and (attribution.state is not SourceState.FAILING or not is_polled)
+    return source.is_silent(now) and (attribution.state is not SourceState.FAILING or not is_polled)
 
 
 def _move_to_the_end(pending: dict[int, Job], tried: Iterable[Job], claimed: set[int]) -> None:

@@ -4,24 +4,28 @@ import asyncio
 import gc
 import math
 import resource
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
 from checkpointd.domain.cadence import CadenceSettings
+from checkpointd.domain.job_filter import ALL_JOBS, JobFilter
+from checkpointd.domain.key_schedule import KeySchedule
 from checkpointd.polling.events import EventLists
 from checkpointd.polling.job_list import JobList
 from checkpointd.polling.learning import learn
 from checkpointd.polling.poller import DRAIN_SHARE, Poller
 from checkpointd.polling.save_queue import Report, SaveQueue
 from checkpointd.polling.slots import MOST_PER_SLOT
-from checkpointd.polling.source import ActiveSource
+from checkpointd.polling.source import ActiveSource, Renewal
 from checkpointd.postgres.store import Store
 from checkpointd.provider.client import Client
 from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.provider.http import Limits, Session
 from checkpointd.provider.proxy import Proxy
 from checkpointd.settings.credentials import SettingsError
+from checkpointd.settings.discovery import Discovery
 from checkpointd.settings.model import Settings
 from checkpointd.settings.source import RequestFields, Source
 from checkpointd.telemetry.health import Health
@@ -33,6 +37,9 @@ SAVED_SHARE: Final = 0.7
 
 LAST_SAVE_SECONDS: Final = 1.0
 """The shortest time for the last save, which also releases the jobs of cancelled polls."""
+
+KEPT_LOGINS: Final = 3
+"""So many earlier secrets of a source are still removed from texts: requests with them may still be running."""
 
 FieldsBySource = Mapping[str, RequestFields]
 """What the requests to each source carry, by its name, with its key."""
@@ -54,7 +61,12 @@ def open_sources(
             client = open_client(source, fields, proxy, http, limits)
             renew = _renewal(source, fields, proxy, http, limits)
             key, interval = keys[source.name], source.request_interval
-            opened.append(ActiveSource(key, source.name, client, settings.concurrency, interval, renew, most_polls))
+            schedule, has_key = KeySchedule(is_command=source.api_key is None), source.api_key is not None
+            opened.append(
+                ActiveSource(
+                    key, source.name, client, settings.concurrency, interval, renew, schedule, has_key, most_polls
+                )
+            )
     return opened
 
 
@@ -91,25 +103,27 @@ def source_secrets(fields: RequestFields, proxy: Proxy | None) -> list[str]:
 
 def _renewal(
     source: Source, fields: RequestFields, proxy: Proxy | None, http: Session, limits: Limits
-) -> Callable[[], Client | None]:
-    """Return a function that reads the key and the other credentials again.
+) -> Callable[[], Awaitable[Renewal]]:
+    """Return a function that runs the command for the key, and reads the key and the other credentials again."""
+    old_secrets = deque[list[str]](maxlen=KEPT_LOGINS)
 
-    It returns a client with the new ones, or None if all are the same or one cannot be read.
-    """
-    old_secrets: list[str] = []
-
-    def renew() -> Client | None:
+    async def renew() -> Renewal:
         nonlocal fields, proxy
         try:
-            found, found_proxy = source.request_fields(), open_proxy(source)
-        except SettingsError:  # perhaps the file is just being replaced
-            return None
+            issued = await source.issue_key()
+            hide(issued.secrets if issued else [], owner=f"{source.name} printed")
+            found = await asyncio.to_thread(source.request_fields, issued and issued.key)
+            found_proxy = await asyncio.to_thread(open_proxy, source)
+        except SettingsError as e:  # perhaps a file is just being replaced
+            return Renewal(problem=None if source.api_key else str(e))
+        seconds = issued and issued.seconds
         if (found, found_proxy) == (fields, proxy):
-            return None
-        old_secrets.extend(source_secrets(fields, proxy))
+            return Renewal(seconds=seconds)
+        old_secrets.append(source_secrets(fields, proxy))
         fields, proxy = found, found_proxy
-        hide(source_secrets(fields, proxy))
-        return open_client(source, fields, proxy, http, limits, old_secrets)
+        hidden = [secret for secrets in old_secrets for secret in secrets]
+        hide([*source_secrets(fields, proxy), *hidden], owner=source.name)
+        return Renewal(open_client(source, fields, proxy, http, limits, hidden), seconds)
 
     return renew
 
@@ -119,6 +133,12 @@ def read_cadence(settings: Settings) -> CadenceSettings:
     return CadenceSettings(
         settings.min_poll_seconds, settings.max_poll_seconds, settings.settle_seconds, settings.assume_ended_seconds
     )
+
+
+def read_discovery(settings: Settings, source: Source) -> JobFilter | None:
+    """Return which of the jobs that a source lists are tracked, or None if none are."""
+    found = settings.discovery(source)
+    return JobFilter(*found) if isinstance(found, Discovery) else ALL_JOBS if found else None
 
 
 def open_event_lists(
@@ -146,12 +166,19 @@ async def start_polling(
     cadence = read_cadence(settings)
     await learn(store, sources, cadence.unknown_source.prior, health)
     gap, lease_seconds = settings.job_list_seconds, settings.lease_seconds
-    max_new = settings.max_new_jobs_per_day if settings.discover else 0
-    with_list = [source for source in sources if source.client.format.jobs]
-    job_lists = [
-        JobList(store, source, health, gap=gap, lease_seconds=lease_seconds, max_new_jobs=max_new)
-        for source in with_list
-    ]
+    configured = {source.name: source for source in settings.sources}
+    job_lists = []
+    for source in sources:
+        if not source.client.format.jobs:
+            continue
+        discovery = read_discovery(settings, configured[source.name])
+        max_new = settings.max_new_jobs_per_day if discovery else 0
+        job_lists.append(
+            JobList(
+                store, source, health,
+                gap=gap, lease_seconds=lease_seconds, max_new_jobs=max_new, job_filter=discovery or ALL_JOBS,
+            )
+        )  # fmt: skip
     queue = SaveQueue(store, health, report)
     async with open_poller(store, sources, cadence, lease_seconds, queue, health, settings.drain_seconds) as poller:
         yield poller, job_lists

@@ -3,12 +3,13 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from checkpointd.domain.attribution import OWN_FAILURES, Attribution, SourceState
 from checkpointd.domain.cadence import SourceCadence
+from checkpointd.domain.key_schedule import KeySchedule
 from checkpointd.domain.poll import Lease
 from checkpointd.polling.slots import MOST_PER_SLOT, Slots
 from checkpointd.postgres.connection import database_deadline
@@ -24,8 +25,8 @@ AHEAD_JOBS: Final = 512
 LONGEST_AHEAD_SECONDS: Final = 1.0
 """If a job that was claimed ahead waits for longer than this, it is given back when the source is tested."""
 
-REREAD_SECONDS: Final = 1.0
-"""The interval at which refused secrets are read again, and at which a silent source looks for a resumption."""
+RESUMPTION_SECONDS: Final = 1.0
+"""The interval at which a silent source looks for a resumption."""
 
 
 class Claim(NamedTuple):
@@ -42,6 +43,22 @@ class Claim(NamedTuple):
         return self.lease.failures >= OWN_FAILURES
 
 
+class Renewal(NamedTuple):
+    """What came of reading the secrets of a source again."""
+
+    client: Client | None = None
+    """A client with new secrets, or None if they are the same or cannot be read."""
+    seconds: float | None = None
+    """The seconds until the key expires, or None if that is unknown."""
+    problem: str | None = None
+    """Why there is no key, or None. A file that is missing for a moment is no problem."""
+
+
+async def keep_login() -> Renewal:
+    """Return that the secrets are the same."""
+    return Renewal()
+
+
 @dataclass(slots=True)
 class ActiveSource:
     """One source of this process. Times are on the event loop's clock."""
@@ -53,8 +70,11 @@ class ActiveSource:
     concurrency: int
     request_interval: float | None
     """Seconds between requests by the source's rate limit, or None without one."""
-    renew: Callable[[], Client | None] = lambda: None
-    """Reads the secrets again, and returns a client with new ones, or None if they are the same or cannot be read."""
+    renew: Callable[[], Awaitable[Renewal]] = keep_login
+    """Reads the secrets again: see login.py."""
+    key_schedule: KeySchedule = field(default_factory=lambda: KeySchedule(is_command=False))
+    has_key: bool = True
+    """False until the command that prints the key has succeeded. Until then no request is sent."""
     most_polls: int | None = None
     """How many polls may run at most, with those that have given their slots up; or None for the default."""
     waiting: deque[Claim] = field(default_factory=deque)
@@ -95,12 +115,16 @@ class ActiveSource:
         most = self.most_polls or MOST_PER_SLOT * self.concurrency
         self.slots = Slots(self.concurrency, most, self.client.request_timeout)
 
+    def is_silent(self, now: float) -> bool:
+        """Return whether no request may be made now."""
+        return not self.has_key or self.attribution.is_silent(now)
+
     def capacity(self, now: float) -> Capacity:
         """Return how many jobs can be claimed. After a silence it is a few jobs, which test the source.
 
         Jobs that fail lastingly share a quarter of the capacity, so that they do not crowd out the others.
         """
-        if self.attribution.is_silent(now):
+        if self.is_silent(now):
             return Capacity(0, 0, self.request_interval)
         if (test_jobs := self.attribution.test_jobs(self.concurrency)) is not None:
             slots = max(test_jobs - self.claimed + self.slots.overtaken(now), 0)
@@ -174,25 +198,18 @@ class ActiveSource:
         self.lasting -= claim.is_lasting
         self._read += was_read
 
-    async def reread_login(self) -> None:
-        """Read refused secrets again. If they are new, use them at once: the silence after the refusal ends."""
-        if not self.login_refused or (client := await asyncio.to_thread(self.renew)) is None:
-            return
-        self.client, self.login_refused = client, False
-        if self.attribution.failure and self.attribution.failure.refuses_login:
-            self.attribution.end_silence()
-        log.info("source.key_changed", source=self.name)
-
     async def notice_resumption(self, store: Store) -> None:
         """End the silence, whatever its cause, if a command has let all daemons send requests since it began."""
         now = asyncio.get_running_loop().time()
-        if self.attribution.is_silent(now):
+        if self.is_silent(now):
             try:
                 if not await store.was_resumed(self.key, now - self._silent_after):
                     return
             except DatabaseUnavailableError:  # the claims report it
                 return
             self.attribution.end_silence()
+            if not self.has_key:
+                self.key_schedule.hurry()
             log.info("source.resumed", source=self.name)
         self._silent_after = now
 

@@ -136,7 +136,7 @@ class Workers:
     async def _poll(self, claim: Claim, source: ActiveSource, poll: RunningPoll) -> FinishedPoll:
         """Poll one job. A failure becomes a result, because an exception would cancel all other polls."""
         started = asyncio.get_running_loop().time()
-        if source.attribution.is_silent(started):
+        if source.is_silent(started):
             return FinishedPoll(claim, source, None, source.attribution.failure, 0)
         if started >= claim.poll_by:
             return FinishedPoll(claim, source, None, None, 0)

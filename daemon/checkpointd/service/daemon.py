@@ -9,9 +9,10 @@ from typing import Any, Final, TypeVar
 from checkpointd.polling.findings import find
 from checkpointd.polling.job_list import JobList
 from checkpointd.polling.learning import learn
+from checkpointd.polling.login import RENEW_SECONDS, renew_login
 from checkpointd.polling.poller import Poller
 from checkpointd.polling.setup import FieldsBySource, open_event_lists, open_sources, read_cadence, start_polling
-from checkpointd.polling.source import REREAD_SECONDS, ActiveSource
+from checkpointd.polling.source import RESUMPTION_SECONDS, ActiveSource
 from checkpointd.postgres import migrations
 from checkpointd.postgres.arrivals import LEARN_SECONDS
 from checkpointd.postgres.connection import Connect
@@ -161,7 +162,7 @@ def _ticking(
     ticked: asyncio.TaskGroup,
     stop: Stop,
 ) -> Iterator[None]:
-    """Run the loops: claims, job lists, events, secrets, pauses, findings, metrics, checks of the database, webhooks.
+    """Run the loops: claims, job lists, events, keys, pauses, findings, metrics, checks of the database, webhooks.
 
     Each is a task of `ticked`. At the end the tasks are cancelled but not awaited: they end while the polls drain.
     """
@@ -181,8 +182,8 @@ def _ticking(
         loops += [(asyncio.Event(), events.interval, events.tick) for events in event_lists]
         loops += [(asyncio.Event(), TICK_SECONDS, sender.tick) for sender in senders]
         for source in sources:
-            loops.append((asyncio.Event(), REREAD_SECONDS, source.reread_login))
-            loops.append((asyncio.Event(), REREAD_SECONDS, partial(source.notice_resumption, store)))
+            loops.append((asyncio.Event(), RENEW_SECONDS, partial(renew_login, store, health, source)))
+            loops.append((asyncio.Event(), RESUMPTION_SECONDS, partial(source.notice_resumption, store)))
         tasks = [ticked.create_task(repeat(ticker, *loop, stop)) for loop in loops]
         try:
             yield

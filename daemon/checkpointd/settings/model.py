@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from checkpointd.redaction import looks_like_key
+from checkpointd.settings.discovery import Discovery
 from checkpointd.settings.environment import variables
 from checkpointd.settings.source import Objective, Source
 from checkpointd.settings.webhook import Webhook
@@ -109,7 +110,9 @@ class Settings(BaseSettings):
             "training step; 0 reads none",
         ),
     ] = 300
-    discover: Annotated[bool, Field(description="track every job that a source lists")] = False
+    discover: Annotated[
+        bool, Field(description="track every job that a source lists, unless the source says otherwise")
+    ] = False
     max_new_jobs_per_day: Annotated[
         int,
         Field(
@@ -175,6 +178,10 @@ class Settings(BaseSettings):
     def objectives(self, keys: Mapping[str, int]) -> dict[int, Objective | None]:
         """Return the objective of each source, by the key of its row. `keys` are by name."""
         return {keys[source.name]: source.objective for source in self.sources}
+
+    def discovery(self, source: Source) -> bool | Discovery:
+        """Return which of the jobs that a source lists are tracked: all, none, or those that pass filters."""
+        return self.discover if source.discover is None else source.discover
 
     @model_validator(mode="after")
     def _gaps_are_ordered(self) -> Self:

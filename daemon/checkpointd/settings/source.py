@@ -14,7 +14,10 @@ from checkpointd.provider.formats.presets import PRESETS, Kind
 from checkpointd.redaction import secret_words, secrets_of
 from checkpointd.settings.addresses import with_base_url
 from checkpointd.settings.credentials import SettingsError, read_secret
+from checkpointd.settings.discovery import Discovery, discovery
 from checkpointd.settings.fields import Credential, key_reference, parse_address, table_name, text_or_credential
+from checkpointd.settings.issued_key import IssuedKey
+from checkpointd.settings.key_command import command, run_key_command
 
 METRIC_CHARACTERS: Final = 128
 
@@ -113,10 +116,13 @@ class Source(BaseModel):
         str | None, Field(description="of kind azure, instead of base_url: its name, or the URL of a project")
     ] = None
     api_key: Annotated[
-        str,
-        AfterValidator(key_reference),
+        Annotated[str, AfterValidator(key_reference)] | None,
         Field(description="the credential, file or variable that contains the key, never the key itself"),
-    ]
+    ] = None
+    api_key_command: Annotated[
+        Annotated[Any, PlainValidator(command)] | None,
+        Field(repr=False, description="instead of api_key: a program and its arguments that print a short-lived key"),
+    ] = None
     organization: Annotated[Header | None, Field(description="sent as the header OpenAI-Organization")] = None
     project: Annotated[Header | None, Field(description="sent as the header OpenAI-Project")] = None
     headers: Annotated[
@@ -144,6 +150,10 @@ class Source(BaseModel):
         ),
     ] = None
 
+    discover: Annotated[
+        Annotated[bool | Discovery, PlainValidator(discovery)] | None,
+        Field(description="track every job that this source lists, or none, or those that pass these filters"),
+    ] = None
     objective: Annotated[
         Annotated[Any, PlainValidator(_objective)] | None,
         Field(description="by what the best checkpoint of a job is chosen, such as 'maximize train_mean_reward'"),
@@ -153,6 +163,14 @@ class Source(BaseModel):
     @classmethod
     def _has_an_address(cls, values: Any) -> Any:  # noqa: ANN401  # as given, before any check
         return with_base_url(values) if isinstance(values, Mapping) else values
+
+    @model_validator(mode="after")
+    def _has_one_key(self) -> Self:
+        if self.api_key is None and self.api_key_command is None:
+            raise ValueError("api_key: required, but missing (or give an api_key_command)")
+        if self.api_key is not None and self.api_key_command is not None:
+            raise ValueError("api_key and api_key_command exclude each other: remove one of them")
+        return self
 
     @model_validator(mode="after")
     def _has_a_proxy_for_its_credentials(self) -> Self:
@@ -177,9 +195,20 @@ class Source(BaseModel):
         given = {**self.headers, **self.query}
         return [name for name, value in given.items() if isinstance(value, str) and secrets_of({name: value})]
 
-    def request_fields(self, *, names_source: bool = True) -> RequestFields:
+    async def issue_key(self, *, names_source: bool = True) -> IssuedKey | None:
+        """Run `api_key_command` and return the key that it prints, or None without a command.
+
+        Raises SettingsError, whose text starts with the setting and, with `names_source`, the name of the source.
+        """
+        if self.api_key_command is None:
+            return None
+        label = f"api_key_command of source {self.name}" if names_source else "api_key_command"
+        return await run_key_command(self.api_key_command, label)
+
+    def request_fields(self, issued_key: str | None = None, *, names_source: bool = True) -> RequestFields:
         """Return what a request carries. The key and the other credentials are read at each call.
 
+        With `api_key_command` the key is `issued_key`; without that, a request must not be sent.
         Raises SettingsError, whose text starts with the secret and, with `names_source`, the name of the source.
         """
 
@@ -198,9 +227,10 @@ class Source(BaseModel):
                     found[name] = value
             return found
 
-        key = read_secret(self.api_key, label("key"))
-        name = PRESETS[self.kind].key_header
-        key_header = {name: f"Bearer {key}" if name == "Authorization" else key}
+        key = issued_key if self.api_key is None else read_secret(self.api_key, label("key"))
+        # Azure takes its own keys in api-key, and the tokens of Entra, which commands print, as every other provider.
+        name = PRESETS[self.kind].key_header if self.api_key else "Authorization"
+        key_header = {} if key is None else {name: f"Bearer {key}" if name == "Authorization" else key}
         named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
         headers = {
             **read(self.headers, "header"), **{name: value for name, value in named.items() if value}, **key_header

@@ -44,6 +44,8 @@ class Health:
         """The last error of each unit of work whose last run failed."""
         self._running: set[Unit] = set()
         self._source_states: dict[str, SourceState] = {}
+        self._key_problems: dict[str, str] = {}
+        """The sources whose commands printed no key when they were last run, and the problem."""
         self._name_problems: dict[str, str] = {}
         """The sources of the database whose names the settings should have, but do not have, and the problem."""
 
@@ -88,6 +90,16 @@ class Health:
         else:
             log.warning(_EVENTS[state], source=name, error_class=failure.error_class, error=failure.message)
 
+    def record_key(self, name: str, problem: str | None) -> None:
+        """Record why the command of a source printed no key, or None if it printed one. A change is logged once."""
+        known = self._key_problems.pop(name, None)
+        if problem is not None:
+            self._key_problems[name] = problem
+            if problem != known:
+                log.warning("source.key_failed", source=name, error=problem)
+        elif known is not None:
+            log.info("source.key_recovered", source=name)
+
     def record_names(self, sources: Iterable[Mapping[str, Any]]) -> None:
         """Record which sources with tracked jobs are not in the settings, or under a former name. Each is logged once.
 
@@ -123,8 +135,8 @@ class Health:
         return len(stopped) < sources
 
     def source_problems(self) -> list[str]:
-        """Return which sources are paused, refused or failing for this process, and which names are not configured."""
+        """Return which sources are paused, refused or failing for this process, have no key, or are not configured."""
         states = [
             f"source {name} {state}" for name, state in self._source_states.items() if state is not SourceState.OK
         ]
-        return [*states, *self._name_problems.values()]
+        return [*states, *self._key_problems.values(), *self._name_problems.values()]

@@ -1,0 +1,147 @@
+"""A command that prints a key: how it is run, its bounds, and that no error contains what it printed."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from checkpointd.settings import key_command
+from checkpointd.settings.credentials import SettingsError
+from checkpointd.settings.key_command import run_key_command
+from checkpointd.settings.model import Settings
+from support.harness import until
+
+CANARY = "Canary5f0e9d8c7b6a4f3e2d1c"
+
+
+async def run(script: str, *arguments: str) -> str:
+    """Run a script of the shell as a command, and return the printed key."""
+    return (await run_key_command(["/bin/sh", "-c", script, "sh", *arguments], "its command")).key
+
+
+async def problem(script: str) -> str:
+    """Run such a script that prints no key, and return the error."""
+    with pytest.raises(SettingsError) as caught:
+        await run(script)
+    return str(caught.value).removeprefix("its command: ")
+
+
+async def test_arguments_are_not_read_by_a_shell() -> None:
+    """Each argument reaches the program as it is written."""
+    assert "a$HOME;b" == await run('printf %s "$1"', "a$HOME;b")
+
+
+async def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command gets the documented variables, and neither the database's password nor a provider's key."""
+    monkeypatch.setenv("AZURE_CLIENT_ID", "client")
+    for name in ("PGPASSWORD", "OPENAI_API_KEY", "CHECKPOINTD_DATABASE_URL"):
+        monkeypatch.setenv(name, CANARY)
+    names = set((await run("env | cut -d= -f1 | tr '\\n' :")).split(":")) - {"", "PWD", "SHLVL", "_", "OLDPWD"}
+    assert {"PATH", "AZURE_CLIENT_ID"} <= names
+    assert not {
+        name
+        for name in names
+        if name not in key_command.VARIABLES and not name.startswith(key_command.VARIABLE_PREFIXES)
+    }
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (f"echo {CANARY}; exit 3", "exit status 3"),
+        (f"echo {CANARY}; echo {CANARY} is bad >&2; exit 3", "exit status 3 ([secret] is bad)"),
+        (f"echo 'token={CANARY} expired; log in' >&2; echo >&2; exit 1", "exit status 1 ([secret] expired; log in)"),
+        (f"echo {CANARY} {CANARY}", "it printed neither a key, in one word of printable ASCII, nor a JSON object"),
+        ("kill -9 $$", "it was ended by signal 9"),
+        ("read line || exit 4", "exit status 4"),
+        ("head -c 70000 /dev/zero | tr '\\0' x; sleep 60", "it printed more than 65536 bytes"),
+    ],
+)
+async def test_failures(script: str, expected: str) -> None:
+    """A failure is one line without anything secret. Standard input is empty, and the output is limited."""
+    assert expected == await problem(script)
+
+
+@pytest.mark.parametrize("program", ["/no/such/program", "no-such-program", "/etc/passwd", "/etc"])
+async def test_a_program_that_cannot_be_started(program: str) -> None:
+    """A program that is missing or cannot be executed is named in the error."""
+    with pytest.raises(SettingsError, match=f"^its command: {program}: (No such file|Permission denied)"):
+        await run_key_command([program], "its command")
+
+
+def _programs(folder: Path) -> list[str]:
+    """Return the ids of the processes that a script wrote into files."""
+    return [file.read_text().strip() for file in folder.glob("*.pid")]
+
+
+def _is_gone(pid: str) -> bool:
+    """Return whether a process has ended, even if nobody has asked for its status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.parametrize("end", ["timeout", "cancelled"])
+async def test_all_its_programs_are_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str) -> None:
+    """At the end of its time, and at a stop of the daemon, the command and the programs that it started are killed."""
+    monkeypatch.setattr(key_command, "COMMAND_SECONDS", 1.5 if end == "timeout" else 60)
+    script = (
+        f"trap '' TERM; sleep 600 & echo $! >{tmp_path}/child.pid; echo $$ >{tmp_path}/own.pid; echo {CANARY}; wait"
+    )
+    running = asyncio.create_task(run(script))
+    await until(lambda: len(list(filter(None, _programs(tmp_path)))) == 2)
+    if end == "cancelled":
+        running.cancel()
+    with pytest.raises(asyncio.CancelledError if end == "cancelled" else SettingsError):
+        await running
+    await until(lambda: all(map(_is_gone, _programs(tmp_path))))
+
+
+async def test_a_program_that_is_left_behind(tmp_path: Path) -> None:
+    """A key counts although the command left a program in the background, and that program is killed."""
+    assert CANARY == await run(f"sleep 600 >/dev/null 2>&1 & echo $! >{tmp_path}/child.pid; echo {CANARY}")
+    await until(lambda: all(map(_is_gone, _programs(tmp_path))))
+
+
+SOURCE = '[[sources]]\nname = "a"\n'
+
+
+def test_setting(load: Callable[..., Settings]) -> None:
+    """The setting is a list of a program and its arguments, which repr() omits."""
+    (source,) = load(f'{SOURCE}api_key_command = ["az", "account", "get-access-token"]').sources
+    assert ("az", "account", "get-access-token") == source.api_key_command
+    assert "get-access-token" not in repr(source)
+    assert {} == source.request_fields().headers, "no key before the command has printed one"
+    assert {"Authorization": "Bearer issued"} == source.request_fields("issued").headers
+
+
+def test_azure(load: Callable[..., Settings]) -> None:
+    """Azure gets the key of a command as a token of Entra, and not in the header of its own keys."""
+    url = "https://a.openai.azure.com/openai/v1"
+    (source,) = load(f'{SOURCE}kind = "azure"\nbase_url = "{url}"\napi_key_command = ["az"]').sources
+    assert {"Authorization": "Bearer issued"} == source.request_fields("issued").headers
+
+
+LIST = "must be a list of a program and its arguments, such as ['az', 'account', 'get-access-token']"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ('api_key_command = "az account"', f"source a: api_key_command: {LIST}"),
+        ("api_key_command = []", f"source a: api_key_command: {LIST}"),
+        ('api_key_command = ["az", 1]', f"source a: api_key_command: {LIST}"),
+        ('api_key_command = ["az", "a\\u0000"]', f"source a: api_key_command: {LIST}"),
+        (f'api_key_command = ["echo", "{CANARY}"]', "source a: api_key_command: must name a program, and must not"),
+        ('api_key_command = [""]', "source a: api_key_command: must name a program, and must not contain a key"),
+        ('api_key_command = ["az"]\napi_key = "KEY"', "source a: api_key and api_key_command exclude each other"),
+        ("", "source a: api_key: required, but missing (or give an api_key_command)"),
+    ],
+)
+def test_wrong_settings(load_error: Callable[..., str], lines: str, expected: str) -> None:
+    """A wrong setting is refused, and the message does not contain it."""
+    error = load_error(SOURCE + lines)
+    assert error.startswith(expected)
+    assert CANARY not in error
