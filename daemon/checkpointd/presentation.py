@@ -21,6 +21,7 @@ _JOB_TONES: Final = {
     "forbidden": "bad",
 }
 _EXTREMES: Final = {"minimize": "smallest", "maximize": "largest"}
+_LEVEL_TONES: Final = {"error": "bad", "warn": "warn", "warning": "warn"}
 _SOURCE_TONES: Final = {"ok": "good", "paused": "warn", "refused": "bad", "failing": "bad"}
 
 
@@ -103,6 +104,11 @@ def timestamp(then: datetime) -> str:
 def job_tone(status: str | None) -> str:
     """Return the tone of a job's status or phase. Unknown words are neutral."""
     return _JOB_TONES.get((status or "").casefold(), "neutral")
+
+
+def level_tone(level: str | None) -> str:
+    """Return the tone of a message's level. Unknown words are neutral."""
+    return _LEVEL_TONES.get((level or "").casefold(), "neutral")
 
 
 def objective(best: Row) -> str:

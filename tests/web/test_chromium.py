@@ -200,7 +200,7 @@ async def test_values_by_mouse_and_by_key(tab: Tab, site: str, store: Store, pro
     await tab.move_mouse(x, y)
     await tab.wait_for(["step 10 train 0.1000 full valid 2.0000"], shown)
     await tab.move_mouse(1, 1)
-    await tab.evaluate("document.querySelector('.deploy button').focus()")
+    await tab.evaluate("document.querySelector('.options > :last-child a:last-child').focus()")
     await tab.press("Tab")
     await tab.wait_for(["step 20 · best train 0.0500 full valid 1.5000"], shown)
     for key, step in (

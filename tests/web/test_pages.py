@@ -19,7 +19,7 @@ from checkpointd.postgres.objectives import set_objective, set_source_objectives
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.web import listener
 from checkpointd.web import server as web
-from support import hostile
+from support import history, hostile
 from support.harness import read_job_list, sync, track
 from support.provider import JOB, Provider, checkpoint, job, page
 from support.stored import fill
@@ -218,6 +218,58 @@ async def test_job(site: Site, store: Store, provider: Provider) -> None:
     assert "1 item could not be read" in shown.text
     assert re.search(r"\d s ago missing step 10 .*\d s ago new step 20", shown.text)
     assert re.search(r"\d s ago status job running", shown.text)
+
+
+async def test_step_curves(site: Site, sql: asyncpg.Connection) -> None:
+    """The page of a job of 10,000 steps shows the curve with the checkpoints on it, its progress, and is small."""
+    await fill(sql, jobs=1, checkpoints=3)
+    job_id = await sql.fetchval("select id from fine_tuning.jobs")
+    path = f"/jobs/large/{job_id}"
+    await history.add_events(sql, [job_id], 10_000)
+    shown = await site.open(path)
+    assert len(shown.html) < 250_000
+    assert "step 10,000 of 10,000" in shown.text
+    assert "Lines: the 10,000 steps that the provider reports as events" in shown.text
+    labels = shown.all("g", "aria-label")
+    assert any(label.startswith("step 120, epoch 3, checkpoint, best: train") for label in labels)
+    assert any(re.match(r"steps 9,934 to 10,000, latest: train 0\.\d+ to 0\.\d+, valid", label) for label in labels)
+    assert f"{path}?axis=time&scale=log#curves" in (await site.open(f"{path}?axis=time")).all("a", "href")
+    for axis, unit in (("step", "step"), ("epoch", "epoch"), ("time", "h")):
+        shown = await site.open(f"{path}?axis={axis}&smoothing=light&scale=log")
+        assert f">{unit}</text>" in shown.html
+        assert len([style for style in shown.all("path", "class") if "exact" in style]) == 4
+
+
+async def test_progress(site: Site, sql: asyncpg.Connection) -> None:
+    """The list of jobs shows the training step, and of how many it is, if the provider states that."""
+    await fill(sql, jobs=3, checkpoints=1)
+    jobs = [row["id"] for row in await sql.fetch("select id from checkpointd.jobs order by key")]
+    await history.add_events(sql, jobs[:2], 1500)
+    await sql.execute(
+        """update checkpointd.steps set total_steps = null
+        where job = (select key from checkpointd.jobs where id = $1)""",
+        jobs[1],
+    )
+    shown = await site.open("/")
+    assert 1 == shown.text.count("step 1,500 of 1,500 · 1 checkpoint")
+    assert 1 == shown.text.count("step 1,500 · 1 checkpoint")
+    assert 1 == shown.text.count("step 40 · 1 checkpoint")
+    assert ["1500"] == shown.all("progress", "value")
+
+
+async def test_messages(site: Site, sql: asyncpg.Connection) -> None:
+    """The page of a job shows its newest messages, the newest first."""
+    await fill(sql, jobs=1, checkpoints=1)
+    job_id = await sql.fetchval("select id from fine_tuning.jobs")
+    await sql.execute(
+        """insert into checkpointd.events (job, id, created_at, level, message)
+        select key, 'e' || n, case when n > 1 then 1750000000 + n end, case n when 60 then 'ERROR' end, 'text ' || n
+        from checkpointd.jobs cross join generate_series(1, 60) as n"""
+    )
+    shown = await site.open(f"/jobs/large/{job_id}")
+    assert re.search(r"Messages \d+ s ago message text 1 \d+ d .* ago ERROR text 60 .* message text 59 ", shown.text)
+    assert "text 12 These are the 50 newest. All are in the view fine_tuning.events ." in shown.text
+    assert "mark bad" in [value for value in shown.all("span", "class") if "bad" in value]
 
 
 async def test_objective(site: Site, store: Store, provider: Provider) -> None:

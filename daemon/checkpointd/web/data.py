@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from checkpointd.postgres.snapshot import snapshot
+from checkpointd.postgres.snapshot import CurveRequest, snapshot
 from checkpointd.postgres.store import Store
 from checkpointd.presentation import Row, visible
+from checkpointd.web.view import View
 
 JOBS_PER_PAGE: Final = 50
 STATUSES_SHOWN: Final = 6
@@ -14,8 +15,19 @@ CHECKPOINTS_PER_PAGE: Final = 50
 CHANGES_SHOWN: Final = 30
 
 SPARKLINE_POINTS: Final = 60
-CHART_POINTS: Final = 300
-"""The most points of a curve. Longer curves are thinned."""
+CURVE_PARTS: Final = 150
+"""The parts of an axis. A curve has two points in each, the extremes."""
+
+CHECKPOINTS_DRAWN: Final = 150
+"""The most checkpoints in a chart, not counting the best one."""
+
+STEPS_READ: Final = 80_000
+"""The most steps that are read for one page, about. Of longer curves a sample is read, so that the page is in time."""
+
+EXTRA_CHARTS: Final = 4
+"""The most charts of metrics that are neither losses nor accuracies."""
+
+MESSAGES_SHOWN: Final = 50
 
 MAX_QUERY_LENGTH: Final = 300
 """Characters. No id is longer."""
@@ -64,12 +76,20 @@ class JobsPage(NamedTuple):
 
 
 class JobPage(NamedTuple):
-    """One job: its record and freshness, its metrics by step, a page of its checkpoints, and some of its changes."""
+    """One job: its record and freshness, its curves, a page of its checkpoints, its messages, and some changes."""
 
     job: Row
-    curve: Sequence[Row]
+    view: View
+    training: Row
+    curves: Sequence[Row]
+    is_sample: bool
+    """True if the curves are of a sample of the steps."""
+    drawn: Sequence[Row]
+    """The checkpoints to draw, by ascending step."""
     page: ListPage
     checkpoints: Sequence[Row]
+    messages: Sequence[Row]
+    has_more_messages: bool
     changes: Sequence[Row]
     are_latest: bool
     """True if `changes` contains the latest change."""
@@ -105,7 +125,7 @@ async def read_jobs_page(store: Store, query: str, number: int, configured: Sequ
 
 
 async def read_job_page(
-    store: Store, source: str, job_id: str, number: int, before: int = END_OF_FEED
+    store: Store, source: str, job_id: str, view: View, number: int, before: int = END_OF_FEED
 ) -> JobPage | None:
     """Read a job, or return None if it was never tracked. Raises DatabaseUnavailableError.
 
@@ -117,9 +137,33 @@ async def read_job_page(
         if job is None:
             return None
         page = ListPage.nearest(number, job["checkpoint_count"], CHECKPOINTS_PER_PAGE)
-        curve = await views.list_job_curve(*key, CHART_POINTS)
+        (training,) = await views.list_training([key[0]], [key[1]], EXTRA_CHARTS)
+        request = _curve_request(*key, training, view, STEPS_READ)
+        curves = await views.list_step_curves([request], training["names"], CURVE_PARTS)
+        drawn = await views.list_job_curve(*key, CHECKPOINTS_DRAWN, training["names"])
         checkpoints = await views.list_job_checkpoints(*key, page.size, page.offset)
+        messages = await views.list_job_messages(*key, MESSAGES_SHOWN + 1)
         changes = await views.list_job_changes(*key, before, CHANGES_SHOWN + 1)
     shown = changes[:CHANGES_SHOWN]
-    older_than = shown[-1]["seq"] if len(changes) > len(shown) else None
-    return JobPage(job, curve, page, checkpoints, shown, before == END_OF_FEED, older_than)
+    return JobPage(
+        job,
+        view,
+        training,
+        curves,
+        request.every > 1,
+        drawn,
+        page,
+        checkpoints,
+        messages[:MESSAGES_SHOWN],
+        len(messages) > MESSAGES_SHOWN,
+        shown,
+        before == END_OF_FEED,
+        shown[-1]["seq"] if len(changes) > len(shown) else None,
+    )
+
+
+def _curve_request(source: str, job_id: str, training: Row, view: View, most: int) -> CurveRequest:
+    """Return what to read to draw the curve of a job: its steps, a sample of about `most`, or its checkpoints."""
+    per_step = {"step": 1.0, "epoch": training["epochs_per_step"], "time": None}[view.axis]
+    start = training["started_at"] if view.axis == "time" else None
+    return CurveRequest(source, job_id, per_step, start, -(-training["step_count"] // most))

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from checkpointd import __version__, presentation
 from checkpointd.presentation import Row
-from checkpointd.web import figures
+from checkpointd.web import figures, metric_charts
 from checkpointd.web.data import JobPage, JobsPage
 
 MAX_COPYABLE: Final = 300
@@ -57,6 +57,7 @@ _templates.filters.update(
     failures=presentation.failures,
     freshness=_freshness,
     job_tone=presentation.job_tone,
+    level_tone=presentation.level_tone,
     number=presentation.number,
     problems=presentation.problems,
     progress=presentation.progress,
@@ -95,12 +96,9 @@ def job_page(data: JobPage, problems: Sequence[str]) -> str:
         now=job["at"],
         problems=problems,
         query="",
-        figures=[
-            figures.objective(data.curve, job["best_rule"] or ""),
-            figures.losses(data.curve),
-            figures.accuracies(data.curve),
-        ],
-        epoch=max((row["epoch"] for row in data.curve if row["epoch"] is not None), default=None),
+        training=data.training,
+        figures=metric_charts.of_job(data.training, data.curves, data.drawn, data.view),
+        epoch=max((row["epoch"] for row in data.drawn if row["epoch"] is not None), default=None),
         error=presentation.provider_error(job["error"]),
         hyperparameters=presentation.hyperparameters(job["hyperparameters"]),
     )

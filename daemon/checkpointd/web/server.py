@@ -19,6 +19,7 @@ from checkpointd.telemetry.metrics import REGISTRY
 from checkpointd.web import data, render
 from checkpointd.web.address import EXPOSED, beyond_loopback, is_loopback
 from checkpointd.web.listener import listen
+from checkpointd.web.view import View
 
 Problems = Callable[[], list[str]]
 """Returns the reasons why the daemon cannot work; empty if it can."""
@@ -107,7 +108,7 @@ def _add_routes(
     async def job(request: web.Request) -> web.Response:
         source, job_id = request.match_info["source"], request.match_info["job"]
         before = _number(request, "before", default=data.END_OF_FEED, maximum=data.END_OF_FEED)
-        found = await data.read_job_page(store, source, job_id, _page_number(request), before)
+        found = await data.read_job_page(store, source, job_id, View.read(request.query), _page_number(request), before)
         if found is None:
             raise web.HTTPNotFound
         return _html(render.job_page(found, problems()))
