@@ -9,7 +9,7 @@
 --
 -- A row has the least and the greatest value in its part of the axis, with their positions, and the mean of the values
 -- and of their positions. The mean of values above 1e100 is null: their sum may overflow. The parts are the same for
--- all jobs. `n` is the number of the job, from 1.
+-- all jobs. `n` is the number of the job, from 1, and `metric` that of the metric: the six columns, and then the names.
 with requested as (
   select job.source, job.id, job.per_step, job.start, job.every, job.n
   from unnest($1::text[], $2::text[], $3::float8[], $4::timestamptz[], $5::int[]) with ordinality
@@ -35,7 +35,7 @@ curves as (
 ),
 
 points as materialized (
-  select curves.n, curves.step_number, metric.name, metric.value, placed.x
+  select curves.n, metric.number as metric, curves.step_number, metric.value, placed.x
   from curves
   cross join lateral (
     select curves.extra_metrics,
@@ -47,15 +47,13 @@ points as materialized (
   ) as placed
   cross join lateral (
     values
-    ('train_loss', curves.train_loss), ('valid_loss', curves.valid_loss), ('full_valid_loss', curves.full_valid_loss),
-    ('train_mean_token_accuracy', curves.train_mean_token_accuracy),
-    ('valid_mean_token_accuracy', curves.valid_mean_token_accuracy),
-    ('full_valid_mean_token_accuracy', curves.full_valid_mean_token_accuracy)
+    (1, curves.train_loss), (2, curves.valid_loss), (3, curves.full_valid_loss), (4, curves.train_mean_token_accuracy),
+    (5, curves.valid_mean_token_accuracy), (6, curves.full_valid_mean_token_accuracy)
     union all
-    select extra.name, (placed.extra_metrics ->> extra.name)::float8
-    from unnest($6) as extra (name)
+    select 6 + extra.number::int, (placed.extra_metrics ->> extra.name)::float8
+    from unnest($6) with ordinality as extra (name, number)
     where placed.extra_metrics is not null
-  ) as metric (name, value)
+  ) as metric (number, value)
   where placed.x is not null
     and metric.value between '-1.7976931348623157e308' and '1.7976931348623157e308'
 ),
@@ -65,12 +63,12 @@ axis as (
   from points
 )
 
-select points.n, points.name, least(floor((points.x - axis.low) / axis.width * $7::int), $7 - 1)::int as part,
+select points.n, points.metric, least(floor((points.x - axis.low) / axis.width * $7::int), $7 - 1)::int as part,
   min(points.step_number) as first_step, max(points.step_number) as last_step,
   (min(array[points.value, points.x]))[1] as least, (min(array[points.value, points.x]))[2] as least_x,
   (max(array[points.value, points.x]))[1] as greatest, (max(array[points.value, points.x]))[2] as greatest_x,
   avg(points.value) filter (where abs(points.value) < 1e100) as mean, avg(points.x) as x, count(*) as count
 from points
 cross join axis
-group by points.n, points.name, part
-order by points.n, points.name, part
+group by points.n, points.metric, part
+order by points.n, points.metric, part

@@ -61,7 +61,8 @@ select now() as at, totals.total, totals.stale, totals.failing, statuses.statuse
       then json_build_object('n_epochs', jobs.hyperparameters ->> 'n_epochs')
   end as hyperparameters,
   jobs.checkpoint_count, greatest(jobs.latest_step, last_step.step_number) as latest_step,
-  case when last_step.total_steps >= last_step.step_number then last_step.total_steps end as total_steps,
+  case when last_step.total_steps >= greatest(jobs.latest_step, last_step.step_number) then last_step.total_steps end
+    as total_steps,
   jobs.suspected_gap,
   jobs.unstable_since, freshness.last_complete_at, freshness.last_success_at, freshness.is_stale,
   freshness.consecutive_failures, left(freshness.last_error, 300) as last_error

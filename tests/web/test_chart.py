@@ -87,20 +87,20 @@ def test_logarithms() -> None:
     low, middle, high, *left_out = (target.heights[0] for target in drawn.targets)
     assert (50.0, 100.0) == (middle, pytest.approx(low + high))  # type: ignore[operator]
     assert [None, None] == left_out
-    assert 3 == len(re.findall(r"[ML]", drawn.paths[0]))
+    assert 3 == len(re.findall(r"[ML]", drawn.lines[0].path))
 
 
 def test_a_curve_skips_absent_values() -> None:
     """A curve skips values that are absent or cannot be drawn, and a curve of one point is a dot."""
     drawn = _draw([0, 1, 2], [[1.0, None, 2.0], [1.0, math.nan, math.inf], [None, None, None]])
-    assert re.fullmatch(r"M0 \S+L1000 \S+", drawn.paths[0])
-    assert re.fullmatch(r"M0 (\S+)L0 \1", drawn.paths[1])
-    assert "" == drawn.paths[2]
+    assert re.fullmatch(r"M0 \S+L1000 \S+", drawn.lines[0].path)
+    assert re.fullmatch(r"M0 (\S+)L0 \1", drawn.lines[1].path)
+    assert "" == drawn.lines[2].path
 
 
 def test_no_steps() -> None:
     """Without steps a chart has no targets, and its paths are empty."""
-    assert ([], [""]) == (_draw([], [[]]).targets, _draw([], [[]]).paths)
+    assert ([], [""]) == (_draw([], [[]]).targets, [line.path for line in _draw([], [[]]).lines])
 
 
 def test_adjacent_spans_are_merged() -> None:
@@ -124,4 +124,4 @@ def test_everything_is_inside(rows: list[tuple[int, float | None, float | None]]
     for axis in (drawn.x_ticks, drawn.y_ticks):
         assert all(re.fullmatch(r"[-+\d.,ekM]{1,18}", tick.label) for tick in axis)
         assert len(axis) == len({tick.label for tick in axis})
-    assert all(re.fullmatch(r"(M[\d. ]+(L[\d. ]+)+)?", path) for path in drawn.paths)
+    assert all(re.fullmatch(r"(M[\d. ]+(L[\d. ]+)+)?", line.path) for line in drawn.lines)

@@ -44,14 +44,14 @@ async def test_extremes_remain(store: Store, sql: asyncpg.Connection) -> None:
     async with snapshot(store) as views:
         rows = await views.list_step_curves([request], [], PARTS)
         (sample,) = [await views.list_step_curves([request._replace(every=50)], [], PARTS)]
-    curves = group(rows, 1.0)
+    curves = group(rows, [], 1.0)
     drawn = line(curves[1, "train_loss"])
     assert {Point(1234.0, 99.0), Point(7777.0, -7.0)} <= set(drawn)
     assert PARTS < len(drawn) <= 2 * PARTS
     assert sorted(drawn) == drawn
-    assert 10_000 == sum(row["count"] for row in rows if row["name"] == "train_loss")
-    assert 1_000 == sum(row["count"] for row in rows if row["name"] == "valid_loss")
-    assert 100 < sum(row["count"] for row in sample if row["name"] == "train_loss") < 400
+    assert 10_000 == sum(row["count"] for row in rows if row["metric"] == 1)
+    assert 1_000 == sum(row["count"] for row in rows if row["metric"] == 2)
+    assert 100 < sum(row["count"] for row in sample if row["metric"] == 1) < 400
 
 
 async def test_values_that_cannot_be_drawn(store: Store, sql: asyncpg.Connection) -> None:
@@ -64,7 +64,7 @@ async def test_values_that_cannot_be_drawn(store: Store, sql: asyncpg.Connection
     )
     async with snapshot(store) as views:
         rows = await views.list_step_curves([CurveRequest("large", job, 1.0, None, 1)], [], 1)
-    (only,) = [row for row in rows if row["name"] == "train_loss"]
+    (only,) = [row for row in rows if row["metric"] == 1]
     assert (-1.7e308, 1.7e308, None, 2) == (only["least"], only["greatest"], only["mean"], only["count"])
 
 
@@ -77,7 +77,7 @@ async def test_job_without_steps(store: Store, sql: asyncpg.Connection, axis: An
     job = await sql.fetchval("select id from fine_tuning.jobs")
     async with snapshot(store) as views:
         rows = await views.list_step_curves([CurveRequest("large", job, *axis, 0)], [], PARTS)
-    assert expected == [point.x for point in line(group(rows, 1.0).get((1, "train_loss"), ()))]
+    assert expected == [point.x for point in line(group(rows, [], 1.0).get((1, "train_loss"), ()))]
 
 
 def test_moving_average() -> None:

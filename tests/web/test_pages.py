@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import asyncpg
@@ -181,7 +181,7 @@ async def test_search_and_pages(site: Site, sql: asyncpg.Connection) -> None:
     shown = await site.open("/?q=RUNNING+gpt-4.1")
     assert "2 jobs matching RUNNING gpt-4.1 show all 2 running" in shown.text
     assert 2 == len([link for link in shown.all("a", "href") if link.startswith("/jobs/")])
-    assert ["RUNNING gpt-4.1"] == shown.all("input", "value")
+    assert "RUNNING gpt-4.1" == shown.all("input", "value")[0]
     shown = await site.open("/?q=gpt&page=2")
     assert "/?q=gpt&page=3" in shown.all("a", "href")
     assert "No job matches gpt nonsense ." in (await site.open("/?q=gpt+nonsense")).text
@@ -399,10 +399,59 @@ async def test_long_job(site: Site, sql: asyncpg.Connection) -> None:
     assert "page 40 of 40" in (await site.open(f"/jobs/large/{job_id}?page=40")).text
 
 
+def _compare(*jobs: str, source: str = "large") -> str:
+    """Return the address of the comparison of these jobs."""
+    keys = (f"{quote(source, safe='')}/{quote(job, safe='')}" for job in jobs)
+    return f"/compare?{urlencode([('job', key) for key in keys])}"
+
+
+async def test_compare(site: Site, sql: asyncpg.Connection) -> None:
+    """Jobs that are selected in the list are compared: one chart for each metric, and what differs first."""
+    await fill(sql, jobs=3, checkpoints=4)
+    await sql.execute(
+        """update checkpointd.jobs set hyperparameters = json_build_object('n_epochs', 4, 'batch_size', key),
+          payload = '{"method": {"type": "supervised"}, "seed": 42}'"""
+    )
+    listed = await site.open("/")
+    boxes = [attributes for _, attributes in listed.elements if attributes.get("type") == "checkbox"]
+    assert {("job", "large")} == {(box["name"], (box["value"] or "").partition("/")[0]) for box in boxes}
+    jobs = [(box["value"] or "").partition("/")[2] for box in boxes][:2]
+    await history.add_events(sql, jobs[:1], 200)
+    shown = await site.open(_compare(*jobs))
+    assert re.search(rf"Compare jobs A {jobs[0]} succeeded .* remove B {jobs[1]} succeeded", shown.text)
+    metrics = ("loss", "token accuracy")
+    titles = [f"{part} {metric}" for metric in metrics for part in ("Train", "Valid", "Full valid")]
+    assert titles == re.findall(r"<h3[^>]*>([^<]+)</h3>", shown.html)
+    labels = shown.all("g", "aria-label")
+    assert any(re.match(r"steps 39 to 40: A 0\.\d+ to 0\.\d+, B 0\.\d+$", label) for label in labels)
+    assert ["A", "B"] == re.findall(r">([A-H])</text>", shown.html)[:2]
+    different, _, same = shown.text.partition("Differences")[2].partition("The same for all jobs")
+    assert re.search(r" base model gpt\S+ gpt\S+ batch size \d \d ", different)
+    assert " best value 0." in different
+    assert " method supervised supervised seed 42 42 n epochs 4 4 " in same
+    assert _compare(jobs[1]) in shown.all("a", "href")
+    shown = await site.open(f"{_compare(*jobs)}&axis=epoch")
+    assert any(re.match(r"epoch 1\.\d\d, steps \d+ to \d+: A", label) for label in shown.all("g", "aria-label"))
+
+
+async def test_compare_other_numbers_of_jobs(site: Site, sql: asyncpg.Connection) -> None:
+    """At most eight jobs are compared, each once, and the page states what it does not show."""
+    await fill(sql, jobs=9, checkpoints=2)
+    jobs = [row["id"] for row in await sql.fetch("select id from checkpointd.jobs order by key")]
+    shown = await site.open(_compare(*jobs))
+    assert "1 of the jobs is not shown: at most 8 tracked jobs are compared." in shown.text
+    assert ["A", "H"] == sorted(set(re.findall(r">([A-H])</span>", shown.html)))[::7]
+    shown = await site.open(_compare(jobs[0], jobs[0], "ftjob-unknown"))
+    assert "1 of the jobs is not shown" in shown.text
+    assert "The same for all jobs" not in shown.text
+    for path in ("/compare", "/compare?job=", "/compare?job=%00", "/compare?job=a/b&job=%25/%25&axis=x"):
+        assert "Select jobs in the list of jobs to compare them." in (await site.open(path)).text
+
+
 ELEMENTS = {
     "a", "body", "button", "caption", "circle", "code", "dd", "div", "dl", "dt", "figcaption", "figure",
     "footer", "foreignobject", "form", "g", "h1", "h2", "h3", "head", "header", "html", "input", "label", "li",
-    "line", "link", "main", "meta", "nav", "p", "path", "progress", "q", "rect", "script", "section", "span",
+    "line", "link", "main", "meta", "nav", "ol", "p", "path", "progress", "q", "rect", "script", "section", "span",
     "strong", "svg", "table", "tbody", "td", "text", "th", "thead", "time", "title", "tr", "ul",
 }  # fmt: skip
 """The elements that the templates use."""
@@ -415,6 +464,7 @@ async def test_hostile_names(site: Site, sql: asyncpg.Connection) -> None:
     await hostile.store_hostile(sql)
     jobs = [row["id"] for row in await sql.fetch("select id from fine_tuning.jobs order by created_at desc")]
     paths = [f"/jobs/hostile/{quote(one, safe='')}" for one in jobs]
+    paths.append(_compare(*jobs, source="hostile"))
     for path in ("/", f"/?q={quote(hostile.EVERYTHING)}", *paths):
         shown = await site.open(path)
         assert set() == {tag for tag, _ in shown.elements} - ELEMENTS
@@ -504,7 +554,7 @@ async def test_pages_read_only_the_views(port: int, url: str, sql: asyncpg.Conne
 
     try:
         async with open_store(limited) as store, _serving(port, store) as site:
-            for path in ("/", "/?q=stale", f"/jobs/large/{job_id}"):
+            for path in ("/", "/?q=stale", f"/jobs/large/{job_id}", _compare(job_id)):
                 await site.open(path)
     finally:
         await sql.execute("drop owned by onlooker; drop role onlooker")
@@ -517,7 +567,7 @@ async def test_database_unavailable(port: int, empty_url: str) -> None:
             open_store(lambda url=url: connect(url)) as store,  # type: ignore[misc]
             _serving(port, store) as site,
         ):
-            for path in ("/", "/jobs/a/b"):
+            for path in ("/", "/jobs/a/b", "/compare?job=a/b"):
                 response = await site.get(path)
                 assert 503 == response.status
                 assert "The database cannot be read" in response.text

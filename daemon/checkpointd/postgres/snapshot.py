@@ -60,6 +60,10 @@ class Snapshot:
         """
         return await self._connection.fetch(queries.LIST_TRAINING, sources, jobs, names)
 
+    async def list_comparison(self, sources: Sequence[str], jobs: Sequence[str]) -> list[Record]:
+        """Return what each of these jobs was given and what came of it. A job that does not exist has no row."""
+        return await self._connection.fetch(queries.LIST_COMPARISON, sources, jobs)
+
     async def list_step_curves(self, jobs: Sequence[CurveRequest], names: Sequence[str], parts: int) -> list[Record]:
         """Return the curves of these jobs, reduced to the extremes in each of `parts` parts of the axis.
 

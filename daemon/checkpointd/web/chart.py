@@ -70,6 +70,13 @@ class PlottedTarget(NamedTuple):
     heights: list[float | None]
 
 
+class PlottedLine(NamedTuple):
+    """A line: its path, empty if it has no point, and the position of its last point or None."""
+
+    path: str
+    end: tuple[float, float] | None
+
+
 class Span(NamedTuple):
     """A part of the drawing's width."""
 
@@ -78,12 +85,12 @@ class Span(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """The geometry of one chart. `paths` has one path for each line, empty if the line has no point."""
+    """The geometry of one chart."""
 
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     targets: list[PlottedTarget]
-    paths: list[str]
+    lines: list[PlottedLine]
 
 
 def finite(value: float | None) -> float | None:
@@ -187,7 +194,7 @@ def draw(
         ticks(x_scale, integers=integers),
         [Tick(round(100 - tick.position, 2), tick.label) for tick in y_ticks],
         plotted,
-        [_path([(x_scale(x), from_top(y)) for x, y in line]) for line in drawn],
+        [_plot([(x_scale(x), from_top(y)) for x, y in line]) for line in drawn],
     )
 
 
@@ -196,10 +203,12 @@ def _logarithm(value: float | None) -> float | None:
     return math.log10(value) if value is not None and 10.0**LEAST_LOGARITHM <= value <= 10.0**-LEAST_LOGARITHM else None
 
 
-def _path(points: Sequence[tuple[float, float]]) -> str:
-    """Return an SVG path of straight lines. A single point becomes a line of length 0, which round ends make a dot."""
-    first, *rest = [f"{10 * x:g} {10 * y:g}" for x, y in points] or [""]
-    return f"M{first}L{'L'.join(rest or [first])}" if first else ""
+def _plot(points: Sequence[tuple[float, float]]) -> PlottedLine:
+    """Return a path of straight lines. A single point becomes a line of length 0, which round ends make a dot."""
+    if not points:
+        return PlottedLine("", None)
+    first, *rest = [f"{10 * x:g} {10 * y:g}" for x, y in points]
+    return PlottedLine(f"M{first}L{'L'.join(rest or [first])}", points[-1])
 
 
 def spans(targets: Sequence[PlottedTarget], chosen: Sequence[bool]) -> list[Span]:

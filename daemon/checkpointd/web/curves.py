@@ -3,10 +3,20 @@
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from checkpointd.presentation import Row
 from checkpointd.web.chart import Point
+
+DRAWN_COLUMNS: Final = (
+    "train_loss",
+    "valid_loss",
+    "full_valid_loss",
+    "train_mean_token_accuracy",
+    "valid_mean_token_accuracy",
+    "full_valid_mean_token_accuracy",
+)
+"""The metrics with a column of their own, in the order of their numbers."""
 
 
 class Part(NamedTuple):
@@ -28,17 +38,19 @@ Curve = Sequence[Part]
 """A curve: its parts, ascending."""
 
 
-def group(rows: Sequence[Row], unit: float) -> dict[tuple[int, str], Curve]:
-    """Return the curves by the number of the job, from 1, and the metric. Positions are divided by `unit`.
+def group(rows: Sequence[Row], extras: Sequence[str], unit: float) -> dict[tuple[int, str], Curve]:
+    """Return the curves by the number of the job, from 1, and the name of the metric.
 
-    `rows` are ordered by part.
+    `rows` are ordered by part, and have the numbers of the metrics: those of DRAWN_COLUMNS, then `extras`. Positions
+    are divided by `unit`.
     """
+    names = [*DRAWN_COLUMNS, *extras]
     curves = defaultdict[tuple[int, str], list[Part]](list)
     for row in rows:
         least = Point(row["least_x"] / unit, row["least"])
         greatest, mean = Point(row["greatest_x"] / unit, row["greatest"]), Point(row["x"] / unit, row["mean"])
         part = Part(row["part"], row["first_step"], row["last_step"], least, greatest, mean, row["count"])
-        curves[row["n"], row["name"]].append(part)
+        curves[row["n"], names[row["metric"] - 1]].append(part)
     return dict(curves)
 
 

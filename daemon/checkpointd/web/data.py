@@ -24,6 +24,12 @@ CHECKPOINTS_DRAWN: Final = 150
 STEPS_READ: Final = 80_000
 """The most steps that are read for one page, about. Of longer curves a sample is read, so that the page is in time."""
 
+MAX_COMPARED: Final = 8
+"""The most jobs that are compared on one page."""
+
+COMPARED_PARTS: Final = 75
+"""The parts of an axis with the curves of several jobs."""
+
 EXTRA_CHARTS: Final = 4
 """The most charts of metrics that are neither losses nor accuracies."""
 
@@ -97,6 +103,21 @@ class JobPage(NamedTuple):
     """The `seq` of the oldest change shown, if there are older ones, or None."""
 
 
+class ComparisonPage(NamedTuple):
+    """Jobs side by side: each with its record and its training, and the curves of all of them."""
+
+    jobs: Sequence[Row]
+    view: View
+    trainings: Sequence[Row]
+    names: Sequence[str]
+    """The metrics to draw that have no column of their own."""
+    curves: Sequence[Row]
+    is_sample: bool
+    """True if the curves are of a sample of the steps."""
+    left_out: int
+    """The number of jobs that were asked for and are not shown: they do not exist, or are too many."""
+
+
 async def read_jobs_page(store: Store, query: str, number: int, configured: Sequence[str]) -> JobsPage:
     """Read a page of the jobs whose id, source, status, phase or models contain every word of `query`.
 
@@ -167,3 +188,28 @@ def _curve_request(source: str, job_id: str, training: Row, view: View, most: in
     per_step = {"step": 1.0, "epoch": training["epochs_per_step"], "time": None}[view.axis]
     start = training["started_at"] if view.axis == "time" else None
     return CurveRequest(source, job_id, per_step, start, -(-training["step_count"] // most))
+
+
+async def read_comparison_page(store: Store, keys: Sequence[tuple[str, str]], view: View) -> ComparisonPage:
+    """Read several jobs, each given by its source and id. Raises DatabaseUnavailableError."""
+    asked = dict.fromkeys((visible(source), visible(job_id)) for source, job_id in keys)
+    shown = list(asked)[:MAX_COMPARED]
+    async with snapshot(store) as views:
+        jobs = await views.list_comparison([source for source, _ in shown], [job_id for _, job_id in shown])
+        found = [(job["source"], job["id"]) for job in jobs]
+        trainings = await views.list_training([source for source, _ in found], [job for _, job in found], EXTRA_CHARTS)
+        requests = [
+            _curve_request(*key, training, view, STEPS_READ // len(found))
+            for key, training in zip(found, trainings, strict=True)
+        ]
+        names = _common_names(trainings)
+        curves = await views.list_step_curves(requests, names, COMPARED_PARTS) if requests else []
+    is_sample = any(request.every > 1 for request in requests)
+    return ComparisonPage(jobs, view, trainings, names, curves, is_sample, len(asked) - len(jobs))
+
+
+def _common_names(trainings: Sequence[Row]) -> list[str]:
+    """Return the names of the metrics to draw: those of objectives first, then the first ones of each job."""
+    names = [name for training in trainings for name in training["names"]]
+    objectives = {training["objective"] for training in trainings}
+    return sorted(dict.fromkeys(names), key=lambda name: name not in objectives)[:EXTRA_CHARTS]

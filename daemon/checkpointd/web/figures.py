@@ -14,12 +14,16 @@ MAX_DOTS: Final = 60
 
 
 class Line(NamedTuple):
-    """One curve: its name in the legend, its CSS class, and its path. `exact` is its path without smoothing, or ""."""
+    """One curve: its name in the legend, its CSS class, and its path. `exact` is its path without smoothing, or "".
+
+    If the name is also shown at the end of the line, `end` is that position: x, and y from the top.
+    """
 
     name: str
     style: str
     path: str
     exact: str
+    end: tuple[float, float] | None
 
 
 class Value(NamedTuple):
@@ -62,11 +66,12 @@ class Figure(NamedTuple):
 
 
 class Named(NamedTuple):
-    """A curve with its name in the legend and its CSS class."""
+    """A curve with its name in the legend and its CSS class. `is_tagged`: the name is also at the end of the line."""
 
     name: str
     style: str
     curve: Curve
+    is_tagged: bool = False
 
 
 class Mark(NamedTuple):
@@ -111,7 +116,7 @@ def figure(title: str, axis: str, curves: Sequence[Named], marks: Sequence[Mark]
     ]
     curves = [curves[n] for n in chosen]
     marks = [mark._replace(values=[mark.values[n] for n in chosen]) for mark in marks]
-    shown = sorted([*_marks(curves, marks), *_parts(curves, marks)], key=lambda text: text.x)
+    shown = sorted([*_marks(curves, marks), *_parts(curves, marks, axis)], key=lambda text: text.x)
     if not shown:
         return None
     share = SMOOTHING[view.smoothing]
@@ -120,13 +125,19 @@ def figure(title: str, axis: str, curves: Sequence[Named], marks: Sequence[Mark]
     nothing: list[float | None] = [None] * len(curves)
     targets = [chart.Target(text.x, nothing if text.mark is None else text.mark.values) for text in shown]
     drawn = chart.draw([*exact, *smoothed], targets, log=view.scale == "log", integers=view.axis == "step")
-    paths = drawn.paths[len(exact) :] or drawn.paths
+    lines = drawn.lines[len(exact) :] or drawn.lines
     return Figure(
         title,
         axis,
         [
-            Line(named.name, named.style, path, drawn.paths[n] if share else "")
-            for n, (named, path) in enumerate(zip(curves, paths, strict=False))
+            Line(
+                named.name,
+                named.style,
+                path,
+                drawn.lines[n].path if share else "",
+                end if named.is_tagged else None,
+            )
+            for n, (named, (path, end)) in enumerate(zip(curves, lines, strict=False))
         ],
         drawn.x_ticks,
         drawn.y_ticks,
@@ -157,7 +168,7 @@ def _marks(curves: Sequence[Named], marks: Sequence[Mark]) -> list[_Text]:
     return shown
 
 
-def _parts(curves: Sequence[Named], marks: Sequence[Mark]) -> list[_Text]:
+def _parts(curves: Sequence[Named], marks: Sequence[Mark], axis: str) -> list[_Text]:
     """Return the texts of the parts of the curves, without those of a single step that has a mark."""
     marked = {mark.step for mark in marks}
     by_number = [{part.number: part for part in named.curve} for named in curves]
@@ -170,7 +181,10 @@ def _parts(curves: Sequence[Named], marks: Sequence[Mark]) -> list[_Text]:
             continue
         note = f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
         x = sum(part.mean.x / len(here) for part in here)
-        shown.append(_Text(x, [note], [_range(part.least.y, part.greatest.y) if part else "" for part in parts], None))
+        place = {"step": [], "epoch": [f"epoch {x:.2f}"]}.get(axis, [f"{x:.2f} {axis}"])
+        shown.append(
+            _Text(x, [*place, note], [_range(part.least.y, part.greatest.y) if part else "" for part in parts], None)
+        )
     return shown
 
 
@@ -206,7 +220,7 @@ def sparkline(row: Row) -> Sparkline | None:
     last_train, last_valid = _last(row["train_loss"]), _last(row["valid_loss"])
     if last_train is None and last_valid is None:
         return None
-    train_path, valid_path = drawn.paths
+    train_path, valid_path = (line.path for line in drawn.lines)
     return Sparkline(train_path, valid_path, presentation.number(last_train), presentation.number(last_valid))
 
 

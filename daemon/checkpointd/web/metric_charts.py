@@ -19,6 +19,17 @@ _ACCURACIES: Final = {
     "valid_mean_token_accuracy": "valid",
     "full_valid_mean_token_accuracy": "full valid",
 }
+_TITLES: Final = {
+    "train_loss": "Train loss",
+    "valid_loss": "Valid loss",
+    "full_valid_loss": "Full valid loss",
+    "train_mean_token_accuracy": "Train token accuracy",
+    "valid_mean_token_accuracy": "Valid token accuracy",
+    "full_valid_mean_token_accuracy": "Full valid token accuracy",
+}
+LETTERS: Final = "ABCDEFGH"
+"""The names of the jobs in the charts of several jobs."""
+
 _UNITS: Final = {"d": 86400.0, "h": 3600.0, "min": 60.0}
 
 
@@ -44,7 +55,7 @@ def of_job(training: Row, rows: Sequence[Row], checkpoints: Sequence[Row], view:
     without a column.
     """
     axis = _axis(view, rows)
-    by_name = {name: curve for (_, name), curve in curves.group(rows, axis.unit).items()}
+    by_name = {name: curve for (_, name), curve in curves.group(rows, training["names"], axis.unit).items()}
     marks = list(_marks(training, checkpoints, view, axis))
     extras = [(_title(name), {name: _extra_name(name, training)}) for name in training["names"]]
     first = 1 if training["names"][:1] == [training["objective"]] else 0
@@ -52,6 +63,24 @@ def of_job(training: Row, rows: Sequence[Row], checkpoints: Sequence[Row], view:
     return [
         drawn for title, names in groups if (drawn := _draw(title, axis.name, names, by_name, marks, view)) is not None
     ]
+
+
+def of_jobs(trainings: Sequence[Row], extras: Sequence[str], rows: Sequence[Row], view: View) -> list[Figure]:
+    """Draw one chart for each metric, with the curves of all jobs that have it, named by letters.
+
+    `rows` are the curves. `extras` are the metrics without a column: those of the objectives are drawn first.
+    """
+    axis = _axis(view, rows)
+    by_job = curves.group(rows, extras, axis.unit)
+    objectives = [name for name in extras if any(name == training["objective"] for training in trainings)]
+    titles = {name: _title(name) for name in objectives} | _TITLES | {name: _title(name) for name in extras}
+    drawn = []
+    for metric, title in titles.items():
+        found = [(n, by_job[n, metric]) for n in range(1, len(trainings) + 1) if (n, metric) in by_job]
+        named = [Named(LETTERS[n - 1], f"job-{n}", curve, is_tagged=True) for n, curve in found]
+        if (chart := figure(title, axis.name, named, [], view)) is not None:
+            drawn.append(chart)
+    return drawn
 
 
 def _title(metric: str) -> str:
@@ -96,6 +125,6 @@ def _marks(
             *(["best"] if row["is_best"] else []),
             *(["missing"] if row["is_missing"] else []),
         ]
-        values = {name: row[name] for name in (*_LOSSES, *_ACCURACIES)}
+        values = {name: row[name] for name in curves.DRAWN_COLUMNS}
         values |= dict(zip(training["names"], row["extras"], strict=True))
         yield Mark(step, x, notes, (), row["is_best"], row["is_missing"]), values

@@ -113,10 +113,16 @@ def _add_routes(
             raise web.HTTPNotFound
         return _html(render.job_page(found, problems()))
 
+    async def compare(request: web.Request) -> web.Response:
+        keys = [render.read_job_key(key) for key in request.query.getall("job", [])]
+        found = await data.read_comparison_page(store, keys, View.read(request.query))
+        return _html(render.comparison_page(found, problems()))
+
     router.add_get("/livez", livez)
     router.add_get("/readyz", readyz)
     router.add_get("/metrics", make_aiohttp_handler(REGISTRY))
     router.add_get("/", jobs)
+    router.add_get("/compare", compare)
     router.add_get("/jobs/{source:[^/]+}/{job:[^/]+}", job)
     for name, content_type in _STATIC_FILES.items():
         router.add_get(f"/static/{name}", _file(name, content_type))
