@@ -507,6 +507,7 @@ async def test_headers(site: Site, path: str) -> None:
     assert {
         "default-src": "'none'",
         "script-src": "'self'",
+        "connect-src": "'self'",
         "style-src": "'self'",
         "frame-ancestors": "'none'",
     }.items() <= policy.items()

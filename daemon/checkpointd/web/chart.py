@@ -20,6 +20,9 @@ INTEGER_FACTORS: Final = (1, 2, 5, 10)
 MAX_TICKS: Final = 5
 """The most distances between ticks on an axis."""
 
+SHORT_LABEL: Final = 6
+"""The most characters of a label of the x axis. If one is longer, every second tick is left out, or they overlap."""
+
 LEAST_LOGARITHM: Final = -300
 """Values below the power of ten with this exponent, and above its inverse, are not drawn on a logarithmic axis."""
 
@@ -189,9 +192,11 @@ def draw(
         PlottedTarget(x, round(left, 2), round(right - left, 2), [None if y is None else from_top(y) for y in heights])
         for x, (left, right), heights in zip(positions, pairwise(borders), values, strict=False)
     ]
+    x_ticks = ticks(x_scale, integers=integers)
+    has_long_labels = any(len(tick.label) > SHORT_LABEL for tick in x_ticks)
     y_ticks = log_ticks(y_scale) if log else ticks(y_scale)
     return Chart(
-        ticks(x_scale, integers=integers),
+        x_ticks[:: 2 if has_long_labels else 1],
         [Tick(round(100 - tick.position, 2), tick.label) for tick in y_ticks],
         plotted,
         [_plot([(x_scale(x), from_top(y)) for x, y in line]) for line in drawn],
