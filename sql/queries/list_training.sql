@@ -5,7 +5,7 @@
 --
 -- A job that does not exist has no row. `names` are the metrics of the last step, or of the last checkpoint if there
 -- are no steps, that have no column of their own: that of the objective first, then rewards.
-select requested.n, coalesce(event_lists.step_count, 0) as step_count, last_step.step_number as last_step,
+select requested.n, coalesce(event_lists.step_count, 0) as step_count, event_lists.last_step,
   case when last_step.total_steps >= last_step.step_number then last_step.total_steps end as total_steps,
   coalesce(first_step.created_at, jobs.created_at) as started_at,
   coalesce(
@@ -35,22 +35,12 @@ left join fine_tuning.event_lists
   on event_lists.source = requested.source and event_lists.fine_tuning_job_id = requested.id
 left join fine_tuning.best_checkpoints
   on best_checkpoints.source = requested.source and best_checkpoints.fine_tuning_job_id = requested.id
-left join lateral (
-  select steps.step_number, steps.total_steps, steps.extra_metrics
-  from fine_tuning.steps
-  where steps.source = requested.source
-    and steps.fine_tuning_job_id = requested.id
-  order by steps.step_number desc
-  limit 1
-) as last_step on true
-left join lateral (
-  select steps.created_at
-  from fine_tuning.steps
-  where steps.source = requested.source
-    and steps.fine_tuning_job_id = requested.id
-  order by steps.step_number
-  limit 1
-) as first_step on true
+left join fine_tuning.steps as last_step
+  on last_step.source = event_lists.source and last_step.fine_tuning_job_id = event_lists.fine_tuning_job_id
+  and last_step.step_number = event_lists.last_step
+left join fine_tuning.steps as first_step
+  on first_step.source = event_lists.source and first_step.fine_tuning_job_id = event_lists.fine_tuning_job_id
+  and first_step.step_number = event_lists.first_step
 left join lateral (
   select checkpoints.extra_metrics
   from fine_tuning.checkpoints

@@ -71,12 +71,8 @@ cross join statuses
 left join page on true
 left join fine_tuning.jobs on jobs.source = page.source and jobs.id = page.id
 left join fine_tuning.freshness on freshness.source = page.source and freshness.fine_tuning_job_id = page.id
-left join lateral (
-  select steps.step_number, steps.total_steps
-  from fine_tuning.steps
-  where steps.source = page.source
-    and steps.fine_tuning_job_id = page.id
-  order by steps.step_number desc
-  limit 1
-) as last_step on true
+left join fine_tuning.event_lists on event_lists.source = page.source and event_lists.fine_tuning_job_id = page.id
+left join fine_tuning.steps as last_step
+  on last_step.source = event_lists.source and last_step.fine_tuning_job_id = event_lists.fine_tuning_job_id
+  and last_step.step_number = event_lists.last_step
 order by page.since desc, page.source, page.id

@@ -1,6 +1,7 @@
 """The curves of steps: what remains of a long one, its moving average, and how checkpoints are shown on it."""
 
 import math
+import re
 from typing import Any
 
 import asyncpg
@@ -52,6 +53,17 @@ async def test_extremes_remain(store: Store, sql: asyncpg.Connection) -> None:
     assert 10_000 == sum(row["count"] for row in rows if row["metric"] == 1)
     assert 1_000 == sum(row["count"] for row in rows if row["metric"] == 2)
     assert 100 < sum(row["count"] for row in sample if row["metric"] == 1) < 400
+
+
+async def test_first_and_last_step(sql: asyncpg.Connection) -> None:
+    """The first and the last step of a job are found by the index, without reading the steps between them."""
+    await _long_job(sql, 10_000)
+    columns = "step_count, first_step, last_step"
+    assert (10_000, 1, 10_000) == tuple(await sql.fetchrow(f"select {columns} from fine_tuning.event_lists"))
+    plan = await sql.fetch(f"explain (analyze, timing off) select {columns} from fine_tuning.event_lists")
+    read = [row[0] for row in plan if "on steps" in row[0]]
+    assert 2 == len(read)
+    assert all("Index" in line and re.search(r"actual rows=1(\.00)? loops=1\b", line) for line in read)
 
 
 async def test_values_that_cannot_be_drawn(store: Store, sql: asyncpg.Connection) -> None:

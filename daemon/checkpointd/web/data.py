@@ -22,7 +22,8 @@ CHECKPOINTS_DRAWN: Final = 150
 """The most checkpoints in a chart, not counting the best one."""
 
 STEPS_READ: Final = 80_000
-"""The most steps that are read for one page, about. Of longer curves a sample is read, so that the page is in time."""
+"""The most steps that are read for one page, about. If there are more, a sample of a quarter of that is read, because
+finding it takes time, too."""
 
 MAX_COMPARED: Final = 8
 """The most jobs that are compared on one page."""
@@ -184,10 +185,11 @@ async def read_job_page(
 
 
 def _curve_request(source: str, job_id: str, training: Row, view: View, most: int) -> CurveRequest:
-    """Return what to read to draw the curve of a job: its steps, a sample of about `most`, or its checkpoints."""
+    """Return what to read to draw the curve of a job: `most` steps, a sample of them, or its checkpoints."""
     per_step = {"step": 1.0, "epoch": training["epochs_per_step"], "time": None}[view.axis]
     start = training["started_at"] if view.axis == "time" else None
-    return CurveRequest(source, job_id, per_step, start, -(-training["step_count"] // most))
+    steps = training["step_count"]
+    return CurveRequest(source, job_id, per_step, start, min(steps, 1) if steps <= most else -(-steps * 4 // most))
 
 
 async def read_comparison_page(store: Store, keys: Sequence[tuple[str, str]], view: View) -> ComparisonPage:
