@@ -24,6 +24,7 @@ _JOB_TONES: Final = {
 }
 _FINDING_TONES: Final = {"finished": "good", "failed": "bad", "diverging": "bad", "source_refused": "bad"}
 _EXTREMES: Final = {"minimize": "smallest", "maximize": "largest"}
+_LEVEL_TONES: Final = {"error": "bad", "warn": "warn", "warning": "warn"}
 _SOURCE_TONES: Final = {"ok": "good", "paused": "warn", "refused": "bad", "failing": "bad"}
 
 
@@ -111,6 +112,11 @@ def job_tone(status: str | None) -> str:
 def finding(kind: str) -> Label:
     """Return the kind of a finding in words."""
     return Label(_FINDING_TONES.get(kind, "warn"), kind.replace("_", " "))
+
+
+def level_tone(level: str | None) -> str:
+    """Return the tone of a message's level. Unknown words are neutral."""
+    return _LEVEL_TONES.get((level or "").casefold(), "neutral")
 
 
 def objective(best: Row) -> str:

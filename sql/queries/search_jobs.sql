@@ -60,7 +60,10 @@ select now() as at, totals.total, totals.stale, totals.failing, statuses.statuse
     when pg_column_size(jobs.hyperparameters) <= 8192
       then json_build_object('n_epochs', jobs.hyperparameters ->> 'n_epochs')
   end as hyperparameters,
-  jobs.checkpoint_count, jobs.latest_step, jobs.suspected_gap,
+  jobs.checkpoint_count, greatest(jobs.latest_step, last_step.step_number) as latest_step,
+  case when last_step.total_steps >= greatest(jobs.latest_step, last_step.step_number) then last_step.total_steps end
+    as total_steps,
+  jobs.suspected_gap,
   jobs.unstable_since, freshness.last_complete_at, freshness.last_success_at, freshness.is_stale,
   freshness.consecutive_failures, left(freshness.last_error, 300) as last_error
 from totals
@@ -68,4 +71,8 @@ cross join statuses
 left join page on true
 left join fine_tuning.jobs on jobs.source = page.source and jobs.id = page.id
 left join fine_tuning.freshness on freshness.source = page.source and freshness.fine_tuning_job_id = page.id
+left join fine_tuning.event_lists on event_lists.source = page.source and event_lists.fine_tuning_job_id = page.id
+left join fine_tuning.steps as last_step
+  on last_step.source = event_lists.source and last_step.fine_tuning_job_id = event_lists.fine_tuning_job_id
+  and last_step.step_number = event_lists.last_step
 order by page.since desc, page.source, page.id

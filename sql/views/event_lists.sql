@@ -14,7 +14,21 @@ select sources.name as source, jobs.id as fine_tuning_job_id, event_lists.attemp
     as is_complete,
   event_lists.given_up as is_given_up, event_lists.steps as step_count, event_lists.messages as message_count,
   event_lists.left_out_at, event_lists.failures as consecutive_failures, event_lists.error_class,
-  event_lists.last_error
+  event_lists.last_error,
+  (
+    select steps.step_number
+    from checkpointd.steps
+    where steps.job = event_lists.job
+    order by steps.step_number
+    limit 1
+  ) as first_step,
+  (
+    select steps.step_number
+    from checkpointd.steps
+    where steps.job = event_lists.job
+    order by steps.step_number desc
+    limit 1
+  ) as last_step
 from checkpointd.event_lists
 join checkpointd.polling on polling.job = event_lists.job
 join checkpointd.jobs on jobs.key = event_lists.job
@@ -41,3 +55,6 @@ comment on column fine_tuning.event_lists.error_class is
   'Class of the last failure; null if the last reading did not fail.';
 comment on column fine_tuning.event_lists.last_error is
   'Last failure in words; null if the last reading did not fail.';
+comment on column fine_tuning.event_lists.first_step is 'Smallest training step of the job in steps.';
+comment on column fine_tuning.event_lists.last_step is
+  'Largest training step of the job in steps. That row has total_steps, so it says how far the training has come.';

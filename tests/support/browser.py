@@ -119,6 +119,11 @@ class Tab:
         """Move the mouse to a position in the window."""
         await self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
+    async def click(self, x: float, y: float) -> None:
+        """Click at a position in the window."""
+        for event in ("mousePressed", "mouseReleased"):
+            await self.call("Input.dispatchMouseEvent", type=event, x=x, y=y, button="left", clickCount=1)
+
     async def screenshot(self, path: Path) -> None:
         """Save a picture of the window."""
         shot = await self.call("Page.captureScreenshot", format="png")

@@ -72,6 +72,26 @@ async def store_hostile(sql: asyncpg.Connection) -> None:
             text,
         )
         await sql.execute(
+            """insert into checkpointd.event_lists (job, lease_token, attempt_at, due_at, steps, messages)
+            values ($1, 0, now(), now(), 4, 2)""",
+            key,
+        )
+        await sql.execute(
+            """insert into checkpointd.events (job, id, level, message)
+            select $1, left($2, 200) || n, $2, $2 from generate_series(1, 2) as n""",
+            key,
+            text,
+        )
+        await sql.execute(
+            """insert into checkpointd.steps (job, step_number, id, total_steps, train_loss, valid_loss, extra_metrics)
+            select $1, n * 2305843009213693951, left($2, 200) || n, -1,
+              (array[1e308, -1e308, 'NaN', 'Infinity']::float8[])[n], 10.0 ^ -n, $3::jsonb
+            from generate_series(1, 4) as n""",
+            key,
+            text,
+            json.dumps({f"{name}{text[:5000]}": 1 for name in "abcde"}),
+        )
+        await sql.execute(
             "insert into checkpointd.rejects (job, digest, reason, raw) values ($1, 'x', $2, $3)",
             key,
             text,

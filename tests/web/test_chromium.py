@@ -116,7 +116,7 @@ async def _check_layout(tab: Tab, site: str, paths: dict[str, str], folder: Path
 
 async def test_empty(tab: Tab, site: str, tmp_path: Path) -> None:
     """The layout is correct without jobs, and a job that does not exist has a page that reports it."""
-    await _check_layout(tab, site, {"empty": "/", "no-match": "/?q=nothing"}, tmp_path)
+    await _check_layout(tab, site, {"empty": "/", "no-match": "/?q=nothing", "none": "/compare"}, tmp_path)
     await tab.open(f"{site}/jobs/a/b")
     assert "Not found" == await tab.evaluate("document.querySelector('h1').textContent")
 
@@ -126,6 +126,9 @@ async def test_large(tab: Tab, site: str, sql: asyncpg.Connection, tmp_path: Pat
     await fill(sql, jobs=10_000, checkpoints=10)
     job = await sql.fetchval("select id from fine_tuning.jobs where status = 'running' limit 1")
     paths = {"jobs": "/", "last": "/?page=200", "found": "/?q=running+gpt-4.1", "job": f"/jobs/large/{job}"}
+    paths["compare"] = "/compare?" + "&".join(
+        f"job=large/{row['id']}" for row in await sql.fetch("select id from fine_tuning.jobs limit 8")
+    )
     await _check_layout(tab, site, paths, tmp_path)
     await tab.resize(*WINDOWS["phone"])
     await tab.open(site)
@@ -168,7 +171,9 @@ async def test_hostile(tab: Tab, site: str, sql: asyncpg.Connection, tmp_path: P
     await hostile.store_hostile(sql)
     jobs = [row["id"] for row in await sql.fetch("select id from fine_tuning.jobs order by created_at desc")]
     paths = {f"job-{n}": f"/jobs/hostile/{quote(job, safe='')}" for n, job in enumerate(jobs)}
-    await _check_layout(tab, site, {"jobs": "/", "search": f"/?q={quote(hostile.EVERYTHING)}", **paths}, tmp_path)
+    compare = "/compare?" + "&".join(f"job={quote(f'hostile/{quote(job, safe=str())}', safe='')}" for job in jobs)
+    others = {"jobs": "/", "search": f"/?q={quote(hostile.EVERYTHING)}", "compare": compare}
+    await _check_layout(tab, site, {**others, **paths}, tmp_path)
     for path in ("/", *paths.values()):
         await tab.open(site + path)
         assert (await tab.evaluate("document.title")).endswith(" · checkpointd")
@@ -200,7 +205,7 @@ async def test_values_by_mouse_and_by_key(tab: Tab, site: str, store: Store, pro
     await tab.move_mouse(x, y)
     await tab.wait_for(["step 10 train 0.1000 full valid 2.0000"], shown)
     await tab.move_mouse(1, 1)
-    await tab.evaluate("document.querySelector('.deploy button').focus()")
+    await tab.evaluate("document.querySelector('.options > :last-child a:last-child').focus()")
     await tab.press("Tab")
     await tab.wait_for(["step 20 · best train 0.0500 full valid 1.5000"], shown)
     for key, step in (
@@ -236,7 +241,7 @@ async def test_keyboard_navigation(tab: Tab, site: str, sql: asyncpg.Connection)
     await tab.loaded()
     assert "?q=gpt-4.1" == await tab.evaluate("location.search")
     assert "80 jobs" in await tab.evaluate("document.querySelector('.summary').textContent")
-    for _ in range(100):
+    for _ in range(200):
         await tab.press("Tab")
         assert "none" != await tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         if "next" in await tab.evaluate(focus):
@@ -266,7 +271,7 @@ async def test_copy(tab: Tab, site: str, store: Store, provider: Provider) -> No
 
 
 async def test_the_demo(tab: Tab, tmp_path: Path) -> None:
-    """The demo shows curves in the browser within a minute, at the address that it prints."""
+    """The demo shows curves in the browser within a minute, at the address that it prints. They move by themselves."""
     started = perf_counter()
     async with running("demo", env=environment(tmp_path, TMPDIR=str(tmp_path))) as demo:
         assert demo.stdout is not None
@@ -275,19 +280,19 @@ async def test_the_demo(tab: Tab, tmp_path: Path) -> None:
             line = (await demo.stdout.readline()).decode()
         site = line.split()[-1].rstrip("/")
         await until_ok(int(site.rpartition(":")[2]), "/readyz")
+        await tab.open(site)
         row = "[...document.querySelectorAll('.jobs tr')].find((row) => /epoch [3-9]/.test(row.textContent))"
-        await _reload_until(tab, site, f"document.querySelectorAll('.sparkline').length > 5 && Boolean({row})")
+        await tab.wait_for(True, f"document.querySelectorAll('.sparkline').length > 5 && Boolean({row})")
         job = await tab.evaluate(f"{row}.querySelector('a').pathname")
-        await _reload_until(tab, site + job, "document.querySelectorAll('.plot path').length > 1")
+        await tab.open(site + job)
+        await tab.evaluate("window.isFirst = true")
+        line = "document.querySelector('.plot path')?.getAttribute('d').length"
+        drawn = await tab.evaluate(line) or 0
+        await tab.wait_for(True, f"isFirst && {line} > {drawn}")
+        await tab.wait_for(
+            True, "/^Lines: the [\\d,]+ steps/.test(document.querySelector('.charts > p').textContent.trim())"
+        )
         assert perf_counter() - started < 60
         await _check_layout(tab, site, {"jobs": "/", "job": job}, tmp_path)
         demo.terminate()
         assert 0 == await asyncio.wait_for(demo.wait(), 60)
-
-
-async def _reload_until(tab: Tab, url: str, condition: str) -> None:
-    """Load a page until a condition is true in it."""
-    await tab.open(url)
-    while not await tab.evaluate(condition):
-        await asyncio.sleep(0.5)  # a browser that reloads without a pause would slow the demo on a small machine
-        await tab.open(url)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import asyncpg
@@ -20,7 +20,7 @@ from checkpointd.postgres.objectives import set_objective, set_source_objectives
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.web import listener
 from checkpointd.web import server as web
-from support import hostile
+from support import history, hostile
 from support.findings import OVERFITTING, History, add
 from support.harness import read_job_list, sync, track
 from support.provider import JOB, Provider, checkpoint, job, page
@@ -204,7 +204,7 @@ async def test_search_and_pages(site: Site, sql: asyncpg.Connection) -> None:
     shown = await site.open("/?q=RUNNING+gpt-4.1")
     assert "2 jobs matching RUNNING gpt-4.1 show all 2 running" in shown.text
     assert 2 == len([link for link in shown.all("a", "href") if link.startswith("/jobs/")])
-    assert ["RUNNING gpt-4.1"] == shown.all("input", "value")
+    assert "RUNNING gpt-4.1" == shown.all("input", "value")[0]
     shown = await site.open("/?q=gpt&page=2")
     assert "/?q=gpt&page=3" in shown.all("a", "href")
     assert "No job matches gpt nonsense ." in (await site.open("/?q=gpt+nonsense")).text
@@ -241,6 +241,58 @@ async def test_job(site: Site, store: Store, provider: Provider) -> None:
     assert "1 item could not be read" in shown.text
     assert re.search(r"\d s ago missing step 10 .*\d s ago new step 20", shown.text)
     assert re.search(r"\d s ago status job running", shown.text)
+
+
+async def test_step_curves(site: Site, sql: asyncpg.Connection) -> None:
+    """The page of a job of 10,000 steps shows the curve with the checkpoints on it, its progress, and is small."""
+    await fill(sql, jobs=1, checkpoints=3)
+    job_id = await sql.fetchval("select id from fine_tuning.jobs")
+    path = f"/jobs/large/{job_id}"
+    await history.add_events(sql, [job_id], 10_000)
+    shown = await site.open(path)
+    assert len(shown.html) < 250_000
+    assert "step 10,000 of 10,000" in shown.text
+    assert "Lines: the 10,000 steps that the provider reports as events" in shown.text
+    labels = shown.all("g", "aria-label")
+    assert any(label.startswith("step 120, epoch 3, checkpoint, best: train") for label in labels)
+    assert any(re.match(r"steps 9,934 to 10,000, latest: train 0\.\d+ to 0\.\d+, valid", label) for label in labels)
+    assert f"{path}?axis=time&scale=log#curves" in (await site.open(f"{path}?axis=time")).all("a", "href")
+    for axis, unit in (("step", "step"), ("epoch", "epoch"), ("time", "h")):
+        shown = await site.open(f"{path}?axis={axis}&smoothing=light&scale=log")
+        assert f">{unit}</text>" in shown.html
+        assert len([style for style in shown.all("path", "class") if "exact" in style]) == 4
+
+
+async def test_progress(site: Site, sql: asyncpg.Connection) -> None:
+    """The list of jobs shows the training step, and of how many it is, if the provider states that."""
+    await fill(sql, jobs=3, checkpoints=1)
+    jobs = [row["id"] for row in await sql.fetch("select id from checkpointd.jobs order by key")]
+    await history.add_events(sql, jobs[:2], 1500)
+    await sql.execute(
+        """update checkpointd.steps set total_steps = null
+        where job = (select key from checkpointd.jobs where id = $1)""",
+        jobs[1],
+    )
+    shown = await site.open("/")
+    assert 1 == shown.text.count("step 1,500 of 1,500 · 1 checkpoint")
+    assert 1 == shown.text.count("step 1,500 · 1 checkpoint")
+    assert 1 == shown.text.count("step 40 · 1 checkpoint")
+    assert ["1500"] == shown.all("progress", "value")
+
+
+async def test_messages(site: Site, sql: asyncpg.Connection) -> None:
+    """The page of a job shows its newest messages, the newest first."""
+    await fill(sql, jobs=1, checkpoints=1)
+    job_id = await sql.fetchval("select id from fine_tuning.jobs")
+    await sql.execute(
+        """insert into checkpointd.events (job, id, created_at, level, message)
+        select key, 'e' || n, case when n > 1 then 1750000000 + n end, case n when 60 then 'ERROR' end, 'text ' || n
+        from checkpointd.jobs cross join generate_series(1, 60) as n"""
+    )
+    shown = await site.open(f"/jobs/large/{job_id}")
+    assert re.search(r"Messages \d+ s ago message text 1 \d+ d .* ago ERROR text 60 .* message text 59 ", shown.text)
+    assert "text 12 These are the 50 newest. All are in the view fine_tuning.events ." in shown.text
+    assert "mark bad" in [value for value in shown.all("span", "class") if "bad" in value]
 
 
 async def test_objective(site: Site, store: Store, provider: Provider) -> None:
@@ -370,10 +422,59 @@ async def test_long_job(site: Site, sql: asyncpg.Connection) -> None:
     assert "page 40 of 40" in (await site.open(f"/jobs/large/{job_id}?page=40")).text
 
 
+def _compare(*jobs: str, source: str = "large") -> str:
+    """Return the address of the comparison of these jobs."""
+    keys = (f"{quote(source, safe='')}/{quote(job, safe='')}" for job in jobs)
+    return f"/compare?{urlencode([('job', key) for key in keys])}"
+
+
+async def test_compare(site: Site, sql: asyncpg.Connection) -> None:
+    """Jobs that are selected in the list are compared: one chart for each metric, and what differs first."""
+    await fill(sql, jobs=3, checkpoints=4)
+    await sql.execute(
+        """update checkpointd.jobs set hyperparameters = json_build_object('n_epochs', 4, 'batch_size', key),
+          payload = '{"method": {"type": "supervised"}, "seed": 42}'"""
+    )
+    listed = await site.open("/")
+    boxes = [attributes for _, attributes in listed.elements if attributes.get("type") == "checkbox"]
+    assert {("job", "large")} == {(box["name"], (box["value"] or "").partition("/")[0]) for box in boxes}
+    jobs = [(box["value"] or "").partition("/")[2] for box in boxes][:2]
+    await history.add_events(sql, jobs[:1], 200)
+    shown = await site.open(_compare(*jobs))
+    assert re.search(rf"Compare jobs A {jobs[0]} succeeded .* remove B {jobs[1]} succeeded", shown.text)
+    metrics = ("loss", "token accuracy")
+    titles = [f"{part} {metric}" for metric in metrics for part in ("Train", "Valid", "Full valid")]
+    assert titles == re.findall(r"<h3[^>]*>([^<]+)</h3>", shown.html)
+    labels = shown.all("g", "aria-label")
+    assert any(re.match(r"steps 39 to 40: A 0\.\d+ to 0\.\d+, B 0\.\d+$", label) for label in labels)
+    assert ["A", "B"] == re.findall(r">([A-H])</text>", shown.html)[:2]
+    different, _, same = shown.text.partition("Differences")[2].partition("The same for all jobs")
+    assert re.search(r" base model gpt\S+ gpt\S+ batch size \d \d ", different)
+    assert " best value 0." in different
+    assert " method supervised supervised seed 42 42 n epochs 4 4 " in same
+    assert _compare(jobs[1]) in shown.all("a", "href")
+    shown = await site.open(f"{_compare(*jobs)}&axis=epoch")
+    assert any(re.match(r"epoch 1\.\d\d, steps \d+ to \d+: A", label) for label in shown.all("g", "aria-label"))
+
+
+async def test_compare_other_numbers_of_jobs(site: Site, sql: asyncpg.Connection) -> None:
+    """At most eight jobs are compared, each once, and the page states what it does not show."""
+    await fill(sql, jobs=9, checkpoints=2)
+    jobs = [row["id"] for row in await sql.fetch("select id from checkpointd.jobs order by key")]
+    shown = await site.open(_compare(*jobs))
+    assert "1 of the jobs is not shown: at most 8 tracked jobs are compared." in shown.text
+    assert ["A", "H"] == sorted(set(re.findall(r">([A-H])</span>", shown.html)))[::7]
+    shown = await site.open(_compare(jobs[0], jobs[0], "ftjob-unknown"))
+    assert "1 of the jobs is not shown" in shown.text
+    assert "The same for all jobs" not in shown.text
+    for path in ("/compare", "/compare?job=", "/compare?job=%00", "/compare?job=a/b&job=%25/%25&axis=x"):
+        assert "Select jobs in the list of jobs to compare them." in (await site.open(path)).text
+
+
 ELEMENTS = {
     "a", "body", "button", "caption", "circle", "code", "dd", "div", "dl", "dt", "figcaption", "figure",
     "footer", "foreignobject", "form", "g", "h1", "h2", "h3", "head", "header", "html", "input", "label", "li",
-    "line", "link", "main", "meta", "nav", "p", "path", "progress", "q", "rect", "script", "section", "span",
+    "line", "link", "main", "meta", "nav", "ol", "p", "path", "progress", "q", "rect", "script", "section", "span",
     "strong", "svg", "table", "tbody", "td", "text", "th", "thead", "time", "title", "tr", "ul",
 }  # fmt: skip
 """The elements that the templates use."""
@@ -386,6 +487,7 @@ async def test_hostile_names(site: Site, sql: asyncpg.Connection) -> None:
     await hostile.store_hostile(sql)
     jobs = [row["id"] for row in await sql.fetch("select id from fine_tuning.jobs order by created_at desc")]
     paths = [f"/jobs/hostile/{quote(one, safe='')}" for one in jobs]
+    paths.append(_compare(*jobs, source="hostile"))
     for path in ("/", f"/?q={quote(hostile.EVERYTHING)}", *paths):
         shown = await site.open(path)
         assert set() == {tag for tag, _ in shown.elements} - ELEMENTS
@@ -428,6 +530,7 @@ async def test_headers(site: Site, path: str) -> None:
     assert {
         "default-src": "'none'",
         "script-src": "'self'",
+        "connect-src": "'self'",
         "style-src": "'self'",
         "frame-ancestors": "'none'",
     }.items() <= policy.items()
@@ -475,7 +578,7 @@ async def test_pages_read_only_the_views(port: int, url: str, sql: asyncpg.Conne
 
     try:
         async with open_store(limited) as store, _serving(port, store) as site:
-            for path in ("/", "/?q=stale", f"/jobs/large/{job_id}"):
+            for path in ("/", "/?q=stale", f"/jobs/large/{job_id}", _compare(job_id)):
                 await site.open(path)
     finally:
         await sql.execute("drop owned by onlooker; drop role onlooker")
@@ -488,7 +591,7 @@ async def test_database_unavailable(port: int, empty_url: str) -> None:
             open_store(lambda url=url: connect(url)) as store,  # type: ignore[misc]
             _serving(port, store) as site,
         ):
-            for path in ("/", "/jobs/a/b"):
+            for path in ("/", "/jobs/a/b", "/compare?job=a/b"):
                 response = await site.get(path)
                 assert 503 == response.status
                 assert "The database cannot be read" in response.text

@@ -2,12 +2,26 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import NamedTuple
 
 from asyncpg import Record
 
 from checkpointd.postgres import queries
 from checkpointd.postgres.connection import Connection
 from checkpointd.postgres.store import Store
+
+
+class CurveRequest(NamedTuple):
+    """A curve to read: of a job, with positions on an axis. Without steps, it is that of the checkpoints."""
+
+    source: str
+    id: str
+    per_step: float | None
+    """The position for each step. None: the position is the seconds since `start`."""
+    start: datetime | None
+    every: int
+    """About one step in so many is read. 0: the checkpoints are read instead."""
 
 
 class Snapshot:
@@ -43,9 +57,34 @@ class Snapshot:
         """Return open findings, of one job or of all. `total` of each row is the number of all of them."""
         return await self._connection.fetch(queries.LIST_FINDINGS, source, job, most)
 
-    async def list_job_curve(self, source: str, job: str, points: int) -> list[Record]:
-        """Return the metrics of a job by step, thinned evenly to `points` at most, and those of the best checkpoint."""
-        return await self._connection.fetch(queries.LIST_JOB_CURVE, source, job, points)
+    async def list_training(self, sources: Sequence[str], jobs: Sequence[str], names: int) -> list[Record]:
+        """Return how far the training of each of these jobs has come, when it began, and up to `names` of its metrics.
+
+        The column `n` is the job's position in `jobs`, from 1. A job that does not exist has no row.
+        """
+        return await self._connection.fetch(queries.LIST_TRAINING, sources, jobs, names)
+
+    async def list_comparison(self, sources: Sequence[str], jobs: Sequence[str]) -> list[Record]:
+        """Return what each of these jobs was given and what came of it. A job that does not exist has no row."""
+        return await self._connection.fetch(queries.LIST_COMPARISON, sources, jobs)
+
+    async def list_step_curves(self, jobs: Sequence[CurveRequest], names: Sequence[str], parts: int) -> list[Record]:
+        """Return the curves of these jobs, reduced to the extremes in each of `parts` parts of the axis.
+
+        `names` are the metrics to read that have no column of their own. The column `n` is the job's position, from 1.
+        """
+        return await self._connection.fetch(queries.LIST_STEP_CURVES, *zip(*jobs, strict=True), names, parts)
+
+    async def list_job_curve(self, source: str, job: str, points: int, names: Sequence[str]) -> list[Record]:
+        """Return the metrics of a job's checkpoints, thinned evenly to `points` at most, and those of the best one.
+
+        The column `extras` has the metrics with these `names`.
+        """
+        return await self._connection.fetch(queries.LIST_JOB_CURVE, source, job, points, names)
+
+    async def list_job_messages(self, source: str, job: str, size: int) -> list[Record]:
+        """Return up to `size` messages of a job, the newest first."""
+        return await self._connection.fetch(queries.LIST_JOB_MESSAGES, source, job, size)
 
     async def list_job_checkpoints(self, source: str, job: str, size: int, skipped: int) -> list[Record]:
         """Return up to `size` checkpoints of a job, the last step first, without the first `skipped` ones."""

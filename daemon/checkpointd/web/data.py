@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from checkpointd.postgres.snapshot import snapshot
+from checkpointd.postgres.snapshot import CurveRequest, snapshot
 from checkpointd.postgres.store import Store
 from checkpointd.presentation import Row, visible
+from checkpointd.web.view import View
 
 JOBS_PER_PAGE: Final = 50
 STATUSES_SHOWN: Final = 6
@@ -15,8 +16,26 @@ CHANGES_SHOWN: Final = 30
 FINDINGS_SHOWN: Final = 10
 
 SPARKLINE_POINTS: Final = 60
-CHART_POINTS: Final = 300
-"""The most points of a curve. Longer curves are thinned."""
+CURVE_PARTS: Final = 150
+"""The parts of an axis. A curve has two points in each, the extremes."""
+
+CHECKPOINTS_DRAWN: Final = 150
+"""The most checkpoints in a chart, not counting the best one."""
+
+STEPS_READ: Final = 80_000
+"""The most steps that are read for one page, about. If there are more, a sample of a quarter of that is read, because
+finding it takes time, too."""
+
+MAX_COMPARED: Final = 8
+"""The most jobs that are compared on one page."""
+
+COMPARED_PARTS: Final = 75
+"""The parts of an axis with the curves of several jobs."""
+
+EXTRA_CHARTS: Final = 4
+"""The most charts of metrics that are neither losses nor accuracies."""
+
+MESSAGES_SHOWN: Final = 50
 
 MAX_QUERY_LENGTH: Final = 300
 """Characters. No id is longer."""
@@ -67,18 +86,41 @@ class JobsPage(NamedTuple):
 
 
 class JobPage(NamedTuple):
-    """One job: its record and freshness, its metrics by step, a page of its checkpoints, and some of its changes."""
+    """One job: its record and freshness, its curves, a page of its checkpoints, its messages, and some changes."""
 
     job: Row
     findings: Sequence[Row]
-    curve: Sequence[Row]
+    view: View
+    training: Row
+    curves: Sequence[Row]
+    is_sample: bool
+    """True if the curves are of a sample of the steps."""
+    drawn: Sequence[Row]
+    """The checkpoints to draw, by ascending step."""
     page: ListPage
     checkpoints: Sequence[Row]
+    messages: Sequence[Row]
+    has_more_messages: bool
     changes: Sequence[Row]
     are_latest: bool
     """True if `changes` contains the latest change."""
     older_than: int | None
     """The `seq` of the oldest change shown, if there are older ones, or None."""
+
+
+class ComparisonPage(NamedTuple):
+    """Jobs side by side: each with its record and its training, and the curves of all of them."""
+
+    jobs: Sequence[Row]
+    view: View
+    trainings: Sequence[Row]
+    names: Sequence[str]
+    """The metrics to draw that have no column of their own."""
+    curves: Sequence[Row]
+    is_sample: bool
+    """True if the curves are of a sample of the steps."""
+    left_out: int
+    """The number of jobs that were asked for and are not shown: they do not exist, or are too many."""
 
 
 async def read_jobs_page(store: Store, query: str, number: int, configured: Sequence[str]) -> JobsPage:
@@ -111,7 +153,7 @@ async def read_jobs_page(store: Store, query: str, number: int, configured: Sequ
 
 
 async def read_job_page(
-    store: Store, source: str, job_id: str, number: int, before: int = END_OF_FEED
+    store: Store, source: str, job_id: str, view: View, number: int, before: int = END_OF_FEED
 ) -> JobPage | None:
     """Read a job, or return None if it was never tracked. Raises DatabaseUnavailableError.
 
@@ -124,9 +166,60 @@ async def read_job_page(
             return None
         page = ListPage.nearest(number, job["checkpoint_count"], CHECKPOINTS_PER_PAGE)
         findings = await views.list_findings(*key, FINDINGS_SHOWN)
-        curve = await views.list_job_curve(*key, CHART_POINTS)
+        (training,) = await views.list_training([key[0]], [key[1]], EXTRA_CHARTS)
+        request = _curve_request(*key, training, view, STEPS_READ)
+        curves = await views.list_step_curves([request], training["names"], CURVE_PARTS)
+        drawn = await views.list_job_curve(*key, CHECKPOINTS_DRAWN, training["names"])
         checkpoints = await views.list_job_checkpoints(*key, page.size, page.offset)
+        messages = await views.list_job_messages(*key, MESSAGES_SHOWN + 1)
         changes = await views.list_job_changes(*key, before, CHANGES_SHOWN + 1)
     shown = changes[:CHANGES_SHOWN]
-    older_than = shown[-1]["seq"] if len(changes) > len(shown) else None
-    return JobPage(job, findings, curve, page, checkpoints, shown, before == END_OF_FEED, older_than)
+    return JobPage(
+        job,
+        findings,
+        view,
+        training,
+        curves,
+        request.every > 1,
+        drawn,
+        page,
+        checkpoints,
+        messages[:MESSAGES_SHOWN],
+        len(messages) > MESSAGES_SHOWN,
+        shown,
+        before == END_OF_FEED,
+        shown[-1]["seq"] if len(changes) > len(shown) else None,
+    )
+
+
+def _curve_request(source: str, job_id: str, training: Row, view: View, most: int) -> CurveRequest:
+    """Return what to read to draw the curve of a job: `most` steps, a sample of them, or its checkpoints."""
+    per_step = {"step": 1.0, "epoch": training["epochs_per_step"], "time": None}[view.axis]
+    start = training["started_at"] if view.axis == "time" else None
+    steps = training["step_count"]
+    return CurveRequest(source, job_id, per_step, start, min(steps, 1) if steps <= most else -(-steps * 4 // most))
+
+
+async def read_comparison_page(store: Store, keys: Sequence[tuple[str, str]], view: View) -> ComparisonPage:
+    """Read several jobs, each given by its source and id. Raises DatabaseUnavailableError."""
+    asked = dict.fromkeys((visible(source), visible(job_id)) for source, job_id in keys)
+    shown = list(asked)[:MAX_COMPARED]
+    async with snapshot(store) as views:
+        jobs = await views.list_comparison([source for source, _ in shown], [job_id for _, job_id in shown])
+        found = [(job["source"], job["id"]) for job in jobs]
+        trainings = await views.list_training([source for source, _ in found], [job for _, job in found], EXTRA_CHARTS)
+        requests = [
+            _curve_request(*key, training, view, STEPS_READ // len(found))
+            for key, training in zip(found, trainings, strict=True)
+        ]
+        names = _common_names(trainings)
+        curves = await views.list_step_curves(requests, names, COMPARED_PARTS) if requests else []
+    is_sample = any(request.every > 1 for request in requests)
+    return ComparisonPage(jobs, view, trainings, names, curves, is_sample, len(asked) - len(jobs))
+
+
+def _common_names(trainings: Sequence[Row]) -> list[str]:
+    """Return the names of the metrics to draw: those of objectives first, then the first ones of each job."""
+    names = [name for training in trainings for name in training["names"]]
+    objectives = {training["objective"] for training in trainings}
+    return sorted(dict.fromkeys(names), key=lambda name: name not in objectives)[:EXTRA_CHARTS]

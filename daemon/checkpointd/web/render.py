@@ -7,15 +7,15 @@ name and no error text can add markup or scripts to a page.
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from checkpointd import __version__, presentation
 from checkpointd.presentation import Row
-from checkpointd.web import figures
-from checkpointd.web.data import JobPage, JobsPage
+from checkpointd.web import differences, figures, metric_charts
+from checkpointd.web.data import MAX_COMPARED, ComparisonPage, JobPage, JobsPage
 
 MAX_COPYABLE: Final = 300
 """Characters. A longer model name is cut and has no copy button, because no real model has such a name."""
@@ -27,8 +27,19 @@ def _finalize(value: object) -> object:
     return presentation.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+def _job_key(source: str, job_id: str) -> str:
+    """Return a job as one text, for the address of a page."""
+    return f"{quote(source, safe='')}/{quote(job_id, safe='')}"
+
+
+def read_job_key(key: str) -> tuple[str, str]:
+    """Return the source and the id of a job from one text."""
+    source, _, job_id = key.partition("/")
+    return unquote(source), unquote(job_id)
+
+
 def _job_path(source: str, job_id: str) -> str:
-    return f"/jobs/{quote(source, safe='')}/{quote(job_id, safe='')}"
+    return f"/jobs/{_job_key(source, job_id)}"
 
 
 def _is_copyable(name: str) -> bool:
@@ -49,7 +60,9 @@ _templates: Final = Environment(
     lstrip_blocks=True,
     auto_reload=False,
 )
-_templates.globals.update(version=__version__, job_path=_job_path, is_copyable=_is_copyable)
+_templates.globals.update(
+    version=__version__, job_key=_job_key, job_path=_job_path, is_copyable=_is_copyable, max_compared=MAX_COMPARED
+)
 _templates.filters.update(
     ago=presentation.ago,
     count=lambda n: f"{n:,}",
@@ -58,6 +71,7 @@ _templates.filters.update(
     finding=presentation.finding,
     freshness=_freshness,
     job_tone=presentation.job_tone,
+    level_tone=presentation.level_tone,
     number=presentation.number,
     problems=presentation.problems,
     progress=presentation.progress,
@@ -96,14 +110,25 @@ def job_page(data: JobPage, problems: Sequence[str]) -> str:
         now=job["at"],
         problems=problems,
         query="",
-        figures=[
-            figures.objective(data.curve, job["best_rule"] or ""),
-            figures.losses(data.curve),
-            figures.accuracies(data.curve),
-        ],
-        epoch=max((row["epoch"] for row in data.curve if row["epoch"] is not None), default=None),
+        training=data.training,
+        figures=metric_charts.of_job(data.training, data.curves, data.drawn, data.view),
+        epoch=max((row["epoch"] for row in data.drawn if row["epoch"] is not None), default=None),
         error=presentation.provider_error(job["error"]),
         hyperparameters=presentation.hyperparameters(job["hyperparameters"]),
+    )
+
+
+def comparison_page(data: ComparisonPage, problems: Sequence[str]) -> str:
+    """Return the page of several jobs. `problems` are the reasons why the daemon cannot work."""
+    return _render(
+        "compare.html",
+        data=data,
+        now=data.jobs[0]["at"] if data.jobs else None,
+        problems=problems,
+        query="",
+        letters=metric_charts.LETTERS,
+        figures=metric_charts.of_jobs(data.trainings, data.names, data.curves, data.view),
+        properties=differences.properties(data.jobs),
     )
 
 

@@ -19,6 +19,7 @@ from checkpointd.telemetry.metrics import REGISTRY
 from checkpointd.web import data, render
 from checkpointd.web.address import EXPOSED, beyond_loopback, is_loopback
 from checkpointd.web.listener import listen
+from checkpointd.web.view import View
 
 Problems = Callable[[], list[str]]
 """Returns the reasons why the daemon cannot work; empty if it can."""
@@ -34,8 +35,8 @@ _TOO_SLOW: Final = (
 _HEADERS: Final = {
     # The browser loads only what this port serves. So even unescaped markup could not run scripts or send data.
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; "
-        "base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -107,15 +108,21 @@ def _add_routes(
     async def job(request: web.Request) -> web.Response:
         source, job_id = request.match_info["source"], request.match_info["job"]
         before = _number(request, "before", default=data.END_OF_FEED, maximum=data.END_OF_FEED)
-        found = await data.read_job_page(store, source, job_id, _page_number(request), before)
+        found = await data.read_job_page(store, source, job_id, View.read(request.query), _page_number(request), before)
         if found is None:
             raise web.HTTPNotFound
         return _html(render.job_page(found, problems()))
+
+    async def compare(request: web.Request) -> web.Response:
+        keys = [render.read_job_key(key) for key in request.query.getall("job", [])]
+        found = await data.read_comparison_page(store, keys, View.read(request.query))
+        return _html(render.comparison_page(found, problems()))
 
     router.add_get("/livez", livez)
     router.add_get("/readyz", readyz)
     router.add_get("/metrics", make_aiohttp_handler(REGISTRY))
     router.add_get("/", jobs)
+    router.add_get("/compare", compare)
     router.add_get("/jobs/{source:[^/]+}/{job:[^/]+}", job)
     for name, content_type in _STATIC_FILES.items():
         router.add_get(f"/static/{name}", _file(name, content_type))

@@ -1,14 +1,16 @@
-// Copy buttons, and keyboard control of the charts. The pages also work without this script.
+// Pages that refresh themselves, copy buttons, and keyboard control of the charts. The pages also work without this.
 "use strict";
 
+const PAUSE_MS = 3000; // between two refreshes; longer if the page takes long, so that it is mostly idle
+const TIMEOUT_MS = 10000;
+
 // Without scripts, the copy buttons stay hidden, and one click on the text selects it (user-select: all).
-for (const button of document.querySelectorAll("button.copy")) {
-  button.hidden = false;
-  button.addEventListener("click", async () => {
-    button.textContent = await copy(button.dataset.copy, button) ? "copied" : "selected";
-    setTimeout(() => { button.textContent = "copy"; }, 2000);
-  });
-}
+document.addEventListener("click", async ({ target }) => {
+  const button = target.closest("button.copy");
+  if (!button) return;
+  button.textContent = await copy(button.dataset.copy, button) ? "copied" : "selected";
+  setTimeout(() => { button.textContent = "copy"; }, 2000);
+});
 
 async function copy(text, button) {
   try {
@@ -22,18 +24,112 @@ async function copy(text, button) {
 }
 
 // The Tab key stops once at each chart; the arrow keys, Home and End move between its points.
-for (const chart of document.querySelectorAll(".plot")) {
-  const points = [...chart.querySelectorAll(".point")];
-  const select = (point) => {
-    for (const other of points) other.setAttribute("tabindex", other === point ? "0" : "-1");
-  };
-  select(points.find((point) => point.classList.contains("best")) ?? points.at(-1));
-  chart.addEventListener("keydown", (event) => {
-    const here = points.indexOf(document.activeElement);
-    const there = { ArrowLeft: here - 1, ArrowRight: here + 1, Home: 0, End: points.length - 1 }[event.key];
-    if (here < 0 || there === undefined) return;
-    event.preventDefault();
-    points[there]?.focus();
-  });
-  chart.addEventListener("focusin", (event) => select(event.target.closest(".point")));
+const pointsOf = (chart) => [...chart.querySelectorAll(".point")];
+
+function choose(point) {
+  for (const other of pointsOf(point.closest(".plot"))) other.setAttribute("tabindex", other === point ? "0" : "-1");
 }
+
+document.addEventListener("focusin", ({ target }) => {
+  if (target.matches(".point")) choose(target);
+});
+
+document.addEventListener("keydown", (event) => {
+  if (!event.target.matches(".point")) return;
+  const points = pointsOf(event.target.closest(".plot"));
+  const here = points.indexOf(event.target);
+  const there = { ArrowLeft: here - 1, ArrowRight: here + 1, Home: 0, End: points.length - 1 }[event.key];
+  if (there === undefined) return;
+  event.preventDefault();
+  points[there]?.focus();
+});
+
+// Change a page as it was received into one that is controlled by this script.
+function prepare(page) {
+  for (const button of page.querySelectorAll("button.copy")) button.hidden = false;
+  for (const chart of page.querySelectorAll(".plot")) {
+    choose(chart.querySelector(".point.best") ?? pointsOf(chart).at(-1));
+  }
+}
+
+// A refresh changes only what differs. Nodes that stay keep their focus, scroll position, boxes and open values.
+function identity(node) {
+  const key = node.dataset?.key ?? node.getAttribute?.("aria-labelledby") ?? node.id;
+  return `${node.nodeName} ${key ?? ""}`;
+}
+
+// Whether somebody uses this node: the focus, a checked box or selected text is in it. Then it is not removed.
+function isInUse(node) {
+  const selection = getSelection();
+  return node.contains(document.activeElement) || Boolean(node.querySelector?.(":checked"))
+    || (!selection.isCollapsed && selection.containsNode(node, true));
+}
+
+function merge(shown, fresh) {
+  for (const { name } of [...shown.attributes]) if (!fresh.hasAttribute(name)) shown.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) {
+    if (shown.getAttribute(name) !== value) shown.setAttribute(name, value);
+  }
+  const wanted = [...fresh.childNodes];
+  const identities = new Set(wanted.map(identity));
+  for (const child of [...shown.childNodes]) if (!identities.has(identity(child)) && !isInUse(child)) child.remove();
+  let next = shown.firstChild;
+  for (const child of wanted) {
+    let found = next;
+    while (found && identity(found) !== identity(child)) found = found.nextSibling;
+    if (!found || found !== next) shown.insertBefore(found ?? child, next);
+    else next = next.nextSibling;
+    if (!found) continue;
+    if (found.nodeType === Node.ELEMENT_NODE) merge(found, child);
+    else if (found.data !== child.data && !isInUse(found)) found.data = child.data;
+  }
+  while (next) {
+    const surplus = next;
+    next = next.nextSibling;
+    if (!isInUse(surplus)) surplus.remove();
+  }
+}
+
+function show(fresh) {
+  const focused = document.activeElement;
+  prepare(fresh);
+  for (const part of ["main", "footer"]) merge(document.querySelector(part), fresh.querySelector(part));
+  if (document.title !== fresh.title) document.title = fresh.title;
+  if (focused !== document.activeElement) focused.focus({ preventScroll: true }); // it was moved
+  if (focused.matches(".point")) choose(focused);
+}
+
+// Say that the page is stale, unless the page itself is about this problem.
+function tell(problem) {
+  const time = document.querySelector("footer time")?.textContent;
+  const isStale = problem && problem !== document.querySelector("h1").textContent;
+  const said = isStale ? `Not up to date: ${problem}.${time ? ` This page is of ${time}.` : ""} Trying again.` : "";
+  const stale = document.querySelector("#stale");
+  if (stale.textContent !== said) stale.textContent = said;
+}
+
+let timer;
+let isWaiting = false;
+
+async function refresh() {
+  clearTimeout(timer);
+  if (document.hidden || isWaiting) return;
+  isWaiting = true;
+  const startedAt = performance.now();
+  let fresh, problem;
+  try {
+    const response = await fetch(location.href, { signal: AbortSignal.timeout(TIMEOUT_MS) });
+    fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+    if (!response.ok) problem = fresh.querySelector("h1")?.textContent ?? `the daemon answers with ${response.status}`;
+  } catch {
+    problem = "the daemon does not answer";
+  }
+  if (!problem) show(fresh);
+  tell(problem);
+  isWaiting = false;
+  timer = setTimeout(refresh, Math.max(PAUSE_MS, 4 * (performance.now() - startedAt)));
+}
+
+document.addEventListener("visibilitychange", refresh);
+prepare(document);
+timer = setTimeout(refresh, PAUSE_MS);
