@@ -170,7 +170,7 @@ def _decodings(data: bytes, shortest_run: int, layers: int) -> Iterator[bytes]:
     unescaped = data
     for unescaped in _unescaped(data):
         yield unescaped
-    # Few texts have a run of this length. The test takes a twentieth of the time of the regular expressions.
+    # Few texts have a run of this length. The test takes a sixth of the time of splitting the text into runs.
     if layers and b"x" * shortest_run in unescaped.translate(_MARK_RUNS):
         for decoded in _decoded_runs(unescaped, shortest_run):
             yield from _decodings(decoded, shortest_run, layers - 1)
@@ -204,18 +204,22 @@ def _html_unescape(entity: bytes) -> bytes:
     return unescape(entity.decode()).encode()
 
 
-_MARK_RUNS: Final = bytes(ord("x" if re.match(r"[A-Za-z0-9_+/-]", chr(code)) else " ") for code in range(256))
-"""Translates each character of base64, its form for URLs, and hex to x, and every other byte to a blank."""
+_BASE64: Final = {*b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"}
+_URL_FORM: Final = {ord("-"): ord("+"), ord("_"): ord("/")}
+"""The characters of base64, and of its form for URLs. Those of hex are among them."""
 
-_STANDARD_BASE64: Final = bytes.maketrans(b"-_", b"+/")
+_RUNS: Final = bytes(_URL_FORM.get(code, code if code in _BASE64 else ord(" ")) for code in range(256))
+_MARK_RUNS: Final = bytes(ord(" " if code == ord(" ") else "x") for code in _RUNS)
+_HEX_RUNS: Final = bytes(code if code in b"0123456789abcdefABCDEF" else ord(" ") for code in range(256))
+"""Translate every byte to a blank but the characters of base64, which become those of its standard form or x, and
+those of hex."""
 
 
 def _decoded_runs(data: bytes, shortest_run: int) -> Iterator[bytes]:
     """Decode the long runs as base64 and as hex, once for each offset at which a group of characters may begin."""
-    runs = re.findall(rb"(?<![\w+/-])[\w+/-]{%d,}" % shortest_run, data)
+    runs = [run for run in data.translate(_RUNS).split() if len(run) >= shortest_run]
     for start in range(4):
-        padded = (run[start:] + b"A" * ((start - len(run)) % 4) for run in runs)
-        yield a2b_base64(b"".join(padded).translate(_STANDARD_BASE64))
-    digits = re.findall(rb"(?<![0-9a-fA-F])[0-9a-fA-F]{%d,}" % shortest_run, b" ".join(runs))
+        yield a2b_base64(b"".join(run[start:] + b"A" * ((start - len(run)) % 4) for run in runs))
+    digits = [run for run in b" ".join(runs).translate(_HEX_RUNS).split() if len(run) >= shortest_run]
     for start in range(2):
         yield unhexlify(b"".join(run[start : len(run) - (len(run) - start) % 2] for run in digits))

@@ -1,7 +1,7 @@
 """Rows that are passed or read by position have the columns of their statements, in the same order."""
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
@@ -43,16 +43,19 @@ def test_fields_are_the_parameters_of_the_statement(name: str) -> None:
         assert _parameters(name.removesuffix("Row"), statement) == list(ROWS[name]._fields)
 
 
-async def test_every_array_is_a_field(sql: asyncpg.Connection) -> None:
-    """A statement takes one array for each field of its rows, in the order in which the rows are passed."""
+def test_every_array_is_a_field() -> None:
+    """A statement takes one array for each field of its rows, in the order in which the rows are passed.
+
+    Arrays of numbers and truth values are passed as texts.
+    """
     for name in _names_of_statements():
         statement = (queries.folder() / "queries" / f"{name}.sql").read_text()
         kinds = [row for row in ROWS.values() if f"{name}.sql" in row.__doc__]
-        parameters = (await sql.prepare(statement)).get_parameters()
-        arrays = [parameter for parameter in parameters if parameter.kind == "array"]
+        arrays = re.findall(r"\$\d+::(text::)?(\w+)\[\]", statement)
         assert sum(len(kind._fields) for kind in kinds) == len(arrays), name
+        assert all(bool(as_text) == (of not in {"text", "bytea"}) for as_text, of in arrays), name
         scalars = {"save_polls": 2, "save_job_records": 3, "save_events": 10}
-        assert scalars.get(name, 0) == len(parameters) - len(arrays), name
+        assert scalars.get(name, 0) == len(re.findall(r"=> \$", statement)) - len(arrays), name
 
 
 def _names_of_statements() -> set[str]:
@@ -100,12 +103,27 @@ async def test_fields_are_the_columns_of_the_result(
 
 
 def test_columns() -> None:
-    """Rows become one array for each field, also if there is none. A column of nulls becomes no array."""
+    """Rows become one parameter for each field, also if there is none. A column of nulls becomes null."""
     marks = [rows.MarkRow(1, "a", missing=True), rows.MarkRow(2, "b", missing=False)]
-    assert [(1, 2), ("a", "b"), (True, False)] == rows.columns(rows.MarkRow, marks)
-    assert [(), (), ()] == rows.columns(rows.MarkRow, [])
+    assert ["{1,2}", ("a", "b"), "{true,false}"] == rows.columns(rows.MarkRow, marks)
+    assert ["{}", (), "{}"] == rows.columns(rows.MarkRow, [])
     changes = [
         rows.ChangeRow(1, "missing", "a", None, None, None),
         rows.ChangeRow(2, "returned", None, None, None, None),
     ]
-    assert [(1, 2), ("missing", "returned"), ("a", None), None, None, None] == rows.columns(rows.ChangeRow, changes)
+    assert ["{1,2}", ("missing", "returned"), ("a", None), None, None, None] == rows.columns(rows.ChangeRow, changes)
+
+
+NUMBERS: dict[str, list[Any]] = {
+    "bigint": [2**63 - 1, -(2**63), 0, None],
+    "float8": [0.1, -0.0, 5e-324, -1.7976931348623157e308, 1e16, 123456789.123456789, None, 1.0],
+    "bool": [True, None, False],
+}
+
+
+@pytest.mark.parametrize("of", NUMBERS)
+async def test_numbers_are_passed_unchanged(of: str, sql: asyncpg.Connection) -> None:
+    """The text of a column of numbers or truth values is an array of the same values."""
+    kind: Any = NamedTuple("kind", [("values", bool if of == "bool" else float | None)])  # type: ignore[misc]
+    (text,) = rows.parameters(kind, [NUMBERS[of]])
+    assert repr(NUMBERS[of]) == repr(await sql.fetchval(f"select $1::text::{of}[]", text))

@@ -126,7 +126,7 @@ async def _save_compared('''),
     if keep:  # counted whether or not the leases still hold
         rejects = reject_rows((p.lease.job, r) for p in polls if p.listing for r in p.listing.rejects)
         await connection.execute(
-            "select checkpointd.save_rejects($1, $2, $3, $4, $5, 1000)", *columns(RejectRow, rejects)
+            "select checkpointd.save_rejects($1::text::bigint[], $2, $3, $4, $5::text::bool[], 1000)", *columns(RejectRow, rejects)
         )
     compared = [one.limited(most_items)"""),
             Edit(f"{PACKAGE}/postgres/save.py", "import QuietRow, columns", "import QuietRow, RejectRow, columns"),

@@ -24,6 +24,9 @@ MOST_NOISE_WEIGHT: Final = 12
 """The noise of the prior counts as much as so many arrivals of the job. Prior and earlier arrivals count as much as so
 many at most, so that the noise follows a job that changes."""
 
+LEAST_NOISE: Final = 0.001
+"""The noise with which the spacing is known, at least. Times in whole seconds can show none."""
+
 DRIFT: Final = 0.02
 """The spacing of a job may change by about this share of it from one arrival to the next."""
 
@@ -101,12 +104,20 @@ class Prior(NamedTuple):
 
         `error` is the standard deviation of this time, in seconds.
         """
-        weight = 1 / self.spacing_spread**2
         if first is None:
             return Spacing(math.exp(self.spacing_mean), self.spacing_spread)
-        ratio_weight = 1 / (max(self.ratio_spread, LEAST_RATIO_SPREAD) ** 2 + (error / first) ** 2)
+        weight, ratio_weight = self.spacing_spread**-2, self._ratio_weight(first, error)
         mean = weight * self.spacing_mean + ratio_weight * (math.log(first) - self.ratio_mean)
         return Spacing(math.exp(mean / (weight + ratio_weight)), (weight + ratio_weight) ** -0.5)
+
+    def spread_of_spacing(self, first: float | None, error: float) -> float:
+        """Return the standard deviation of spacing() alone."""
+        if first is None:
+            return self.spacing_spread
+        return 1 / math.sqrt(self.spacing_spread**-2 + self._ratio_weight(first, error))
+
+    def _ratio_weight(self, first: float, error: float) -> float:
+        return 1 / (max(self.ratio_spread, LEAST_RATIO_SPREAD) ** 2 + (error / first) ** 2)
 
     def after(self, first: Learnt, spacing: Learnt, ratio: Learnt, noise: Learnt, estimate: Learnt) -> Self:
         """Return what is expected after these jobs. This prior counts as much as PRIOR_WEIGHT jobs."""
@@ -141,13 +152,24 @@ class Arrivals(NamedTuple):
 
     def spacing_variance(self, prior: Prior) -> float:
         """Return the variance of the spacing itself, as a share of its square."""
-        first = prior.spacing(self.first_arrival_s, self.arrival_error_s).spread ** 2
-        if self.arrivals < 2 or not self.spacing_s or self.spread_s is None:
+        first = prior.spread_of_spacing(self.first_arrival_s, self.arrival_error_s) ** 2
+        if not self.spacing_s or self.spread_s is None:
             return first
-        noise = max(self.spread_s / self.spacing_s, 0.001) ** 2
-        drift = (DRIFT**2 + DRIFT * math.sqrt(DRIFT**2 + 4 * noise)) / 2
-        blurred = noise + 2 * (self.arrival_error_s / self.spacing_s) ** 2
-        return max(1 / (1 / first + (self.arrivals - 1) / blurred), drift)
+        noise, blur = (self.spread_s / self.spacing_s) ** 2, (self.arrival_error_s / self.spacing_s) ** 2
+        return _spacing_variance(first, self.arrivals, noise, blur)
+
+
+def _spacing_variance(first: float, arrivals: int, noise: float, blur: float) -> float:
+    """Return the variance of the spacing, which was `first` before its arrivals.
+
+    `noise` and `blur` are the variances of the seconds between two arrivals, and of the time of one arrival. All are
+    shares of the square of the spacing.
+    """
+    if arrivals < 2:
+        return first
+    noise = max(noise, LEAST_NOISE**2)
+    drift = (DRIFT**2 + DRIFT * math.sqrt(DRIFT**2 + 4 * noise)) / 2
+    return max(1 / (1 / first + (arrivals - 1) / (noise + 2 * blur)), drift)
 
 
 def learn(
@@ -181,13 +203,11 @@ def learn(
         return known._replace(newest_seen_at=at, arrival_error_s=error)
     known = known._replace(newest_seen_at=known.newest_seen_at + waited)
     if count == 1:
-        return _arrive(known, at, error, prior)
+        return _arrive(known, [at], error, prior)
     earlier = [moment + known.publication_delay_s for moment in created[:-1] if moment is not None]
     if len(earlier) == count - 1 and all(since <= moment <= at for moment in earlier):
-        for moment in earlier:
-            known = _arrive(known, moment, error, prior)
-        return _arrive(known, at, error, prior)
-    return _arrive(known, at, error, prior, count)
+        return _arrive(known, [*earlier, at], error, prior)
+    return _arrive(known, [at], error, prior, count)
 
 
 def _learn_backlog(known: Arrivals, created: Sequence[int | None], now: float, prior: Prior) -> Arrivals:
@@ -195,10 +215,7 @@ def _learn_backlog(known: Arrivals, created: Sequence[int | None], now: float, p
     times = sorted(min(float(at), now) for at in created if at is not None and at > 0)
     if len(times) < len(created):  # the newest may have arrived just now, or a whole spacing ago
         return _start(known, now, 2 * UNIFORM * prior.spacing(None).seconds, None, prior)
-    known = _start(known, times[0], 0.0, None, prior)
-    for at in times[1:]:
-        known = _arrive(known, at, 0.0, prior)
-    return known
+    return _arrive(_start(known, times[0], 0.0, None, prior), times[1:], 0.0, prior)
 
 
 def _time_of_arrival(
@@ -241,23 +258,29 @@ def _start(known: Arrivals, at: float, error: float, first: float | None, prior:
     )
 
 
-def _arrive(known: Arrivals, at: float, error: float, prior: Prior, count: int = 1) -> Arrivals:
-    """Return the arrivals after `count` more, regularly, of which the last was at `at`."""
+def _arrive(known: Arrivals, times: Sequence[float], error: float, prior: Prior, count: int = 1) -> Arrivals:
+    """Return the arrivals after those at `times`. Each stands for `count` regular ones, of which it was the last."""
     if not known.spacing_s or known.spread_s is None or known.newest_seen_at is None:
-        return _start(known, at, error, known.first_arrival_s, prior)
-    spacing, spread, last = known.spacing_s, known.spread_s, known.newest_seen_at
-    relative = min(max(at - last, 0.0) / count / spacing - 1, MOST_LATE)
-    blur = (known.arrival_error_s**2 + error**2) / spacing**2
-    noise, variance = (spread / spacing) ** 2, known.spacing_variance(prior)
-    gain = variance / (variance + noise + blur)
-    unexplained = max(relative**2 - blur, 0.0) * (noise + blur) / (noise + blur + variance)
-    weight = min(NOISE_WEIGHT + known.arrivals - 1, MOST_NOISE_WEIGHT)
-    noise = (weight * noise + unexplained) / (weight + 1)
-    spacing = max(spacing * (1 + gain * relative), 1.0)
+        first, *later = times
+        return _arrive(_start(known, first, error, known.first_arrival_s, prior), later, error, prior, count)
+    arrivals, last, last_error = known.arrivals, known.newest_seen_at, known.arrival_error_s
+    spacing, noise = known.spacing_s, (known.spread_s / known.spacing_s) ** 2
+    for at in times:
+        relative = min(max(at - last, 0.0) / count / spacing - 1, MOST_LATE)
+        last_blur = (last_error / spacing) ** 2
+        blur = last_blur + (error / spacing) ** 2
+        variance = prior.spread_of_spacing(known.first_arrival_s, last_error) ** 2
+        variance = _spacing_variance(variance, arrivals, noise, last_blur)
+        gain = variance / (variance + noise + blur)
+        unexplained = max(relative**2 - blur, 0.0) * (noise + blur) / (noise + blur + variance)
+        weight = min(NOISE_WEIGHT + arrivals - 1, MOST_NOISE_WEIGHT)
+        noise = (weight * noise + unexplained) / (weight + 1)
+        spacing = max(spacing * (1 + gain * relative), 1.0)
+        arrivals, last, last_error = arrivals + 1, at, error
     return known._replace(
-        newest_seen_at=at,
-        arrival_error_s=error,
-        arrivals=known.arrivals + 1,
+        newest_seen_at=last,
+        arrivals=arrivals,
+        arrival_error_s=last_error,
         spacing_s=spacing,
         spread_s=math.sqrt(noise) * spacing,
     )

@@ -169,7 +169,8 @@ def plan(
     The job has waited for `waited` seconds since the last arrival, or since the start of tracking: see arrivals.py. The
     provider estimates `epoch_estimate` seconds for an epoch.
     """
-    settings = settings._replace(longest=settings.longest * math.sqrt(source.price))
+    if source.price != 1:
+        settings = settings._replace(longest=settings.longest * math.sqrt(source.price))
     share = _share(job, int(now))
     if settling_since is not None:
         since_end = now - settling_since
@@ -213,23 +214,6 @@ class _Expected(NamedTuple):
     irregular_mean: float
     is_logarithmic: bool = False
 
-    def rate(self, age: float) -> float:
-        """Return the arrivals per second at this age, provided that there was none before."""
-        if self.is_logarithmic:
-            age = max(age, 1.0)
-            z, scale = (math.log(age) - self.mean) / self.scale, self.scale * age
-        else:
-            z, scale = (age - self.mean) / self.scale, self.scale
-        arrived = 1 / (1 + math.exp(-z)) if z > -30 else 0.0
-        share, length = self.irregular, IRREGULAR_LENGTH * self.irregular_mean
-        regular = (1 - share) * (1 - arrived)
-        irregular = share * (length / (length + age)) ** IRREGULAR_POWER
-        return (regular * arrived / scale + irregular * IRREGULAR_POWER / (length + age)) / (regular + irregular)
-
-    def step(self, age: float) -> float:
-        """Return the seconds within which the rate hardly changes at this age: the more, the farther the mean is."""
-        return math.inf if self.is_logarithmic else max(self.scale / 2, abs(age - self.mean) / 6)
-
 
 def _expect_first(mean: float, spread: float) -> _Expected:
     mean, scale = min(max(mean, 0.0), 30.0), max(spread, 0.01) / LOGISTIC
@@ -246,11 +230,35 @@ def _expect_next(known: Arrivals, prior: Prior, least_spread: float) -> _Expecte
 
 
 def _gap(expected: _Expected, age: float, price: float, least_step: float, longest: float) -> float:
-    """Return the seconds until the integral of the density of polls is 1, but `longest` at most."""
+    """Return the seconds until the integral of the density of polls is 1, but `longest` at most.
+
+    The density follows from the rate: the arrivals per second at an age, provided that there was none before. It hardly
+    changes within half of the scale, or within a part of the distance from the mean.
+
+    Each poll needs this, and it is the largest part of its evaluation. So the steps call no functions of ours.
+    """
+    mean, scale, irregular_share, irregular_mean, is_logarithmic = expected
+    length = IRREGULAR_LENGTH * irregular_mean
+    longest_step = longest / STEPS
+    shortest_step = longest_step if is_logarithmic else min(max(scale / 2, least_step), longest_step)
     gap = total = 0.0
     while gap < longest:
-        step = min(max(expected.step(age + gap), least_step), longest / STEPS)
-        density = math.sqrt(expected.rate(age + gap + step / 2) / (2 * price))
+        step = abs(age + gap - mean) / 6
+        if step < shortest_step:
+            step = shortest_step
+        elif step > longest_step:
+            step = longest_step
+        at = age + gap + step / 2
+        if is_logarithmic:
+            at = max(at, 1.0)
+            z, unit = (math.log(at) - mean) / scale, scale * at
+        else:
+            z, unit = (at - mean) / scale, scale
+        arrived = 1 / (1 + math.exp(-z)) if z > -30 else 0.0
+        regular = (1 - irregular_share) * (1 - arrived)
+        irregular = irregular_share * (length / (length + at)) ** IRREGULAR_POWER
+        rate = (regular * arrived / unit + irregular * IRREGULAR_POWER / (length + at)) / (regular + irregular)
+        density = math.sqrt(rate / (2 * price))
         if total + density * step >= 1:
             return gap + (1 - total) / density
         total += density * step

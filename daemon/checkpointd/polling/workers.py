@@ -41,6 +41,7 @@ class Workers:
         group: asyncio.TaskGroup,
         wake: asyncio.Event,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._store = store
         self._cadence = cadence
         self._queue = queue
@@ -58,7 +59,7 @@ class Workers:
 
     def late_seconds(self) -> float:
         """Return for how long a poll has outlived its lease, or 0."""
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         return max(now - min(self._listing.values(), default=now), 0.0)
 
     async def idle(self) -> None:
@@ -88,18 +89,18 @@ class Workers:
 
     def start(self, source: ActiveSource) -> None:
         """Start as many workers as there are slots for the claimed jobs. If all are taken, look again later."""
-        loop = asyncio.get_running_loop()
+        now = self._loop.time()
         if source.waiting:
-            self._make_room(source, loop.time())
+            self._make_room(source, now)
         starting = source.workers - source.slots.running
-        for _ in range(len(source.tests) + min(len(source.waiting), source.slots.room(loop.time())) - starting):
+        for _ in range(len(source.tests) + min(len(source.waiting), source.slots.room(now)) - starting):
             source.workers += 1
             task = self._group.create_task(self._work(source))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         if source.name not in self._looking and source.slots.running >= source.concurrency:
             self._looking.add(source.name)
-            loop.call_later(min(source.slots.quick_seconds / 2, LOOK_SECONDS), self._look, source)
+            self._loop.call_later(min(source.slots.quick_seconds / 2, LOOK_SECONDS), self._look, source)
 
     def _make_room(self, source: ActiveSource, now: float) -> None:
         """Cut polls off, if too few can start."""
@@ -109,7 +110,7 @@ class Workers:
     def _look(self, source: ActiveSource) -> None:
         """Use the slots of a source that have become free by time: for the jobs that wait, and those that are due."""
         self._looking.discard(source.name)
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         if source.has_more:
             self._make_room(source, now)
         self.start(source)
@@ -118,24 +119,23 @@ class Workers:
 
     async def _work(self, source: ActiveSource) -> None:
         """Poll the claimed jobs of a source, one after the other, while there are slots."""
-        loop = asyncio.get_running_loop()
         try:
-            while claim := source.take(loop.time()):
-                poll = source.slots.start(claim.lease.job, loop.time())
+            while claim := source.take(self._loop.time()):
+                poll = source.slots.start(claim.lease.job, self._loop.time())
                 self.start(source)
                 try:
                     await self._queue.put(await self._poll(claim, source, poll))  # no variable keeps a large result
                 finally:
                     source.slots.finish(poll)
                     source.finish(claim, was_read=poll.was_read)
-                    if source.wants_jobs(loop.time()):
+                    if source.wants_jobs(self._loop.time()):
                         self._wake.set()
         finally:
             source.workers -= 1
 
     async def _poll(self, claim: Claim, source: ActiveSource, poll: RunningPoll) -> FinishedPoll:
         """Poll one job. A failure becomes a result, because an exception would cancel all other polls."""
-        started = asyncio.get_running_loop().time()
+        started = self._loop.time()
         if source.is_silent(started):
             return FinishedPoll(claim, source, None, source.attribution.failure, 0)
         if started >= claim.poll_by:
@@ -158,20 +158,19 @@ class Workers:
             finished = await self._evaluate(claim, source, client, RawListing([], failure, 1), started)
         finally:
             memory.free()
-        metrics.POLL_SECONDS.observe(asyncio.get_running_loop().time() - started)
+        metrics.POLL_SECONDS.observe(self._loop.time() - started)
         return finished
 
     async def _list(
         self, claim: Claim, source: ActiveSource, client: Client, poll: RunningPoll, memory: ListMemory
     ) -> RawListing:
         """List the checkpoints of a job. If it has failed before, its back-off is the retry."""
-        loop = asyncio.get_running_loop()
         limiter = RateLimiter(self._store, source.key, source.request_interval, paid=1)
 
         async def wait(deadline: float) -> None:
             poll.sent = math.inf
             await limiter.wait(deadline)
-            poll.sent = loop.time()
+            poll.sent = self._loop.time()
 
         lease, was_read = claim.lease, False
         try:
@@ -181,14 +180,14 @@ class Workers:
             )  # fmt: skip
             was_read = raw.failure is None
         finally:
-            source.slots.end(poll, loop.time(), was_read=was_read)
+            source.slots.end(poll, self._loop.time(), was_read=was_read)
         return raw
 
     async def _evaluate(
         self, claim: Claim, source: ActiveSource, client: Client, raw: RawListing, started: float
     ) -> FinishedPoll:
         """Evaluate a listing, for its job and for its source."""
-        lease, failure, now = claim.lease, raw.failure, asyncio.get_running_loop().time()
+        lease, failure, now = claim.lease, raw.failure, self._loop.time()
         if failure and failure.refuses_login:
             if client is not source.client:  # an old key was refused, and there is a new one now
                 return FinishedPoll(claim, source, None, failure, raw.requests)

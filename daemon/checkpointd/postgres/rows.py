@@ -1,10 +1,13 @@
-"""The rows of the statements that take many rows, one array for each column.
+"""The rows of the statements that take many rows, one parameter for each column.
 
 The fields of each NamedTuple are the aliases in the statement, in the same order. A test compares them.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import cache
+from typing import Final, NamedTuple, get_args, get_type_hints
+
+import msgspec
 
 
 class QuietRow(NamedTuple):
@@ -162,20 +165,34 @@ class ChangeRow(NamedTuple):
     new_value: str | None
 
 
-Column = Sequence[object] | None
-"""The values of a column, or None if all of them are null."""
+Column = Sequence[object] | str | None
+"""The values of a column. Numbers and truth values are the text of an array. None if all values are null."""
+
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def columns(kind: type[tuple[object, ...]], rows: Sequence[tuple[object, ...]]) -> Sequence[Column]:
-    """Return rows of a kind as one sequence for each column."""
-    fields: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]  # each kind is a NamedTuple
-    return without_nulls(list(zip(*rows, strict=True)) if rows else [() for _ in fields])
+    """Return rows of a kind as one parameter for each column."""
+    return parameters(kind, list(zip(*rows, strict=True)) if rows else [()] * len(_are_numbers(kind)))
 
 
-def without_nulls(columns: Sequence[Sequence[object]]) -> Sequence[Column]:
-    """Return columns with None for each that has nulls only.
+def parameters(kind: type[tuple[object, ...]], columns: Sequence[Sequence[object]]) -> Sequence[Column]:
+    """Return the columns of rows of a kind as parameters of their statement.
 
-    `unnest` expands it to nulls beside longer arrays. The driver spends most of the time of a save on the elements of
-    arrays.
+    A column of nulls becomes null: `unnest` expands it beside longer arrays. Numbers and truth values become the text
+    of an array, which is that of a JSON array but for the brackets. The driver takes three times as long for an array,
+    because it looks for other arrays in it, and that is most of the time of a save.
     """
-    return [None if column and all(value is None for value in column) else column for column in columns]
+    return [_parameter(*of) for of in zip(columns, _are_numbers(kind), strict=True)]
+
+
+def _parameter(column: Sequence[object], is_number: bool) -> Column:  # noqa: FBT001
+    if column and all(value is None for value in column):
+        return None
+    return f"{{{_encode(column)[1:-1].decode()}}}" if is_number else column
+
+
+@cache
+def _are_numbers(kind: type[tuple[object, ...]]) -> Sequence[bool]:
+    """Return for each field of a kind whether it is a number or a truth value."""
+    return [{str, bytes}.isdisjoint({hint, *get_args(hint)}) for hint in get_type_hints(kind).values()]

@@ -25,7 +25,7 @@ from checkpointd.postgres.rows import (
     QuietRow,
     RejectRow,
     columns,
-    without_nulls,
+    parameters,
 )
 
 MOST_REJECTS: Final = 1000
@@ -110,7 +110,7 @@ def _checkpoint_columns(checkpoints: Sequence[tuple[int, bool, Checkpoint]]) -> 
         "extra_metrics": [_extra_metrics(item) for item in items],
         "payload": [item.payload for item in items],
     }
-    return without_nulls([values[name] for name in CheckpointRow._fields])
+    return parameters(CheckpointRow, [values[name] for name in CheckpointRow._fields])
 
 
 def _extra_metrics(item: Checkpoint) -> str | None:
