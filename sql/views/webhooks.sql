@@ -47,5 +47,5 @@ comment on column fine_tuning.webhooks.last_undelivered_seq is
 comment on column fine_tuning.webhooks.last_undelivered_at is 'Time when the last such message ended.';
 comment on column fine_tuning.webhooks.last_undelivered_reason is 'Why the last such message ended, in words.';
 comment on column fine_tuning.webhooks.state is
-  'failing (the last attempt failed); behind (the lag is more than five minutes: does a daemon with this webhook run?); '
-  'ok.';
+  'failing (the last attempt failed); behind (the lag is more than five minutes: does a daemon with this webhook '
+  'run?); ok.';

@@ -14,6 +14,7 @@ from checkpointd.domain.cadence import FAILURE_CAP
 from checkpointd.postgres import migrations, queries
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.embedded import EmbeddedPostgres
+from checkpointd.postgres.rows import QuietRow, columns
 from support import stored
 
 SIZES = [(1_000, 10, 1), (10_000, 10, 1), (100_000, 10, 1), (10_000, 100, 1), (10_000, 10, 10)]
@@ -54,9 +55,8 @@ async def _due(sql: asyncpg.Connection, share: float) -> None:
 
 def _quiet(leases: list[asyncpg.Record]) -> list[Any]:
     """Return the arguments of a save of quiet polls."""
-    count = len(leases)
-    fields = [[300.0], [False], [False], [b"digest"], [None], [0], [False]]
-    return [[row["job"] for row in leases], [row["lease_token"] for row in leases], *(one * count for one in fields)]
+    rows = [QuietRow(row["job"], row["lease_token"], 300.0, False, False, b"digest", None, 0, False) for row in leases]
+    return list(columns(QuietRow, rows))
 
 
 async def _measure(url: str, jobs: int, checkpoints: int, history: int) -> list[str]:

@@ -120,12 +120,8 @@ async def test_each_missing_right_is_named(daemon_login: str, sql: asyncpg.Conne
         from pg_class c, aclexplode(c.relacl) a where a.grantee = 'checkpointd'::regrole and c.relkind in ('r', 'v')"""
     )
     of_others = {
-        f"fine_tuning.{view}"
-        for view in (
-            "best_steps", "checkpoint_metrics", "comparison", "earlier_steps", "event_lists", "events", "operations",
-            "polls", "steps",
-        )
-    }  # fmt: skip
+        f"fine_tuning.{view}" for view in ("best_steps", "checkpoint_metrics", "earlier_steps", "operations", "polls")
+    }
     needed = [tuple(row) for row in granted if row["name"] not in of_others]
     assert not any(re.search(rf"\b{view}\b", QUERIES) for view in of_others)
     assert len(needed) > 30

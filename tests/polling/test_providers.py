@@ -111,7 +111,7 @@ async def test_documented_settings(
         fields = {source.name: source.request_fields()}
         stop = Stop()
         async with asyncio.TaskGroup() as group:
-            group.create_task(daemon.run(settings, lambda: connect(url), fields, migrate=False, stop=stop))
+            group.create_task(daemon.run(settings, lambda: connect(url), fields, {}, migrate=False, stop=stop))
             await until_true(sql, SEALED, len(world.jobs(AFTER_ALL)))
             stop.asked.set()
     jobs = {job["id"]: job for job in world.jobs(AFTER_ALL)}

@@ -78,6 +78,7 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Release:
 ONE_MORE_ARGUMENT = (
     ("n_epochs text, status text\n) returns int", "n_epochs text, status text, more boolean\n) returns int"),
     ("jobs.status\n  ) as epoch", "jobs.status, true\n  ) as epoch"),
+    ("current_job.n_epochs, null\n", "current_job.n_epochs, null, true\n"),
 )
 ANOTHER_RESULT = (
     ("n_epochs text, status text\n) returns int", "n_epochs text, status text\n) returns bigint"),

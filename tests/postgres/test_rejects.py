@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from checkpointd.domain import checkpoint as checkpoint_module
 from checkpointd.domain import listing
 from checkpointd.domain.reading import BadItemError
 from checkpointd.postgres import queries, save_rows
@@ -59,7 +60,7 @@ async def test_read_again_by_a_newer_version(
     provider.checkpoints[JOB] = page([checkpoint(1)])
     with monkeypatch.context() as old:
         old.setattr(listing, "READER", b"0")
-        old.setattr(listing, "read_checkpoint", refuse)
+        old.setattr(checkpoint_module, "_read_as_specified", refuse)
         for _ in range(2):
             await sync(store, provider)
     assert (0, 1, 2) == tuple(

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-FIRST_GAP: Final = 5.0
+FIRST_RETRY_GAP: Final = 5.0
 LONGEST_RETRY_GAP: Final = 3600.0
 """Seconds between two attempts: each gap is twice as long as the one before it, up to an hour."""
 
@@ -43,7 +43,7 @@ class Answer(NamedTuple):
 
 def next_gap(failures: int, answer: Answer) -> float:
     """Return the seconds until the next attempt, after `failures` failed ones before the one with this answer."""
-    gap = min(FIRST_GAP * 2.0 ** min(failures, 20), LONGEST_RETRY_GAP)
+    gap = min(FIRST_RETRY_GAP * 2.0 ** min(failures, 20), LONGEST_RETRY_GAP)
     return max(gap, answer.retry_after or 0.0)
 
 

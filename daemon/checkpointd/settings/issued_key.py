@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from checkpointd.redaction import looks_like_key
 from checkpointd.settings.credentials import flaw
 
-_KEYS: Final = ("access_token", "accessToken", "token")
+_KEY_NAMES: Final = ("access_token", "accessToken", "token")
 """The names of a key, of which the first one that is present counts, as for the other names."""
 
 _TIMES: Final = (
@@ -82,9 +82,9 @@ def _read_json(text: str, now: float) -> tuple[str, float | None]:
     if isinstance(found, str):
         return found, None
     for part in (found, *(found.get(name) for name in _PARTS)):
-        if isinstance(part, dict) and isinstance(key := _first(part, _KEYS), str):
+        if isinstance(part, dict) and isinstance(key := _first(part, _KEY_NAMES), str):
             return key, _remaining(part, now)
-    raise ValueError(f"it printed JSON without a key: {', '.join(_KEYS[:-1])} or {_KEYS[-1]} is required")
+    raise ValueError(f"it printed JSON without a key: {', '.join(_KEY_NAMES[:-1])} or {_KEY_NAMES[-1]} is required")
 
 
 def _first(values: Mapping[str, Any], names: tuple[str, ...]) -> object:
