@@ -24,7 +24,8 @@ comment on table checkpointd.webhooks is 'One row for each webhook that a daemon
 comment on column checkpointd.webhooks.name is 'Name in the settings.';
 comment on column checkpointd.webhooks.cursor is
   'changes.seq up to which every selected change was delivered, or ended without a delivery.';
-comment on column checkpointd.webhooks.lease_token is 'Random number of the last lease. A sender that has another lost it.';
+comment on column checkpointd.webhooks.lease_token is
+  'Random number of the last lease. A sender that has another lost it.';
 comment on column checkpointd.webhooks.leased_at is 'Time when the last lease was taken or renewed.';
 comment on column checkpointd.webhooks.lease_expires_at is 'Time when the lease expires; null if it was given back.';
 comment on column checkpointd.webhooks.attempt_at is 'Time when the last attempt of a delivery ended.';

@@ -9,7 +9,7 @@
 --
 -- A row has the least and the greatest value in its part of the axis, with their positions, and the mean of the values
 -- and of their positions. The mean of values above 1e100 is null: their sum may overflow. The parts are the same for
--- all jobs. `n` is the number of the job, from 1, and `metric` that of the metric: the six columns, and then the names.
+-- all jobs. `n` is the number of the job, from 1, and `metric` that of the metric: the six columns, then the names.
 with requested as (
   select job.source, job.id, job.per_step, job.start, job.every, job.n
   from unnest($1::text[], $2::text[], $3::float8[], $4::timestamptz[], $5::int[]) with ordinality

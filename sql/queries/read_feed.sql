@@ -1,6 +1,7 @@
--- Read what follows in the feed of changes, for a webhook. Selected changes of one poll, job and kind that follow each
--- other are one group; a change without a poll is one by itself. A poll commits all its changes at once, so that a group
--- is the same whenever it is read. Only the end of a group of more than $5 changes depends on where the reading begins.
+-- Read what follows in the feed of changes, for a webhook. Selected changes of one poll, job and kind that follow
+-- each other are one group; a change without a poll is one by itself. A poll commits all its changes at once, so a
+-- group is the same whenever it is read. Only the end of a group of more than $5 changes depends on where the reading
+-- begins.
 -- $1 cursor: bigint, changes.seq after which to read
 -- $2 kinds: text[], which kinds of changes to select, or of findings that fire or are resolved
 -- $3 sources: text[], regular expressions, of which the name of the source must match one

@@ -187,4 +187,5 @@ begin
 end $$;
 comment on procedure checkpointd.evaluate_findings is
   'Evaluates findings, unless another session is doing that, or has done it within the interval, and commits. '
-  'Returns the keys of those that fired and of those that were resolved, and whether changes are left. A finding is resolved when its condition has not been met for clear_s seconds.';
+  'Returns the keys of those that fired and of those that were resolved, and whether changes are left. '
+  'A finding is resolved when its condition has not been met for clear_s seconds.';
