@@ -2,7 +2,7 @@
 --
 -- Each rule returns rows as long as its condition is met. The condition that makes a finding fire (`fires`) is often
 -- stricter than the one that keeps it open, so that a value near a limit does not fire again and again. A rule
--- compares stored values with each other, not with the time of the evaluation: so a message changes only with the data.
+-- compares stored values with each other, not with the time of the evaluation: a message changes only with the data.
 
 create or replace function checkpointd.shown_number(value double precision) returns text
 language sql immutable
