@@ -230,6 +230,8 @@ async def test_subjects_are_documented(
     found |= await _check(None, provider, monkeypatch, keys=KEYS_WITH_WARNINGS, webhooks=[webhook])
     assert "fail" == found["webhook a"].state
     assert found["webhook a"].message.startswith("the secret: NONE is missing or empty: ")
+    webhook = {"name": "a", "url": "https://hooks.example.org", "format": "slack"}
+    assert "warn" == (await _check(None, provider, monkeypatch, webhooks=[webhook]))["webhook a"].state
     found |= await _check("postgresql://127.1:1/nowhere?sslmode=require", provider, monkeypatch)
     subjects = Document("daemon/README.md").first_words("check", "subject")
     assert set(found) == {subject.replace("NAME", "a") for subject in subjects}

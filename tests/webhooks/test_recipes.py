@@ -68,6 +68,8 @@ async def test_a_receiver(url: str, sql: asyncpg.Connection, jobs: dict[str, int
         assert 0 == await sql.fetchval("select cursor from checkpointd.webhooks")
         assert 1 == (await checkpointd("webhooks", "--replay", "other", "1", env=env)).code
         assert 2 == (await checkpointd("webhooks", "--test", "other", env=env)).code
+        assert 2 == (await checkpointd("webhooks", "--replay", "receiver", str(2**63), env=env)).code
+        assert 2 == (await checkpointd("webhooks", "--replay", "a", "1", "--test", "a", env=env)).code
     finally:
         receiver.kill()
         _, err = await receiver.communicate()

@@ -186,6 +186,8 @@ def webhooks(
     """Show how far each webhook is, and what its endpoint answers."""
     from checkpointd.cli import webhooks as module
 
+    if replay is not None and test is not None:
+        raise typer.BadParameter("give --replay or --test, not both")
     if replay is not None:
         module.replay_webhook(load(config), *replay)
     elif test is not None:

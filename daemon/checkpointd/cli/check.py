@@ -96,13 +96,16 @@ async def _check_status_port(host: str) -> list[Finding]:
 
 def _check_webhook(webhook: Webhook) -> Finding:
     """Return whether the URL and the secret of a webhook can be used. It gets no request."""
+    subject = f"webhook {webhook.name}"
     try:
-        webhook.read_url()
+        url = webhook.read_url()
         webhook.read_key()
     except SettingsError as e:
-        return Finding("fail", f"webhook {webhook.name}", str(e).replace(f" of webhook {webhook.name}", ""))
-    message = f"complete (`checkpointd webhooks --test {webhook.name}` sends a test message)"
-    return Finding("ok", f"webhook {webhook.name}", message)
+        return Finding("fail", subject, str(e).replace(f" of webhook {webhook.name}", ""))
+    if webhook.format == "slack" and url == webhook.url and url.startswith("https:"):
+        message = "the settings contain its URL, which is a secret: write { credential = 'NAME' } instead"
+        return Finding("warn", subject, message)
+    return Finding("ok", subject, f"complete (`checkpointd webhooks --test {webhook.name}` sends a test message)")
 
 
 async def _check_database(
