@@ -68,8 +68,12 @@ async def test_signatures(sql: asyncpg.Connection, jobs: dict[str, int], open_se
             Webhook("whsec_" + "B" * 32).verify(request.body, request.headers)
 
 
-async def test_selection(sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver) -> None:
+async def test_selection(
+    sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """Only the kinds, sources and jobs of the settings are sent, and the cursor also passes what is not."""
+    monkeypatch.setattr(webhooks, "MOST_CHANGES", 2)
     await sql.execute("update checkpointd.jobs set id = 'ftjob.b' where id = 'ftjob-b'")
     for job in jobs.values():
         await add_checkpoints(sql, job, job, 1)
