@@ -225,11 +225,23 @@ async def test_subjects_are_documented(
           returning key, source)
         insert into checkpointd.polling (job, source, unstable_since) select key, source, now() from job"""
     )
-    found = await _check(daemon_login, provider, monkeypatch, database_pooler=True)
+    await sql.execute(
+        """insert into checkpointd.changes (at, job, kind) select now() - interval '6 minutes', key, 'new'
+        from checkpointd.jobs;
+        insert into checkpointd.webhooks (name, cursor, failures, last_answer)
+        values ('a', 1, 2, 'HTTP 503'), ('b', 0, 0, null), ('fine', 1, 0, null), ('removed', 0, 1, null)"""
+    )
+    webhooks = [{"name": name, "url": "http://[::1]", "format": "slack"} for name in ("a", "b", "fine")]
+    found = await _check(daemon_login, provider, monkeypatch, database_pooler=True, webhooks=webhooks)
+    assert "2 failed attempts: HTTP 503" == found["deliveries of a"].message
+    assert found.pop("deliveries of b").message.startswith("changes have waited for 6 min")
+    assert {"ok"} == {found.pop(f"webhook {name}").state for name in ("b", "fine")}
     webhook = {"name": "a", "url": "https://hooks.example.org", "secret": "NONE"}
     found |= await _check(None, provider, monkeypatch, keys=KEYS_WITH_WARNINGS, webhooks=[webhook])
     assert "fail" == found["webhook a"].state
     assert found["webhook a"].message.startswith("the secret: NONE is missing or empty: ")
+    webhook = {"name": "a", "url": "https://hooks.example.org", "format": "slack"}
+    assert "warn" == (await _check(None, provider, monkeypatch, webhooks=[webhook]))["webhook a"].state
     found |= await _check("postgresql://127.1:1/nowhere?sslmode=require", provider, monkeypatch)
     subjects = Document("daemon/README.md").first_words("check", "subject")
     assert set(found) == {subject.replace("NAME", "a") for subject in subjects}

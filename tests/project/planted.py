@@ -279,6 +279,24 @@ async def _save_compared('''),
         "tests/postgres/test_embedded.py::test_no_key_in_the_environment",
         [Edit(f"{PACKAGE}/postgres/embedded.py", "                env=_environment(),\n", "")],
     ),
+    Planted(
+        "a cursor that moves before the delivery",
+        "tests/webhooks/test_sender.py::test_a_cancelled_sender",
+        [Edit(f"{PACKAGE}/webhooks/sender.py", "                answer = await self._post(message)\n", """\
+                await self._advance(lease, message.seq, self._lease_seconds)
+                answer = await self._post(message)
+""")],
+    ),
+    Planted(
+        "a webhook without a lease",
+        "tests/webhooks/test_kills.py::test_five_senders",
+        [Edit("sql/queries/claim_webhook.sql", "  and checkpointd.is_over(lease_expires_at, leased_at, clock.now)\n", "")],
+    ),
+    Planted(
+        "a repetition with another id",
+        "tests/webhooks/test_answers.py::test_answers_that_may_change",
+        [Edit(f"{PACKAGE}/webhooks/signature.py", 'f"{webhook} {last.seq} {last.at}"', 'f"{webhook} {last.seq} {last.age}"')],
+    ),
 ]  # fmt: skip
 
 

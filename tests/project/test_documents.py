@@ -37,6 +37,8 @@ RUN = {
     ("daemon/checkpointd/webhooks/README.md", "A receiver in ten lines"):
         "tests/webhooks/test_recipes.py::test_a_receiver",
     ("daemon/checkpointd/webhooks/README.md", "Messages"): "tests/webhooks/test_recipes.py::test_messages",
+    ("daemon/checkpointd/simulator/README.md", "Receive webhooks"):
+        "tests/webhooks/test_recipes.py::test_simulated_receiver",
     ("sql/OPERATING.md", "Roles"): "tests/postgres/test_roles.py::test_documented_logins",
     ("sql/OPERATING.md", "Without CREATEROLE"): "tests/postgres/test_roles.py::test_documented_without_createrole",
     ("sql/OPERATING.md", "What readers can do to the daemon"):
@@ -175,7 +177,7 @@ async def test_columns_exist(sql: asyncpg.Connection) -> None:
     columns = {(row["table_name"], row["column_name"]) for row in rows}
     views = "|".join({view for view, _ in columns})
     for document in DOCUMENTS:
-        named = re.findall(rf"`(?:fine_tuning\.)?({views})\.(\w+)`", document.prose)
+        named = re.findall(rf"`(?:fine_tuning\.)?({views})\.(?!py`)(\w+)`", document.prose)
         assert set() == set(named) - columns, document.name
 
 

@@ -280,7 +280,7 @@ async def test_simulated_provider(url: str, tmp_path: Path) -> None:
     simulate, *_, run = SIMULATOR.commands("The simulated provider")
     async with _typed([f"exec {simulate} --port 0"], tmp_path) as provider:
         export = (await _reads(provider, "export")).strip()
-        (example,) = SIMULATOR.blocks("")
+        (example,) = SIMULATOR.blocks("", "The simulated provider")
         assert re.sub(r":\d+/", ":8788/", export) == example.strip()
         async with _typed([export, f"exec env {run}"], tmp_path, CHECKPOINTD_DATABASE_URL=url) as daemon:
             await _reads(daemon, "job_list.changed")

@@ -11,8 +11,9 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 class Received(NamedTuple):
-    """A request: its headers in lower case, its body, and its connection."""
+    """A request: its path, its headers in lower case, its body, and its connection."""
 
+    path: str
     headers: dict[str, str]
     body: bytes
     transport: asyncio.Transport
@@ -34,14 +35,14 @@ class Receiver:
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.answer: Callable[[Received], Awaitable[web.StreamResponse]] | None = None
-        self.url = ""
+        self.url = self.origin = ""
         self.in_flight = 0
         self.most_in_flight = 0
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
         assert isinstance(request.transport, asyncio.Transport)
-        received = Received(headers, await request.read(), request.transport)
+        received = Received(request.path, headers, await request.read(), request.transport)
         self.received.append(received)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -72,7 +73,8 @@ class Receiver:
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", port).start()
         self._port = self._runner.addresses[0][1]
-        self.url = f"http://127.0.0.1:{self._port}/hook"
+        self.origin = f"http://127.0.0.1:{self._port}"
+        self.url = f"{self.origin}/hook"
 
     async def restart(self) -> None:
         """Close all connections without answers, and listen on the same port again."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
@@ -14,6 +15,7 @@ from support.verbs import checkpointd, environment, running, wait_for_line
 from webhooks.conftest import Open
 
 GUIDE = Document("daemon/checkpointd/webhooks/README.md")
+SIMULATOR = Document("daemon/checkpointd/simulator/README.md")
 NOON = "2026-07-01 12:00:00Z"
 
 
@@ -66,10 +68,38 @@ async def test_a_receiver(url: str, sql: asyncpg.Connection, jobs: dict[str, int
         assert 0 == await sql.fetchval("select cursor from checkpointd.webhooks")
         assert 1 == (await checkpointd("webhooks", "--replay", "other", "1", env=env)).code
         assert 2 == (await checkpointd("webhooks", "--test", "other", env=env)).code
+        assert 2 == (await checkpointd("webhooks", "--replay", "receiver", str(2**63), env=env)).code
+        assert 2 == (await checkpointd("webhooks", "--replay", "a", "1", "--test", "a", env=env)).code
     finally:
         receiver.kill()
         _, err = await receiver.communicate()
     assert b"Error" not in err
+
+
+async def test_simulated_receiver(tmp_path: Path) -> None:
+    """The simulated receiver accepts what is sent with the settings that it prints, and nothing with another secret."""
+    (command,) = SIMULATOR.commands("Receive webhooks")
+    (example,) = SIMULATOR.blocks("", "Receive webhooks")
+    env = environment(tmp_path)
+    async with running(*command.split()[1:], "--port", "0", env=env) as receiver:
+        assert receiver.stdout is not None
+        printed = [(await receiver.stdout.readline()).decode() for _ in range(5)]
+        assert example == re.sub(r":\d+/", ":8788/", "".join(printed))
+        (secret,) = re.findall(r"whsec_\S+", printed[0])
+        (tmp_path / "checkpointd.toml").write_text("".join(printed))
+        env |= {"CHECKPOINTD_CONFIG": str(tmp_path / "checkpointd.toml"), "SIMULATED_SECRET": secret}
+        ended = await checkpointd("webhooks", "--test", "simulated", env=env)
+        assert (0, "webhook simulated: HTTP 204 No Content\n", "") == ended
+        ended = await checkpointd("webhooks", "--test", "simulated", env=env | {"SIMULATED_SECRET": SECRET})
+        assert (1, "checkpointd: webhook simulated: HTTP 401 Unauthorized\n") == (ended.code, ended.err)
+        receiver.terminate()
+        text = (await receiver.stdout.read()).decode()
+    assert ["verified", "WRONG SIGNATURE"] == re.findall(r"^msg_test_\w+: (.+)$", text, re.MULTILINE)
+    assert 2 == text.count('"type": "webhook.test"')
+    ended = await checkpointd(*command.split()[1:], "--jobs", "3", env=env)
+    assert (2, "--jobs has no effect with --receiver, which simulates no provider") == (
+        ended.code, ended.err.strip().removeprefix("checkpointd: ")
+    )  # fmt: skip
 
 
 async def test_messages(sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver) -> None:

@@ -186,6 +186,8 @@ def webhooks(
     """Show how far each webhook is, and what its endpoint answers."""
     from checkpointd.cli import webhooks as module
 
+    if replay is not None and test is not None:
+        raise typer.BadParameter("give --replay or --test, not both")
     if replay is not None:
         module.replay_webhook(load(config), *replay)
     elif test is not None:
@@ -246,16 +248,21 @@ def simulate(
         Path | None,
         typer.Option(metavar="DIR", help="Serve the recorded lists DIR/*.json unchanged, instead of simulated jobs."),
     ] = None,
+    receiver: Annotated[
+        bool, typer.Option("--receiver", help="Receive webhooks and print them, instead of simulating a provider.")
+    ] = False,
 ) -> None:
-    """Run the simulated provider alone, on 127.0.0.1.
+    """Run the simulated provider alone, or a receiver of webhooks, on 127.0.0.1.
 
     First it prints the settings that connect other commands to it.
     """
     from checkpointd.cli import simulate as module
 
-    if replay is None:
+    origins = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, origin in origins.items() if origin is not None and origin.name == "COMMANDLINE"]
+    if receiver:
+        module.simulate_receiver(seed, port, given)
+    elif replay is None:
         module.simulate_jobs(Shape(kind, publish, order, retain, per_epoch), jobs, seed, speed, port)
     else:
-        origins = {name: context.get_parameter_source(name) for name in context.params}
-        given = [name for name, origin in origins.items() if origin is not None and origin.name == "COMMANDLINE"]
         module.simulate_recorded(replay, kind, port, given)

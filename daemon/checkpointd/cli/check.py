@@ -24,6 +24,7 @@ from checkpointd.cli.database_findings import (
     assess_sources,
     assess_tables,
     assess_unstable_jobs,
+    assess_webhooks,
 )
 from checkpointd.cli.findings import Finding, assess_clock, assess_key, assess_settings
 from checkpointd.cli.source_findings import Try, assess_source
@@ -32,6 +33,7 @@ from checkpointd.postgres import migrations, overview
 from checkpointd.postgres.connection import Connect
 from checkpointd.postgres.errors import DatabaseUnavailableError, EmbeddedError, MigrationError
 from checkpointd.postgres.store import Store, open_store
+from checkpointd.postgres.webhooks import list_webhooks
 from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.provider.http import Limits, Session, open_session
 from checkpointd.settings.credentials import SettingsError
@@ -96,13 +98,16 @@ async def _check_status_port(host: str) -> list[Finding]:
 
 def _check_webhook(webhook: Webhook) -> Finding:
     """Return whether the URL and the secret of a webhook can be used. It gets no request."""
+    subject = f"webhook {webhook.name}"
     try:
-        webhook.read_url()
+        url = webhook.read_url()
         webhook.read_key()
     except SettingsError as e:
-        return Finding("fail", f"webhook {webhook.name}", str(e).replace(f" of webhook {webhook.name}", ""))
-    message = f"complete (`checkpointd webhooks --test {webhook.name}` sends a test message)"
-    return Finding("ok", f"webhook {webhook.name}", message)
+        return Finding("fail", subject, str(e).replace(f" of webhook {webhook.name}", ""))
+    if webhook.format == "slack" and url == webhook.url and url.startswith("https:"):
+        message = "the settings contain its URL, which is a secret: write { credential = 'NAME' } instead"
+        return Finding("warn", subject, message)
+    return Finding("ok", subject, f"complete (`checkpointd webhooks --test {webhook.name}` sends a test message)")
 
 
 async def _check_database(
@@ -143,6 +148,8 @@ async def _check_database(
             jobs |= {renamed[name]: job for name, job in jobs.items() if name in renamed}
             unstable = await overview.count_unstable_jobs(store)
             findings += assess_sources(stored)
+            names = {webhook.name for webhook in settings.webhooks}
+            findings += assess_webhooks(await list_webhooks(store), names)
             findings += assess_unstable_jobs(unstable) + assess_new_jobs(stored, settings.max_new_jobs_per_day)
     except (EmbeddedError, MigrationError) as e:
         findings.append(Finding("fail", subject, str(e).removeprefix(f"the {subject} is ")))

@@ -1,11 +1,11 @@
-"""The findings about the database: its server, the role, a pooler, and the sources that it knows. Pure."""
+"""The findings about the database: its server, the role, a pooler, and the sources and webhooks that it knows. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from checkpointd.cli.findings import Finding, State
 from checkpointd.postgres.migrations import Obstacle
-from checkpointd.presentation import is_unconfigured, plural, timestamp
+from checkpointd.presentation import duration, is_unconfigured, plural, timestamp
 
 OLDEST: Final = 150_000
 """The oldest supported PostgreSQL, as its server_version_num."""
@@ -120,4 +120,18 @@ def assess_new_jobs(stored: Sequence[Mapping[str, Any]], per_day: int) -> list[F
                 " CHECKPOINTD_DISCOVER off, track jobs by their ids, and untrack the invented ones"
             )
             findings.append(Finding("warn", f"new jobs of {source['name']}", f"{message}: {advice}"))
+    return findings
+
+
+def assess_webhooks(stored: Sequence[Mapping[str, Any]], configured: Collection[str]) -> list[Finding]:
+    """Return a warning for each configured webhook whose deliveries fail, or that lags behind the changes."""
+    findings = []
+    for row in stored:
+        if row["name"] not in configured or row["state"] == "ok":
+            continue
+        if row["state"] == "failing":
+            message = f"{row['failures']} failed {plural('attempt', row['failures'])}: {row['last_answer']}"
+        else:
+            message = f"changes have waited for {duration(row['lag_seconds'])}: does a daemon with these settings run?"
+        findings.append(Finding("warn", f"deliveries of {row['name']}", message))
     return findings

@@ -1,6 +1,6 @@
-"""The command simulate: the simulated provider alone, and how to reach it."""
+"""The command simulate: the simulated provider alone, or a receiver of webhooks, and how to reach it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from checkpointd.cli import event_loop, output
 from checkpointd.cli.arguments import CommandError, UsageError
 from checkpointd.service.signals import stop_on_signals
 from checkpointd.simulator.kinds import KINDS
+from checkpointd.simulator.receiver import receiver_secret, serve_receiver
 from checkpointd.simulator.replay import read_recorded, serve_recorded
 from checkpointd.simulator.server import accelerated, serve
 from checkpointd.simulator.shapes import Kind, Shape
@@ -26,9 +27,7 @@ def simulate_recorded(folder: Path, kind: Kind, port: int, given: Sequence[str])
 
     Raises UsageError for options that a recording ignores, and for a folder without recordings.
     """
-    for name in given:
-        if name not in {"replay", "kind", "port"}:
-            raise UsageError(f"--{name.replace('_', '-')} has no effect with --replay, which serves recorded answers")
+    _reject_others(given, {"replay", "kind", "port"}, "--replay, which serves recorded answers")
     try:
         bodies, left_out = read_recorded(folder)
     except OSError as e:
@@ -40,12 +39,41 @@ def simulate_recorded(folder: Path, kind: Kind, port: int, given: Sequence[str])
     _serve(serve_recorded(bodies, kind, port=port), kind, list(bodies), port)
 
 
+def simulate_receiver(seed: int, port: int, given: Sequence[str]) -> None:
+    """Receive webhooks and print them until a signal; `given` are the options of the call.
+
+    Raises UsageError for options of the simulated provider.
+    """
+    _reject_others(given, {"receiver", "seed", "port"}, "--receiver, which simulates no provider")
+    secret = receiver_secret(seed)
+    _run(
+        serve_receiver(secret, lambda text: print(f"\n{text}", flush=True), port=port),
+        port,
+        lambda url: (
+            f"# For the settings file. The secret: export SIMULATED_SECRET={secret}\n"
+            f'[[webhooks]]\nname = "simulated"\nurl = "{url}"\nsecret = "SIMULATED_SECRET"'
+        ),
+    )
+
+
+def _reject_others(given: Sequence[str], known: Collection[str], what: str) -> None:
+    for name in given:
+        if name not in known:
+            raise UsageError(f"--{name.replace('_', '-')} has no effect with {what}")
+
+
 def _serve(serving: AbstractAsyncContextManager[str], kind: Kind, ids: Sequence[str], port: int) -> None:
+    _run(serving, port, lambda url: _how_to_reach(url, kind, ids))
+
+
+def _run(serving: AbstractAsyncContextManager[str], port: int, describe: Callable[[str], str]) -> None:
+    """Serve until a signal, and first print what `describe` returns for the URL."""
+
     async def work() -> None:
         with stop_on_signals() as stop:
             try:
                 async with serving as url:
-                    print(_how_to_reach(url, kind, ids), flush=True)
+                    print(describe(url), flush=True)
                     await stop.asked.wait()
             except OSError as e:
                 raise CommandError(f"port {port}: {e.strerror or e}") from None

@@ -174,6 +174,7 @@ def show_webhooks(rows: Sequence[Row]) -> None:
         Column("next attempt", from_width=WIDE),
         Column("delivered", is_number=True, from_width=WIDE),
         Column("undelivered", is_number=True),
+        Column("last undelivered", from_width=WIDE),
     ]
     _show_table(columns, [_webhook_cells(row) for row in rows], "checkpointd webhooks")
 
@@ -182,13 +183,14 @@ def _webhook_cells(row: Row) -> list[Cell]:
     return [
         row["name"],
         Label("good" if row["state"] == "ok" else "bad", row["state"]),
-        row["cursor"],
+        str(row["cursor"]),  # as --replay takes it, without commas
         presentation.duration(row["lag_seconds"]),
         row["failures"],
         row["last_answer"],
         timestamp(row["next_attempt_at"]) if row["next_attempt_at"] else "",
         row["delivered_count"],
         row["undelivered_count"],
+        f"{row['last_undelivered_seq']}: {row['last_undelivered_reason']}" if row["undelivered_count"] else "",
     ]
 
 

@@ -11,7 +11,7 @@ from checkpointd.postgres import webhooks
 from checkpointd.provider.http import open_session
 from checkpointd.service.webhooks import read_endpoints
 from checkpointd.settings.model import Settings
-from checkpointd.settings.webhook import Webhook
+from checkpointd.settings.webhook import MOST_SEQ, Webhook
 from checkpointd.webhooks.formats import FORMATS
 from checkpointd.webhooks.request import post
 
@@ -32,8 +32,8 @@ def show_webhooks(settings: Settings, *, as_json: bool) -> None:
 
 def replay_webhook(settings: Settings, name: str, seq: int) -> None:
     """Let the daemons send again what a webhook selects from a change on."""
-    if seq < 1:
-        raise UsageError(f"--replay {name[:80]} {seq}: the number of a change is 1 or more")
+    if not 1 <= seq <= MOST_SEQ:
+        raise UsageError(f"--replay {name[:80]} {seq}: not the number (seq) of a change")
 
     async def work() -> None:
         async with open_database(settings) as store:

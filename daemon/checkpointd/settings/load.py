@@ -27,7 +27,7 @@ CONFIG: Final = Path("/etc/checkpointd/checkpointd.toml")
 _OPENAI_ENV: Final = {"base_url": "OPENAI_BASE_URL", "organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"}
 """The variables that OpenAI's own clients read, besides the key."""
 
-_KEYS: Final = {
+_TABLE_KEYS: Final = {
     "sources": list(Source.model_fields),
     "webhooks": [f.alias or n for n, f in Webhook.model_fields.items()],
 }
@@ -97,7 +97,7 @@ def _reject_unknown(values: Mapping[str, object], path: Path, given: Mapping[str
     for name in values:
         if name not in known:
             raise SettingsError(f"{path}: {name}: {_no_such_setting(name, known)}")
-    known = [name for name in (*known, "config") if name not in _KEYS]
+    known = [name for name in (*known, "config") if name not in _TABLE_KEYS]
     for name, variable_name in given.items():
         if name not in known:
             raise SettingsError(f"{variable_name}: {_no_such_setting(name, known, is_variable=True)}")
@@ -130,7 +130,7 @@ def _explain(
     if is_default and name in _OPENAI_ENV:
         return f"{_OPENAI_ENV[name]}: {message}"
     if kind == "extra_forbidden":
-        message = _no_such_setting(name, _KEYS[str(loc[0])])
+        message = _no_such_setting(name, _TABLE_KEYS[str(loc[0])])
     elif kind in {"tuple_type", "model_type"} and len(loc) <= 2:
         loc = loc[:1]
         message = f"write each {str(loc[0]).removesuffix('s')} as a table of its own, under a line [[{loc[0]}]]"

@@ -22,6 +22,9 @@ FINDING_KINDS: Final = (
 )  # fmt: skip
 """Kinds of findings. Each stands for the changes `fired` and `resolved` of such findings."""
 
+MOST_SEQ: Final = 2**63 - 1
+"""The largest number of a change."""
+
 KEY_PREFIX: Final = "whsec_"
 _KEY_BYTES: Final = range(24, 65)
 """How many bytes a key may have, by the specification of Standard Webhooks."""
@@ -80,7 +83,7 @@ class Webhook(BaseModel):
         tuple[Pattern, ...], Field(min_length=1, description="patterns; the id of the job must match one")
     ] = ("*",)
     from_: Annotated[
-        Literal["now"] | Annotated[int, Field(ge=1)],
+        Literal["now"] | Annotated[int, Field(ge=1, le=MOST_SEQ)],
         Field(alias="from", description="where a new webhook begins: now, or the number (seq) of a change"),
     ] = "now"
 

@@ -23,9 +23,7 @@ class Endpoint(NamedTuple):
     key: bytes | None
 
 
-async def post(
-    http: Session, endpoint: Endpoint, id_: str, body: bytes, seconds: int, most_seconds: float
-) -> Answer:  # fmt: skip
+async def post(http: Session, endpoint: Endpoint, id_: str, body: bytes, seconds: int, most_seconds: float) -> Answer:
     """Send a message, and return the answer. `seconds` is the time, in Unix seconds.
 
     Neither the URL nor a text of the endpoint is in the answer: the URL of a Slack webhook is a secret.

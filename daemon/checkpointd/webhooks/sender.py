@@ -109,15 +109,13 @@ class Sender:
                 lease = lease._replace(failures=0, failing_seconds=0.0)
         else:
             await self._advance(lease, read_to, None)
-            return bool(groups)
+            return read_to > lease.cursor
         await webhooks.release(self._store, name, lease)
         return True
 
     async def _post(self, message: Message) -> Answer:
-        seconds = int(self._clock())
-        return await post(
-            self._http, self._webhook.endpoint, message.id, message.body, seconds, self._request_seconds
-        )  # fmt: skip
+        endpoint, seconds = self._webhook.endpoint, int(self._clock())
+        return await post(self._http, endpoint, message.id, message.body, seconds, self._request_seconds)
 
     async def _advance(
         self, lease: WebhookLease, cursor: int, lease_seconds: float | None, outcome: Outcome | None = None,

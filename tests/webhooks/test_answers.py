@@ -1,0 +1,152 @@
+"""What follows from an answer: a delivery, another attempt and when, or an end that is recorded."""
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+import pytest
+from aiohttp import web
+
+from support.receiver import SECRET, Received, Receiver
+from webhooks.conftest import Open, add_statuses, attempt_now, statuses, view
+
+
+async def test_answers_that_may_change(
+    sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver
+) -> None:
+    """After a 408, 425, 429 or 5xx the same message is sent again, with the same id, and nothing overtakes it."""
+    await (sender := open_sender()).tick()
+    for number, status in enumerate((408, 425, 429, 500, 503, 599)):
+        await add_statuses(sql, jobs["ftjob-a"], ["queued", "running"])
+        receiver.received.clear()
+        receiver.answer_once(status)
+        await sender.tick()
+        await sender.tick()
+        assert ["queued"] == statuses(receiver.received)
+        row = await view(sql)
+        assert ("failing", 2 * number, 1, status) == (
+            row["state"], row["cursor"], row["failures"], row["last_status"]
+        )  # fmt: skip
+        assert f"HTTP {status}" in row["last_answer"]
+        await attempt_now(sql)
+        await sender.tick()
+        assert ["queued", "queued", "running"] == statuses(receiver.received)
+        first, second, _ = receiver.received
+        assert (first.id, first.body) == (second.id, second.body)
+        row = await view(sql)
+        assert ("ok", 0) == (row["state"], row["failures"])
+
+
+async def test_answers_that_end_a_delivery(
+    sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver
+) -> None:
+    """Any other answer, also a redirect, ends the delivery. It is recorded, and the next message is sent."""
+    await (sender := open_sender()).tick()
+    for number, status in enumerate((301, 302, 307, 400, 401, 404, 410, 422)):
+        await add_statuses(sql, jobs["ftjob-a"], ["queued", "running"])
+        receiver.received.clear()
+        receiver.answer_once(status, Location="/elsewhere")
+        await sender.tick()
+        assert ["queued", "running"] == statuses(receiver.received)
+        row = await view(sql)
+        assert ("ok", number + 1, 2 * number + 1, number + 1) == (
+            row["state"], row["undelivered_count"], row["last_undelivered_seq"], row["delivered_count"]
+        )  # fmt: skip
+        assert row["last_undelivered_reason"].startswith(f"HTTP {status} ")
+
+
+async def test_retry_after(
+    sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver
+) -> None:
+    """Each gap is twice as long as the one before it, up to an hour, and not shorter than Retry-After."""
+    await add_statuses(sql, jobs["ftjob-a"], ["queued"])
+    await (sender := open_sender()).tick()
+    gaps = []
+    for header in ("", "", "", *[""] * 8, "7200"):
+        receiver.answer_once(503, **({"Retry_After": header} if header else {}))
+        await attempt_now(sql)
+        await sender.tick()
+        gaps.append(
+            await sql.fetchval("select extract(epoch from next_attempt_at - attempt_at)::int from checkpointd.webhooks")
+        )
+    assert [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 7200] == gaps
+
+
+async def test_three_days(sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver) -> None:
+    """When an endpoint has failed for three days, messages of that age end, and younger ones are kept."""
+    await add_statuses(sql, jobs["ftjob-a"], ["queued", "running"], "now() - interval '4 days'")
+    await add_statuses(sql, jobs["ftjob-a"], ["succeeded"])
+
+    async def refuse(_: Received) -> web.StreamResponse:
+        return web.Response(status=503)
+
+    receiver.answer = refuse
+    await (sender := open_sender()).tick()
+    await sender.tick()
+    assert 0 == (await view(sql))["undelivered_count"], "the endpoint has not failed for three days"
+    await sql.execute(
+        "update checkpointd.webhooks set next_attempt_at = now(), failing_since = now() - interval '3 days 1 s'"
+    )
+    await sender.tick()
+    row = await view(sql)
+    assert (2, 2, 2, "failing") == tuple(
+        row[name] for name in ("undelivered_count", "last_undelivered_seq", "cursor", "state")
+    )
+    receiver.answer = None
+    await attempt_now(sql)
+    receiver.received.clear()
+    await sender.tick()
+    assert ["succeeded"] == statuses(receiver.received)
+
+
+async def test_no_answer(sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver) -> None:
+    """An endpoint that does not answer in time, that closes the connection, or that does not listen is tried again."""
+    await add_statuses(sql, jobs["ftjob-a"], ["queued"])
+    silent = asyncio.Event()
+
+    async def wait(_: Received) -> web.StreamResponse:
+        await silent.wait()
+        return web.Response()
+
+    async def close(received: Received) -> web.StreamResponse:
+        received.transport.abort()
+        return web.Response()
+
+    receiver.answer = wait
+    await (sender := open_sender(lease_seconds=2)).tick()
+    sender._request_seconds = 0.05
+    await sender.tick()
+    assert "no answer within 0.05 s" == (await view(sql))["last_answer"]
+    await attempt_now(sql)
+    receiver.answer = close
+    await sender.tick()
+    assert "the connection was lost: ServerDisconnectedError" == (await view(sql))["last_answer"]
+    await receiver.stop()
+    await attempt_now(sql)
+    await sender.tick()
+    row = await view(sql)
+    assert (None, 3, "failing") == tuple(row[name] for name in ("last_status", "failures", "state"))
+    assert row["last_answer"].startswith("no connection: ")
+
+
+async def test_no_secret_is_shown(
+    sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Neither the secret nor the path of a secret URL is in a row or in the log, whatever the endpoint answers."""
+    await add_statuses(sql, jobs["ftjob-a"], ["queued"])
+    (tmp_path / "url").write_text(f"{receiver.origin}/services/the-secret-path")
+    await (sender := open_sender(url={"credential": str(tmp_path / "url")})).tick()
+
+    async def echo(received: Received) -> web.StreamResponse:
+        text = f"{received.path} {SECRET} {received.headers['webhook-signature']}"
+        return web.Response(status=500, text=text, reason=text, headers={"Location": text})
+
+    receiver.answer = echo
+    await sender.tick()
+    await receiver.stop()
+    await attempt_now(sql)
+    await sender.tick()
+    shown = f"{await view(sql)} {await sql.fetchrow('select * from checkpointd.webhooks')} {capsys.readouterr()}"
+    assert "webhook.failing" in shown
+    assert [] == [text for text in ("the-secret-path", SECRET, SECRET[6:], "v1,") if text in shown]
