@@ -257,7 +257,7 @@ async def test_step_curves(site: Site, sql: asyncpg.Connection) -> None:
     assert any(label.startswith("step 120, epoch 3, checkpoint, best: train") for label in labels)
     assert any(re.match(r"steps 9,934 to 10,000, latest: train 0\.\d+ to 0\.\d+, valid", label) for label in labels)
     assert f"{path}?axis=time&scale=log#curves" in (await site.open(f"{path}?axis=time")).all("a", "href")
-    for axis, unit in (("step", "step"), ("epoch", "epoch"), ("time", "h")):
+    for axis, unit in (("epoch", "epoch"), ("time", "h")):
         shown = await site.open(f"{path}?axis={axis}&smoothing=light&scale=log")
         assert f">{unit}</text>" in shown.html
         assert len([style for style in shown.all("path", "class") if "exact" in style]) == 4
