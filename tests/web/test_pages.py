@@ -18,7 +18,7 @@ from checkpointd.postgres.connection import connect
 from checkpointd.postgres.findings import evaluate_findings
 from checkpointd.postgres.objectives import set_objective, set_source_objectives
 from checkpointd.postgres.store import Store, open_store
-from checkpointd.web import listener
+from checkpointd.web import data, listener
 from checkpointd.web import server as web
 from support import history, hostile
 from support.findings import OVERFITTING, History, add
@@ -261,6 +261,22 @@ async def test_step_curves(site: Site, sql: asyncpg.Connection) -> None:
         shown = await site.open(f"{path}?axis={axis}&smoothing=light&scale=log")
         assert f">{unit}</text>" in shown.html
         assert len([style for style in shown.all("path", "class") if "exact" in style]) == 4
+
+
+async def test_sample_of_steps(site: Site, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If there are too many steps to read, a sample is drawn, and the pages say so."""
+    await fill(sql, jobs=1, checkpoints=1)
+    job_id = await sql.fetchval("select id from fine_tuning.jobs")
+    await history.add_events(sql, [job_id], 1000)
+    monkeypatch.setattr(data, "STEPS_READ", 200)
+    shown = await site.open(f"/jobs/large/{job_id}")
+    assert "Lines: a sample of the 1,000 steps" in shown.text
+    assert (
+        30
+        < len([label for label in shown.all("g", "aria-label") if re.match(r"step [\d,]+(, latest)?: ", label)])
+        < 170
+    )
+    assert "Of long curves, a sample of the steps is shown." in (await site.open(_compare(job_id))).text
 
 
 async def test_progress(site: Site, sql: asyncpg.Connection) -> None:
