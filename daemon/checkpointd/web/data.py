@@ -193,7 +193,7 @@ async def read_job_page(
 
 
 def _curve_request(source: str, job_id: str, training: Row, view: View, most: int) -> CurveRequest:
-    """Return what to read to draw the curve of a job: `most` steps, a sample of them, or its checkpoints."""
+    """Return what to read for the curve of a job: its steps, a sample if they are more than `most`, or checkpoints."""
     per_step = {"step": 1.0, "epoch": training["epochs_per_step"], "time": None}[view.axis]
     start = training["started_at"] if view.axis == "time" else None
     steps = training["step_count"]
