@@ -249,9 +249,14 @@ async def test_step_curves(site: Site, sql: asyncpg.Connection) -> None:
     job_id = await sql.fetchval("select id from fine_tuning.jobs")
     path = f"/jobs/large/{job_id}"
     await history.add_events(sql, [job_id], 10_000)
+    await sql.execute("update checkpointd.steps set full_valid_loss = 0.25 where step_number in (9994, 9996)")
     shown = await site.open(path)
     assert len(shown.html) < 250_000
     assert "step 10,000 of 10,000" in shown.text
+    assert re.search(
+        r"Best step of the curve: step \d,\d+, the smallest full_valid_loss , 0\.25\d+, of 2 steps\. ", shown.text
+    )
+    assert "The nearest checkpoint that can be deployed is 9,876 steps away: step 120." in shown.text
     assert "Lines: the 10,000 steps that the provider reports as events" in shown.text
     labels = shown.all("g", "aria-label")
     assert any(label.startswith("step 120, epoch 3, checkpoint, best: train") for label in labels)
@@ -260,7 +265,7 @@ async def test_step_curves(site: Site, sql: asyncpg.Connection) -> None:
     for axis, unit in (("epoch", "epoch"), ("time", "h")):
         shown = await site.open(f"{path}?axis={axis}&smoothing=light&scale=log")
         assert f">{unit}</text>" in shown.html
-        assert len([style for style in shown.all("path", "class") if "exact" in style]) == 4
+        assert len([style for style in shown.all("path", "class") if "exact" in style]) == 5
 
 
 async def test_sample_of_steps(site: Site, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
