@@ -3,38 +3,39 @@
 -- $2 id: text[], the provider's id of the job
 -- $3 count: bigint, the most names of a job
 --
--- A job that does not exist has no row. `names` are the metrics of the last step, or of the last checkpoint if there
--- are no steps, that have no column of their own: that of the objective first, then rewards.
+-- A job that does not exist has no row. `names` are the metrics of the last step and of the last checkpoint without a
+-- column of their own: that of the objective first, then rewards.
 select requested.n, coalesce(event_lists.step_count, 0) as step_count, event_lists.last_step,
   case when last_step.total_steps >= last_step.step_number then last_step.total_steps end as total_steps,
-  coalesce(first_step.created_at, jobs.created_at) as started_at,
+  coalesce(first_step.created_at, comparison.created_at) as started_at,
   coalesce(
     case
-      when last_step.total_steps > 0 and jobs.n_epochs between 1 and 100000
-        then jobs.n_epochs::float8 / last_step.total_steps
+      when last_step.total_steps > 0 and comparison.n_epochs between 1 and 100000
+        then comparison.n_epochs::float8 / last_step.total_steps
     end,
     measured.epochs_per_step
   ) as epochs_per_step,
-  best_checkpoints.rule as objective, array(
+  comparison.metric as objective, array(
     select named.name
     from (
-      select jsonb_object_keys(coalesce(last_step.extra_metrics, last_checkpoint.extra_metrics)) as name
+      select jsonb_object_keys(last_step.extra_metrics) as name
       union
-      select best_checkpoints.rule
-      where best_checkpoints.rule not in (
+      select jsonb_object_keys(last_checkpoint.extra_metrics)
+      union
+      select comparison.metric
+      where comparison.metric not in (
         'step', 'train_loss', 'train_mean_token_accuracy', 'valid_loss', 'valid_mean_token_accuracy',
         'full_valid_loss', 'full_valid_mean_token_accuracy'
       )
     ) as named
-    order by named.name is distinct from best_checkpoints.rule, position('reward' in named.name) = 0, named.name
+    order by named.name is distinct from comparison.metric, position('reward' in named.name) = 0, named.name
     limit $3::bigint
   ) as names
 from unnest($1::text[], $2::text[]) with ordinality as requested (source, id, n)
-join fine_tuning.jobs on jobs.source = requested.source and jobs.id = requested.id
+join fine_tuning.comparison
+  on comparison.source = requested.source and comparison.fine_tuning_job_id = requested.id
 left join fine_tuning.event_lists
   on event_lists.source = requested.source and event_lists.fine_tuning_job_id = requested.id
-left join fine_tuning.best_checkpoints
-  on best_checkpoints.source = requested.source and best_checkpoints.fine_tuning_job_id = requested.id
 left join fine_tuning.steps as last_step
   on last_step.source = event_lists.source and last_step.fine_tuning_job_id = event_lists.fine_tuning_job_id
   and last_step.step_number = event_lists.last_step

@@ -41,6 +41,7 @@ from support.verbs import environment
 README = Document("README.md")
 SETTINGS = Document("config/README.md")
 METRICS = Document("config/prometheus/README.md")
+PAGE = Document("daemon/checkpointd/web/README.md")
 DAEMON = Document("daemon/README.md")
 SIMULATOR = Document("daemon/checkpointd/simulator/README.md")
 READING = Document("sql/README.md")
@@ -131,8 +132,11 @@ async def test_views(sql: asyncpg.Connection) -> None:
 
 
 def test_status_port() -> None:
-    """Each path of the status port is documented."""
-    paths = re.findall(r'get\("(/\w+)"', Path(web.__file__).read_text())
+    """Each path of the status port is documented: those of pages with the page, the others with the metrics."""
+    served = re.findall(r'get\("(/\w+)"', Path(web.__file__).read_text())
+    pages = [path for path in served if f"`{path}?" in PAGE.text]
+    assert ["/compare"] == pages
+    paths = [path for path in served if path not in pages]
     assert paths == METRICS.first_words("Metrics and alerts", "path")
     assert set(paths) == {word for word in SETTINGS.words if word.startswith("/") and word[1:].isalpha()} - {
         "/fine_tuning"

@@ -18,7 +18,7 @@ from checkpointd.postgres.connection import connect
 from checkpointd.postgres.findings import evaluate_findings
 from checkpointd.postgres.objectives import set_objective, set_source_objectives
 from checkpointd.postgres.store import Store, open_store
-from checkpointd.web import listener
+from checkpointd.web import data, listener
 from checkpointd.web import server as web
 from support import history, hostile
 from support.findings import OVERFITTING, History, add
@@ -249,18 +249,39 @@ async def test_step_curves(site: Site, sql: asyncpg.Connection) -> None:
     job_id = await sql.fetchval("select id from fine_tuning.jobs")
     path = f"/jobs/large/{job_id}"
     await history.add_events(sql, [job_id], 10_000)
+    await sql.execute("update checkpointd.steps set full_valid_loss = 0.25 where step_number in (9994, 9996)")
     shown = await site.open(path)
     assert len(shown.html) < 250_000
     assert "step 10,000 of 10,000" in shown.text
+    assert re.search(
+        r"Best step of the curve: step \d,\d+, the smallest full_valid_loss , 0\.25\d+, of 2 steps\. ", shown.text
+    )
+    assert "The nearest checkpoint that can be deployed is 9,876 steps away: step 120." in shown.text
     assert "Lines: the 10,000 steps that the provider reports as events" in shown.text
     labels = shown.all("g", "aria-label")
     assert any(label.startswith("step 120, epoch 3, checkpoint, best: train") for label in labels)
     assert any(re.match(r"steps 9,934 to 10,000, latest: train 0\.\d+ to 0\.\d+, valid", label) for label in labels)
     assert f"{path}?axis=time&scale=log#curves" in (await site.open(f"{path}?axis=time")).all("a", "href")
-    for axis, unit in (("step", "step"), ("epoch", "epoch"), ("time", "h")):
+    for axis, unit in (("epoch", "epoch"), ("time", "h")):
         shown = await site.open(f"{path}?axis={axis}&smoothing=light&scale=log")
         assert f">{unit}</text>" in shown.html
-        assert len([style for style in shown.all("path", "class") if "exact" in style]) == 4
+        assert len([style for style in shown.all("path", "class") if "exact" in style]) == 5
+
+
+async def test_sample_of_steps(site: Site, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If there are too many steps to read, a sample is drawn, and the pages say so."""
+    await fill(sql, jobs=1, checkpoints=1)
+    job_id = await sql.fetchval("select id from fine_tuning.jobs")
+    await history.add_events(sql, [job_id], 1000)
+    monkeypatch.setattr(data, "STEPS_READ", 200)
+    shown = await site.open(f"/jobs/large/{job_id}")
+    assert "Lines: a sample of the 1,000 steps" in shown.text
+    assert (
+        30
+        < len([label for label in shown.all("g", "aria-label") if re.match(r"step [\d,]+(, latest)?: ", label)])
+        < 170
+    )
+    assert "Of long curves, a sample of the steps is shown." in (await site.open(_compare(job_id))).text
 
 
 async def test_progress(site: Site, sql: asyncpg.Connection) -> None:

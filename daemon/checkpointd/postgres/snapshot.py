@@ -75,6 +75,10 @@ class Snapshot:
         """
         return await self._connection.fetch(queries.LIST_STEP_CURVES, *zip(*jobs, strict=True), names, parts)
 
+    async def read_best_step(self, source: str, job: str) -> Record | None:
+        """Return the best step of a job's curve, or None if no step has the metric. This reads all steps."""
+        return await self._connection.fetchrow(queries.READ_BEST_STEP, source, job)
+
     async def list_job_curve(self, source: str, job: str, points: int, names: Sequence[str]) -> list[Record]:
         """Return the metrics of a job's checkpoints, thinned evenly to `points` at most, and those of the best one.
 

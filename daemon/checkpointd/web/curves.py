@@ -60,12 +60,15 @@ def line(curve: Curve) -> list[Point]:
 
 
 def smooth(curve: Curve, share: float) -> list[Point]:
-    """Return a moving average: at each part, the mean of the values at most `share` of the curve's length away."""
+    """Return a moving average: at each part, the mean of the values at most `share` of the curve's length away.
+
+    Near an end, values are averaged as far as the curve reaches in both directions: otherwise the ends were biased.
+    """
     means = [(part.mean.x, part.mean.y, part.values) for part in curve if part.mean.y is not None]
     positions = [x for x, _, _ in means]
-    reach = (positions[-1] - positions[0]) * share if positions else 0.0
     smoothed = []
     for x in positions:
+        reach = min((positions[-1] - positions[0]) * share, x - positions[0], positions[-1] - x)
         near = means[bisect_left(positions, x - reach) : bisect_right(positions, x + reach)]
         smoothed.append(Point(x, sum(y * count for _, y, count in near) / sum(count for _, _, count in near)))
     return smoothed

@@ -95,6 +95,8 @@ class JobPage(NamedTuple):
     curves: Sequence[Row]
     is_sample: bool
     """True if the curves are of a sample of the steps."""
+    best_step: Row | None
+    """The best step of the curve, or None if it has none, or there are too many steps to look for it."""
     drawn: Sequence[Row]
     """The checkpoints to draw, by ascending step."""
     page: ListPage
@@ -169,6 +171,7 @@ async def read_job_page(
         (training,) = await views.list_training([key[0]], [key[1]], EXTRA_CHARTS)
         request = _curve_request(*key, training, view, STEPS_READ)
         curves = await views.list_step_curves([request], training["names"], CURVE_PARTS)
+        best_step = None if request.every > 1 else await views.read_best_step(*key)
         drawn = await views.list_job_curve(*key, CHECKPOINTS_DRAWN, training["names"])
         checkpoints = await views.list_job_checkpoints(*key, page.size, page.offset)
         messages = await views.list_job_messages(*key, MESSAGES_SHOWN + 1)
@@ -181,6 +184,7 @@ async def read_job_page(
         training,
         curves,
         request.every > 1,
+        best_step,
         drawn,
         page,
         checkpoints,
@@ -193,7 +197,7 @@ async def read_job_page(
 
 
 def _curve_request(source: str, job_id: str, training: Row, view: View, most: int) -> CurveRequest:
-    """Return what to read to draw the curve of a job: `most` steps, a sample of them, or its checkpoints."""
+    """Return what to read for the curve of a job: its steps, a sample if they are more than `most`, or checkpoints."""
     per_step = {"step": 1.0, "epoch": training["epochs_per_step"], "time": None}[view.axis]
     start = training["started_at"] if view.axis == "time" else None
     steps = training["step_count"]
