@@ -77,7 +77,7 @@ begin
           and polling.settling_since is null
           and polling.waiting_since is null
           and polling.last_complete_at - polling.newest_seen_at
-            > (4 * polling.spacing_s + 2 * polling.spread_s + 60 + polling.waited_s) * interval '1 s'
+            > (4 * polling.spacing_s + 2 * polling.spread_s + 2 * polling.gap_s + polling.waited_s) * interval '1 s'
       )
       and not exists (
         select

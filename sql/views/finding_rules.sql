@@ -137,15 +137,17 @@ overfitting as (
     and worse.share > 0.02
 ),
 
--- The loss on the training data is far above what it was: of the last ten steps or, if the steps are not known, of the
--- newest checkpoint. The past of a curve are 100 of its earlier steps at equal distances.
+-- The loss on the training data is far above what it was: the median of the last 20 steps or, if the steps are not
+-- known, that of the newest checkpoint, which must also be higher than all before, because one batch is noisy. The past
+-- of a curve are 100 of its earlier steps at equal distances.
 diverging as (
   select current_job.source, current_job.job, 'diverging', null::text, curve.latest,
     format(
       'train_loss is %s, usual before was %s.', checkpointd.shown_number(curve.latest),
       checkpointd.shown_number(curve.usual)
     ),
-    curve.latest > 2 * curve.usual and curve.latest > curve.highest and curve.latest - curve.usual > 0.1
+    curve.latest > 2 * curve.usual and curve.latest - curve.usual > 0.1
+      and curve.latest > coalesce(curve.highest, '-infinity')
   from current_job
   cross join lateral (
     select count(*) filter (where not point.is_latest) as earlier, 2 as needed,
@@ -161,7 +163,7 @@ diverging as (
     ) as point
     where current_job.steps = 0
     union all
-    select past.steps, 20, past.usual, past.highest, recent.latest
+    select past.steps, 20, past.usual, null, recent.latest
     from (
       select min(step_number) as first_step, percentile_cont(0.5) within group (order by train_loss) as latest
       from (
@@ -169,7 +171,7 @@ diverging as (
         from checkpointd.steps
         where steps.job = current_job.job
         order by step_number desc
-        limit 10
+        limit 20
       ) as last_steps
     ) as recent
     cross join lateral (
@@ -178,8 +180,7 @@ diverging as (
       where steps.job = current_job.job
     ) as beginning
     cross join lateral (
-      select count(*) as steps, percentile_cont(0.5) within group (order by sampled.train_loss) as usual,
-        percentile_cont(0.9) within group (order by sampled.train_loss) as highest
+      select count(*) as steps, percentile_cont(0.5) within group (order by sampled.train_loss) as usual
       from (
         select distinct on (near.step_number) near.train_loss
         from generate_series(0, 99) as number
@@ -249,7 +250,7 @@ stalled as (
       'No news since %s. Before, a checkpoint came every %s.', checkpointd.shown_time(silence.since),
       checkpointd.shown_seconds(current_job.spacing_s)
     ),
-    silence.seconds > 4 * current_job.spacing_s + 2 * current_job.spread_s + 60
+    silence.seconds > 4 * current_job.spacing_s + 2 * current_job.spread_s + 2 * current_job.gap_s
   from current_job
   cross join lateral (
     select greatest(current_job.newest_seen_at, current_job.steps_at) as since,

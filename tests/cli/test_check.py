@@ -22,6 +22,7 @@ from checkpointd.cli.source_findings import Try
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.postgres import overview, queries
 from checkpointd.postgres.connection import connect
+from checkpointd.postgres.findings import evaluate_findings
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.provider import http
 from checkpointd.settings import model as settings
@@ -104,13 +105,14 @@ async def test_the_checked_rights_are_enough(daemon_login: str, provider: Provid
         for _ in range(2):
             await sync(store, provider, JOB, "ftjob-missing")
         await read_job_list(store, provider)
-        await store.pause_source(1, 1, "a pause")
+        assert await store.pause_source((await store.register_sources({"test": "openai"}))["test"], 3600, "a pause")
+        await evaluate_findings(store)
         await store.resync(await store.find_jobs([JOB]))
         await store.untrack(await store.find_jobs([JOB]))
         assert 2 == len(await overview.list_jobs(store))
         assert 1 == len(await overview.list_freshness(store))
     kinds = {row[0] for row in await sql.fetch("select kind from fine_tuning.changes")}
-    assert {"new", "changed", "missing", "status"} == kinds
+    assert {"new", "changed", "missing", "status", "fired"} == kinds
 
 
 async def test_each_missing_right_is_named(daemon_login: str, sql: asyncpg.Connection) -> None:

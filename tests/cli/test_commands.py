@@ -268,6 +268,24 @@ async def test_demo_query(tmp_path: Path) -> None:
         assert 0 == await asyncio.wait_for(demo.wait(), 60)
 
 
+@pytest.mark.slow
+async def test_demo_has_each_finding(tmp_path: Path) -> None:
+    """Within two minutes, the demo finds something of each kind."""
+    kinds = "select count(distinct kind) from fine_tuning.findings"
+    async with running("demo", "--seconds", "120", env=environment(tmp_path, TMPDIR=str(tmp_path))) as demo:
+        query = (await wait_for_output(demo, "Query the data: ")).removeprefix("Query the data: ")
+        command = query.replace("'table fine_tuning.checkpoints'", f'"{kinds}" -At')
+        await wait_for_output(demo, "checkpoint")
+        found = ""
+        while found != "11\n":
+            shell = await asyncio.create_subprocess_shell(command, stdout=PIPE)
+            found = (await shell.communicate())[0].decode()
+            assert 0 == shell.returncode, f"the demo ended with {found} kinds"
+            await asyncio.sleep(1)
+        demo.send_signal(signal.SIGINT)
+        assert 0 == await asyncio.wait_for(demo.wait(), 60)
+
+
 async def test_simulate(url: str, tmp_path: Path) -> None:
     """The simulated provider prints the variables that connect other commands to it, and they work."""
     env = environment(tmp_path, url)

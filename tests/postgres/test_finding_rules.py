@@ -50,7 +50,7 @@ HISTORIES: Final[dict[str, History]] = {
     "the loss of the last steps explodes": History(
         "diverging",
         more="""insert into checkpointd.steps (job, step_number, id, train_loss)
-          select {job}, n, n, case when n > 290 then 3 else 1 / (1 + n / 100.0) end from generate_series(1, 300) n;
+          select {job}, n, n, case when n > 280 then 3 else 1 / (1 + n / 100.0) end from generate_series(1, 300) n;
           insert into checkpointd.event_lists (job, lease_token, attempt_at, due_at, steps, steps_at)
           values ({job}, 0, now(), now(), 300, now())""",
     ),

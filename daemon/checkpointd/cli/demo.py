@@ -25,13 +25,20 @@ from checkpointd.service.signals import Stop, stop_on_signals
 from checkpointd.settings.model import FixedSettings, Settings
 from checkpointd.settings.source import Source
 from checkpointd.simulator.server import accelerated, serve
-from checkpointd.simulator.shapes import Shape
+from checkpointd.simulator.shapes import RequestError, Shape
+from checkpointd.simulator.troubles import RefusingWorld, TroubledWorld
 from checkpointd.simulator.world import EPOCH, World
 from checkpointd.telemetry.logs import configure
 
 SEED, JOB_COUNT, SPEED = 7, 24, 120.0
 SHAPE: Final = Shape(reinforcement=0.2)
 SHOWN: Final = 16
+REFUSING_SOURCES: Final = {
+    "without-quota": RequestError(429, "You exceeded your current quota.", code="insufficient_quota"),
+    "refused": RequestError(401, "Incorrect API key provided.", code="invalid_api_key"),
+}
+"""The other sources of the demo, and what each answers to polls."""
+
 EXAMPLE_QUERY: Final = "table fine_tuning.checkpoints"
 
 
@@ -56,9 +63,10 @@ async def run(console: Console, seconds: float | None, stop: Stop) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpointd-demo-")))
         embedded = await stack.enter_async_context(EmbeddedPostgres(folder / "postgres", sync=False))
         url = await embedded.start_or_connect()
-        provider = await stack.enter_async_context(
-            serve(World(SEED, JOB_COUNT, EPOCH, SHAPE), accelerated(SPEED, EPOCH))
-        )
+        worlds: dict[str, World] = {"simulated": TroubledWorld(SEED, JOB_COUNT, EPOCH, SHAPE)}
+        worlds |= {name: RefusingWorld(SEED, EPOCH, error) for name, error in REFUSING_SOURCES.items()}
+        clock = accelerated(SPEED, EPOCH)
+        addresses = {name: await stack.enter_async_context(serve(world, clock)) for name, world in worlds.items()}
         (folder / "key").write_text("simulated")
         settings = FixedSettings(
             min_poll_seconds=0.5,
@@ -68,9 +76,12 @@ async def run(console: Console, seconds: float | None, stop: Stop) -> None:
             discover=True,
             drain_seconds=1,
             http_port=free_status_port(),
-            sources=(Source(name="simulated", base_url=provider, api_key=str(folder / "key")),),
+            sources=tuple(
+                Source(name=name, base_url=address, api_key=str(folder / "key")) for name, address in addresses.items()
+            ),
         )
         fields_by_source = {source.name: source.request_fields() for source in settings.sources}
+        provider = addresses["simulated"]
         say(f"A simulated provider at {provider}, {SPEED:g} times real time, polled into an embedded PostgreSQL.")
         say(f"Query the data: {embedded.psql} -c '{EXAMPLE_QUERY}'")
         say(f"See the curves: http://{settings.http_host}:{settings.http_port}/")

@@ -35,15 +35,22 @@ where not exists (select from listed l where l.job = c.fine_tuning_job_id and l.
 select c.id from fine_tuning.checkpoints c where not exists (select from fine_tuning.changes h
   where h.kind = 'new' and h.checkpoint_id = c.id and h.fine_tuning_job_id = c.fine_tuning_job_id)""",
     "half-written: a change without its checkpoint": """
-select h.seq from fine_tuning.changes h where h.kind <> 'status' and not exists (select from fine_tuning.checkpoints c
-  where c.id = h.checkpoint_id and c.fine_tuning_job_id = h.fine_tuning_job_id)""",
+select h.seq from fine_tuning.changes h where h.kind not in ('status', 'fired', 'resolved')
+  and not exists (select from fine_tuning.checkpoints c
+    where c.id = h.checkpoint_id and c.fine_tuning_job_id = h.fine_tuning_job_id)""",
     "half-written: a poll and its changes do not match": """
 select p.id from fine_tuning.polls p left join fine_tuning.changes h on h.poll_id = p.id
 group by p.id, p.new, p.changed
 having p.new <> count(*) filter (where h.kind = 'new')
   or p.changed <> count(distinct h.checkpoint_id) filter (where h.kind <> 'new')
 union all select h.poll_id from fine_tuning.changes h
-where h.kind <> 'status' and not exists (select from fine_tuning.polls p where p.id = h.poll_id)""",
+where h.kind not in ('status', 'fired', 'resolved')
+  and not exists (select from fine_tuning.polls p where p.id = h.poll_id)""",
+    "half-written: a finding and its changes do not match": """
+select f.id from fine_tuning.findings f left join fine_tuning.changes h on h.finding_id = f.id
+group by f.id, f.until
+having count(*) filter (where h.kind = 'fired') <> 1
+  or count(*) filter (where h.kind = 'resolved') <> (f.until is not null)::int""",
     "half-written: a job and its checkpoints do not match": """
 select j.id from fine_tuning.jobs j left join fine_tuning.checkpoints c on c.fine_tuning_job_id = j.id
 group by j.id, j.checkpoint_count, j.latest_step
