@@ -133,7 +133,64 @@ def test_lists_of_one_page(body: str, items: int, error_class: ErrorClass | None
     assert (items, error_class) == found
 
 
-@pytest.mark.parametrize("kind", ["coreweave", "together"])
+def test_tinker() -> None:
+    """Tinker states a name, a time, a type, a path, a size and an expiry. The step, the model and metrics are null."""
+    assert values("tinker") == [
+        ("weights/step-000100", None, 1788256800, None, {}),
+        ("sampler_weights/best", None, 1788258600, None, {}),
+    ]
+    path = "tinker://0f6b3a1f-6a1c-4c44-8a0e-64c2f1d7e921:train:0"
+    assert [item.details for item in listing("tinker").checkpoints] == [
+        {
+            "checkpoint_type": "training", "deploy_as": f"{path}/weights/step-000100", "expires_at": 1788861600,
+            "size_bytes": 214748364,
+        },
+        {
+            "checkpoint_type": "sampler", "deploy_as": f"{path}/sampler_weights/best", "expires_at": None,
+            "size_bytes": None,
+        },
+    ]  # fmt: skip
+
+
+def test_runs_of_tinker() -> None:
+    """A training run has its model and what people said about it. It has no status and no times."""
+    wire_format = PRESETS["tinker"].format
+    assert wire_format.jobs
+    page = read_page(documented("tinker", "tinker_runs"), requested=Requested(wire_format.jobs, 20))
+    assert (False, None, None) == (page.has_more, page.last_id, page.failure)
+    ((record,), rejects) = read_jobs(page.items, read_record=wire_format.read_record)
+    assert ([], None, None, None) == (rejects, record.reject, record.status, record.created_at)
+    assert ("0f6b3a1f-6a1c-4c44-8a0e-64c2f1d7e921:train:0", "Qwen/Qwen3-8B") == (record.id, record.model)
+    assert {"purpose": "support"} == json.loads(record.metadata or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "cursor", "before", "expected"),
+    [
+        ("jobs", {"offset": 0, "total_count": 2}, None, (True, "1", None)),
+        ("jobs", {"offset": 1, "total_count": 2}, "1", (False, None, None)),
+        ("jobs", {"offset": 0, "total_count": 2}, "1", "`cursor.offset` is 0, but 1 was requested"),
+        ("jobs", None, None, "`cursor` has no integers `offset` and `total_count`"),
+        ("jobs", {"offset": 0, "total_count": True}, None, "`cursor` has no integers `offset` and `total_count`"),
+        ("checkpoints", None, None, (False, None, None)),
+        ("checkpoints", {"offset": 0, "total_count": 2}, None, (True, "1", None)),
+        ("checkpoints", None, "1", "`cursor` has no integers `offset` and `total_count`"),
+    ],
+)
+def test_pages_by_offset(name: str, cursor: Any, before: str | None, expected: Any) -> None:
+    """A page is followed until all items are read. Whatever leaves that open is a failure."""
+    list_format = PRESETS["tinker"].format.jobs if name == "jobs" else PRESETS["tinker"].format.checkpoints
+    assert list_format
+    body = json.dumps({list_format.items: [{}], "cursor": cursor}).encode()
+    page = read_page(body, requested=Requested(list_format, 1, before))
+    if isinstance(expected, str):
+        assert page.failure
+        assert expected == page.failure.message
+    else:
+        assert expected == (page.has_more, page.last_id, page.failure)
+
+
+@pytest.mark.parametrize("kind", ["coreweave", "together", "tinker"])
 def test_payloads(kind: str) -> None:
     """The item is stored as received, and read again as it was."""
     found = listing(kind)
@@ -153,11 +210,14 @@ def test_payloads(kind: str) -> None:
         ("coreweave", 5, "not a JSON object", None),
         ("together", {"step": 1, "checkpoint_type": "Final"}, "path: missing", None),
         ("together", {"path": "s3://a", "checkpoint_type": "Final"}, "step: missing", "s3://a"),
+        ("tinker", {"time": "2026-09-01T10:00:00Z"}, "checkpoint_id: missing", None),
+        ("tinker", {"checkpoint_id": "weights/ü"}, "checkpoint_id: not 1 to 256 visible ASCII characters", None),
     ],
 )
 def test_items_that_cannot_be_read(kind: str, item: Any, reason: str, rejected_id: str | None) -> None:
     """An item without an important value is a reject with its reason and, if it can be read, its id."""
-    found = listing(kind, json.dumps({"data": [item], "has_more": False}).encode())
+    name = PRESETS[kind].format.checkpoints.items
+    found = listing(kind, json.dumps({name: [item], "has_more": False}).encode())
     assert ([], [(reason, rejected_id)]) == (found.checkpoints, [(one.reason, one.id) for one in found.rejects])
 
 

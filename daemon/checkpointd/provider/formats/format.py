@@ -18,6 +18,11 @@ class Paging(Enum):
     """The same. But a page may lack `has_more`: then a page follows if this one has as many items as requested."""
     WHOLE = "whole"
     """The list is one page."""
+    OFFSET = "offset"
+    """The cursor is the number of items before the page. The member `cursor` of a page has `offset`, and `total_count`,
+    the number of all items."""
+    WHOLE_OR_OFFSET = "whole, or offset"
+    """The same. But the list may be one page, without `cursor`. So the first request has no limit."""
 
 
 class ListFormat(NamedTuple):
@@ -36,8 +41,10 @@ class ListFormat(NamedTuple):
 
     def query(self, cursor: str | None, page_size: int) -> str:
         """Return the query of the page after `cursor`, encoded. None is the first page."""
-        if self.paging is Paging.WHOLE:
+        if self.paging is Paging.WHOLE or (self.paging is Paging.WHOLE_OR_OFFSET and not cursor):
             return ""
+        if self.paging in {Paging.OFFSET, Paging.WHOLE_OR_OFFSET}:
+            return f"limit={page_size}&offset={cursor or 0}"
         after = f"&after={quote(cursor, safe='')}" if cursor else ""
         return f"limit={page_size}{after}"
 

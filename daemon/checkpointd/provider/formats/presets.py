@@ -6,9 +6,10 @@ from typing import Final, Literal, NamedTuple
 from checkpointd.provider.formats.coreweave import COREWEAVE
 from checkpointd.provider.formats.format import Format, Paging
 from checkpointd.provider.formats.openai import OPENAI
+from checkpointd.provider.formats.tinker import TINKER
 from checkpointd.provider.formats.together import TOGETHER
 
-Kind = Literal["openai", "azure", "bedrock", "nebius", "compatible", "coreweave", "together"]
+Kind = Literal["openai", "azure", "bedrock", "nebius", "compatible", "coreweave", "together", "tinker"]
 """The kinds of sources."""
 
 
@@ -38,4 +39,5 @@ PRESETS: Final[Mapping[str, Preset]] = {
         COREWEAVE, "https://forge.coreweave.com/api/training/v1/preview", most_items=100, lists_jobs=False
     ),
     "together": Preset(TOGETHER, "https://api.together.ai/v1"),
+    "tinker": Preset(TINKER, "https://tinker.thinkingmachines.dev/services/tinker-prod/api/v1", "X-API-Key"),
 }
