@@ -62,7 +62,8 @@ with checkpoint as (
       or every(checkpoints.missing_since is not null) over (partition by checkpoints.job) as is_candidate,
     checkpoints.extra_metrics::text ~* 'reward' as has_reward,
     coalesce(checkpoints.step_number, checkpoints.created_at)
-      = max(coalesce(checkpoints.step_number, checkpoints.created_at)) over (partition by checkpoints.job) as is_latest,
+      = max(coalesce(checkpoints.step_number, checkpoints.created_at)) over (partition by checkpoints.job)
+      as is_latest,
     checkpoints.step, nullif(checkpoints.train_loss, 'NaN') as train_loss, checkpoints.train_mean_token_accuracy,
     nullif(checkpoints.valid_loss, 'NaN') as valid_loss, checkpoints.valid_mean_token_accuracy,
     nullif(checkpoints.full_valid_loss, 'NaN') as full_valid_loss, checkpoints.full_valid_mean_token_accuracy,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 from checkpointd.provider.formats.coreweave import COREWEAVE
-from checkpointd.provider.formats.format import Format, Paging
+from checkpointd.provider.formats.format import Format
 from checkpointd.provider.formats.openai import OPENAI
 from checkpointd.provider.formats.tinker import TINKER
 from checkpointd.provider.formats.together import TOGETHER
@@ -27,7 +27,7 @@ class Preset(NamedTuple):
     """False if there is no job list, or as a rule none."""
 
 
-_NEBIUS: Final = OPENAI.with_paging(Paging.AFTER_FULL)
+_NEBIUS: Final = OPENAI.with_paging("after_full")
 
 PRESETS: Final[Mapping[str, Preset]] = {
     "openai": Preset(OPENAI, "https://api.openai.com/v1"),

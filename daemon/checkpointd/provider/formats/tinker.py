@@ -10,7 +10,7 @@ from typing import Final
 from checkpointd.domain.checkpoint import Checkpoint
 from checkpointd.domain.job import JobRecord, job_id
 from checkpointd.domain.reading import Item, integer, text
-from checkpointd.provider.formats.format import Format, ListFormat, Paging
+from checkpointd.provider.formats.format import Format, ListFormat
 from checkpointd.provider.formats.items import checkpoint_id, checkpoint_reader, job_record_reader, time_text
 
 
@@ -51,8 +51,8 @@ def _read_record(item: Item) -> JobRecord:
 
 
 TINKER: Final = Format(
-    checkpoints=ListFormat("/training_runs/{}/checkpoints", Paging.WHOLE_OR_OFFSET, items="checkpoints"),
+    checkpoints=ListFormat("/training_runs/{}/checkpoints", "whole_or_offset", items="checkpoints"),
     reader=checkpoint_reader(_read_checkpoint, "checkpoint_id"),
-    jobs=ListFormat("/training_runs", Paging.OFFSET, items="training_runs"),
+    jobs=ListFormat("/training_runs", "offset", items="training_runs"),
     read_record=job_record_reader(_read_record),
 )
