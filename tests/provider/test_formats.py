@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from checkpointd.domain.event_list import Events
 from checkpointd.domain.failure import ErrorClass
@@ -11,6 +13,7 @@ from checkpointd.domain.job import read_jobs
 from checkpointd.domain.listing import Listing, read_listing
 from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.provider.page import NotAListError, Page, Requested, read_page
+from support.odd import anything
 from support.paths import DATA
 
 JOB = "job-1"
@@ -228,3 +231,54 @@ def test_times_that_cannot_be_read(created_at: object) -> None:
     found = listing("together", json.dumps({"data": [item]}).encode())
     assert [(1, None)] == [(one.step_number, one.created_at) for one in found.checkpoints]
     assert [True] == [one.is_stored and one.reason.startswith("created_at: ") for one in found.rejects]
+
+
+OTHER_FORMATS = ("coreweave", "together", "tinker")
+NAMES: dict[str, tuple[str, ...]] = {
+    "coreweave": ("id", "step", "metrics"),
+    "together": ("path", "step", "created_at", "checkpoint_type", "object_name"),
+    "tinker": ("checkpoint_id", "checkpoint_type", "time", "tinker_path", "size_bytes", "expires_at"),
+    "job": ("id", "training_run_id", "status", "model", "base_model", "created_at", "token_count", "user_metadata"),
+    "metrics": ("train/global_step", "eval/global_step", "timestamp", "train/loss", "eval/loss", "\\u0000"),
+}
+times = st.sampled_from(['"0001-01-01T00:00:00+14:00"', '"9999-12-31T23:59:59-14:00"', '"2026-01-01T00:00:00Z"'])
+values_of_members = anything | times.map(str.encode) | st.just(b"1") | st.just(b'"weights/a"')
+
+
+def objects(names: tuple[str, ...]) -> st.SearchStrategy[bytes]:
+    """Return a strategy for objects with some of these members, with any values."""
+    members = st.dictionaries(st.sampled_from(names), values_of_members, max_size=len(names))
+    return members.map(
+        lambda sent: b"{" + b",".join(b'"%s":%s' % (name.encode(), value) for name, value in sent.items()) + b"}"
+    )
+
+
+@pytest.mark.parametrize("kind", OTHER_FORMATS)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_item_is_stored_or_rejected(kind: str, data: st.DataObject) -> None:
+    """Whatever an item has, it is a checkpoint that can be stored and read again, or a reject, or both."""
+    reader = PRESETS[kind].format.reader
+    raw = data.draw(objects(NAMES[kind]) | anything)
+    found = read_listing(JOB, [[raw]], reader=reader)
+    assert found.checkpoints or found.rejects
+    for item in found.checkpoints:
+        json.loads(item.payload)
+        assert item == reader.read_stored(item.payload, JOB)
+        texts = [item.id, *(value for value in (item.details or {}).values() if isinstance(value, str))]
+        assert not any("\0" in one or one != one.encode("utf-8", "ignore").decode() for one in texts)
+    record_reader = PRESETS[kind].format.read_record
+    page = read_jobs([data.draw(objects(NAMES["job"]) | anything)], read_record=record_reader)
+    assert page.records or page.rejects
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(items=st.lists(objects(NAMES["metrics"]) | anything, max_size=4))
+def test_any_metrics_are_stored_or_rejected(items: list[bytes]) -> None:
+    """Whatever Together's metrics list has, each object is a part of a step, or a reject with a reason."""
+    events = PRESETS["together"].format.read_events(items, lambda _: False)
+    assert bool(items) == bool(events.steps or events.rejects)
+    assert len({step.step_number for step in events.steps}) == len(events.steps)
+    for step in events.steps:
+        assert None is step.payload or json.loads(step.payload)
+        assert all(isinstance(value, float | int) for value in json.loads(step.extra_metrics or "{}").values())

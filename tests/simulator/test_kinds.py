@@ -88,3 +88,15 @@ async def test_refusals(kind: Kind) -> None:
             raw, _ = await checkpoints(opened, job)
             found = {**found, key: raw.failure and raw.failure.error_class}
     assert {"": ErrorClass.REFUSED, "canary-key": ErrorClass.MISSING} == found
+
+
+@each_kind
+async def test_probes(kind: Kind) -> None:
+    """A key is tested with the job list, if the kind has one, or with the checkpoint list of a job."""
+    world = World(5, 3, EPOCH, Shape(kind))
+    async with client(kind, world, AFTER_ALL) as opened:
+        deadline = asyncio.get_running_loop().time() + 60
+        by_list = (await opened.probe(deadline)).failure
+        by_job = (await opened.probe(deadline, world.jobs(AFTER_ALL)[0]["id"])).failure
+    assert (None if KINDS[kind].lists_jobs else 404, None) == (by_list and by_list.status, by_job)
+    assert KINDS[kind].lists_jobs == PRESETS[kind].lists_jobs

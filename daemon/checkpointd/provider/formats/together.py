@@ -92,7 +92,7 @@ def read_metrics_list(items: Sequence[RawItem], holds_secret: Callable[[bytes], 
         step, flaw = _step(step_number, of_step)
         steps.append(step)
         if flaw:
-            rejects.append(Reject(None, flaw, step.id, is_stored=True))
+            rejects.append(Reject(head(of_step[0].payload.encode()), flaw, step.id, is_stored=True))
     return Events(steps, [], rejects, [step.id for step in steps], is_newest_first=False)
 
 
