@@ -20,8 +20,8 @@
 -- Nothing is locked: while a poll holds its lease, no other poll changes what this reads. The result has one row for
 -- each poll, whose id is null, and one for each stored checkpoint that is listed or not missing.
 -- `all_stored` means that everything listed before this poll is stored: some listing was complete, and the last
--- compared one had no rejects. `step_count` is the number of different steps (or times, if the provider states no steps) or, for
--- a job with few checkpoints, that of its checkpoints.
+-- compared one had no rejects. `step_count` is the number of different steps (or times, if the provider states no
+-- steps) or, for a job with few checkpoints, that of its checkpoints.
 with held as materialized (
   select polling.job, polling.lease_token, lease.is_listed, polling.absent_ids, polling.unconfirmed_steps,
     polling.rejected, polling.last_complete_at is not null and polling.rejected = 0 as all_stored,
