@@ -21,6 +21,7 @@ cross join lateral (
   from fine_tuning.checkpoints
   where checkpoints.source = requested.source
     and checkpoints.fine_tuning_job_id = requested.id
+    and checkpoints.step_number is not null
 ) as points
 where points.place % ceil(points.whole / $3::numeric) = 0
 group by requested.n

@@ -21,6 +21,7 @@ from (
   from fine_tuning.checkpoints
   where checkpoints.source = $1::text
     and checkpoints.fine_tuning_job_id = $2::text
+    and checkpoints.step_number is not null
 ) as points
 left join fine_tuning.best_checkpoints
   on best_checkpoints.source = $1 and best_checkpoints.fine_tuning_job_id = $2

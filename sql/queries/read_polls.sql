@@ -20,15 +20,17 @@
 -- Nothing is locked: while a poll holds its lease, no other poll changes what this reads. The result has one row for
 -- each poll, whose id is null, and one for each stored checkpoint that is listed or not missing.
 -- `all_stored` means that everything listed before this poll is stored: some listing was complete, and the last
--- compared one had no rejects. `step_count` is the number of different steps or, for a job with few checkpoints, that
--- of its checkpoints.
+-- compared one had no rejects. `step_count` is the number of different steps (or times, if the provider states no
+-- steps) or, for a job with few checkpoints, that of its checkpoints.
 with held as materialized (
   select polling.job, polling.lease_token, lease.is_listed, polling.absent_ids, polling.unconfirmed_steps,
     polling.rejected, polling.last_complete_at is not null and polling.rejected = 0 as all_stored,
     coalesce(summaries.checkpoint_count, 0) as checkpoint_count,
     case
       when summaries.checkpoint_count >= $7::int then (
-        select count(distinct checkpoints.step_number) from checkpointd.checkpoints where checkpoints.job = polling.job
+        select count(distinct coalesce(checkpoints.step_number, checkpoints.created_at))
+        from checkpointd.checkpoints
+        where checkpoints.job = polling.job
       )
       else coalesce(summaries.checkpoint_count, 0)
     end as step_count

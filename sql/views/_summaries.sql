@@ -61,7 +61,9 @@ with checkpoint as (
     checkpoints.missing_since is null
       or every(checkpoints.missing_since is not null) over (partition by checkpoints.job) as is_candidate,
     checkpoints.extra_metrics::text ~* 'reward' as has_reward,
-    checkpoints.step_number = max(checkpoints.step_number) over (partition by checkpoints.job) as is_latest,
+    coalesce(checkpoints.step_number, checkpoints.created_at)
+      = max(coalesce(checkpoints.step_number, checkpoints.created_at)) over (partition by checkpoints.job)
+      as is_latest,
     checkpoints.step, nullif(checkpoints.train_loss, 'NaN') as train_loss, checkpoints.train_mean_token_accuracy,
     nullif(checkpoints.valid_loss, 'NaN') as valid_loss, checkpoints.valid_mean_token_accuracy,
     nullif(checkpoints.full_valid_loss, 'NaN') as full_valid_loss, checkpoints.full_valid_mean_token_accuracy,

@@ -18,10 +18,20 @@ select checkpoints.id, sources.name as source, jobs.id as fine_tuning_job_id, ch
   case sources.kind
     when 'nebius' then jobs.id || ':' || checkpoints.id
     when 'together' then checkpointd.as_jsonb(checkpoints.payload) ->> 'object_name'
+    when 'tinker' then checkpointd.as_jsonb(checkpoints.payload) ->> 'tinker_path'
     else checkpoints.fine_tuned_model_checkpoint
   end as deploy_as,
-  case when sources.kind = 'together' then checkpointd.as_jsonb(checkpoints.payload) ->> 'checkpoint_type' end
-    as checkpoint_type
+  case
+    when sources.kind in ('together', 'tinker') then checkpointd.as_jsonb(checkpoints.payload) ->> 'checkpoint_type'
+  end as checkpoint_type,
+  case
+    when sources.kind = 'tinker'
+      then checkpointd.time_of(checkpointd.as_jsonb(checkpoints.payload) ->> 'expires_at')
+  end as expires_at,
+  case
+    when sources.kind = 'tinker'
+      then checkpointd.as_number(checkpointd.as_jsonb(checkpoints.payload) ->> 'size_bytes')::bigint
+  end as size_bytes
 from checkpointd.checkpoints
 join checkpointd.jobs on jobs.key = checkpoints.job
 join checkpointd.sources on sources.key = jobs.source
@@ -33,7 +43,8 @@ comment on column fine_tuning.checkpoints.id is
   'The provider''s id, unique within a job. At Together, which has no ids, it is the path of the checkpoint.';
 comment on column fine_tuning.checkpoints.source is 'Source of the job.';
 comment on column fine_tuning.checkpoints.fine_tuning_job_id is 'The provider''s id of the job.';
-comment on column fine_tuning.checkpoints.step_number is 'Training step at which the checkpoint was made.';
+comment on column fine_tuning.checkpoints.step_number is
+  'Training step at which the checkpoint was made; null if the provider does not state it, as Tinker.';
 comment on column fine_tuning.checkpoints.created_at is
   'Time when the checkpoint was made, according to the provider; null if that is not known or implausible (before '
   '2015 or in the future). Providers list checkpoints late: see first_seen_at.';
@@ -66,6 +77,10 @@ comment on column fine_tuning.checkpoints.missing_since is
   'lists it.';
 comment on column fine_tuning.checkpoints.deploy_as is
   'Text with which the provider deploys the checkpoint: the name of its model, at Nebius the ids of the job and the '
-  'checkpoint, at Together the name in its model registry; null if it is not known.';
+  'checkpoint, at Together the name in its model registry, at Tinker the path; null if it is not known.';
 comment on column fine_tuning.checkpoints.checkpoint_type is
   'What the checkpoint is, in the words of the provider, such as an adapter; null if the provider has no types.';
+comment on column fine_tuning.checkpoints.expires_at is
+  'Time when the provider deletes the checkpoint, as last stated; null if it does not say so, or never does it.';
+comment on column fine_tuning.checkpoints.size_bytes is
+  'Size of the checkpoint, according to the provider; null if it does not state it.';

@@ -179,7 +179,7 @@ begin
 
   -- Checkpoints of which a value changed. A null never overwrites a known value.
   update checkpointd.checkpoints
-  set step_number = listed.step_number,
+  set step_number = coalesce(listed.step_number, checkpoints.step_number),
     created_at = coalesce(listed.created_at, checkpoints.created_at),
     fine_tuned_model_checkpoint
       = coalesce(listed.fine_tuned_model_checkpoint, checkpoints.fine_tuned_model_checkpoint),

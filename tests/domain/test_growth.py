@@ -99,3 +99,13 @@ def test_a_first_value_changes_nothing_else() -> None:
         updated.metrics,
     )
     assert [("changed", "a", "valid_loss", None, "1")] == [tuple(change) for change in diff.changes]
+
+
+def test_times_stand_for_steps() -> None:
+    """Of a provider without steps, checkpoints are recognised and ordered by their times."""
+    values = {"step_number": None, "created_at": 100, "fine_tuned_model_checkpoint": None}
+    known = {"a": StoredCheckpoint(values, {}, missing=False)}
+    x, later, earlier = (Checkpoint(name, None, at, None, {}, "{}") for name, at in (("x", 100), ("y", 200), ("z", 50)))
+    assert ([], [], []) == news(known, x)
+    assert (["y"], [], [50]) == news(known, x, later, earlier)
+    assert (["z"], [], []) == news(known, x, earlier, unconfirmed_before=[50])

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.service import daemon
 from checkpointd.service.signals import Stop
 from checkpointd.settings.load import load
-from checkpointd.simulator import together
+from checkpointd.simulator import tinker, together
 from checkpointd.simulator.kinds import KINDS
 from checkpointd.simulator.server import accelerated, serve
 from checkpointd.simulator.shapes import Kind, Shape
@@ -31,6 +32,7 @@ SECTIONS: Mapping[Kind, str] = {
     "nebius": "Nebius",
     "coreweave": "CoreWeave and W&B",
     "together": "Together",
+    "tinker": "Tinker",
 }
 """The section of config/README.md of each kind."""
 
@@ -51,6 +53,8 @@ def _checkpoints(kind: Kind, item: dict[str, Any], job: dict[str, Any]) -> list[
         "fine_tuned_model_checkpoint": model,
         "deploy_as": f"{job_id}:{item['id']}" if kind == "nebius" else model,
         "checkpoint_type": None,
+        "expires_at": None,
+        "size_bytes": None,
         "is_final": job["fine_tuned_model"] == model,
         "metrics": item["metrics"],
     }
@@ -66,7 +70,27 @@ def _checkpoints(kind: Kind, item: dict[str, Any], job: dict[str, Any]) -> list[
             }
             for sent in together.checkpoints(item, job)
         ]  # fmt: skip
+    if kind == "tinker":
+        return [
+            {
+                **row, **no_model, "id": sent["checkpoint_id"], "step_number": None, "metrics": {},
+                "deploy_as": sent["tinker_path"], "checkpoint_type": sent["checkpoint_type"],
+                "expires_at": sent["expires_at"] and datetime.fromisoformat(sent["expires_at"]),
+                "size_bytes": sent["size_bytes"],
+            }
+            for sent in tinker.checkpoints(item)
+        ]  # fmt: skip
     return [row]
+
+
+def _job(kind: Kind, job: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the row of the view that the record of a job must lead to."""
+    if kind == "tinker":
+        return job["id"], None, job["model"], None
+    if kind == "together":
+        sent = together.job(job)
+        return job["id"], sent["status"], sent["model"], sent["model_output_name"]
+    return job["id"], job["status"], job["model"], job["fine_tuned_model"]
 
 
 def _step(kind: Kind, job: str, event: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +140,8 @@ async def test_documented_settings(
             stop.asked.set()
     jobs = {job["id"]: job for job in world.jobs(AFTER_ALL)}
     if KINDS[kind].lists_jobs:
-        await _assert_job_records(sql, {job: together.job(jobs[job]) for job in jobs} if kind == "together" else jobs)
+        stored = await sql.fetch("select fine_tuning_job_id, status, model, fine_tuned_model from fine_tuning.jobs")
+        assert {_job(kind, job) for job in jobs.values()} == {tuple(row) for row in stored}
     items = [(item, job) for job in jobs.values() for item in world.checkpoints(job["id"], AFTER_ALL)]
     expected = [row for item, job in items for row in _checkpoints(kind, item, job)]
     rows = await sql.fetch("select *, extract(epoch from created_at)::bigint as unix_time from fine_tuning.checkpoints")
@@ -126,14 +151,6 @@ async def test_documented_settings(
     steps = [_step(kind, job, event) for job, event in metrics] if PRESETS[kind].format.events else []
     rows = await sql.fetch("select * from fine_tuning.steps")
     _assert_same(steps, [{**row, "metrics": _metrics(row)} for row in rows], "step_number")
-
-
-async def _assert_job_records(sql: asyncpg.Connection, jobs: Mapping[str, Any]) -> None:
-    """Assert that the view has what the job list says about each job."""
-    stored = await sql.fetch("select fine_tuning_job_id, status, fine_tuned_model from fine_tuning.jobs")
-    assert {
-        (job["id"], job["status"], job.get("model_output_name", job.get("fine_tuned_model"))) for job in jobs.values()
-    } == {tuple(row) for row in stored}
 
 
 def _assert_same(expected: list[dict[str, Any]], found: list[dict[str, Any]], key: str) -> None:

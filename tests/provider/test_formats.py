@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from checkpointd.domain.event_list import Events
 from checkpointd.domain.failure import ErrorClass
@@ -11,6 +13,7 @@ from checkpointd.domain.job import read_jobs
 from checkpointd.domain.listing import Listing, read_listing
 from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.provider.page import NotAListError, Page, Requested, read_page
+from support.odd import anything
 from support.paths import DATA
 
 JOB = "job-1"
@@ -133,7 +136,64 @@ def test_lists_of_one_page(body: str, items: int, error_class: ErrorClass | None
     assert (items, error_class) == found
 
 
-@pytest.mark.parametrize("kind", ["coreweave", "together"])
+def test_tinker() -> None:
+    """Tinker states a name, a time, a type, a path, a size and an expiry. The step, the model and metrics are null."""
+    assert values("tinker") == [
+        ("weights/step-000100", None, 1788256800, None, {}),
+        ("sampler_weights/best", None, 1788258600, None, {}),
+    ]
+    path = "tinker://0f6b3a1f-6a1c-4c44-8a0e-64c2f1d7e921:train:0"
+    assert [item.details for item in listing("tinker").checkpoints] == [
+        {
+            "checkpoint_type": "training", "deploy_as": f"{path}/weights/step-000100", "expires_at": 1788861600,
+            "size_bytes": 214748364,
+        },
+        {
+            "checkpoint_type": "sampler", "deploy_as": f"{path}/sampler_weights/best", "expires_at": None,
+            "size_bytes": None,
+        },
+    ]  # fmt: skip
+
+
+def test_runs_of_tinker() -> None:
+    """A training run has its model and what people said about it. It has no status and no times."""
+    wire_format = PRESETS["tinker"].format
+    assert wire_format.jobs
+    page = read_page(documented("tinker", "tinker_runs"), requested=Requested(wire_format.jobs, 20))
+    assert (False, None, None) == (page.has_more, page.last_id, page.failure)
+    ((record,), rejects) = read_jobs(page.items, read_record=wire_format.read_record)
+    assert ([], None, None, None) == (rejects, record.reject, record.status, record.created_at)
+    assert ("0f6b3a1f-6a1c-4c44-8a0e-64c2f1d7e921:train:0", "Qwen/Qwen3-8B") == (record.id, record.model)
+    assert {"purpose": "support"} == json.loads(record.metadata or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "cursor", "before", "expected"),
+    [
+        ("jobs", {"offset": 0, "total_count": 2}, None, (True, "1", None)),
+        ("jobs", {"offset": 1, "total_count": 2}, "1", (False, None, None)),
+        ("jobs", {"offset": 0, "total_count": 2}, "1", "`cursor.offset` is 0, but 1 was requested"),
+        ("jobs", None, None, "`cursor` has no integers `offset` and `total_count`"),
+        ("jobs", {"offset": 0, "total_count": True}, None, "`cursor` has no integers `offset` and `total_count`"),
+        ("checkpoints", None, None, (False, None, None)),
+        ("checkpoints", {"offset": 0, "total_count": 2}, None, (True, "1", None)),
+        ("checkpoints", None, "1", "`cursor` has no integers `offset` and `total_count`"),
+    ],
+)
+def test_pages_by_offset(name: str, cursor: Any, before: str | None, expected: Any) -> None:
+    """A page is followed until all items are read. Whatever leaves that open is a failure."""
+    list_format = PRESETS["tinker"].format.jobs if name == "jobs" else PRESETS["tinker"].format.checkpoints
+    assert list_format
+    body = json.dumps({list_format.items: [{}], "cursor": cursor}).encode()
+    page = read_page(body, requested=Requested(list_format, 1, before))
+    if isinstance(expected, str):
+        assert page.failure
+        assert expected == page.failure.message
+    else:
+        assert expected == (page.has_more, page.last_id, page.failure)
+
+
+@pytest.mark.parametrize("kind", ["coreweave", "together", "tinker"])
 def test_payloads(kind: str) -> None:
     """The item is stored as received, and read again as it was."""
     found = listing(kind)
@@ -153,11 +213,14 @@ def test_payloads(kind: str) -> None:
         ("coreweave", 5, "not a JSON object", None),
         ("together", {"step": 1, "checkpoint_type": "Final"}, "path: missing", None),
         ("together", {"path": "s3://a", "checkpoint_type": "Final"}, "step: missing", "s3://a"),
+        ("tinker", {"time": "2026-09-01T10:00:00Z"}, "checkpoint_id: missing", None),
+        ("tinker", {"checkpoint_id": "weights/ü"}, "checkpoint_id: not 1 to 256 visible ASCII characters", None),
     ],
 )
 def test_items_that_cannot_be_read(kind: str, item: Any, reason: str, rejected_id: str | None) -> None:
     """An item without an important value is a reject with its reason and, if it can be read, its id."""
-    found = listing(kind, json.dumps({"data": [item], "has_more": False}).encode())
+    name = PRESETS[kind].format.checkpoints.items
+    found = listing(kind, json.dumps({name: [item], "has_more": False}).encode())
     assert ([], [(reason, rejected_id)]) == (found.checkpoints, [(one.reason, one.id) for one in found.rejects])
 
 
@@ -168,3 +231,54 @@ def test_times_that_cannot_be_read(created_at: object) -> None:
     found = listing("together", json.dumps({"data": [item]}).encode())
     assert [(1, None)] == [(one.step_number, one.created_at) for one in found.checkpoints]
     assert [True] == [one.is_stored and one.reason.startswith("created_at: ") for one in found.rejects]
+
+
+OTHER_FORMATS = ("coreweave", "together", "tinker")
+NAMES: dict[str, tuple[str, ...]] = {
+    "coreweave": ("id", "step", "metrics"),
+    "together": ("path", "step", "created_at", "checkpoint_type", "object_name"),
+    "tinker": ("checkpoint_id", "checkpoint_type", "time", "tinker_path", "size_bytes", "expires_at"),
+    "job": ("id", "training_run_id", "status", "model", "base_model", "created_at", "token_count", "user_metadata"),
+    "metrics": ("train/global_step", "eval/global_step", "timestamp", "train/loss", "eval/loss", "\\u0000"),
+}
+times = st.sampled_from(['"0001-01-01T00:00:00+14:00"', '"9999-12-31T23:59:59-14:00"', '"2026-01-01T00:00:00Z"'])
+values_of_members = anything | times.map(str.encode) | st.just(b"1") | st.just(b'"weights/a"')
+
+
+def objects(names: tuple[str, ...]) -> st.SearchStrategy[bytes]:
+    """Return a strategy for objects with some of these members, with any values."""
+    members = st.dictionaries(st.sampled_from(names), values_of_members, max_size=len(names))
+    return members.map(
+        lambda sent: b"{" + b",".join(b'"%s":%s' % (name.encode(), value) for name, value in sent.items()) + b"}"
+    )
+
+
+@pytest.mark.parametrize("kind", OTHER_FORMATS)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_item_is_stored_or_rejected(kind: str, data: st.DataObject) -> None:
+    """Whatever an item has, it is a checkpoint that can be stored and read again, or a reject, or both."""
+    reader = PRESETS[kind].format.reader
+    raw = data.draw(objects(NAMES[kind]) | anything)
+    found = read_listing(JOB, [[raw]], reader=reader)
+    assert found.checkpoints or found.rejects
+    for item in found.checkpoints:
+        json.loads(item.payload)
+        assert item == reader.read_stored(item.payload, JOB)
+        texts = [item.id, *(value for value in (item.details or {}).values() if isinstance(value, str))]
+        assert not any("\0" in one or one != one.encode("utf-8", "ignore").decode() for one in texts)
+    record_reader = PRESETS[kind].format.read_record
+    page = read_jobs([data.draw(objects(NAMES["job"]) | anything)], read_record=record_reader)
+    assert page.records or page.rejects
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(items=st.lists(objects(NAMES["metrics"]) | anything, max_size=4))
+def test_any_metrics_are_stored_or_rejected(items: list[bytes]) -> None:
+    """Whatever Together's metrics list has, each object is a part of a step, or a reject with a reason."""
+    events = PRESETS["together"].format.read_events(items, lambda _: False)
+    assert bool(items) == bool(events.steps or events.rejects)
+    assert len({step.step_number for step in events.steps}) == len(events.steps)
+    for step in events.steps:
+        assert None is step.payload or json.loads(step.payload)
+        assert all(isinstance(value, float | int) for value in json.loads(step.extra_metrics or "{}").values())

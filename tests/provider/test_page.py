@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpointd.domain.failure import ErrorClass, Failure
-from checkpointd.provider.formats.format import ListFormat, Paging
+from checkpointd.provider.formats.format import ListFormat
 from checkpointd.provider.heavy_work import LARGE_BYTES
 from checkpointd.provider.page import PAGE_ITEMS, NotAListError, Page, Requested, most_items, read_page
 from support.paths import DATA
@@ -165,7 +165,7 @@ def test_a_full_page_is_followed_if_has_more_may_be_absent(
     has_more: str, page_size: int, expected: tuple[bool, str | None]
 ) -> None:
     """Where `has_more` may be absent, a page without it is followed by another one if it is full."""
-    requested = Requested(ListFormat("", Paging.AFTER_FULL), page_size)
+    requested = Requested(ListFormat("", "after_full"), page_size)
     body = f'{{"object": "list", "data": [{{"id": "a"}}]{has_more}}}'
     found = read_page(body.encode(), requested=requested)
     assert (*expected, None) == (found.has_more, found.last_id, found.failure)

@@ -12,7 +12,7 @@ from checkpointd.settings.source import Source
 CANARY = "Canary5f0e9d8c7b6a4f3e2d1c"
 SOURCE = '[[sources]]\nname = "a"\napi_key = "THE_KEY"\n'
 SOURCE_B = SOURCE.replace('"a"', '"b"')
-WRONG_KIND = "kind: must be 'openai', 'azure', 'bedrock', 'nebius', 'compatible', 'coreweave' or 'together'"
+WRONG_KIND = "kind: must be 'openai', 'azure', 'bedrock', 'nebius', 'compatible', 'coreweave', 'together' or 'tinker'"
 NOT_SECURE = (
     "must begin with https:// and a host "
     "(http:// is accepted for this machine, or with allow_http = true under [[sources]])"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from checkpointd.simulator import coreweave, together
+from checkpointd.simulator import coreweave, tinker, together
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.shapes import Kind, Shape
 from checkpointd.simulator.world import EPOCH, World
@@ -57,3 +57,18 @@ async def test_together() -> None:
             "metrics": [item for event in events for item in together.metrics(event)] or None,
         }
     assert {} == found
+
+
+async def test_tinker() -> None:
+    """Tinker's SDK reads all pages of the training runs, and all checkpoints of each."""
+    world = World(5, 3, EPOCH, Shape("tinker", retention="all"))
+    jobs = {job["id"]: job for job in world.jobs(AFTER_ALL)}
+    async with serve(world, lambda: AFTER_ALL) as url:
+        found = await read_with_sdk("tinker", url, *jobs)
+    assert found == {
+        job_id: {
+            "record": tinker.run(job, AFTER_ALL),
+            "checkpoints": [item for made in world.checkpoints(job_id, AFTER_ALL) for item in tinker.checkpoints(made)],
+        }
+        for job_id, job in jobs.items()
+    }

@@ -41,7 +41,9 @@ async def read_coreweave(url: str, models: list[str]) -> dict[str, Any]:
 async def read_together(url: str, jobs: list[str]) -> dict[str, Any]:
     """Read jobs, and their checkpoints and metrics, with Together's SDK."""
     sdk = importlib.import_module("together")
-    client = sdk.AsyncTogether(api_key=KEY, base_url=url.removesuffix("/v1"), max_retries=0)
+    client = sdk.AsyncTogether(
+        api_key=KEY, base_url=url.removesuffix("/v1"), max_retries=0, _strict_response_validation=True
+    )
     listed = (await client.fine_tuning.list()).data
     records = {job.id: job.model_dump(mode="json", by_alias=True, exclude_unset=True) for job in listed}
     found = {}
@@ -55,7 +57,28 @@ async def read_together(url: str, jobs: list[str]) -> dict[str, Any]:
     return found
 
 
-READERS: dict[str, Read] = {"coreweave": read_coreweave, "together": read_together}
+async def read_tinker(url: str, runs: list[str]) -> dict[str, Any]:
+    """Read training runs and their checkpoints with Tinker's SDK."""
+    sdk, types = importlib.import_module("tinker._client"), importlib.import_module("tinker.types")
+    client = sdk.AsyncTinker(
+        api_key=f"tml-{KEY}", base_url=url.removesuffix("/api/v1"), max_retries=0, _strict_response_validation=True
+    )
+    records: dict[str, Any] = {}
+    total = None
+    while total is None or len(records) < total:
+        options = {"params": {"limit": 1, "offset": len(records)}}
+        page = await client.get("/api/v1/training_runs", options=options, cast_to=types.TrainingRunsResponse)
+        records |= {run.training_run_id: run.model_dump(mode="json", exclude_unset=True) for run in page.training_runs}
+        total = page.cursor.total_count
+    found = {}
+    for run in runs:
+        checkpoints = (await client.weights.list(run)).checkpoints
+        items = [item.model_dump(mode="json", exclude_unset=True) for item in checkpoints]
+        found[run] = {"record": records[run], "checkpoints": items}
+    return found
+
+
+READERS: dict[str, Read] = {"coreweave": read_coreweave, "together": read_together, "tinker": read_tinker}
 
 if __name__ == "__main__":
     kind, api, *jobs = sys.argv[1:]

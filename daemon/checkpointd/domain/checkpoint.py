@@ -51,7 +51,7 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     """
 
     id: str
-    step_number: int
+    step_number: int | None
     created_at: int | None
     fine_tuned_model_checkpoint: str | None
     metrics: dict[str, float | None]
@@ -59,6 +59,11 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     """The JSON text of the item, which a column of type json accepts: as received, or with null for odd values."""
     details: dict[str, str | int | float | None] | None = None
     """Further values that are compared, by name. They are stored in the payload only. OpenAI's format has none."""
+
+    @property
+    def position(self) -> int:
+        """What orders the checkpoints of a job: the step or, of a provider without steps, `created_at`."""
+        return (self.created_at or 0) if self.step_number is None else self.step_number
 
     @property
     def extra_metrics(self) -> dict[str, float | None]:

@@ -92,9 +92,9 @@ def examine(
         diff = compare(stored, listing, complete=complete, absent_before=before.absent_ids)
         unsteady = _is_unsteady(diff, stored, listing, before.absent_ids)
     newest = _newest_step(stored)
-    if grown := sum(checkpoint.step_number > newest for checkpoint in diff.new):
-        known_steps = {known.values["step_number"] for known in stored.values()}
-        unsteady = sum(checkpoint.step_number in known_steps for checkpoint in diff.new) > grown
+    if grown := sum(checkpoint.position > newest for checkpoint in diff.new):
+        known_steps = {_step(known.values) for known in stored.values()}
+        unsteady = sum(checkpoint.position in known_steps for checkpoint in diff.new) > grown
     diff.instability = before.instability
     if is_crowded:
         diff.instability = MOST_POINTS
@@ -119,7 +119,7 @@ def find_news(
     for checkpoint in until_full(diff, listing.checkpoints):
         if known_id := known_ids.get(checkpoint.id):
             _add_first_values(diff, known_id, stored[known_id], checkpoint)
-        elif (step := checkpoint.step_number) > newest or step in unconfirmed_before:
+        elif (step := checkpoint.position) > newest or step in unconfirmed_before:
             diff.new.append(checkpoint)
             diff.changes.append(Change("new", checkpoint.id))
         else:
@@ -141,11 +141,12 @@ def _recognise(stored: Mapping[str, StoredCheckpoint], listed: Collection[Checkp
 
 
 def _step(of: Mapping[str, object]) -> Hashable:
-    return of["step_number"]
+    """Return the step among these values or, of a provider without steps, the time. See Checkpoint.position."""
+    return (of["created_at"] or 0) if of["step_number"] is None else of["step_number"]
 
 
 def _step_and_model(of: Mapping[str, object]) -> Hashable:
-    return of["step_number"], of["fine_tuned_model_checkpoint"]
+    return _step(of), of["fine_tuned_model_checkpoint"]
 
 
 def _add_first_values(diff: Diff, stored_id: str, known: StoredCheckpoint, listed: Checkpoint) -> None:
@@ -184,14 +185,14 @@ def _is_unsteady(
     if not {checkpoint.id for checkpoint in listing.checkpoints}.isdisjoint(absent_before):
         return True
     known = {_step_and_model(checkpoint.values) for checkpoint in stored.values()}
-    if any((new.step_number, new.fine_tuned_model_checkpoint) in known for new in diff.new):
+    if any((new.position, new.fine_tuned_model_checkpoint) in known for new in diff.new):
         return True
     return bool(diff.new) and (bool(diff.absent) or any(diff.marked.values()))
 
 
 def _newest_step(stored: Mapping[str, StoredCheckpoint]) -> int:
     """Return the largest step of the checkpoints that are not missing, or -1."""
-    found = [known.values["step_number"] for known in stored.values() if not known.missing]
+    found = [_step(known.values) for known in stored.values() if not known.missing]
     return max((step for step in found if isinstance(step, int)), default=-1)
 
 

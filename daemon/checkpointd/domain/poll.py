@@ -147,7 +147,7 @@ def evaluate(
                 failure = Failure(ErrorClass.TOO_MANY_ITEMS, f"more than {LISTING_METRICS} metrics without a column")
             arrivals = learn(
                 arrivals,
-                ((item.step_number, item.created_at) for item in listing.checkpoints),
+                ((item.position, item.created_at) for item in listing.checkpoints),
                 previous=lease.last_complete_at,
                 now=lease.claimed_at,
                 tracked_at=lease.tracked_at,

@@ -64,7 +64,7 @@ class CheckpointRow(NamedTuple):
     job: int
     is_new: bool
     id: str
-    step_number: int
+    step_number: int | None
     created_at: int | None
     fine_tuned_model_checkpoint: str | None
     step: float | None

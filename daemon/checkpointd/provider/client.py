@@ -183,7 +183,7 @@ class Client:
         except ApiError as e:
             return ProbeResult(e.failure, http_date(e.date))
         try:
-            failure = (await self._read_page(list_format, response)).failure
+            failure = (await self._read_page(list_format, None, response)).failure
         except ApiError as e:
             failure = e.failure
         return ProbeResult(failure, http_date(response.date))
@@ -249,7 +249,7 @@ class Client:
             raise
         if pagination.knows(response.body):
             return KNOWN_PAGE
-        return await self._read_page(list_format, response)
+        return await self._read_page(list_format, cursor, response)
 
     def _reduces_page_size(self, error: ApiError, pagination: Pagination) -> bool:
         """Return whether the page size was too large and a smaller one is used now."""
@@ -262,12 +262,12 @@ class Client:
                 self._report_page_size(error.page_size, error.failure.message)
         return True
 
-    async def _read_page(self, list_format: ListFormat, response: Response) -> Page:
+    async def _read_page(self, list_format: ListFormat, cursor: str | None, response: Response) -> Page:
         body = response.body
         try:
             most = most_items(response.page_size)
             is_large = len(body) > heavy_work.LARGE_BYTES
-            requested = Requested(list_format, response.page_size)
+            requested = Requested(list_format, response.page_size, cursor)
             args = body, most, requested
             page = await heavy_work.run(read_page, *args) if is_large else read_page(*args)
         except NotAListError as e:

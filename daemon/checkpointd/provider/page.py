@@ -17,7 +17,7 @@ from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.json_text import Scanner, outer_members
 from checkpointd.domain.reading import RawItem
 from checkpointd.provider.body import describe
-from checkpointd.provider.formats.format import ListFormat, Paging
+from checkpointd.provider.formats.format import ListFormat
 from checkpointd.provider.heavy_work import LARGE_BYTES
 from checkpointd.provider.responses import says_quota
 from checkpointd.provider.words import Words, words_in
@@ -43,10 +43,11 @@ def most_items(page_size: int) -> int:
 
 
 class Requested(NamedTuple):
-    """What was requested: a page of a list of this format, and how many items."""
+    """What was requested: a page of a list of this format, how many items, and after which cursor."""
 
     format: ListFormat
     page_size: int
+    cursor: str | None = None
 
 
 OPENAI_PAGE: Final = Requested(ListFormat(""), PAGE_ITEMS)
@@ -111,7 +112,7 @@ def read_page(body: bytes, most: int = PAGE_ITEMS, requested: Requested = OPENAI
 
 
 def _split(body: bytes, requested: Requested) -> Page:
-    if requested.format.items != "data" or requested.format.paging is Paging.WHOLE:
+    if requested.format.items != "data" or requested.format.paging not in {"after", "after_full"}:
         return _read_leniently(body, requested)
     try:
         page = _decode_list(body) if len(body) <= LARGE_BYTES else _decode_large_list(body)
@@ -234,6 +235,8 @@ def _page_of(members: Sequence[tuple[str, Any]] | None, requested: Requested) ->
         raise NotAListError(ErrorClass.NOT_A_LIST, f"`{name}` given twice with different values")
     if sent.get("object") not in (None, "list"):
         raise NotAListError(ErrorClass.NOT_A_LIST, f"an object of type {_excerpt(sent['object'])}, not a list")
+    if requested.format.paging in {"offset", "whole_or_offset"}:
+        return _by_offset(sent, data, requested)
     has_more = _has_more(members, sent, len(data), requested)
     if isinstance(has_more, str):
         return Page(data, has_more=False, last_id=None, failure=Failure(ErrorClass.BAD_HAS_MORE, has_more))
@@ -243,16 +246,32 @@ def _page_of(members: Sequence[tuple[str, Any]] | None, requested: Requested) ->
 def _has_more(members: Sequence[tuple[str, Any]], sent: dict[str, Any], count: int, requested: Requested) -> bool | str:
     """Return whether a page follows one of `count` items, or why that is unknown."""
     has_more = sent.get("has_more")
-    if requested.format.paging is Paging.WHOLE:
+    if requested.format.paging == "whole":
         return "`has_more` is true, but how the next page is requested is not known" if has_more else False
     if "has_more" not in sent:
-        is_known = requested.format.paging is Paging.AFTER_FULL
+        is_known = requested.format.paging == "after_full"
         return count >= requested.page_size if is_known else "`has_more` is missing"
     if not isinstance(has_more, bool):
         return f"`has_more` is {_excerpt(has_more)}, not true or false"
     if any(name == "has_more" and value is not has_more for name, value in members):
         return "`has_more` given twice with different values"
     return has_more
+
+
+def _by_offset(sent: dict[str, Any], data: Sequence[RawItem], requested: Requested) -> Page:
+    """Return a page of a list whose cursor is the number of items before it."""
+    offset, cursor = int(requested.cursor or 0), sent.get("cursor")
+    if cursor is None and requested.format.paging == "whole_or_offset" and not offset:
+        return Page(data, has_more=False, last_id=None)
+    here, total = (cursor.get("offset"), cursor.get("total_count")) if isinstance(cursor, dict) else (None, None)
+    if type(here) is not int or type(total) is not int:
+        problem = "`cursor` has no integers `offset` and `total_count`"
+    elif here != offset:
+        problem = f"`cursor.offset` is {here}, but {offset} was requested"
+    else:
+        end = offset + len(data)
+        return Page(data, has_more=end < total, last_id=str(end) if end < total else None)
+    return Page(data, has_more=False, last_id=None, failure=Failure(ErrorClass.BAD_HAS_MORE, problem))
 
 
 def _error_in_200(members: dict[str, Any]) -> NotAListError:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from checkpointd.simulator.other_shapes import CoreWeave, Together
+from checkpointd.simulator.other_shapes import CoreWeave, Tinker, Together
 from checkpointd.simulator.shapes import Azure, Bedrock, Compatible, Kind, Nebius, OpenAI
 
 KINDS: Final[Mapping[Kind, OpenAI]] = {
@@ -14,4 +14,5 @@ KINDS: Final[Mapping[Kind, OpenAI]] = {
     "compatible": Compatible(),
     "coreweave": CoreWeave(),
     "together": Together(),
+    "tinker": Tinker(),
 }

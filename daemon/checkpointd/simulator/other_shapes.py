@@ -2,6 +2,7 @@
 
 import random
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from checkpointd.simulator.shapes import OpenAI, RequestError, alphanumeric
@@ -45,6 +46,26 @@ class Together(OpenAI):
 
     def model(self, rng: random.Random, base: str, purpose: str) -> str:  # noqa: D102  # inherited
         return f"acme/{base}-{purpose}-{alphanumeric(rng, 8)}"
+
+
+class Tinker(OpenAI):
+    """Tinker. Its jobs are training runs."""
+
+    roots = ("/services/tinker-prod/api/v1",)
+
+    def job_id(self, rng: random.Random, model: str) -> str:  # noqa: D102  # inherited
+        del model
+        return f"{_uuid(rng)}:train:0"
+
+    def check_access(self, headers: Mapping[str, str], path: str, query: Mapping[str, str]) -> None:
+        """Raise RequestError for a request without a key in `X-API-Key`."""
+        del path, query
+        if not headers.get("X-API-Key", "").strip():
+            raise RequestError(401, "Missing API key")
+
+    def error_body(self, error: RequestError) -> dict[str, Any]:
+        """Return the body of an error. Its form is not documented: it is that of the framework FastAPI."""
+        return {"detail": error.message}
 
 
 def _uuid(rng: random.Random) -> str:

@@ -65,7 +65,7 @@ _templates.globals.update(
 )
 _templates.filters.update(
     ago=presentation.ago,
-    count=lambda n: f"{n:,}",
+    count=lambda n: "" if n is None else f"{n:,}",
     cut=presentation.cut,
     failures=presentation.failures,
     finding=presentation.finding,

@@ -1,45 +1,45 @@
 """What a wire format consists of: its lists, and how their items are read. Pure."""
 
-from enum import Enum
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 from urllib.parse import quote
 
 from checkpointd.domain.checkpoint import CheckpointReader
 from checkpointd.domain.event_list import ReadEvents, read_events
 from checkpointd.domain.job import ReadRecord, read_record
 
+Paging = Literal["after", "after_full", "whole", "offset", "whole_or_offset"]
+"""How the pages of a list follow each other.
 
-class Paging(Enum):
-    """How the pages of a list follow each other."""
-
-    AFTER = "after"
-    """`after` is the id of the last item of the page before. `has_more` says whether a page follows."""
-    AFTER_FULL = "after, and a full page"
-    """The same. But a page may lack `has_more`: then a page follows if this one has as many items as requested."""
-    WHOLE = "whole"
-    """The list is one page."""
+- after: `after` is the id of the last item of the page before. `has_more` says whether a page follows.
+- after_full: the same. But a page may lack `has_more`: then a page follows if this one has as many items as requested.
+- whole: the list is one page.
+- offset: the cursor is the number of items before the page. The member `cursor` of a page has `offset`, and
+  `total_count`, the number of all items.
+- whole_or_offset: the same. But the list may be one page, without `cursor`. So the first request has no limit.
+"""
 
 
 class ListFormat(NamedTuple):
     """A list of an API: its path below the base URL, in which {} stands for the id of a job, and its pages."""
 
     path: str
-    paging: Paging = Paging.AFTER
+    paging: Paging = "after"
     items: str = "data"
     """The member of a page that has its items."""
     null_is_empty: bool = False
     """True if this member can be null instead of an empty array."""
 
-    def of_job(self, job_id: str) -> Self:
+    def of_job(self, job_id: str) -> "ListFormat":
         """Return the list of a job: the path has its id."""
-        return self._replace(path=self.path.format(quote(job_id, safe="")))
+        return ListFormat(self.path.replace("{}", quote(job_id, safe="")), *self[1:])
 
     def query(self, cursor: str | None, page_size: int) -> str:
         """Return the query of the page after `cursor`, encoded. None is the first page."""
-        if self.paging is Paging.WHOLE:
-            return ""
-        after = f"&after={quote(cursor, safe='')}" if cursor else ""
-        return f"limit={page_size}{after}"
+        if self.paging in {"after", "after_full"}:
+            return f"limit={page_size}&after={quote(cursor, safe='')}" if cursor else f"limit={page_size}"
+        if self.paging == "offset" or cursor:
+            return f"limit={page_size}&offset={cursor or 0}"
+        return ""
 
 
 class Format(NamedTuple):

@@ -61,6 +61,6 @@ def time_text(value: object) -> int | Odd | None:
         return found
     try:
         at = datetime.fromisoformat(found)
-    except ValueError:
+        return math.floor(at.timestamp()) if at.tzinfo else Odd("a time without a zone")
+    except (ValueError, OverflowError):
         return Odd("not a time")
-    return math.floor(at.timestamp()) if at.tzinfo else Odd("a time without a zone")

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 from checkpointd.provider.formats.coreweave import COREWEAVE
-from checkpointd.provider.formats.format import Format, Paging
+from checkpointd.provider.formats.format import Format
 from checkpointd.provider.formats.openai import OPENAI
+from checkpointd.provider.formats.tinker import TINKER
 from checkpointd.provider.formats.together import TOGETHER
 
-Kind = Literal["openai", "azure", "bedrock", "nebius", "compatible", "coreweave", "together"]
+Kind = Literal["openai", "azure", "bedrock", "nebius", "compatible", "coreweave", "together", "tinker"]
 """The kinds of sources."""
 
 
@@ -26,7 +27,7 @@ class Preset(NamedTuple):
     """False if there is no job list, or as a rule none."""
 
 
-_NEBIUS: Final = OPENAI.with_paging(Paging.AFTER_FULL)
+_NEBIUS: Final = OPENAI.with_paging("after_full")
 
 PRESETS: Final[Mapping[str, Preset]] = {
     "openai": Preset(OPENAI, "https://api.openai.com/v1"),
@@ -38,4 +39,5 @@ PRESETS: Final[Mapping[str, Preset]] = {
         COREWEAVE, "https://forge.coreweave.com/api/training/v1/preview", most_items=100, lists_jobs=False
     ),
     "together": Preset(TOGETHER, "https://api.together.ai/v1"),
+    "tinker": Preset(TINKER, "https://tinker.thinkingmachines.dev/services/tinker-prod/api/v1", "X-API-Key"),
 }

@@ -27,7 +27,7 @@ from checkpointd.domain.reading import (
     number,
     text,
 )
-from checkpointd.provider.formats.format import Format, ListFormat, Paging
+from checkpointd.provider.formats.format import Format, ListFormat
 from checkpointd.provider.formats.items import checkpoint_id, checkpoint_reader, item_of, job_record_reader, time_text
 
 HYPERPARAMETERS: Final = (
@@ -92,7 +92,7 @@ def read_metrics_list(items: Sequence[RawItem], holds_secret: Callable[[bytes], 
         step, flaw = _step(step_number, of_step)
         steps.append(step)
         if flaw:
-            rejects.append(Reject(None, flaw, step.id, is_stored=True))
+            rejects.append(Reject(head(of_step[0].payload.encode()), flaw, step.id, is_stored=True))
     return Events(steps, [], rejects, [step.id for step in steps], is_newest_first=False)
 
 
@@ -134,10 +134,10 @@ def _nanoseconds(value: Any) -> int | Odd | None:  # noqa: ANN401  # any JSON
 
 
 TOGETHER: Final = Format(
-    checkpoints=ListFormat("/fine-tunes/{}/checkpoints", Paging.WHOLE, null_is_empty=True),
+    checkpoints=ListFormat("/fine-tunes/{}/checkpoints", "whole", null_is_empty=True),
     reader=checkpoint_reader(_read_checkpoint, "path"),
-    jobs=ListFormat("/fine-tunes", Paging.WHOLE, null_is_empty=True),
+    jobs=ListFormat("/fine-tunes", "whole", null_is_empty=True),
     read_record=job_record_reader(_read_record),
-    events=ListFormat("/fine-tunes/{}/metrics", Paging.WHOLE, items="metrics", null_is_empty=True),
+    events=ListFormat("/fine-tunes/{}/metrics", "whole", items="metrics", null_is_empty=True),
     read_events=read_metrics_list,
 )

@@ -1,0 +1,126 @@
+"""What is special about checkpoints without steps, and about values that only the item has: over a scripted Tinker."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+from aiohttp import web
+
+from checkpointd.cli.sync import sync_jobs
+from checkpointd.postgres.store import Store
+from checkpointd.settings.model import FixedSettings
+from checkpointd.settings.source import Source
+from checkpointd.simulator.server import provider_application, serve_application
+from checkpointd.web.server import serve as serve_pages
+
+RUN = "0f6b3a1f:train:0"
+Sync = Callable[[list[dict[str, Any]]], Awaitable[None]]
+
+
+def checkpoint(name: str = "weights/a", **fields: Any) -> dict[str, Any]:
+    """Return a checkpoint as Tinker describes it."""
+    return {
+        "checkpoint_id": name,
+        "checkpoint_type": "training",
+        "time": "2026-01-01T10:00:00Z",
+        "tinker_path": f"tinker://{RUN}/{name}",
+        "expires_at": "2026-01-08T10:00:00Z",
+        **fields,
+    }
+
+
+@pytest.fixture
+async def sync(store: Store, tmp_path: Path) -> AsyncIterator[Sync]:
+    """Yield a function that polls a run once, of which these checkpoints are listed."""
+    listed: list[dict[str, Any]] = []
+
+    async def list_checkpoints(request: web.Request) -> web.Response:
+        assert RUN == request.match_info["id"]
+        return web.json_response({"checkpoints": listed})
+
+    async def list_runs(_: web.Request) -> web.Response:
+        runs = [{"training_run_id": RUN, "base_model": "Qwen/Qwen3-8B"}]
+        return web.json_response({"training_runs": runs, "cursor": {"offset": 0, "limit": 100, "total_count": 1}})
+
+    (tmp_path / "key").write_text("canary-key")
+    handlers = {"/training_runs": list_runs, "/training_runs/{id}/checkpoints": list_checkpoints}
+    async with serve_application("tinker", provider_application("tinker", handlers), "127.0.0.1", 0) as url:
+        source = Source(name="tinker", kind="tinker", base_url=url, api_key=str(tmp_path / "key"))
+        settings = FixedSettings(sources=(source,), discover=True)
+
+        async def poll(items: list[dict[str, Any]]) -> None:
+            listed[:] = items
+            fields = {source.name: source.request_fields()}
+            summary = await sync_jobs(settings, store, fields, None, None, lambda *_: None)
+            assert (1, 0) == (summary.jobs, len(summary.failures))
+
+        yield poll
+
+
+async def _changes(sql: asyncpg.Connection) -> list[tuple[str, ...]]:
+    """Return the changes of known checkpoints, and forget them."""
+    rows = await sql.fetch("""
+        with taken as (delete from checkpointd.changes returning *)
+        select kind, field, old_value, new_value from taken where kind <> 'new' order by field""")
+    return [tuple(row) for row in rows]
+
+
+async def test_values_of_the_item_are_compared(sync: Sync, sql: asyncpg.Connection) -> None:
+    """Another time or expiry under the same name is a change of the same checkpoint, once. Its values are the last."""
+    await sync([checkpoint()])
+    await sync([checkpoint()])
+    assert [] == await _changes(sql)
+    later = checkpoint(time="2026-01-02T10:00:00Z", expires_at="2026-01-09T10:00:00.5+00:00")
+    for expected in (
+        [("changed", "created_at", "1767261600", "1767348000"), ("changed", "expires_at", "1767866400", "1767952800")],
+        [],
+    ):
+        await sync([later])
+        assert expected == await _changes(sql)
+    for expected in ([("regressed", "expires_at", "1767952800", None)], []):
+        await sync([{**later, "expires_at": None}])
+        assert expected == await _changes(sql)
+    (row,) = await sql.fetch("select * from fine_tuning.checkpoints")
+    assert ("weights/a", None, None) == (row["id"], row["step_number"], row["expires_at"])
+    assert datetime.fromisoformat("2026-01-02T10:00:00Z") == row["created_at"]
+    assert (f"tinker://{RUN}/weights/a", "training") == (row["deploy_as"], row["checkpoint_type"])
+
+
+async def test_new_checkpoints_without_steps(sync: Sync, store: Store, sql: asyncpg.Connection, port: int) -> None:
+    """Many new checkpoints without steps make no job unstable. The page of the job shows them."""
+    items: list[dict[str, Any]] = []
+    for day in range(1, 9):
+        items += [checkpoint(f"weights/{day}-{n}", time=f"2026-01-0{day}T1{n}:00:00Z") for n in range(3)]
+        await sync(items)
+    assert (24, None) == tuple(await sql.fetchrow("select checkpoint_count, unstable_since from fine_tuning.jobs"))
+    assert "weights/8-2" == await sql.fetchval("select latest_id from checkpointd.summaries")
+    async with serve_pages("127.0.0.1", port, list, store, ["tinker"]), aiohttp.ClientSession() as http:
+        for path, words in (("/", "24 checkpoints"), (f"/jobs/tinker/{RUN}", "Qwen/Qwen3-8B")):
+            async with http.get(f"http://127.0.0.1:{port}{path}") as response:
+                assert (200, True) == (response.status, words in await response.text())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-02-28T23:59:59Z", "2026-02-28T23:59:59Z"),
+        ("2026-03-01T00:00:00.123456+02:00", "2026-02-28T22:00:00Z"),
+        ("2026-03-01T00:00:00-05:30", "2026-03-01T05:30:00Z"),
+        ("2024-02-29 12:00:00Z", "2024-02-29T12:00:00Z"),
+        ("2026-02-30T00:00:00Z", None),
+        ("2026-13-01T00:00:00Z", None),
+        ("2026-03-01T24:00:00Z", None),
+        ("2026-03-01T00:00:00", None),
+        ("9999-03-01T00:00:00Z", None),
+        ("never", None),
+        ("", None),
+    ],
+)
+async def test_time_of(sql: asyncpg.Connection, text: str, expected: str | None) -> None:
+    """The view reads the same times as the daemon, and no text makes its queries fail."""
+    found = await sql.fetchval("select checkpointd.time_of($1)", text)
+    assert (expected and datetime.fromisoformat(expected)) == found
