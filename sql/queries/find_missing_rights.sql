@@ -32,7 +32,7 @@ with needed as (
   from (
     values
       ('jobs'), ('freshness'), ('sources'), ('checkpoints'), ('best_checkpoints'), ('changes'), ('rejects'),
-      ('findings'), ('webhooks'), ('comparison'), ('event_lists'), ('events'), ('steps')
+      ('findings'), ('webhooks'), ('comparison'), ('event_lists'), ('events'), ('steps'), ('archive')
   ) as views (name)
 )
 

@@ -280,6 +280,7 @@ begin
     end,
     sealed_at = case when not (polling.poll_again or finished.complete) then polling.sealed_at end,
     last_complete_at = case when finished.complete then now else polling.last_complete_at end,
+    complete_from = case when finished.complete then polling.last_attempt_at else polling.complete_from end,
     last_success_at = case
       when finished.complete and finished.rejected = 0 then now
       else polling.last_success_at
@@ -470,6 +471,7 @@ begin
       unstable_since = case when held.unstable then coalesce(polling.unstable_since, clock.now) end,
       poll_again = false,
       last_complete_at = clock.now,
+      complete_from = polling.last_attempt_at,
       last_success_at = case when polling.rejected = 0 then clock.now else polling.last_success_at end,
       quiet_polls = polling.quiet_polls + 1,
       gap_s = held.gap,

@@ -23,6 +23,7 @@ COMPANIONS = {"json": ("_jsonb", "jsonb"), "interval": ("_seconds", "double prec
 """The types that many tools cannot use: the ending of the column that such a tool uses instead, and its type."""
 
 TIMES = {
+    "archive": "checkpoints_listed_at",
     "best_checkpoints": "created_at",
     "best_steps": "created_at",
     "changes": "at",

@@ -155,6 +155,14 @@ def objective(
     set_objective(load(config), job, metric, maximize=maximize, minimize=minimize, default=default, source=source)
 
 
+@app.command()
+def archive(source: SourceName = None, as_json: AsJson = False, config: Config = None) -> None:
+    """Fetch everything that the providers still have about all jobs, and say what is not complete."""
+    from checkpointd.cli.archive import archive_jobs
+
+    archive_jobs(load(config), source, as_json=as_json)
+
+
 @app.command("jobs")
 def list_jobs(as_json: AsJson = False, config: Config = None) -> None:
     """Show the jobs that are or were tracked."""

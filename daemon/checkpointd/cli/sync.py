@@ -133,7 +133,7 @@ async def sync_jobs(
     are_named, total = jobs is not None, None if jobs is None else len(jobs)
 
     def report(lease: Lease, outcome: Outcome) -> None:
-        outcomes[names[lease.source], lease.id] = _polled_job(outcome)
+        outcomes[names[lease.source], lease.id] = polled_job(outcome)
         progress(len(outcomes), total)
 
     async with open_session() as http:
@@ -147,7 +147,7 @@ async def sync_jobs(
                 chosen = [key for name, key in keys.items() if source in {None, name}]
                 jobs = await store.find_tracked_jobs(chosen)
             total = len(jobs)
-            await _poll(poller, sources, jobs, outcomes)
+            await poll_jobs(poller, sources, jobs, outcomes)
     if working := [key for key, name in names.items() if _is_working(outcomes, name)]:
         await store.resume_sources(working, asyncio.get_running_loop().time() - started)
     configured = {active.key for active in sources}
@@ -159,7 +159,7 @@ async def sync_jobs(
     return _sum_up(outcomes, {row["name"]: row["jobs"] for row in stored if is_left and is_unconfigured(row)})
 
 
-async def _poll(poller: Poller, sources: Sequence[ActiveSource], jobs: Sequence[Job], outcomes: Outcomes) -> None:
+async def poll_jobs(poller: Poller, sources: Sequence[ActiveSource], jobs: Sequence[Job], outcomes: Outcomes) -> None:
     """Poll jobs, and fill `outcomes`. If a source pauses for a short time, wait, and poll the rest of its jobs."""
     patience = dict.fromkeys((source.key for source in sources), PATIENCE_SECONDS)
     while jobs:
@@ -186,7 +186,7 @@ async def _poll(poller: Poller, sources: Sequence[ActiveSource], jobs: Sequence[
         await asyncio.sleep(max(waits.values(), default=0))
 
 
-def _polled_job(outcome: Outcome) -> PolledJob:
+def polled_job(outcome: Outcome) -> PolledJob:
     """Return what is kept of an outcome. Those of all jobs are in memory at the same time."""
     if isinstance(outcome, Failure):
         return PolledJob(outcome)

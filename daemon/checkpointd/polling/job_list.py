@@ -43,11 +43,12 @@ class JobList:
 
     def __init__(
         self, store: Store, source: ActiveSource, health: Health, *,
-        gap: float, lease_seconds: float, max_new_jobs: int, job_filter: JobFilter = ALL_JOBS,
+        gap: float, lease_seconds: float, max_new_jobs: int | None, job_filter: JobFilter = ALL_JOBS,
     ) -> None:  # fmt: skip
         """`gap` is in seconds, between two readings.
 
-        `max_new_jobs` that pass `job_filter` are tracked per day, or none without discovery.
+        `max_new_jobs` that pass `job_filter` are tracked per day: 0 without discovery. With None all of them are, as if
+        a person had named each.
         """
         self._store = store
         self._source = source
@@ -56,6 +57,8 @@ class JobList:
         self._lease_seconds = lease_seconds
         self._max_new_jobs = max_new_jobs
         self._filter = job_filter
+        self.error: str | None = None
+        """Why the last reading failed, or None."""
         self._left_out = False
         """True if new jobs were left out since the last pass ended."""
         self._is_limited = False
@@ -79,27 +82,30 @@ class JobList:
         """
         self._client = source.client
 
-    async def tick(self, *, due_or_not: bool = False) -> None:
-        """Read the job list if it is due. Failures are logged, not raised."""
+    async def tick(self, *, due_or_not: bool = False) -> bool | None:
+        """Read the job list if it is due. Failures are logged, not raised.
+
+        Returns whether a pass reached the end of the list, or None if the list was not read.
+        """
         now = asyncio.get_running_loop().time()
         if self._client is not self._source.client:  # there is a new key
             self._client, self._silent_until = self._source.client, 0.0
         is_silent = self._source.is_silent(now) or now < self._silent_until
         if not self._source.has_key or (is_silent and not due_or_not):
-            return
+            return None
         try:
             with self._health.unit("job list"):
-                await self._read(due_or_not=due_or_not)
+                return await self._read(due_or_not=due_or_not)
         except DatabaseUnavailableError:
-            return
+            return None
 
-    async def _read(self, *, due_or_not: bool) -> None:
-        started = asyncio.get_running_loop().time()
+    async def _read(self, *, due_or_not: bool) -> bool | None:
+        started, whole = asyncio.get_running_loop().time(), None
         claimed = await job_lists.claim(
             self._store, self._source.key, self._lease_seconds, self._next_gap(), due_or_not=due_or_not
         )
         for lease in claimed:
-            in_pass, whole, error, self._requests = due_or_not or is_pass_due(lease.state, self._gap), False, None, 0
+            in_pass, self.error, self._requests = due_or_not or is_pass_due(lease.state, self._gap), None, 0
             try:
                 whole = await self._read_pages(lease, started, in_pass=in_pass)
                 self._failures, self._silent_until = 0, 0.0
@@ -107,11 +113,12 @@ class JobList:
                 if lease.source_may_recover or self._source.is_marked:
                     await store_recovery(self._store, [self._source])
             except ApiError as e:
-                in_pass, error = False, e.failure.message
+                in_pass, self.error = False, e.failure.message
                 await self._record_failure(lease, started, e.failure)
             finally:  # also if cancelled, so that other daemons can claim the list
                 gap = self._next_gap(in_pass=in_pass and not whole)
-                await job_lists.finish(self._store, lease, gap, whole=whole, error=error)
+                await job_lists.finish(self._store, lease, gap, whole=whole is True, error=self.error)
+        return whole
 
     def _next_gap(self, *, in_pass: bool = False) -> float:
         """Return the seconds to the next reading, or 0 if another daemon may try its key at once.
@@ -199,7 +206,7 @@ class JobList:
         REQUESTS.labels(source.name).inc()
         page = await heavy_work.run(read_jobs, items, source.client.holds_secret, source.client.format.read_record)
         ids = [record.id for record in page.records]
-        discovered = await self._discover(lease, page.records) if self._max_new_jobs else 0
+        discovered = 0 if self._max_new_jobs == 0 else await self._discover(lease, page.records)
         saved = await save_job_records(self._store, lease, page, self._rejected)
         self._report_rejects(saved.rejects)
         if discovered or saved.statuses:
@@ -211,6 +218,10 @@ class JobList:
     async def _discover(self, lease: JobListLease, records: Sequence[JobRecord]) -> int:
         """Track the new jobs of a page that pass the filter, as far as the budget goes. Returns how many."""
         ids = [record.id for record in records if self._filter.mismatch(record) is None]
+        if self._max_new_jobs is None:
+            known = {job.id for job in await self._store.find_jobs(ids, self._source.name)}
+            unknown = [job_id for job_id in ids if job_id not in known]
+            return await self._store.track(lease.source, unknown) if unknown else 0
         new, left_out = await job_lists.discover(self._store, lease, ids, self._max_new_jobs)
         if left_out:
             if not self._is_limited:

@@ -25,6 +25,16 @@ async def list_findings(store: Store) -> list[dict[str, Any]]:
     return [dict(row) for row in await store.fetch(queries.LIST_FINDINGS, None, None, None)]
 
 
+async def list_archive(store: Store, sources: Sequence[int]) -> list[dict[str, Any]]:
+    """Return what is stored of each job of these sources, given by their keys, the incomplete ones first."""
+    return [dict(row) for row in await store.fetch(queries.LIST_ARCHIVE, sources)]
+
+
+async def count_archive(store: Store, sources: Sequence[int]) -> dict[str, int]:
+    """Return how many jobs, complete lists, events and readable event lists these sources have."""
+    return dict((await store.fetch(queries.COUNT_ARCHIVE, sources))[0])
+
+
 async def list_sources(store: Store, configured: Sequence[str]) -> list[dict[str, Any]]:
     """Return the sources and their states, and which of them have one of the `configured` names."""
     return [dict(row) for row in await store.fetch(queries.LIST_SOURCES, configured)]
