@@ -15,6 +15,7 @@ from checkpointd.polling.setup import open_client, open_proxy, read_discovery
 from checkpointd.polling.source import RateLimiter
 from checkpointd.postgres import job_lists
 from checkpointd.postgres.store import Store
+from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.provider.http import ApiError, Limits, Session, open_session
 from checkpointd.settings.credentials import SettingsError
 from checkpointd.settings.model import Settings
@@ -45,11 +46,12 @@ class ListedJob(NamedTuple):
 
 
 def discover_jobs(settings: Settings, source: str | None, *, dry_run: bool, as_json: bool) -> None:
-    """Print the listed jobs of a source, or of all. Without `dry_run`, track the new ones.
+    """Print the listed jobs of a source, or of all that have a job list. Without `dry_run`, track the new ones.
 
     Exits with 1 if a job list could not be read, or its jobs not be tracked.
     """
-    chosen = settings.sources if source is None else [choose_source(settings, source)]
+    with_list = [one for one in settings.sources if PRESETS[one.kind].format.jobs is not None]
+    chosen = with_list if source is None else [choose_source(settings, source)]
 
     async def work() -> list[list[ListedJob] | str]:
         async with open_database(settings) as store, open_session() as http:
@@ -104,7 +106,7 @@ async def _read(settings: Settings, source: Source, key: int, store: Store, http
     records: dict[str, JobRecord] = {}
     rejects = []
     async for part in client.list_jobs(asyncio.get_running_loop().time() + LIST_SECONDS, limiter.wait):
-        page = read_jobs(part.items, client.holds_secret)
+        page = read_jobs(part.items, client.holds_secret, client.format.read_record)
         records.update((record.id, record) for record in page.records)
         rejects += page.rejects
     return JobPage(list(records.values()), rejects)
