@@ -36,6 +36,9 @@ PATIENCE_SECONDS: Final = 60.0
 SHORT_WAIT_SECONDS: Final = 0.2
 """The time between two parts of a long list."""
 
+PROGRESS_SECONDS: Final = 1.0
+"""The time between two looks at what is stored, for the progress bar."""
+
 EVENT_GAP: Final = 300.0
 """Seconds after which the events of a job that has not ended are due again."""
 
@@ -103,8 +106,12 @@ async def archive(
         done, total = counts["complete_lists"], 2 * counts["jobs"]
         async with start_polling(settings, store, sources, health, report) as (poller, _):
             await poll_jobs(poller, sources, jobs, outcomes)
-        reading = (_read_events(settings, store, source, health, chosen, progress) for source in sources)
-        await asyncio.gather(*reading)
+        showing = asyncio.create_task(_show_progress(store, chosen, progress))
+        try:
+            await asyncio.gather(*(_read_events(settings, store, source, health) for source in sources))
+        finally:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
     rows = await overview.list_archive(store, chosen)
     return rows, {source.name: error for source, error in zip(sources, listed, strict=True) if error is not None}
 
@@ -128,18 +135,16 @@ async def _list_jobs(settings: Settings, store: Store, source: ActiveSource, hea
     return None
 
 
-async def _read_events(
-    settings: Settings,
-    store: Store,
-    source: ActiveSource,
-    health: Health,
-    chosen: Sequence[int],
-    progress: Progress,
-) -> None:
-    """Read the event lists of the ended jobs of a source to their ends, until nothing more can be read now.
+async def _show_progress(store: Store, sources: Sequence[int], progress: Progress) -> None:
+    """Show every second how many lists of these sources are complete."""
+    while True:
+        counts = await overview.count_archive(store, sources)
+        progress(counts["complete_lists"], 2 * counts["jobs"])
+        await asyncio.sleep(PROGRESS_SECONDS)
 
-    `chosen` are the keys of all sources that are archived.
-    """
+
+async def _read_events(settings: Settings, store: Store, source: ActiveSource, health: Health) -> None:
+    """Read the event lists of the ended jobs of a source to their ends, until nothing more can be read now."""
     if source.client.format.events is None:
         return
     loop = asyncio.get_running_loop()
@@ -151,8 +156,6 @@ async def _read_events(
         counts = await overview.count_archive(store, [source.key])
         if counts != known:
             known, give_up_at = counts, loop.time() + PATIENCE_SECONDS
-        of_all = await overview.count_archive(store, chosen)
-        progress(of_all["complete_lists"], 2 * of_all["jobs"])
         if not counts["readable_event_lists"] or loop.time() >= give_up_at:
             return
         await asyncio.sleep(SHORT_WAIT_SECONDS)
