@@ -70,7 +70,7 @@ begin
       and not is_behind
       and (
         polling.rejected > 0
-        or polling.last_attempt_at - coalesce(polling.last_complete_at, polling.failing_since)
+        or now - coalesce(polling.last_complete_at, polling.failing_since)
           > (2 * polling.gap_s + 60) * interval '1 s'
           and polling.failing_since is not null
         or polling.arrivals > 1

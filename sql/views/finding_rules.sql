@@ -1,8 +1,8 @@
 -- The rules by which something is found of a job or a source. sql/README.md describes them.
 --
 -- Each rule returns rows as long as its condition is met. The condition that makes a finding fire (`fires`) is often
--- stricter than the one that keeps it open, so that a value near a limit does not fire again and again. A rule
--- compares stored values with each other, not with the time of the evaluation: a message changes only with the data.
+-- stricter than the one that keeps it open, so that a value near a limit does not fire again and again. A message
+-- states stored values only, not the time of the evaluation: so it changes only with the data.
 
 create or replace function checkpointd.shown_number(value double precision) returns text
 language sql immutable
@@ -333,12 +333,12 @@ suspected_gap as (
 -- open until a poll succeeds.
 stale as (
   select current_job.source, current_job.job, 'stale', null::text,
-    extract(epoch from current_job.last_attempt_at - read.at)::float8,
+    extract(epoch from $2 - read.at)::float8,
     format(
       'The checkpoints were not read since %s: %s', checkpointd.shown_time(read.at), left(current_job.last_error, 300)
     ),
     current_job.source_is_ok
-      and current_job.last_attempt_at - read.at > (2 * current_job.gap_s + 60) * interval '1 s'
+      and $2 - read.at > (2 * current_job.gap_s + 60) * interval '1 s'
   from current_job
   cross join lateral (select coalesce(current_job.last_complete_at, current_job.failing_since) as at) as read
   where current_job.failing_since is not null

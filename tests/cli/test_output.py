@@ -10,7 +10,7 @@ import pytest
 from checkpointd.postgres.findings import evaluate_findings
 from checkpointd.postgres.store import Store
 from support import hostile
-from support.findings import OVERFITTING, History, add
+from support.finding_histories import OVERFITTING, History, add
 from support.harness import read_job_list, sync
 from support.provider import JOB, Provider, checkpoint, job, page
 from support.stored import fill

@@ -11,7 +11,7 @@ from checkpointd.postgres.findings import evaluate_findings
 from checkpointd.postgres.store import Store
 from checkpointd.simulator.replay import read_recorded
 from checkpointd.telemetry.health import Health
-from support.findings import found
+from support.finding_histories import found
 from support.harness import read_job_list, sync
 from support.paths import RECORDED
 from support.provider import JOB, Provider, body, checkpoint, job, page

@@ -7,7 +7,7 @@ import pytest
 
 from checkpointd.postgres.findings import evaluate_findings
 from checkpointd.postgres.store import Store
-from support.findings import DAY_AGO, ENDED, FAILING, OVERFITTING, PACED, History, add, found
+from support.finding_histories import DAY_AGO, ENDED, FAILING, OVERFITTING, PACED, History, add, found
 
 HISTORIES: Final[dict[str, History]] = {
     "losses fall": History(""),

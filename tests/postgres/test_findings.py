@@ -11,7 +11,7 @@ from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.findings import evaluate_findings
 from checkpointd.postgres.store import Store, open_store
 from support import hostile
-from support.findings import FAILING, FALLING, OVERFITTING, PACED, History, add, found
+from support.finding_histories import FAILING, FALLING, OVERFITTING, PACED, History, add, found
 
 STALE = FAILING + "last_complete_at = now() - interval '6 min', "
 

@@ -15,7 +15,7 @@ from checkpointd.postgres.store import Store
 from checkpointd.telemetry import database_metrics, metrics
 from checkpointd.telemetry.health import Health
 from checkpointd.web import server as web
-from support.findings import OVERFITTING, History, add
+from support.finding_histories import OVERFITTING, History, add
 from support.harness import polling_one, sync, track
 from support.provider import JOB, Provider, checkpoint, page
 from support.verbs import checkpointd, environment, get, running, wait_for_line

@@ -21,7 +21,7 @@ from checkpointd.postgres.store import Store, open_store
 from checkpointd.web import data, listener
 from checkpointd.web import server as web
 from support import history, hostile
-from support.findings import OVERFITTING, History, add
+from support.finding_histories import OVERFITTING, History, add
 from support.harness import read_job_list, sync, track
 from support.provider import JOB, Provider, checkpoint, job, page
 from support.stored import fill
