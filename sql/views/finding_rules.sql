@@ -138,8 +138,8 @@ overfitting as (
 ),
 
 -- The loss on the training data is far above what it was: the median of the last 20 steps or, if the steps are not
--- known, that of the newest checkpoint, which must also be higher than all before, because one batch is noisy. The past
--- of a curve are 100 of its earlier steps at equal distances.
+-- known, that of the newest checkpoint, which must also be higher than all before, because one batch is noisy. The
+-- past of a curve are 100 of its earlier steps at equal distances.
 diverging as (
   select current_job.source, current_job.job, 'diverging', null::text, curve.latest,
     format(
