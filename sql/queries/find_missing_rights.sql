@@ -32,7 +32,8 @@ with needed as (
   from (
     values
       ('jobs'), ('freshness'), ('sources'), ('checkpoints'), ('best_checkpoints'), ('changes'), ('rejects'),
-      ('findings'), ('webhooks'), ('comparison'), ('event_lists'), ('events'), ('steps'), ('archive')
+      ('findings'), ('webhooks'), ('comparison'), ('event_lists'), ('events'), ('steps'),
+      ('best_steps'), ('archive')
   ) as views (name)
 )
 

@@ -121,9 +121,7 @@ async def test_each_missing_right_is_named(daemon_login: str, sql: asyncpg.Conne
         """select c.oid::regclass::text as name, lower(a.privilege_type) as privilege
         from pg_class c, aclexplode(c.relacl) a where a.grantee = 'checkpointd'::regrole and c.relkind in ('r', 'v')"""
     )
-    of_others = {
-        f"fine_tuning.{view}" for view in ("best_steps", "checkpoint_metrics", "earlier_steps", "operations", "polls")
-    }
+    of_others = {f"fine_tuning.{view}" for view in ("checkpoint_metrics", "earlier_steps", "operations", "polls")}
     needed = [tuple(row) for row in granted if row["name"] not in of_others]
     assert not any(re.search(rf"\b{view}\b", QUERIES) for view in of_others)
     assert len(needed) > 30

@@ -39,7 +39,7 @@ from support.verbs import KEY, SILENCED, checkpointd, environment, running, wait
         (
             ["simulate", "--kind", "x"],
             {},
-            "'--kind': 'x' is not one of 'openai', 'azure', 'bedrock', 'compatible'. Try checkpointd",
+            "'together', 'tinker'. Try checkpointd",
         ),
         (
             ["simulate", "--jobs", "x"],
