@@ -68,7 +68,9 @@ with tracked as (
   left join checkpointd.summaries on summaries.job = jobs.key
   left join checkpointd.checkpoints as latest on latest.job = summaries.job and latest.id = summaries.latest_id
   cross join lateral (
-    select coalesce(lower(jobs.status) in ('succeeded', 'failed', 'cancelled', 'canceled'), false) as has_ended
+    select coalesce(
+      lower(jobs.status) in ('succeeded', 'failed', 'cancelled', 'canceled', 'completed', 'error'), false
+    ) as has_ended
   ) as end_of
   left join lateral (
     select changes.at, case when changes.old_value is not null then changes.at end as seen_at
@@ -298,7 +300,7 @@ finished as (
     ) as value
   ) as chosen
   where current_job.has_ended
-    and lower(current_job.status) <> 'failed'
+    and lower(current_job.status) not in ('failed', 'error')
 ),
 
 failed as (
@@ -317,7 +319,7 @@ failed as (
     true
   from current_job
   cross join lateral (select checkpointd.as_jsonb(current_job.error) as sent) as error
-  where lower(current_job.status) = 'failed'
+  where lower(current_job.status) in ('failed', 'error')
 ),
 
 suspected_gap as (

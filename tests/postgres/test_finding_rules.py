@@ -5,6 +5,7 @@ from typing import Final
 import asyncpg
 import pytest
 
+from checkpointd.domain.job import ENDED_STATUSES
 from checkpointd.postgres.findings import evaluate_findings
 from checkpointd.postgres.store import Store
 from support.finding_histories import DAY_AGO, ENDED, FAILING, OVERFITTING, PACED, History, add, found
@@ -150,6 +151,19 @@ async def test_histories(store: Store, sql: asyncpg.Connection) -> None:
     assert expected == await found(sql)
     assert ([], []) == await evaluate_findings(store, interval_seconds=0)
     assert expected == await found(sql)
+
+
+@pytest.mark.usefixtures("source")
+async def test_final_statuses(store: Store, sql: asyncpg.Connection) -> None:
+    """Each final status, in upper or lower case, is found: those of failures as failed, all others as finished."""
+    for status in ENDED_STATUSES:
+        await add(sql, status, History("", status=status.title(), former_status="running", polling=ENDED))
+    await evaluate_findings(store)
+    expected = {status: "failed" if status in ("failed", "error") else "finished" for status in ENDED_STATUSES}
+    assert expected == await found(sql)
+    epochs = "select checkpointd.epoch(10, 10, 20, '3', $1), checkpointd.epoch(10, 10, 20, '2', $1)"
+    for status in ("succeeded", "Completed"):
+        assert (None, 1) == tuple(await sql.fetchrow(epochs, status) or ())
 
 
 @pytest.mark.parametrize(
