@@ -307,11 +307,13 @@ failed as (
   select current_job.source, current_job.job, 'failed', null::text, null::double precision,
     coalesce(
       'The job failed: ' || left(
-        concat_ws(
-          ': ', nullif(error.sent ->> 'code', ''),
-          nullif(
-            case jsonb_typeof(error.sent) when 'string' then error.sent #>> '{}' else error.sent ->> 'message' end, ''
-          )
+        nullif(
+          concat_ws(
+            ': ', nullif(error.sent ->> 'code', ''),
+            nullif(
+              case jsonb_typeof(error.sent) when 'string' then error.sent #>> '{}' else error.sent ->> 'message' end, ''
+            )
+          ), ''
         ), 500
       ),
       'The job failed.'

@@ -161,6 +161,8 @@ async def test_final_statuses(store: Store, sql: asyncpg.Connection) -> None:
     await evaluate_findings(store)
     expected = {status: "failed" if status in ("failed", "error") else "finished" for status in ENDED_STATUSES}
     assert expected == await found(sql)
+    messages = await sql.fetch("select distinct message from fine_tuning.findings where kind = 'failed'")
+    assert ["The job failed."] == [row["message"] for row in messages]
     epochs = "select checkpointd.epoch(10, 10, 20, '3', $1), checkpointd.epoch(10, 10, 20, '2', $1)"
     for status in ("succeeded", "Completed"):
         assert (None, 1) == tuple(await sql.fetchrow(epochs, status) or ())
