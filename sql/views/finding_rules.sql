@@ -32,6 +32,17 @@ return case when value < 'NaN' then greatest(least(value, 1e100), -1e100) end;
 comment on function checkpointd.bounded is
   'Returns a metric, but none beyond 1e100, so that it can be multiplied without an overflow; null for NaN.';
 
+create or replace function checkpointd.failed_alone(
+  source checkpointd.sources, polling checkpointd.polling, now timestamptz
+) returns boolean
+language sql as $$
+select source.state = 'ok'
+  and (polling.last_attempt_at > source.state_since or source.state_since > now)
+  and checkpointd.is_over(polling.lease_expires_at, polling.last_attempt_at, now)
+$$;
+comment on function checkpointd.failed_alone is
+  'Returns whether the last poll of a failing job ended, and began when its source was ok as it is now.';
+
 create or replace function checkpointd.find_in_jobs(keys bigint[], now timestamptz)
 returns table (
   source int, job bigint, kind text, checkpoint_id text, value double precision, message text, fires boolean
@@ -45,7 +56,8 @@ as $$
 with tracked as (
   select jobs.key as job, jobs.source, jobs.status, jobs.error,
     checkpointd.n_epochs(jobs.hyperparameters) as n_epochs, sources.kind as source_kind,
-    sources.state = 'ok' as source_is_ok, polling.settling_since, polling.sealed_at, polling.waiting_since,
+    checkpointd.failed_alone(sources, polling, $2) as failed_alone,
+    polling.settling_since, polling.sealed_at, polling.waiting_since,
     polling.last_attempt_at, polling.last_complete_at, polling.failing_since, polling.last_error, polling.gap_s,
     polling.rejected, polling.arrivals, polling.newest_seen_at, polling.waited_s, polling.spacing_s,
     coalesce(polling.spread_s, 0) as spread_s, event_lists.steps_at, coalesce(event_lists.steps, 0) as steps,
@@ -311,7 +323,8 @@ failed as (
           concat_ws(
             ': ', nullif(error.sent ->> 'code', ''),
             nullif(
-              case jsonb_typeof(error.sent) when 'string' then error.sent #>> '{}' else error.sent ->> 'message' end, ''
+              case jsonb_typeof(error.sent) when 'string' then error.sent #>> '{}' else error.sent ->> 'message' end,
+              ''
             )
           ), ''
         ), 500
@@ -334,14 +347,14 @@ suspected_gap as (
 ),
 
 -- The polls of the job fail, and its last complete listing is older than one minute plus twice its poll gap. It stays
--- open until a poll succeeds.
+-- open until a poll succeeds. After a failure of the whole source, the next poll of the job is waited for.
 stale as (
   select current_job.source, current_job.job, 'stale', null::text,
     extract(epoch from $2 - read.at)::float8,
     format(
       'The checkpoints were not read since %s: %s', checkpointd.shown_time(read.at), left(current_job.last_error, 300)
     ),
-    current_job.source_is_ok
+    current_job.failed_alone
       and $2 - read.at > (2 * current_job.gap_s + 60) * interval '1 s'
   from current_job
   cross join lateral (select coalesce(current_job.last_complete_at, current_job.failing_since) as at) as read

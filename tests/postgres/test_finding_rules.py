@@ -115,6 +115,11 @@ HISTORIES: Final[dict[str, History]] = {
     "polls fail for longer than two gaps": History(
         "stale", polling=FAILING + "last_complete_at = now() - interval '6 min', "
     ),
+    "polls fail, and the next one is under way": History(
+        "",
+        polling=FAILING
+        + "last_complete_at = now() - interval '6 min', lease_expires_at = now() + interval '1 min', ",
+    ),
     "a poll failed": History("", polling=FAILING + "last_complete_at = now() - interval '4 min', "),
     "the provider does not know it any more": History(
         "", polling=FAILING + "last_complete_at = now() - interval '6 min', is_gone = true, "
@@ -172,6 +177,7 @@ async def test_final_statuses(store: Store, sql: asyncpg.Connection) -> None:
     ("state", "expected"),
     [
         ("state = 'ok'", {"job": "stale"}),
+        ("state = 'ok', state_since = now()", {}),
         ("state = 'refused', last_error = 'HTTP 401: no'", {"test": "source_refused"}),
         ("state = 'paused', resume_at = now() + interval '1 hour', paused_at = now()", {"test": "source_paused"}),
         ("state = 'paused', resume_at = now() + interval '5 s', paused_at = now()", {}),
@@ -182,7 +188,10 @@ async def test_final_statuses(store: Store, sql: asyncpg.Connection) -> None:
 async def test_sources(
     store: Store, sql: asyncpg.Connection, source: int, state: str, expected: dict[str, str]
 ) -> None:
-    """Of a source that is refused, paused for long or failing for long there is one finding, and none of its jobs."""
+    """Of a source that is refused, paused for long or failing for long there is one finding, and none of its jobs.
+
+    Nor when it is ok again, before the job was polled since.
+    """
     failing = History("", polling=FAILING + "last_complete_at = now() - interval '6 min', ")
     await add(sql, "job", failing)
     await sql.execute(f"update checkpointd.sources set {state} where key = $1", source)
