@@ -455,7 +455,8 @@ comment on function checkpointd.find_in_jobs is
 create or replace function checkpointd.find_in_sources(now timestamptz)
 returns table (source int, kind text, message text, fires boolean)
 language sql as $$
--- A pause shorter than a minute, and a failure that is over within one, fire nothing.
+-- A pause shorter than a minute, and a failure that is over within one, fire nothing. A source that no daemon has
+-- tried for a day is in no settings any more, or has nothing to poll: nobody would ever find that it is ok again.
 select sources.key, found.kind, format('%s: %s', found.what, left(sources.last_error, 300)),
   sources.state = 'refused'
     or greatest(case sources.state when 'paused' then sources.resume_at end, $1) - sources.state_since
@@ -467,7 +468,17 @@ join (
     ('refused', 'source_refused', 'The source refuses the key'),
     ('failing', 'stale', 'The source does not answer as an API should')
 ) as found (state, kind, what) on found.state = sources.state
-where sources.state <> 'paused'
-  or not checkpointd.is_over(sources.resume_at, sources.paused_at, $1)
+where case sources.state
+  when 'paused' then not checkpointd.is_over(sources.resume_at, sources.paused_at, $1)
+  else sources.job_list_attempt_at > $1 - interval '1 day'
+    or exists (
+      select
+      from checkpointd.polling
+      join checkpointd.jobs on jobs.key = polling.job
+      where polling.source = sources.key
+        and polling.last_attempt_at > $1 - interval '1 day'
+        and jobs.untracked_at is null
+    )
+end
 $$;
 comment on function checkpointd.find_in_sources is 'Returns what the rules find of sources, as find_in_jobs() does.';

@@ -197,3 +197,24 @@ async def test_sources(
     await sql.execute(f"update checkpointd.sources set {state} where key = $1", source)
     await evaluate_findings(store)
     assert expected == await found(sql)
+
+
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize(("state", "kind"), [("refused", "source_refused"), ("failing", "stale")])
+async def test_a_source_that_is_not_tried(store: Store, sql: asyncpg.Connection, state: str, kind: str) -> None:
+    """A source that is in no settings any more, or whose jobs are not tracked any more, is resolved."""
+    await add(sql, "job", History(""))
+    await sql.execute(
+        "update checkpointd.sources set state = $1, last_error = 'no', state_since = now() - interval '9 days'", state
+    )
+    for tried, not_tried in (
+        ("polling set last_attempt_at = now()", "polling set last_attempt_at = now() - interval '25 hours'"),
+        ("polling set last_attempt_at = now()", "jobs set untracked_at = now()"),
+        ("sources set job_list_attempt_at = now()", "sources set job_list_attempt_at = now() - interval '25 hours'"),
+    ):
+        await sql.execute(f"update checkpointd.{tried}")
+        await evaluate_findings(store, 0, 0)
+        assert {"test": kind} == await found(sql)
+        await sql.execute(f"update checkpointd.{not_tried}")
+        await evaluate_findings(store, 0, 0)
+        assert {} == await found(sql)

@@ -189,7 +189,9 @@ async def test_a_renamed_source(store: Store, sql: asyncpg.Connection, source: i
     """If a source gets the name of one without jobs, the findings of that one are its own, and in the feed."""
     keys = await store.register_sources({"other": "openai"})
     await add(sql, "job", History(""))
-    await sql.execute("update checkpointd.sources set state = 'refused', last_error = 'HTTP 401'")
+    await sql.execute(
+        "update checkpointd.sources set state = 'refused', last_error = 'HTTP 401', job_list_attempt_at = now()"
+    )
     await evaluate_findings(store)
     assert {"test": "source_refused", "other": "source_refused"} == await found(sql)
     assert "renamed" == await sql.fetchval("select checkpointd.rename_source('test', 'other')")
