@@ -217,7 +217,8 @@ diverging as (
     and not (select checkpointd.is_reinforcement(jobs) from checkpointd.jobs where jobs.key = current_job.job)
 ),
 
--- A loss of the newest checkpoint or step is not a number. It is stored as null, and the item is among the rejects.
+-- A loss of the newest checkpoint or step is not a number. It is stored as null, and the item is among the rejects. An
+-- item without an id, as those of Together are, is found by its step.
 not_a_number as (
   select current_job.source, current_job.job, 'diverging', null::text, null::double precision,
     format('%s at step %s is not a number.', lost.name, newest.step_number), true
@@ -249,8 +250,11 @@ not_a_number as (
     join checkpointd.rejects
       on rejects.owner = current_job.job
       and rejects.is_stored
-      and rejects.reason ~ format('\.%s: not (finite|a number)', loss.name)
-      and position(convert_to(newest.id, 'UTF8') in rejects.raw) > 0
+      and rejects.reason ~ format('(^|[. ])%s: not (finite|a number)', replace(loss.name, '_', '[_/]'))
+      and (
+        position(convert_to(newest.id, 'UTF8') in rejects.raw) > 0
+        or checkpointd.as_text(rejects.raw) ~ format('_step"\s*:\s*%s(\.0+)?[\s,}]', newest.step_number)
+      )
     where loss.value is null
     order by loss.name
     limit 1

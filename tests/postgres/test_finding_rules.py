@@ -8,6 +8,7 @@ import pytest
 from checkpointd.domain.job import ENDED_STATUSES
 from checkpointd.postgres.findings import evaluate_findings
 from checkpointd.postgres.store import Store
+from checkpointd.provider.formats.together import read_metrics_list
 from support.finding_histories import DAY_AGO, ENDED, FAILING, OVERFITTING, PACED, History, add, found
 
 HISTORIES: Final[dict[str, History]] = {
@@ -171,6 +172,34 @@ async def test_final_statuses(store: Store, sql: asyncpg.Connection) -> None:
     epochs = "select checkpointd.epoch(10, 10, 20, '3', $1), checkpointd.epoch(10, 10, 20, '2', $1)"
     for status in ("succeeded", "Completed"):
         assert (None, 1) == tuple(await sql.fetchrow(epochs, status) or ())
+
+
+@pytest.mark.usefixtures("source")
+async def test_a_loss_of_together(store: Store, sql: asyncpg.Connection) -> None:
+    """A loss of the newest step that Together sends as NaN is divergence, and one of an earlier step is not."""
+    lost = b'{"train/global_step": %d, "train/grad_norm": Infinity, "train/loss": NaN}'
+    for name, items in {
+        "newest": [b'{"train/global_step": 299, "train/loss": 1}', b'{"eval/global_step": 300}', lost % 300],
+        "earlier": [lost % 30, b'{"eval/global_step": 300, "eval/loss": 1}'],
+    }.items():
+        job = await add(sql, name, History(""))
+        events = read_metrics_list(items, lambda _: False)
+        for step in events.steps:
+            await sql.execute(
+                "insert into checkpointd.steps (job, step_number, id, train_loss) values ($1, $2, $3, $4)",
+                job, step.step_number, step.id, step.train_loss,
+            )  # fmt: skip
+        for reject in events.rejects:
+            await sql.execute(
+                "insert into checkpointd.rejects (job, digest, reason, raw, is_stored) values ($1, $2, $3, $4, $5)",
+                job, reject.key, reject.reason, reject.raw, reject.is_stored,
+            )  # fmt: skip
+        await sql.execute(
+            "insert into checkpointd.event_lists (job, lease_token, attempt_at, due_at, steps, steps_at)"
+            " values ($1, 0, now(), now(), $2, now())", job, len(events.steps),
+        )  # fmt: skip
+    await evaluate_findings(store)
+    assert {"newest": "diverging"} == await found(sql)
 
 
 @pytest.mark.parametrize(
