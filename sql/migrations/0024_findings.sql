@@ -44,6 +44,8 @@ create table checkpointd.finding_cursor (
   one boolean primary key default true constraint finding_cursor_one_row check (one),
   seq bigint not null,
   job bigint not null default 0,
+  polled_job bigint not null default 0,
+  steps_at timestamptz not null default '-infinity',
   evaluated_at timestamptz not null default '-infinity'
 );
 comment on table checkpointd.finding_cursor is
@@ -53,6 +55,10 @@ comment on column checkpointd.finding_cursor.seq is
   'The jobs of the changes up to this one were evaluated after these changes.';
 comment on column checkpointd.finding_cursor.job is
   'Of the jobs with open findings, those up to this key were evaluated last.';
+comment on column checkpointd.finding_cursor.polled_job is
+  'Of the jobs of which something may be found without a change, those up to this key were evaluated last.';
+comment on column checkpointd.finding_cursor.steps_at is
+  'The jobs with new steps up to this time were evaluated after these steps.';
 comment on column checkpointd.finding_cursor.evaluated_at is 'Time of the last evaluation.';
 -- What happened before this version fires nothing until the job changes.
 insert into checkpointd.finding_cursor (seq)

@@ -1,9 +1,9 @@
 -- Evaluate findings, if no other daemon does. Returns the keys of those that fired or were resolved, and whether
--- changes are left.
+-- to go on at once, because jobs are left.
 -- $1 interval_s: float8, nothing is done within so many seconds of the last evaluation
 -- $2 clear_s: float8, a finding is resolved when its condition has not been met for so many seconds
 -- $3 most_changes: int, how many changes to look at
--- $4 most_open_jobs: int, how many jobs with open findings to look at
+-- $4 most_jobs: int, how many other jobs of each kind to look at
 call checkpointd.evaluate_findings(
   fired => null,
   resolved => null,
@@ -11,5 +11,5 @@ call checkpointd.evaluate_findings(
   interval_s => $1::float8,
   clear_s => $2::float8,
   most_changes => $3::int,
-  most_open_jobs => $4::int
+  most_jobs => $4::int
 )

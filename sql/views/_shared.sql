@@ -115,7 +115,10 @@ return case
   when n_epochs ~ '^[0-9]{1,6}(\.0+)?$' then case
     when round(latest_step / step_distance) <= n_epochs::numeric
       and round(step_number / step_distance) >= 1
-      and (lower(status) is distinct from 'succeeded' or round(latest_step / step_distance) = n_epochs::numeric)
+      and (
+        coalesce(lower(status) not in ('succeeded', 'completed'), true)
+        or round(latest_step / step_distance) = n_epochs::numeric
+      )
       and abs(step_number / step_distance - round(step_number / step_distance)) <= 0.1
     then round(step_number / step_distance)::int
   end

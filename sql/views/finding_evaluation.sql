@@ -1,10 +1,11 @@
 -- The procedure that evaluates findings. It commits itself, for the reason given in saves.sql, which also says in
 -- which order rows are locked.
 --
--- It looks at few jobs: those with changes or new steps since the last evaluation; those with open findings, a part of
--- them at a time if there are many; and those of which something may be found without a change: their polls keep
--- failing, they stall, or an item cannot be read. For these it reads checkpointd.polling once, as each claim does,
--- because no index has their columns (see claims.sql). With 100,000 jobs that takes a tenth of a second.
+-- It looks at few jobs: those with changes or new steps since the last evaluation; those with open findings; and those
+-- of which something may fire without a change: their polls keep failing, they stall, or an item cannot be read. For
+-- these it reads checkpointd.polling once, as each claim does, because no index has their columns (see claims.sql).
+-- With 100,000 jobs that takes a tenth of a second. Of each kind it looks at some, and goes on behind them the next
+-- time: so it ends well within the limit of a statement, and locks the feed for a short time, whatever happened.
 
 create or replace procedure checkpointd.evaluate_findings(
   inout fired bigint[],
@@ -13,7 +14,7 @@ create or replace procedure checkpointd.evaluate_findings(
   interval_s double precision,
   clear_s double precision,
   most_changes int,
-  most_open_jobs int
+  most_jobs int
 )
 language plpgsql as $$
 #variable_conflict use_column
@@ -22,8 +23,11 @@ declare
   now timestamptz := clock_timestamp();
   changed_jobs bigint[];
   open_jobs bigint[];
-  other_jobs bigint[];
+  step_jobs bigint[];
+  polled_jobs bigint[];
+  evaluated_jobs bigint[];
   last_seq bigint;
+  last_steps_at timestamptz;
 begin
   fired := '{}';
   resolved := '{}';
@@ -53,31 +57,47 @@ begin
     where until is null
       and job > done.job
     order by job
-    limit most_open_jobs
+    limit most_jobs
   );
 
   -- A save may take some seconds from the time that it stores to its commit.
-  other_jobs := array(
-    select job
+  select coalesce(array_agg(job), '{}'), is_behind or count(*) >= most_jobs,
+    case when count(*) >= most_jobs then max(steps_at) else now - interval '15 s' end
+  into step_jobs, is_behind, last_steps_at
+  from (
+    select job, steps_at
     from checkpointd.event_lists
-    where steps_at > checkpointd.not_after(done.evaluated_at, now) - interval '15 s'
-    union
+    where steps_at > case when done.steps_at <= now then done.steps_at else now - interval '15 s' end
+      and steps_at <= now
+    order by steps_at
+    fetch first (most_jobs) rows with ties
+  ) as earliest;
+
+  -- The conditions are those of the rules: a job of which nothing can fire would be looked at each time.
+  polled_jobs := array(
     select polling.job
     from checkpointd.polling
-    where coalesce(polling.settling_since, now) > now - interval '1 day'
+    join checkpointd.jobs on jobs.key = polling.job
+    join checkpointd.sources on sources.key = polling.source
+    left join checkpointd.event_lists on event_lists.job = polling.job
+    where not is_behind
+      and polling.job > done.polled_job
+      and coalesce(polling.settling_since, now) > now - interval '1 day'
       and polling.next_poll_at < 'infinity'
       and not polling.is_gone
-      and not is_behind
       and (
         polling.rejected > 0
-        or now - coalesce(polling.last_complete_at, polling.failing_since)
-          > (2 * polling.gap_s + 60) * interval '1 s'
-          and polling.failing_since is not null
+        or polling.failing_since is not null
+          and now - coalesce(polling.last_complete_at, polling.failing_since)
+            > (2 * polling.gap_s + 60) * interval '1 s'
+          and checkpointd.failed_alone(sources, polling, now)
         or polling.arrivals > 1
           and polling.settling_since is null
           and polling.waiting_since is null
-          and polling.last_complete_at - polling.newest_seen_at
-            > (4 * polling.spacing_s + 2 * polling.spread_s + 2 * polling.gap_s + polling.waited_s) * interval '1 s'
+          and jobs.status is not null
+          and polling.last_complete_at - greatest(polling.newest_seen_at, event_lists.steps_at)
+            > (4 * polling.spacing_s + 2 * coalesce(polling.spread_s, 0) + 2 * polling.gap_s + polling.waited_s)
+              * interval '1 s'
       )
       and not exists (
         select
@@ -86,12 +106,15 @@ begin
           and findings.until is null
           and findings.kind in ('unreadable', 'stale', 'stalled')
       )
+    order by polling.job
+    limit most_jobs
   );
+  evaluated_jobs := changed_jobs || open_jobs || step_jobs || polled_jobs;
 
   -- A finding is stored with the time since null until it fires: of a job that ended, its last listing is waited for.
   with found as materialized (
     select source, job, kind, checkpoint_id, value, message, fires
-    from checkpointd.find_in_jobs(changed_jobs || open_jobs || other_jobs, now)
+    from checkpointd.find_in_jobs(evaluated_jobs, now)
     union all
     select source, null, kind, null, null, message, fires
     from checkpointd.find_in_sources(now)
@@ -101,7 +124,7 @@ begin
     select findings.*, case when findings.kind = 'leaving' then findings.checkpoint_id end as leaving_id
     from checkpointd.findings
     where findings.until is null
-      and (findings.job is null or findings.job = any (changed_jobs || open_jobs || other_jobs))
+      and (findings.job is null or findings.job = any (evaluated_jobs))
   ),
 
   compared as materialized (
@@ -166,8 +189,17 @@ begin
 
   update checkpointd.finding_cursor
   set seq = last_seq,
-    job = case when cardinality(open_jobs) = most_open_jobs then open_jobs[most_open_jobs] else 0 end,
+    job = case when cardinality(open_jobs) = most_jobs then open_jobs[most_jobs] else 0 end,
+    polled_job = case
+      when is_behind then done.polled_job
+      when cardinality(polled_jobs) = most_jobs then polled_jobs[most_jobs]
+      else 0
+    end,
+    steps_at = last_steps_at,
     evaluated_at = now;
+
+  -- If many jobs fail at once, all of them are found at once, some at a time.
+  is_behind := is_behind or cardinality(polled_jobs) = most_jobs and cardinality(fired) > 0;
 
   -- The feed, at the end, because it stays locked until the commit.
   if cardinality(fired || resolved) > 0 then
@@ -187,5 +219,5 @@ begin
 end $$;
 comment on procedure checkpointd.evaluate_findings is
   'Evaluates findings, unless another session is doing that, or has done it within the interval, and commits. '
-  'Returns the keys of those that fired and of those that were resolved, and whether changes are left. '
+  'Returns the keys of those that fired and of those that were resolved, and whether to go on at once. '
   'A finding is resolved when its condition has not been met for clear_s seconds.';

@@ -32,6 +32,17 @@ return case when value < 'NaN' then greatest(least(value, 1e100), -1e100) end;
 comment on function checkpointd.bounded is
   'Returns a metric, but none beyond 1e100, so that it can be multiplied without an overflow; null for NaN.';
 
+create or replace function checkpointd.failed_alone(
+  source checkpointd.sources, polling checkpointd.polling, now timestamptz
+) returns boolean
+language sql as $$
+select source.state = 'ok'
+  and (polling.last_attempt_at > source.state_since or source.state_since > now)
+  and checkpointd.is_over(polling.lease_expires_at, polling.last_attempt_at, now)
+$$;
+comment on function checkpointd.failed_alone is
+  'Returns whether the last poll of a failing job ended, and began when its source was ok as it is now.';
+
 create or replace function checkpointd.find_in_jobs(keys bigint[], now timestamptz)
 returns table (
   source int, job bigint, kind text, checkpoint_id text, value double precision, message text, fires boolean
@@ -45,7 +56,8 @@ as $$
 with tracked as (
   select jobs.key as job, jobs.source, jobs.status, jobs.error,
     checkpointd.n_epochs(jobs.hyperparameters) as n_epochs, sources.kind as source_kind,
-    sources.state = 'ok' as source_is_ok, polling.settling_since, polling.sealed_at, polling.waiting_since,
+    checkpointd.failed_alone(sources, polling, $2) as failed_alone,
+    polling.settling_since, polling.sealed_at, polling.waiting_since,
     polling.last_attempt_at, polling.last_complete_at, polling.failing_since, polling.last_error, polling.gap_s,
     polling.rejected, polling.arrivals, polling.newest_seen_at, polling.waited_s, polling.spacing_s,
     coalesce(polling.spread_s, 0) as spread_s, event_lists.steps_at, coalesce(event_lists.steps, 0) as steps,
@@ -68,7 +80,9 @@ with tracked as (
   left join checkpointd.summaries on summaries.job = jobs.key
   left join checkpointd.checkpoints as latest on latest.job = summaries.job and latest.id = summaries.latest_id
   cross join lateral (
-    select coalesce(lower(jobs.status) in ('succeeded', 'failed', 'cancelled', 'canceled'), false) as has_ended
+    select coalesce(
+      lower(jobs.status) in ('succeeded', 'failed', 'cancelled', 'canceled', 'completed', 'error'), false
+    ) as has_ended
   ) as end_of
   left join lateral (
     select changes.at, case when changes.old_value is not null then changes.at end as seen_at
@@ -203,7 +217,8 @@ diverging as (
     and not (select checkpointd.is_reinforcement(jobs) from checkpointd.jobs where jobs.key = current_job.job)
 ),
 
--- A loss of the newest checkpoint or step is not a number. It is stored as null, and the item is among the rejects.
+-- A loss of the newest checkpoint or step is not a number. It is stored as null, and the item is among the rejects. An
+-- item without an id, as those of Together are, is found by its step.
 not_a_number as (
   select current_job.source, current_job.job, 'diverging', null::text, null::double precision,
     format('%s at step %s is not a number.', lost.name, newest.step_number), true
@@ -235,8 +250,11 @@ not_a_number as (
     join checkpointd.rejects
       on rejects.owner = current_job.job
       and rejects.is_stored
-      and rejects.reason ~ format('\.%s: not (finite|a number)', loss.name)
-      and position(convert_to(newest.id, 'UTF8') in rejects.raw) > 0
+      and rejects.reason ~ format('(^|[. ])%s: not (finite|a number)', replace(loss.name, '_', '[_/]'))
+      and (
+        position(convert_to(newest.id, 'UTF8') in rejects.raw) > 0
+        or checkpointd.as_text(rejects.raw) ~ format('_step"\s*:\s*%s(\.0+)?[\s,}]', newest.step_number)
+      )
     where loss.value is null
     order by loss.name
     limit 1
@@ -298,18 +316,21 @@ finished as (
     ) as value
   ) as chosen
   where current_job.has_ended
-    and lower(current_job.status) <> 'failed'
+    and lower(current_job.status) not in ('failed', 'error')
 ),
 
 failed as (
   select current_job.source, current_job.job, 'failed', null::text, null::double precision,
     coalesce(
       'The job failed: ' || left(
-        concat_ws(
-          ': ', nullif(error.sent ->> 'code', ''),
-          nullif(
-            case jsonb_typeof(error.sent) when 'string' then error.sent #>> '{}' else error.sent ->> 'message' end, ''
-          )
+        nullif(
+          concat_ws(
+            ': ', nullif(error.sent ->> 'code', ''),
+            nullif(
+              case jsonb_typeof(error.sent) when 'string' then error.sent #>> '{}' else error.sent ->> 'message' end,
+              ''
+            )
+          ), ''
         ), 500
       ),
       'The job failed.'
@@ -317,7 +338,7 @@ failed as (
     true
   from current_job
   cross join lateral (select checkpointd.as_jsonb(current_job.error) as sent) as error
-  where lower(current_job.status) = 'failed'
+  where lower(current_job.status) in ('failed', 'error')
 ),
 
 suspected_gap as (
@@ -330,14 +351,14 @@ suspected_gap as (
 ),
 
 -- The polls of the job fail, and its last complete listing is older than one minute plus twice its poll gap. It stays
--- open until a poll succeeds.
+-- open until a poll succeeds. After a failure of the whole source, the next poll of the job is waited for.
 stale as (
   select current_job.source, current_job.job, 'stale', null::text,
     extract(epoch from $2 - read.at)::float8,
     format(
       'The checkpoints were not read since %s: %s', checkpointd.shown_time(read.at), left(current_job.last_error, 300)
     ),
-    current_job.source_is_ok
+    current_job.failed_alone
       and $2 - read.at > (2 * current_job.gap_s + 60) * interval '1 s'
   from current_job
   cross join lateral (select coalesce(current_job.last_complete_at, current_job.failing_since) as at) as read
@@ -438,7 +459,8 @@ comment on function checkpointd.find_in_jobs is
 create or replace function checkpointd.find_in_sources(now timestamptz)
 returns table (source int, kind text, message text, fires boolean)
 language sql as $$
--- A pause shorter than a minute, and a failure that is over within one, fire nothing.
+-- A pause shorter than a minute, and a failure that is over within one, fire nothing. A source that no daemon has
+-- tried for a day is in no settings any more, or has nothing to poll: nobody would ever find that it is ok again.
 select sources.key, found.kind, format('%s: %s', found.what, left(sources.last_error, 300)),
   sources.state = 'refused'
     or greatest(case sources.state when 'paused' then sources.resume_at end, $1) - sources.state_since
@@ -450,7 +472,17 @@ join (
     ('refused', 'source_refused', 'The source refuses the key'),
     ('failing', 'stale', 'The source does not answer as an API should')
 ) as found (state, kind, what) on found.state = sources.state
-where sources.state <> 'paused'
-  or not checkpointd.is_over(sources.resume_at, sources.paused_at, $1)
+where case sources.state
+  when 'paused' then not checkpointd.is_over(sources.resume_at, sources.paused_at, $1)
+  else sources.job_list_attempt_at > $1 - interval '1 day'
+    or exists (
+      select
+      from checkpointd.polling
+      join checkpointd.jobs on jobs.key = polling.job
+      where polling.source = sources.key
+        and polling.last_attempt_at > $1 - interval '1 day'
+        and jobs.untracked_at is null
+    )
+end
 $$;
 comment on function checkpointd.find_in_sources is 'Returns what the rules find of sources, as find_in_jobs() does.';

@@ -5,8 +5,10 @@ from typing import Final
 import asyncpg
 import pytest
 
+from checkpointd.domain.job import ENDED_STATUSES
 from checkpointd.postgres.findings import evaluate_findings
 from checkpointd.postgres.store import Store
+from checkpointd.provider.formats.together import read_metrics_list
 from support.finding_histories import DAY_AGO, ENDED, FAILING, OVERFITTING, PACED, History, add, found
 
 HISTORIES: Final[dict[str, History]] = {
@@ -114,6 +116,11 @@ HISTORIES: Final[dict[str, History]] = {
     "polls fail for longer than two gaps": History(
         "stale", polling=FAILING + "last_complete_at = now() - interval '6 min', "
     ),
+    "polls fail, and the next one is under way": History(
+        "",
+        polling=FAILING
+        + "last_complete_at = now() - interval '6 min', lease_expires_at = now() + interval '1 min', ",
+    ),
     "a poll failed": History("", polling=FAILING + "last_complete_at = now() - interval '4 min', "),
     "the provider does not know it any more": History(
         "", polling=FAILING + "last_complete_at = now() - interval '6 min', is_gone = true, "
@@ -152,10 +159,54 @@ async def test_histories(store: Store, sql: asyncpg.Connection) -> None:
     assert expected == await found(sql)
 
 
+@pytest.mark.usefixtures("source")
+async def test_final_statuses(store: Store, sql: asyncpg.Connection) -> None:
+    """Each final status, in upper or lower case, is found: those of failures as failed, all others as finished."""
+    for status in ENDED_STATUSES:
+        await add(sql, status, History("", status=status.title(), former_status="running", polling=ENDED))
+    await evaluate_findings(store)
+    expected = {status: "failed" if status in ("failed", "error") else "finished" for status in ENDED_STATUSES}
+    assert expected == await found(sql)
+    messages = await sql.fetch("select distinct message from fine_tuning.findings where kind = 'failed'")
+    assert ["The job failed."] == [row["message"] for row in messages]
+    epochs = "select checkpointd.epoch(10, 10, 20, '3', $1), checkpointd.epoch(10, 10, 20, '2', $1)"
+    for status in ("succeeded", "Completed"):
+        assert (None, 1) == tuple(await sql.fetchrow(epochs, status) or ())
+
+
+@pytest.mark.usefixtures("source")
+async def test_a_loss_of_together(store: Store, sql: asyncpg.Connection) -> None:
+    """A loss of the newest step that Together sends as NaN is divergence, and one of an earlier step is not."""
+    lost = b'{"train/global_step": %d, "train/grad_norm": Infinity, "train/loss": NaN}'
+    for name, items in {
+        "newest": [b'{"train/global_step": 299, "train/loss": 1}', b'{"eval/global_step": 300}', lost % 300],
+        "earlier": [lost % 30, b'{"eval/global_step": 300, "eval/loss": 1}'],
+    }.items():
+        job = await add(sql, name, History(""))
+        events = read_metrics_list(items, lambda _: False)
+        for step in events.steps:
+            await sql.execute(
+                "insert into checkpointd.steps (job, step_number, id, train_loss) values ($1, $2, $3, $4)",
+                job, step.step_number, step.id, step.train_loss,
+            )  # fmt: skip
+        for reject in events.rejects:
+            await sql.execute(
+                "insert into checkpointd.rejects (job, digest, reason, raw, is_stored) values ($1, $2, $3, $4, $5)",
+                job, reject.key, reject.reason, reject.raw, reject.is_stored,
+            )  # fmt: skip
+        await sql.execute(
+            "insert into checkpointd.event_lists (job, lease_token, attempt_at, due_at, steps, steps_at)"
+            " values ($1, 0, now(), now(), $2, now())", job, len(events.steps),
+        )  # fmt: skip
+    await evaluate_findings(store)
+    assert {"newest": "diverging"} == await found(sql)
+
+
 @pytest.mark.parametrize(
     ("state", "expected"),
     [
         ("state = 'ok'", {"job": "stale"}),
+        ("state = 'ok', state_since = now()", {}),
         ("state = 'refused', last_error = 'HTTP 401: no'", {"test": "source_refused"}),
         ("state = 'paused', resume_at = now() + interval '1 hour', paused_at = now()", {"test": "source_paused"}),
         ("state = 'paused', resume_at = now() + interval '5 s', paused_at = now()", {}),
@@ -166,9 +217,33 @@ async def test_histories(store: Store, sql: asyncpg.Connection) -> None:
 async def test_sources(
     store: Store, sql: asyncpg.Connection, source: int, state: str, expected: dict[str, str]
 ) -> None:
-    """Of a source that is refused, paused for long or failing for long there is one finding, and none of its jobs."""
+    """Of a source that is refused, paused for long or failing for long there is one finding, and none of its jobs.
+
+    Nor when it is ok again, before the job was polled since.
+    """
     failing = History("", polling=FAILING + "last_complete_at = now() - interval '6 min', ")
     await add(sql, "job", failing)
     await sql.execute(f"update checkpointd.sources set {state} where key = $1", source)
     await evaluate_findings(store)
     assert expected == await found(sql)
+
+
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize(("state", "kind"), [("refused", "source_refused"), ("failing", "stale")])
+async def test_a_source_that_is_not_tried(store: Store, sql: asyncpg.Connection, state: str, kind: str) -> None:
+    """A source that is in no settings any more, or whose jobs are not tracked any more, is resolved."""
+    await add(sql, "job", History(""))
+    await sql.execute(
+        "update checkpointd.sources set state = $1, last_error = 'no', state_since = now() - interval '9 days'", state
+    )
+    for tried, not_tried in (
+        ("polling set last_attempt_at = now()", "polling set last_attempt_at = now() - interval '25 hours'"),
+        ("polling set last_attempt_at = now()", "jobs set untracked_at = now()"),
+        ("sources set job_list_attempt_at = now()", "sources set job_list_attempt_at = now() - interval '25 hours'"),
+    ):
+        await sql.execute(f"update checkpointd.{tried}")
+        await evaluate_findings(store, 0, 0)
+        assert {"test": kind} == await found(sql)
+        await sql.execute(f"update checkpointd.{not_tried}")
+        await evaluate_findings(store, 0, 0)
+        assert {} == await found(sql)

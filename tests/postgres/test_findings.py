@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from checkpointd.postgres import findings
+from checkpointd.postgres import findings, queries
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.errors import DatabaseUnavailableError
 from checkpointd.postgres.findings import evaluate_findings
@@ -14,6 +14,10 @@ from support import hostile
 from support.finding_histories import FAILING, FALLING, OVERFITTING, PACED, History, add, found
 
 STALE = FAILING + "last_complete_at = now() - interval '6 min', "
+SILENT = PACED + "newest_seen_at = now() - interval '1 hour', "
+_STEPS = """
+    insert into checkpointd.event_lists (job, lease_token, attempt_at, due_at, steps_at)
+    values ({{job}}, 0, now(), now(), {})"""
 
 
 async def _feed(sql: asyncpg.Connection) -> list[tuple[str, str]]:
@@ -129,7 +133,7 @@ async def test_nothing_is_evaluated_twice(
 ) -> None:
     """Changes are looked at in their order, some at a time, until none is left, and open findings in turns."""
     monkeypatch.setattr(findings, "CHANGES_AT_ONCE", 3)
-    monkeypatch.setattr(findings, "OPEN_JOBS_AT_ONCE", 2)
+    monkeypatch.setattr(findings, "JOBS_OF_EACH_KIND", 2)
     for number in range(5):
         await add(sql, f"job-{number}", History("", losses=OVERFITTING))
     fired, _ = await evaluate_findings(store)
@@ -142,6 +146,56 @@ async def test_nothing_is_evaluated_twice(
     await evaluate_findings(store, 0, 0)
     assert last
     assert last[1] == await sql.fetchval("select seq from checkpointd.finding_cursor")
+
+
+async def _evaluate_two_at_once(store: Store) -> list[int]:
+    """Evaluate until nothing is left, looking at two jobs of each kind at once. Returns what each transaction fired."""
+    seen, is_behind = [], True
+    while is_behind:
+        (row,) = await store.fetch(queries.EVALUATE_FINDINGS, 0.0, 300.0, 2000, 2)
+        seen.append(len(row["fired"]))
+        is_behind = row["is_behind"]
+    return seen
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        History("", polling=STALE),
+        History("", polling="rejected = 1, "),
+        History("", polling=SILENT),
+        History("", losses=OVERFITTING, more=_STEPS.format("now() - (1 + {job} % 5) * interval '1 min'")),
+    ],
+)
+async def test_many_jobs_without_a_change(store: Store, sql: asyncpg.Connection, history: History) -> None:
+    """Jobs that are found without a change, too, are looked at some at a time, until none is left, and only once."""
+    for number in range(5):
+        await add(sql, f"job-{number}", history)
+    await sql.execute("update checkpointd.finding_cursor set seq = (select max(seq) from checkpointd.changes)")
+    assert [2, 2, 1] == await _evaluate_two_at_once(store)
+    assert [0] == await _evaluate_two_at_once(store)
+    assert 5 == await sql.fetchval("select count(*) from checkpointd.findings")
+
+
+async def test_jobs_of_which_nothing_can_fire(store: Store, sql: asyncpg.Connection) -> None:
+    """Jobs of which nothing can fire yet do not keep others from being looked at."""
+    await store.register_sources({"other": "openai"})
+    for number in range(3):
+        await add(sql, f"unknown-{number}", History("", status=None, polling=SILENT))
+        await add(sql, f"steps-{number}", History("", polling=SILENT, more=_STEPS.format("now()")))
+        await add(sql, f"failing-{number}", History("", polling=STALE))
+    await sql.execute("""
+        update checkpointd.jobs set source = (select key from checkpointd.sources where name = 'other')
+        where id ~ 'failing';
+        update checkpointd.polling set source = jobs.source from checkpointd.jobs where jobs.key = polling.job;
+        update checkpointd.sources set state = 'paused', resume_at = now() where name = 'other'""")
+    await add(sql, "job", History("", polling=SILENT))
+    await sql.execute("""
+        update checkpointd.finding_cursor
+        set seq = (select max(seq) from checkpointd.changes), steps_at = now() + interval '1 hour';
+        update checkpointd.event_lists set steps_at = now() - interval '20 s'""")
+    assert [1] == await _evaluate_two_at_once(store)
+    assert {"job": "stalled"} == await found(sql)
 
 
 async def test_a_daemon_that_dies(url: str, store: Store, sql: asyncpg.Connection) -> None:
@@ -189,7 +243,9 @@ async def test_a_renamed_source(store: Store, sql: asyncpg.Connection, source: i
     """If a source gets the name of one without jobs, the findings of that one are its own, and in the feed."""
     keys = await store.register_sources({"other": "openai"})
     await add(sql, "job", History(""))
-    await sql.execute("update checkpointd.sources set state = 'refused', last_error = 'HTTP 401'")
+    await sql.execute(
+        "update checkpointd.sources set state = 'refused', last_error = 'HTTP 401', job_list_attempt_at = now()"
+    )
     await evaluate_findings(store)
     assert {"test": "source_refused", "other": "source_refused"} == await found(sql)
     assert "renamed" == await sql.fetchval("select checkpointd.rename_source('test', 'other')")

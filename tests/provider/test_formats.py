@@ -99,11 +99,15 @@ def test_metrics_of_together() -> None:
         {"eval/loss": 2.35, "train/epoch": 0.2, "train/grad_norm": 1.17},
     ] == [json.loads(step.extra_metrics or "") for step in events.steps]
     assert [1, 2] == [len(found) if isinstance(found, list) else 1 for found in payloads(events)]
-    odd = [b'{"train/loss": 1}', b'{"train/global_step": 3, "train/loss": "low"}', b'{"key": "k"}']
+    odd = [
+        b'{"train/loss": 1}', b'{"eval/global_step": 3}', b'{"train/global_step": 3, "train/loss": NaN}',
+        b'{"key": "k"}',
+    ]  # fmt: skip
     events = wire_format.read_events(odd, lambda text: b'"k"' in text)
     assert [
-        ("train/global_step: missing", False), ("it contains a secret", False), ("train/loss: not a number", True)
+        ("train/global_step: missing", False), ("it contains a secret", False), ("train/loss: not finite", True)
     ] == [(reject.reason, reject.is_stored) for reject in events.rejects]  # fmt: skip
+    assert [odd[0], None, odd[2]] == [reject.raw for reject in events.rejects]
 
 
 def payloads(events: Events) -> list[Any]:

@@ -9,7 +9,10 @@ FALLING: Final = [(0.9, 1.1), (0.7, 0.9), (0.5, 0.7)]
 OVERFITTING: Final = [(0.9, 1.1), (0.7, 0.9), (0.5, 1.2)]
 ENDED: Final = "settling_since = now() - interval '1 min', "
 PACED: Final = "arrivals = 3, spacing_s = 600, spread_s = 30, newest_seen_at = now() - interval '10 min', "
-FAILING: Final = "failing_since = now() - interval '5 min', last_error = 'HTTP 500: no', error_class = 'server', "
+FAILING: Final = (
+    "failing_since = now() - interval '5 min', last_error = 'HTTP 500: no', error_class = 'server', "
+    "last_attempt_at = now(), "
+)
 
 
 class History(NamedTuple):

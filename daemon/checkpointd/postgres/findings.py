@@ -13,8 +13,9 @@ CLEAR_SECONDS: Final = 300.0
 """For how long the condition of a finding must not have been met before the finding is resolved."""
 
 CHANGES_AT_ONCE: Final = 2000
-OPEN_JOBS_AT_ONCE: Final = 500
-"""How many changes, and jobs with open findings, one evaluation looks at. It takes a second at most."""
+JOBS_OF_EACH_KIND: Final = 500
+"""How many changes one transaction looks at, and how many jobs with open findings, with new steps, and of which
+something may be found without a change. It takes a second at most."""
 
 
 async def evaluate_findings(
@@ -29,7 +30,7 @@ async def evaluate_findings(
     is_behind = True
     while is_behind:
         (row,) = await store.fetch(
-            queries.EVALUATE_FINDINGS, interval_seconds, clear_seconds, CHANGES_AT_ONCE, OPEN_JOBS_AT_ONCE
+            queries.EVALUATE_FINDINGS, interval_seconds, clear_seconds, CHANGES_AT_ONCE, JOBS_OF_EACH_KIND
         )
         fired += row["fired"]
         resolved += row["resolved"]

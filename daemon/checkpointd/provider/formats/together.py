@@ -74,7 +74,7 @@ def read_metrics_list(items: Sequence[RawItem], holds_secret: Callable[[bytes], 
 
     Its id is made of the step number. `train/loss` is `train_loss`; all other numbers keep their names.
     """
-    found: dict[int, list[Item]] = {}
+    found: dict[int, list[tuple[Item, RawItem]]] = {}
     rejects: list[Reject] = []
     secret = holding_secrets(items, holds_secret)
     for position, raw in enumerate(items):
@@ -84,15 +84,14 @@ def read_metrics_list(items: Sequence[RawItem], holds_secret: Callable[[bytes], 
         try:
             item = item_of(raw)
             name = next((name for name in _STEP_NAMES if item.members.get(name) is not None), _STEP_NAMES[0])
-            found.setdefault(item.require(name, integer), []).append(item)
+            found.setdefault(item.require(name, integer), []).append((item, raw))
         except BadItemError as e:
             rejects.append(Reject(head(raw), str(e), None))
     steps = []
     for step_number, of_step in found.items():
-        step, flaw = _step(step_number, of_step)
+        step = _step(step_number, [item for item, _ in of_step])
         steps.append(step)
-        if flaw:
-            rejects.append(Reject(head(of_step[0].payload.encode()), flaw, step.id, is_stored=True))
+        rejects += [Reject(head(raw), flaw, step.id, is_stored=True) for item, raw in of_step if (flaw := item.flaw)]
     return Events(steps, [], rejects, [step.id for step in steps], is_newest_first=False)
 
 
@@ -100,8 +99,8 @@ _STEP_NAMES: Final = ("train/global_step", "eval/global_step")
 _NO_METRICS: Final = frozenset({*_STEP_NAMES, "timestamp"})
 
 
-def _step(step_number: int, items: Sequence[Item]) -> tuple[Step, str | None]:
-    """Return the step that some objects describe, and its flaw or None. Of a metric given twice the last one counts."""
+def _step(step_number: int, items: Sequence[Item]) -> Step:
+    """Return the step that some objects describe. Of a metric given twice the last one counts."""
     metrics: dict[str, float] = {}
     created_at: int | None = None
     for item in items:
@@ -115,7 +114,7 @@ def _step(step_number: int, items: Sequence[Item]) -> tuple[Step, str | None]:
     train_loss = metrics.pop("train/loss", None)
     extra = {name: metrics[name] for name in sorted(metrics)[:EXTRA_METRICS]}
     payload = items[0].payload if len(items) == 1 else f"[{','.join(item.payload for item in items)}]"
-    step = Step(
+    return Step(
         step_number=step_number,
         id=f"step-{step_number}",
         created_at=created_at,
@@ -124,7 +123,6 @@ def _step(step_number: int, items: Sequence[Item]) -> tuple[Step, str | None]:
         payload=payload if len(payload.encode()) <= STEP_BYTES else None,
         **{name: train_loss if name == "train_loss" else None for name in STEP_METRICS},
     )
-    return step, next((item.flaw for item in items if item.flaw), None)
 
 
 def _nanoseconds(value: Any) -> int | Odd | None:  # noqa: ANN401  # any JSON
