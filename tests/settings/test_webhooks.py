@@ -32,6 +32,7 @@ def test_defaults(load: Callable[..., Settings]) -> None:
         (TABLE + "events = ['overfit']", "webhook a: events.0: each must be one of new, changed, "),
         (TABLE + "events = []", "webhook a: events: "),
         (TABLE + "from = 'then'", "webhook a: from."),
+        (TABLE + f"from = {2**63}", "webhook a: from."),
         (TABLE + "jobs = ['']", "webhook a: jobs.0: each pattern must have 1 to 128 printable characters"),
         (TABLE.replace("secret = 'HOOK'\n", ""), "webhook a: secret is required for the format standard"),
         (

@@ -47,7 +47,8 @@ async def claim(
 ) -> WebhookLease | None:
     """Lease a webhook if changes wait for it. If cancelled, gives the lease back.
 
-    A new webhook begins at the change `start`, or, if that is None, with the changes that are stored from now on.
+    A new webhook begins at the change `start`, or, if that is None or not yet stored, with the changes that are stored
+    from now on.
     """
 
     async def lease() -> WebhookLease | None:
@@ -103,9 +104,14 @@ async def release(store: Store, name: str, lease: WebhookLease) -> None:
         await store.fetch(queries.RELEASE_WEBHOOK, name, lease.lease_token)
 
 
-async def replay(store: Store, name: str, seq: int) -> bool:
-    """Let the daemons send again from a change on. Returns False if no webhook has this name."""
-    return bool(await store.fetch(queries.REPLAY_WEBHOOK, name, seq))
+async def replay(store: Store, name: str, seq: int) -> int | None:
+    """Let the daemons send again from a change on. Returns the largest number that `seq` may be.
+
+    It is one more than that of the last change. With a larger one nothing is done. Returns None if no webhook has this
+    name.
+    """
+    rows = await store.fetch(queries.REPLAY_WEBHOOK, name, seq)
+    return rows[0]["most_seq"] if rows else None
 
 
 async def list_webhooks(store: Store) -> list[dict[str, Any]]:
