@@ -29,5 +29,5 @@ where name = $1
     order by changes.seq
     limit 1
   )
-returning lease_token, cursor, failures,
+returning lease_token, cursor, case when failing_since is null then 0 else failures end as failures,
   coalesce(extract(epoch from clock.now - failing_since), 0)::float8 as failing_seconds

@@ -72,6 +72,29 @@ async def test_retry_after(
     assert [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 7200] == gaps
 
 
+async def test_refusals_before_a_failure(
+    sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Refusals make no gap longer: the first failure after them is logged, and followed by the first gap."""
+    await (sender := open_sender()).tick()
+    receiver.answer_once(400, 400, 400, 503, 503)
+    for n in range(3):
+        await add_statuses(sql, jobs["ftjob-a"], [str(n)])
+        await sender.tick()
+        row = await view(sql)
+        assert ("failing", n + 1) == (row["state"], row["failures"])
+    await add_statuses(sql, jobs["ftjob-a"], ["running"])
+    for n, gap in enumerate((5, 10)):
+        await attempt_now(sql)
+        await sender.tick()
+        assert (n + 1, gap) == tuple(
+            await sql.fetchrow("""
+            select failures, extract(epoch from next_attempt_at - attempt_at)::int from checkpointd.webhooks""")
+        )
+        assert 1 == capsys.readouterr().out.count("webhook.failing") + n
+
+
 async def test_three_days(sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver) -> None:
     """When an endpoint has failed for three days, messages of that age end after an attempt. Younger ones are kept."""
     await add_statuses(sql, jobs["ftjob-a"], ["queued", "running"], "now() - interval '4 days'")
