@@ -97,6 +97,13 @@ def test_a_secret_url(load: Callable[..., Settings], tmp_path: Path) -> None:
     assert CANARY not in str(raised.value)
 
 
+def test_a_secret_url_in_the_settings(load: Callable[..., Settings]) -> None:
+    """The path of a URL that is not in a credential is a secret too, unless it is a word, which the log may contain."""
+    for path, secrets in ((f"services/T0/{CANARY}", [f"services/T0/{CANARY}"]), ("webhook", []), ("", [])):
+        toml = f"[[webhooks]]\nname = 'a'\nformat = 'slack'\nurl = 'https://hooks.slack.com/{path}'"
+        assert secrets == load(toml).webhooks[0].secrets()
+
+
 def test_patterns() -> None:
     """In a pattern * is any text and ? any character; every other character stands for itself."""
     for pattern, text, matches in (
