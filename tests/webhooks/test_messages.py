@@ -225,3 +225,6 @@ async def test_slack(sql: asyncpg.Connection, jobs: dict[str, int], open_sender:
     await sender.tick()
     assert "of this minute" in receiver.received[2].message["text"]
     assert json.loads(receiver.received[2].body).keys() == {"text"}
+    groups, _ = await webhooks.read_feed(sender._store, 0, sender._webhook.selection)
+    assert 1000 == max(group.size for group in groups)
+    assert {1} == {len(group.changes) for group in groups}, "a message needs only the last change of a group"

@@ -17,9 +17,6 @@ from checkpointd.postgres.store import UNDO_SECONDS, Store, finish_or_undo
 MOST_CHANGES: Final = 20_000
 """How many changes are looked at in one reading. It also limits the size of a group."""
 
-MOST_DETAILS: Final = 10
-"""Of how many changes of a group, the last ones, the details are sent."""
-
 
 class Selection(NamedTuple):
     """Which changes a webhook gets. The patterns are regular expressions."""
@@ -29,6 +26,8 @@ class Selection(NamedTuple):
     jobs: Sequence[str]
     most_groups: int
     """How many groups are read at once."""
+    most_details: int
+    """Of how many changes of a group, the last ones, the details are read."""
     past_minutes: bool
     """Whether changes wait until their minute is over."""
 
@@ -72,7 +71,7 @@ async def read_feed(store: Store, cursor: int, selection: Selection) -> tuple[li
         selection.jobs,
         MOST_CHANGES,
         selection.most_groups,
-        MOST_DETAILS,
+        selection.most_details,
         selection.past_minutes,
     )
     return [ChangeGroup(**group) for group in json.loads(row["groups"])], row["read_to"]
