@@ -1,13 +1,14 @@
 -- Lease a webhook, if changes wait for it. Its row is created when it is claimed for the first time.
 -- $1 name: text
--- $2 from: bigint, changes.seq from which a new webhook sends; null for what is stored from now on
+-- $2 from: bigint, changes.seq from which a new webhook sends; null, or a number that no change has yet, for what is
+--    stored from now on
 -- $3 lease_seconds: float8, how long the lease lasts
 -- $4 past_minutes: bool, whether only changes of minutes that are over count
 with clock as materialized (select clock_timestamp() as now),
 
 created as (
   insert into checkpointd.webhooks (name, cursor)
-  select $1::text, coalesce($2::bigint - 1, (select max(seq) from checkpointd.changes), 0)
+  select $1::text, least($2::bigint - 1, (select coalesce(max(seq), 0) from checkpointd.changes))
   where not exists (select from checkpointd.webhooks where name = $1)
   on conflict (name) do nothing
 )
@@ -28,5 +29,5 @@ where name = $1
     order by changes.seq
     limit 1
   )
-returning lease_token, cursor, failures,
+returning lease_token, cursor, case when failing_since is null then 0 else failures end as failures,
   coalesce(extract(epoch from clock.now - failing_since), 0)::float8 as failing_seconds

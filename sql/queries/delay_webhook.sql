@@ -1,4 +1,4 @@
--- Record an attempt of a delivery that failed, and give the lease back.
+-- Record an attempt of a delivery that failed, and give the lease back. Refusals before it are not counted with it.
 -- $1 name: text
 -- $2 lease_token: bigint, from the claim
 -- $3 gap: float8, seconds until the next attempt
@@ -10,7 +10,7 @@ update checkpointd.webhooks
 set lease_expires_at = null,
   attempt_at = clock.now,
   next_attempt_at = clock.now + $3::float8 * interval '1 s',
-  failures = failures + 1,
+  failures = case when failing_since is null then 1 else failures + 1 end,
   failing_since = coalesce(failing_since, clock.now),
   last_status = $4::int,
   last_answer = $5::text

@@ -30,7 +30,8 @@ comment on column fine_tuning.webhooks.cursor is
 comment on column fine_tuning.webhooks.lag is
   'Age of the first change after the cursor, selected or not; 0 if there is none.';
 comment on column fine_tuning.webhooks.lag_seconds is 'lag in seconds.';
-comment on column fine_tuning.webhooks.failures is 'Number of attempts that failed since the last delivery.';
+comment on column fine_tuning.webhooks.failures is
+  'Number of attempts that failed since failing_since, or, if that is null, since the last delivery.';
 comment on column fine_tuning.webhooks.failing_since is
   'Time of the first attempt of those that could not be answered; null if the last attempt was answered.';
 comment on column fine_tuning.webhooks.last_status is 'HTTP status of the last attempt; null without an answer.';

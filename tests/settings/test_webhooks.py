@@ -32,6 +32,7 @@ def test_defaults(load: Callable[..., Settings]) -> None:
         (TABLE + "events = ['overfit']", "webhook a: events.0: each must be one of new, changed, "),
         (TABLE + "events = []", "webhook a: events: "),
         (TABLE + "from = 'then'", "webhook a: from."),
+        (TABLE + f"from = {2**63}", "webhook a: from."),
         (TABLE + "jobs = ['']", "webhook a: jobs.0: each pattern must have 1 to 128 printable characters"),
         (TABLE.replace("secret = 'HOOK'\n", ""), "webhook a: secret is required for the format standard"),
         (
@@ -94,6 +95,13 @@ def test_a_secret_url(load: Callable[..., Settings], tmp_path: Path) -> None:
         webhook.read_url()
     assert re.match(r"the url of webhook a: the value of \S+ must begin with https://", str(raised.value))
     assert CANARY not in str(raised.value)
+
+
+def test_a_secret_url_in_the_settings(load: Callable[..., Settings]) -> None:
+    """The path of a URL that is not in a credential is a secret too, unless it is a word, which the log may contain."""
+    for path, secrets in ((f"services/T0/{CANARY}", [f"services/T0/{CANARY}"]), ("webhook", []), ("", [])):
+        toml = f"[[webhooks]]\nname = 'a'\nformat = 'slack'\nurl = 'https://hooks.slack.com/{path}'"
+        assert secrets == load(toml).webhooks[0].secrets()
 
 
 def test_patterns() -> None:

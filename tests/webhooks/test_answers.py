@@ -72,8 +72,31 @@ async def test_retry_after(
     assert [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 7200] == gaps
 
 
+async def test_refusals_before_a_failure(
+    sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Refusals make no gap longer: the first failure after them is logged, and followed by the first gap."""
+    await (sender := open_sender()).tick()
+    receiver.answer_once(400, 400, 400, 503, 503)
+    for n in range(3):
+        await add_statuses(sql, jobs["ftjob-a"], [str(n)])
+        await sender.tick()
+        row = await view(sql)
+        assert ("failing", n + 1) == (row["state"], row["failures"])
+    await add_statuses(sql, jobs["ftjob-a"], ["running"])
+    for n, gap in enumerate((5, 10)):
+        await attempt_now(sql)
+        await sender.tick()
+        assert (n + 1, gap) == tuple(
+            await sql.fetchrow("""
+            select failures, extract(epoch from next_attempt_at - attempt_at)::int from checkpointd.webhooks""")
+        )
+        assert 1 == capsys.readouterr().out.count("webhook.failing") + n
+
+
 async def test_three_days(sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver) -> None:
-    """When an endpoint has failed for three days, messages of that age end, and younger ones are kept."""
+    """When an endpoint has failed for three days, messages of that age end after an attempt. Younger ones are kept."""
     await add_statuses(sql, jobs["ftjob-a"], ["queued", "running"], "now() - interval '4 days'")
     await add_statuses(sql, jobs["ftjob-a"], ["succeeded"])
 
@@ -87,7 +110,9 @@ async def test_three_days(sql: asyncpg.Connection, jobs: dict[str, int], open_se
     await sql.execute(
         "update checkpointd.webhooks set next_attempt_at = now(), failing_since = now() - interval '3 days 1 s'"
     )
+    receiver.received.clear()
     await sender.tick()
+    assert ["queued", "running", "succeeded"] == statuses(receiver.received)
     row = await view(sql)
     assert (2, 2, 2, "failing") == tuple(
         row[name] for name in ("undelivered_count", "last_undelivered_seq", "cursor", "state")
@@ -97,6 +122,29 @@ async def test_three_days(sql: asyncpg.Connection, jobs: dict[str, int], open_se
     receiver.received.clear()
     await sender.tick()
     assert ["succeeded"] == statuses(receiver.received)
+
+
+async def test_a_message_that_the_endpoint_cannot_handle(
+    sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver
+) -> None:
+    """A message that fails for three days ends alone: those behind it, of the same age, are delivered."""
+    await add_statuses(sql, jobs["ftjob-a"], ["too much", "running", "succeeded"], "now() - interval '4 days'")
+
+    async def answer(received: Received) -> web.StreamResponse:
+        return web.Response(status=500 if b"too much" in received.body else 204)
+
+    receiver.answer = answer
+    await (sender := open_sender()).tick()
+    await sender.tick()
+    await sql.execute(
+        "update checkpointd.webhooks set next_attempt_at = now(), failing_since = now() - interval '3 days 1 s'"
+    )
+    await sender.tick()
+    assert ["too much", "too much", "running", "succeeded"] == statuses(receiver.received)
+    row = await view(sql)
+    assert ("ok", 1, 1, 2) == tuple(
+        row[name] for name in ("state", "undelivered_count", "last_undelivered_seq", "delivered_count")
+    )
 
 
 async def test_no_answer(sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver) -> None:

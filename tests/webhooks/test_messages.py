@@ -8,7 +8,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from checkpointd.postgres import webhooks
-from checkpointd.settings.webhook import CHANGE_KINDS, FINDING_KINDS
+from checkpointd.settings.webhook import CHANGE_KINDS, FINDING_KINDS, MOST_SEQ
 from checkpointd.webhooks.message import TYPES
 from support.receiver import SECRET, Receiver
 from webhooks.conftest import Open, add_checkpoints, add_finding, add_statuses, statuses, view
@@ -181,7 +181,7 @@ async def test_kinds(sql: asyncpg.Connection) -> None:
 async def test_a_new_webhook_begins_now(
     sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver
 ) -> None:
-    """By default nothing old is sent, and with a number the changes from there on."""
+    """By default nothing old is sent, and with a number the changes from there on, or the next if there is none."""
     await add_statuses(sql, jobs["ftjob-a"], ["queued", "running"])
     await (sender := open_sender(**{"from": "now"})).tick()
     await sender.tick()
@@ -193,6 +193,12 @@ async def test_a_new_webhook_begins_now(
     await (sender := open_sender(**{"from": 2})).tick()
     await sender.tick()
     assert ["succeeded", "running", "succeeded"] == statuses(receiver.received)
+    await sql.execute("truncate checkpointd.webhooks")
+    await (sender := open_sender(**{"from": MOST_SEQ})).tick()
+    assert 3 == (await view(sql))["cursor"]
+    await add_statuses(sql, jobs["ftjob-a"], ["failed"])
+    await sender.tick()
+    assert ["failed"] == statuses(receiver.received[3:])
 
 
 async def test_slack(sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver) -> None:
@@ -219,3 +225,6 @@ async def test_slack(sql: asyncpg.Connection, jobs: dict[str, int], open_sender:
     await sender.tick()
     assert "of this minute" in receiver.received[2].message["text"]
     assert json.loads(receiver.received[2].body).keys() == {"text"}
+    groups, _ = await webhooks.read_feed(sender._store, 0, sender._webhook.selection)
+    assert 1000 == max(group.size for group in groups)
+    assert {1} == {len(group.changes) for group in groups}, "a message needs only the last change of a group"

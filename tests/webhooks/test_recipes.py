@@ -66,6 +66,11 @@ async def test_a_receiver(url: str, sql: asyncpg.Connection, jobs: dict[str, int
         replayed = await checkpointd("webhooks", "--replay", "receiver", "1", env=env)
         assert (0, "webhook receiver: the daemons send again from change 1\n") == (replayed.code, replayed.out)
         assert 0 == await sql.fetchval("select cursor from checkpointd.webhooks")
+        assert 0 == (await checkpointd("webhooks", "--replay", "receiver", "2", env=env)).code
+        replayed = await checkpointd("webhooks", "--replay", "receiver", "3", env=env)
+        message = "checkpointd: --replay receiver 3: this change does not exist (with 2, only new ones are sent)\n"
+        assert (1, "", message) == replayed
+        assert 1 == await sql.fetchval("select cursor from checkpointd.webhooks")
         assert 1 == (await checkpointd("webhooks", "--replay", "other", "1", env=env)).code
         assert 2 == (await checkpointd("webhooks", "--test", "other", env=env)).code
         assert 2 == (await checkpointd("webhooks", "--replay", "receiver", str(2**63), env=env)).code

@@ -37,9 +37,13 @@ def replay_webhook(settings: Settings, name: str, seq: int) -> None:
 
     async def work() -> None:
         async with open_database(settings) as store:
-            if not await webhooks.replay(store, name, seq):
+            most_seq = await webhooks.replay(store, name, seq)
+            if most_seq is None:
                 names = ", ".join(row["name"] for row in await webhooks.list_webhooks(store))
                 raise CommandError(f"webhook {name[:80]} does not exist (existing webhooks: {names or 'none'})")
+        if seq > most_seq:
+            advice = f"with {most_seq}, only new ones are sent"
+            raise CommandError(f"--replay {name} {seq}: this change does not exist ({advice})")
         print(f"webhook {name}: the daemons send again from change {seq}")
 
     event_loop.run_interruptible(work())

@@ -8,7 +8,7 @@ LONGEST_RETRY_GAP: Final = 3600.0
 """Seconds between two attempts: each gap is twice as long as the one before it, up to an hour."""
 
 GIVE_UP_SECONDS: Final = 3 * 86400.0
-"""A message ends when it is this old and its endpoint has failed for this long."""
+"""A failed attempt is the last one of a message that is this old, if its endpoint has failed for this long."""
 
 _TRANSIENT: Final = {408, 425, 429}
 
@@ -40,6 +40,11 @@ class Answer(NamedTuple):
         """Whether another attempt may have another answer."""
         return self.status is None or self.status in _TRANSIENT or self.status >= 500
 
+    @property
+    def outcome(self) -> Outcome:
+        """How the delivery ends if this answer is the last one."""
+        return Outcome.DELIVERED if self.is_success else Outcome.GIVEN_UP if self.may_change else Outcome.REFUSED
+
 
 def next_gap(failures: int, answer: Answer) -> float:
     """Return the seconds until the next attempt, after `failures` failed ones before the one with this answer."""
@@ -48,5 +53,8 @@ def next_gap(failures: int, answer: Answer) -> float:
 
 
 def is_given_up(failing_seconds: float, age: float) -> bool:
-    """Return whether a message of this age ends, because the endpoint has failed for so many seconds."""
+    """Return whether a failed attempt is the last one of a message of this age, of an endpoint that has failed so long.
+
+    Both are in seconds.
+    """
     return min(failing_seconds, age) >= GIVE_UP_SECONDS

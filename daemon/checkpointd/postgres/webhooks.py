@@ -17,9 +17,6 @@ from checkpointd.postgres.store import UNDO_SECONDS, Store, finish_or_undo
 MOST_CHANGES: Final = 20_000
 """How many changes are looked at in one reading. It also limits the size of a group."""
 
-MOST_DETAILS: Final = 10
-"""Of how many changes of a group, the last ones, the details are sent."""
-
 
 class Selection(NamedTuple):
     """Which changes a webhook gets. The patterns are regular expressions."""
@@ -29,6 +26,8 @@ class Selection(NamedTuple):
     jobs: Sequence[str]
     most_groups: int
     """How many groups are read at once."""
+    most_details: int
+    """Of how many changes of a group, the last ones, the details are read."""
     past_minutes: bool
     """Whether changes wait until their minute is over."""
 
@@ -47,7 +46,8 @@ async def claim(
 ) -> WebhookLease | None:
     """Lease a webhook if changes wait for it. If cancelled, gives the lease back.
 
-    A new webhook begins at the change `start`, or, if that is None, with the changes that are stored from now on.
+    A new webhook begins at the change `start`, or, if that is None or not yet stored, with the changes that are stored
+    from now on.
     """
 
     async def lease() -> WebhookLease | None:
@@ -71,7 +71,7 @@ async def read_feed(store: Store, cursor: int, selection: Selection) -> tuple[li
         selection.jobs,
         MOST_CHANGES,
         selection.most_groups,
-        MOST_DETAILS,
+        selection.most_details,
         selection.past_minutes,
     )
     return [ChangeGroup(**group) for group in json.loads(row["groups"])], row["read_to"]
@@ -103,9 +103,14 @@ async def release(store: Store, name: str, lease: WebhookLease) -> None:
         await store.fetch(queries.RELEASE_WEBHOOK, name, lease.lease_token)
 
 
-async def replay(store: Store, name: str, seq: int) -> bool:
-    """Let the daemons send again from a change on. Returns False if no webhook has this name."""
-    return bool(await store.fetch(queries.REPLAY_WEBHOOK, name, seq))
+async def replay(store: Store, name: str, seq: int) -> int | None:
+    """Let the daemons send again from a change on. Returns the largest number that `seq` may be.
+
+    It is one more than that of the last change. With a larger one nothing is done. Returns None if no webhook has this
+    name.
+    """
+    rows = await store.fetch(queries.REPLAY_WEBHOOK, name, seq)
+    return rows[0]["most_seq"] if rows else None
 
 
 async def list_webhooks(store: Store) -> list[dict[str, Any]]:

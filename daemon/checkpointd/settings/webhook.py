@@ -125,8 +125,13 @@ class Webhook(BaseModel):
         return key
 
     def secrets(self) -> list[str]:
-        """Return what must not be logged: the secret, and the path of a secret URL. Raises SettingsError."""
-        path = URL(self.read_url()).raw_path_qs.strip("/") if isinstance(self.url, Credential) else ""
+        """Return what must not be logged: the secret, and the path of the URL. Raises SettingsError.
+
+        A path of the settings that is one word, such as /webhook, is not secret, and occurs in many lines of the log.
+        """
+        path = URL(self.read_url()).raw_path_qs.strip("/")
+        if path.isalpha() and not isinstance(self.url, Credential):
+            path = ""
         label = f"the secret of webhook {self.name}"
         secret = [] if self.secret is None else [text := read_secret(self.secret, label), text.removeprefix(KEY_PREFIX)]
         return [*secret, *([path] if path else [])]

@@ -18,17 +18,20 @@ class Format(NamedTuple):
     """Returns the body of a test message that is sent at a time, given as text."""
     most_groups: int
     """How many groups of changes are read at once. In the format slack it is also the most that become one message."""
+    most_details: int
+    """Of how many changes of a group, the last ones, the details are read."""
     past_minutes: bool
     """Whether changes wait until their minute is over."""
 
 
 FORMATS: Final = {
-    "standard": Format(standard_messages, standard_test, 100, past_minutes=False),
-    "slack": Format(slack_messages, slack_test, 1000, past_minutes=True),
+    "standard": Format(standard_messages, standard_test, most_groups=100, most_details=10, past_minutes=False),
+    "slack": Format(slack_messages, slack_test, most_groups=1000, most_details=1, past_minutes=True),
 }
 
 
 def selection(of_format: Format, kinds: Sequence[str], sources: Sequence[str], jobs: Sequence[str]) -> Selection:
     """Return which changes a webhook of a format gets; `sources` and `jobs` are patterns."""
     source_regexes, job_regexes = ([pattern_to_regex(pattern) for pattern in each] for each in (sources, jobs))
-    return Selection(kinds, source_regexes, job_regexes, of_format.most_groups, of_format.past_minutes)
+    groups, details = of_format.most_groups, of_format.most_details
+    return Selection(kinds, source_regexes, job_regexes, groups, details, of_format.past_minutes)

@@ -89,23 +89,18 @@ class Sender:
         name = self._webhook.name
         loop = asyncio.get_running_loop()
         groups, read_to = await webhooks.read_feed(self._store, lease.cursor, self._webhook.selection)
-        is_dead = False
-        answer = Answer(None, "")
         for message in self._webhook.messages(name, groups):
             if loop.time() > renewed_at + (1 - POST_SHARE) * self._lease_seconds:
                 break  # a request could outlast the lease: this process was suspended, or the database was slow
-            if not is_dead:
-                answer = await self._post(message)
-            is_dead = answer.may_change and is_given_up(lease.failing_seconds, message.age)
-            if not is_dead and answer.may_change:
+            answer = await self._post(message)
+            if answer.may_change and not is_given_up(lease.failing_seconds, message.age):
                 await self._delay(lease, answer)
                 return False
-            outcome = Outcome.DELIVERED if answer.is_success else Outcome.GIVEN_UP if is_dead else Outcome.REFUSED
             renewed_at = loop.time()
-            if not await self._advance(lease, message.seq, self._lease_seconds, outcome, answer):
+            if not await self._advance(lease, message.seq, self._lease_seconds, answer.outcome, answer):
                 return False
-            self._report(lease, message, outcome, answer)
-            if not is_dead:
+            self._report(lease, message, answer)
+            if not answer.may_change:
                 lease = lease._replace(failures=0, failing_seconds=0.0)
         else:
             await self._advance(lease, read_to, None)
@@ -133,8 +128,8 @@ class Sender:
         if lease.failures == 0:
             log.warning("webhook.failing", webhook=self._webhook.name, answer=answer.text)
 
-    def _report(self, lease: WebhookLease, message: Message, outcome: Outcome, answer: Answer) -> None:
-        name = self._webhook.name
+    def _report(self, lease: WebhookLease, message: Message, answer: Answer) -> None:
+        name, outcome = self._webhook.name, answer.outcome
         if outcome is not Outcome.DELIVERED:
             log.warning("webhook.undelivered", webhook=name, seq=message.seq, outcome=outcome, answer=answer.text)
         elif lease.failures:
