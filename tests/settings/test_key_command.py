@@ -168,6 +168,34 @@ def test_azure(load: Callable[..., Settings]) -> None:
     assert {"Authorization": "Bearer issued"} == source.request_fields("issued").headers
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["issue", "--client=123456789012-a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6.apps.googleusercontent.com"],
+        ["issue", "123456789012-a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6.apps.googleusercontent.com"],
+        ["issue", "507f1f77bcf86cd799439011"],
+        ["issue", "6f9619ff-8b86-d011-b42d-00c04fc964ff"],
+        ["sk-issue"],
+        ["issue", "sk-of-the-team", "--sk-2"],
+    ],
+)
+def test_arguments_that_are_no_keys(load: Callable[..., Settings], words: list[str]) -> None:
+    """Ids of clients and of accounts, and programs whose names begin as a key does, are accepted."""
+    (source,) = load(f"{SOURCE}api_key_command = {words}").sources
+    assert tuple(words) == source.api_key_command
+
+
+@pytest.mark.parametrize(
+    "key", [CANARY, "sk-proj-abc-def-ghi-jkl-mno1", "sk_a1b2c3d4e5f6g7h8i9j0k", "eyJ" + "a" * 40 + ".eyJ.abc"]
+)
+@pytest.mark.parametrize("prefix", ["", "--key=", "Authorization: Bearer "])
+def test_arguments_that_are_keys(load_error: Callable[..., str], key: str, prefix: str) -> None:
+    """A key is refused, also within an argument."""
+    error = load_error(f"{SOURCE}api_key_command = {['issue', prefix + key]}")
+    assert "must not contain a key" in error
+    assert key not in error
+
+
 LIST = "must be a list of a program and its arguments, such as ['az', 'account', 'get-access-token']"
 
 

@@ -5,6 +5,7 @@ Nothing that the command prints is repeated, except the plain words of its last 
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import time
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from checkpointd.redaction import Secrets, looks_like_key
+from checkpointd.redaction import Secrets
 from checkpointd.settings.credentials import SettingsError
 from checkpointd.settings.issued_key import IssuedKey, likely_keys, read_key
 
@@ -33,6 +34,16 @@ OUTPUT_BYTES: Final = 64 * 1024
 
 _KEPT_ERROR_BYTES: Final = 4096
 """So much of the end of standard error is kept."""
+
+_KEY_ARGUMENT: Final = re.compile(
+    r"""(?x) (?<![\w-]) sk[-_] (?=[\w-]*\d) [\w-]{20} | \beyJ[\w-]{20}
+    | (?=[A-Za-z]*\d) (?=\d*[A-Za-z]) [A-Za-z0-9]{25}"""
+)
+"""Matches a key in an argument: that of OpenAI, a JSON Web Token, or so many mixed letters and digits in a row. Ids of
+24 hexadecimal digits are no keys."""
+
+_HOST_ARGUMENT: Final = re.compile(r"(?:^|=)(?!eyJ)[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}$")
+"""Matches an argument that is, or ends with, the name of a host, as the id of a client of Google does."""
 
 VARIABLES: Final = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME",
@@ -82,9 +93,14 @@ def command(value: object) -> tuple[str, ...]:
         or not all(isinstance(word, str) and "\0" not in word for word in value)
     ):
         raise ValueError("must be a list of a program and its arguments, such as ['az', 'account', 'get-access-token']")
-    if not value[0] or any(looks_like_key(word) and "/" not in word for word in value):
+    if not value[0] or any(map(_is_key, value[1:])):
         raise ValueError("must name a program, and must not contain a key: other programs can see its arguments")
     return tuple(value)
+
+
+def _is_key(argument: str) -> bool:
+    """Return whether an argument has a key in it. A path or a URL is taken for none."""
+    return bool(_KEY_ARGUMENT.search(argument)) and "/" not in argument and not _HOST_ARGUMENT.search(argument)
 
 
 async def run_key_command(arguments: Sequence[str], label: str) -> IssuedKey:
