@@ -89,3 +89,13 @@ async def test_failures(url: str, provider: Provider, store: Store, tmp_path: Pa
     ended = await checkpointd("discover", "--json", env=env)
     (failure,) = json.loads(ended.out)["failures"]
     assert "a daemon is reading this job list now, and tracks its jobs: run the command again" == failure["error"]
+
+
+async def test_long_texts(url: str, provider: Provider, tmp_path: Path) -> None:
+    """The table shows the beginning of a long model, and JSON all of it."""
+    env = _environment(tmp_path, url, provider, "discover = { model = 'gpt*' }")
+    provider.jobs = paged([job("ftjob-a", model="m" * 20_000)])
+    (_, line) = (await checkpointd("discover", "--dry-run", env=env)).out.splitlines()
+    assert [f"model {'m' * 57}…", "m" * 63 + "…"] == [line[line.index("model") :][:64], line.split()[-1]]
+    (listed,) = json.loads((await checkpointd("discover", "--dry-run", "--json", env=env)).out)["jobs"]
+    assert ("m" * 20_000, "model " + "m" * 20_000) == (listed["model"], listed["reason"])
