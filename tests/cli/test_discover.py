@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import asyncpg
+from aiohttp import web
 
 from checkpointd.postgres import job_lists
 from checkpointd.postgres.store import Store
@@ -89,3 +90,26 @@ async def test_failures(url: str, provider: Provider, store: Store, tmp_path: Pa
     ended = await checkpointd("discover", "--json", env=env)
     (failure,) = json.loads(ended.out)["failures"]
     assert "a daemon is reading this job list now, and tracks its jobs: run the command again" == failure["error"]
+
+
+async def test_long_texts(url: str, provider: Provider, tmp_path: Path) -> None:
+    """The table shows the beginning of a long model, and JSON all of it."""
+    env = _environment(tmp_path, url, provider, "discover = { model = 'gpt*' }")
+    provider.jobs = paged([job("ftjob-a", model="m" * 20_000)])
+    (_, line) = (await checkpointd("discover", "--dry-run", env=env)).out.splitlines()
+    assert [f"model {'m' * 57}…", "m" * 63 + "…"] == [line[line.index("model") :][:64], line.split()[-1]]
+    (listed,) = json.loads((await checkpointd("discover", "--dry-run", "--json", env=env)).out)["jobs"]
+    assert ("m" * 20_000, "model " + "m" * 20_000) == (listed["model"], listed["reason"])
+
+
+async def test_another_format(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
+    """The jobs of a kind with another format are read by its rules, and tracked."""
+    env = _environment(tmp_path, url, provider, "kind = 'together'\ndiscover = { model = 'meta*' }")
+    listed = {"id": "ft-1", "status": "completed", "model": "meta/llama", "created_at": "2026-05-17T17:35:45.000Z"}
+    provider.jobs = web.json_response({"data": [listed]})
+    ended = await checkpointd("discover", "--json", env=env)
+    (found,) = json.loads(ended.out)["jobs"]
+    assert ("ft-1", "new", "meta/llama", 1_779_039_345) == tuple(
+        found[name] for name in ("fine_tuning_job_id", "decision", "model", "created_at")
+    )
+    assert ["ft-1"] == await sql.fetchval(TRACKED)

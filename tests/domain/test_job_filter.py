@@ -1,6 +1,9 @@
 """Which jobs the filters of discovery let pass, and the reason that is given for the others."""
 
+import itertools
 import json
+import re
+import time
 from typing import Any
 
 import pytest
@@ -50,3 +53,25 @@ def _record(**fields: Any) -> JobRecord:
 def test_mismatch(job_filter: JobFilter, fields: dict[str, Any], expected: str | None) -> None:
     """All filters must match, and of several patterns one. A value that is missing or no text matches nothing."""
     assert expected == job_filter.mismatch(_record(**fields))
+
+
+TEXTS = ["", "a", "b", "aa", "ab", "ba", "aab", "aba", "abab", "abba", "a\nb", "aabb", "babab"]
+PATTERNS = ["".join(signs) for length in range(1, 5) for signs in itertools.product("ab?*", repeat=length)]
+
+
+def test_patterns() -> None:
+    """A pattern matches what the same regular expression with backtracking matches."""
+    for pattern in PATTERNS:
+        regex = pattern.replace("?", ".").replace("*", ".*")
+        for text in filter(None, TEXTS):
+            passes = JobFilter(model=[pattern]).mismatch(_record(model=text)) is None
+            assert passes == bool(re.fullmatch(regex, text, re.DOTALL)), (pattern, text)
+
+
+def test_long_values() -> None:
+    """The time of a pattern with many * does not grow with their number, and only the beginning of a value counts."""
+    started = time.process_time()
+    assert JobFilter(model=["*a*a*a*b"]).mismatch(_record(model="a" * 800)) is not None
+    assert JobFilter(model=["*a*b"]).mismatch(_record(model="a" + "b" * 900 + "c" * 20_000)) is not None
+    assert JobFilter(model=["*a*"]).mismatch(_record(model="b" * 1000 + "a")) is not None
+    assert time.process_time() - started < 5

@@ -53,6 +53,7 @@ NAMES = "model, suffix, status, metadata or created_after"
         ("'yes'", f"must be true, false or a table of filters: {NAMES}"),
         ("{}", f"must be true, false or a table of filters: {NAMES}"),
         ("{ modle = 'x' }", f"no such filter: 'modle'; the filters are {NAMES}"),
+        ("{ '' = 'x' }", f"no such filter: ''; the filters are {NAMES}"),
         ("{ model = '' }", f"model: {PATTERN}"),
         ("{ model = [] }", f"model: {PATTERN}"),
         ("{ model = 5 }", f"model: {PATTERN}"),

@@ -87,6 +87,13 @@ def test_everything_that_looks_like_a_key_is_secret() -> None:
         ("{}", "it printed JSON without a key: access_token, accessToken or token is required"),
         ('{"token": 5}', "it printed JSON without a key: access_token, accessToken or token is required"),
         ('{"token": ""}', "it printed neither a key, in one word of printable ASCII, nor a JSON object"),
+        ("null", "it printed a word of fewer than 8 characters, which is no key"),
+        ("true", "it printed a word of fewer than 8 characters, which is no key"),
+        ("Error:", "it printed a word of fewer than 8 characters, which is no key"),
+        ('"short"', "it printed a word of fewer than 8 characters, which is no key"),
+        ('{"token": "null"}', "it printed a word of fewer than 8 characters, which is no key"),
+        ("[]", "it printed JSON without a key"),
+        (f'["{KEY}"]', "it printed JSON without a key"),
         ('{"status": [], "credential": null}', "it printed JSON without a key"),
     ],
 )

@@ -1,6 +1,10 @@
 """A command that prints a key: how it is run, its bounds, and that no error contains what it printed."""
 
 import asyncio
+import gc
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,6 +103,46 @@ async def test_all_its_programs_are_killed(monkeypatch: pytest.MonkeyPatch, tmp_
     await until(lambda: all(map(_is_gone, _programs(tmp_path))))
 
 
+@pytest.mark.parametrize("steps", range(8))
+async def test_cancelled_while_it_starts(tmp_path: Path, steps: int) -> None:
+    """A stop at any step of its start does not wait for the programs that it started, and kills them."""
+    running = asyncio.create_task(run(f"sleep 600 & echo $! >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/a.pid; wait"))
+    for _ in range(1 + steps):
+        await asyncio.sleep(0)
+    while not _programs(tmp_path):
+        time.sleep(0.001)  # noqa: ASYNC251  # the event loop must not go on
+    running.cancel()
+    done, _ = await asyncio.wait([running], timeout=60)
+    assert {running} == done
+    assert running.cancelled()
+    await until(lambda: all(map(_is_gone, _programs(tmp_path))))
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+async def test_a_program_of_another_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A command that may not be killed, as with sudo, is an error of its source, and is not waited for."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(key_command, "COMMAND_SECONDS", 0.1)
+    monkeypatch.setattr(key_command, "KILL_SECONDS", 0.1)
+    with monkeypatch.context() as refused:
+        refused.setattr("os.killpg", refuse)
+        refused.setattr("os.kill", refuse)
+        assert await problem(f"echo $$ >{tmp_path}/own.pid; exec sleep 600") == "it did not end within 0.1 s"
+    (pid,) = map(int, _programs(tmp_path))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)  # noqa: ASYNC222  # it is killed
+    gc.collect()
+
+
+async def test_a_program_that_holds_the_output(tmp_path: Path) -> None:
+    """A key counts although a program in the background holds the output, and that program is killed."""
+    assert CANARY == await run(f"sleep 600 & echo $! >{tmp_path}/child.pid; echo {CANARY}")
+    await until(lambda: all(map(_is_gone, _programs(tmp_path))))
+
+
 async def test_a_program_that_is_left_behind(tmp_path: Path) -> None:
     """A key counts although the command left a program in the background, and that program is killed."""
     assert CANARY == await run(f"sleep 600 >/dev/null 2>&1 & echo $! >{tmp_path}/child.pid; echo {CANARY}")
@@ -122,6 +166,34 @@ def test_azure(load: Callable[..., Settings]) -> None:
     url = "https://a.openai.azure.com/openai/v1"
     (source,) = load(f'{SOURCE}kind = "azure"\nbase_url = "{url}"\napi_key_command = ["az"]').sources
     assert {"Authorization": "Bearer issued"} == source.request_fields("issued").headers
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["issue", "--client=123456789012-a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6.apps.googleusercontent.com"],
+        ["issue", "123456789012-a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6.apps.googleusercontent.com"],
+        ["issue", "507f1f77bcf86cd799439011"],
+        ["issue", "6f9619ff-8b86-d011-b42d-00c04fc964ff"],
+        ["sk-issue"],
+        ["issue", "sk-of-the-team", "--sk-2"],
+    ],
+)
+def test_arguments_that_are_no_keys(load: Callable[..., Settings], words: list[str]) -> None:
+    """Ids of clients and of accounts, and programs whose names begin as a key does, are accepted."""
+    (source,) = load(f"{SOURCE}api_key_command = {words}").sources
+    assert tuple(words) == source.api_key_command
+
+
+@pytest.mark.parametrize(
+    "key", [CANARY, "sk-proj-abc-def-ghi-jkl-mno1", "sk_a1b2c3d4e5f6g7h8i9j0k", "eyJ" + "a" * 40 + ".eyJ.abc"]
+)
+@pytest.mark.parametrize("prefix", ["", "--key=", "Authorization: Bearer "])
+def test_arguments_that_are_keys(load_error: Callable[..., str], key: str, prefix: str) -> None:
+    """A key is refused, also within an argument."""
+    error = load_error(f"{SOURCE}api_key_command = {['issue', prefix + key]}")
+    assert "must not contain a key" in error
+    assert key not in error
 
 
 LIST = "must be a list of a program and its arguments, such as ['az', 'account', 'get-access-token']"

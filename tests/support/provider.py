@@ -142,6 +142,7 @@ class Provider:
     async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_get("/v1/fine_tuning/jobs", self._jobs)
+        app.router.add_get("/v1/fine-tunes", self._jobs)  # of Together
         app.router.add_get("/v1/fine_tuning/jobs/{job}/checkpoints", self._checkpoints)
         app.router.add_get("/v1/fine_tuning/jobs/{job}/events", self._events)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)

@@ -6,11 +6,14 @@ from typing import Final
 
 from checkpointd import presentation
 from checkpointd.cli.output import Cell, Column, cell_text
-from checkpointd.presentation import Label, Row, plural, timestamp, visible
+from checkpointd.presentation import Label, Row, cut, plural, timestamp, visible
 
 WIDE: Final = 110
 WIDEST: Final = 150
 """A terminal of at least these widths, in characters, shows the less important and the least important columns."""
+
+CELL_CHARACTERS: Final = 64
+"""So much is shown of a text of a job list, which has not been stored. JSON has all of it."""
 
 USUAL: Final = 80
 """The width of a usual terminal. A narrower one has no space for whole texts about the freshness of jobs."""
@@ -86,9 +89,9 @@ def _listed_cells(row: Row) -> list[Cell]:
         row["fine_tuning_job_id"],
         row["source"],
         Label({"new": "good", "tracked": "live"}.get(row["decision"], "neutral"), row["decision"]),
-        row["reason"],
-        row["status"] or "unknown",
-        row["model"],
+        cut(row["reason"] or "", CELL_CHARACTERS),
+        cut(row["status"] or "unknown", CELL_CHARACTERS),
+        cut(row["model"] or "", CELL_CHARACTERS),
     ]
 
 

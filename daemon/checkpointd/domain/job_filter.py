@@ -13,6 +13,9 @@ from checkpointd.domain.job import JobRecord
 
 Patterns = Sequence[str]
 
+MATCHED_CHARACTERS: Final = 1000
+"""So many characters of a value are compared with patterns. Names that people choose are shorter."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
@@ -62,9 +65,17 @@ def _suffix(record: JobRecord) -> str | None:
 
 def _matches(value: object, patterns: Patterns) -> bool:
     """Return whether a value is a text that is not empty and matches one of the patterns."""
-    return isinstance(value, str) and value != "" and any(_regex(pattern).fullmatch(value) for pattern in patterns)
+    if not isinstance(value, str) or not value:
+        return False
+    return any(_regex(pattern).fullmatch(value[:MATCHED_CHARACTERS]) for pattern in patterns)
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
-    """Return the regular expression of a pattern. The module `re` remembers those that were compiled."""
-    return re.compile("".join({"*": ".*", "?": "."}.get(c) or re.escape(c) for c in pattern), re.DOTALL)
+    """Return the regular expression of a pattern. The module `re` remembers those that were compiled.
+
+    Each text between two * is searched once: the groups are atomic, so its first place is final. Other places could
+    not match more, and trying them all would take a time that grows with each *.
+    """
+    first, *others = ("".join("." if c == "?" else re.escape(c) for c in part) for part in pattern.split("*"))
+    between = "".join(f"(?>.*?{part})" for part in others[:-1])
+    return re.compile(first + between + "".join(f".*{last}" for last in others[-1:]), re.DOTALL)

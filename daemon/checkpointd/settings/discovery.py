@@ -25,8 +25,8 @@ def discovery(value: object) -> bool | Discovery:
     names = ", ".join(Discovery._fields[:-1]) + f" or {Discovery._fields[-1]}"
     if not isinstance(value, dict) or not value:
         raise ValueError(f"must be true, false or a table of filters: {names}")
-    if unknown := next((name for name in value if name not in Discovery._fields), None):
-        raise ValueError(f"no such filter: {str(unknown)[:40]!r}; the filters are {names}")
+    if unknown := [str(name) for name in value if name not in Discovery._fields]:
+        raise ValueError(f"no such filter: {unknown[0][:40]!r}; the filters are {names}")
     return Discovery(**{name: _FILTERS.get(name, _patterns)(name, given) for name, given in value.items()})
 
 

@@ -33,6 +33,9 @@ _MILLISECONDS_FROM: Final = 1e11
 """A larger number is a time in milliseconds: in seconds it would be in the year 5138."""
 
 
+SHORTEST_KEY: Final = 8
+"""Characters. Programs that have no key print `null`, `None`, `true` or `Error:`."""
+
 _LOOKED_AT: Final = 100
 """So many characters of a word show whether it looks like a key."""
 
@@ -58,11 +61,13 @@ def read_key(output: bytes, now: float) -> IssuedKey:
         raise ValueError("it printed bytes that are not UTF-8") from None
     if not text:
         raise ValueError("it printed nothing")
-    key, seconds = _read_json(text, now) if text[0] in '{"' else (text, None)
+    key, seconds = _read_json(text, now) if text[0] in '{["' else (text, None)
     if problem := flaw(key):
         raise ValueError(f"the printed key {problem}")
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError("it printed neither a key, in one word of printable ASCII, nor a JSON object")
+    if len(key) < SHORTEST_KEY:
+        raise ValueError(f"it printed a word of fewer than {SHORTEST_KEY} characters, which is no key")
     return IssuedKey(key, seconds, [key, *likely_keys(text)])
 
 
@@ -81,7 +86,7 @@ def _read_json(text: str, now: float) -> tuple[str, float | None]:
         raise ValueError("it printed JSON that cannot be read") from None
     if isinstance(found, str):
         return found, None
-    for part in (found, *(found.get(name) for name in _PARTS)):
+    for part in (found, *(found.get(name) for name in _PARTS)) if isinstance(found, dict) else ():
         if isinstance(part, dict) and isinstance(key := _first(part, _KEY_NAMES), str):
             return key, _remaining(part, now)
     raise ValueError(f"it printed JSON without a key: {', '.join(_KEY_NAMES[:-1])} or {_KEY_NAMES[-1]} is required")

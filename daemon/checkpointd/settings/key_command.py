@@ -5,24 +5,45 @@ Nothing that the command prints is repeated, except the plain words of its last 
 
 import asyncio
 import os
+import re
 import signal
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from checkpointd.redaction import Secrets, looks_like_key
+from checkpointd.redaction import Secrets
 from checkpointd.settings.credentials import SettingsError
 from checkpointd.settings.issued_key import IssuedKey, likely_keys, read_key
 
 COMMAND_SECONDS: Final = 30.0
 """The time of a command. Programs of cloud providers take a few seconds, also because they ask another server."""
 
+REST_SECONDS: Final = 1.0
+"""The time after its end in which its output is read further, if a program that it started holds it open."""
+
+KILL_SECONDS: Final = 5.0
+"""The time in which a killed command must end."""
+
+_STEP: Final = 0.02
+"""Seconds between two looks at a command. Looking needs no watcher of processes whose events could be lost."""
+
 OUTPUT_BYTES: Final = 64 * 1024
 """The most bytes of standard output. A token has a few thousand."""
 
 _KEPT_ERROR_BYTES: Final = 4096
 """So much of the end of standard error is kept."""
+
+_KEY_ARGUMENT: Final = re.compile(
+    r"""(?x) (?<![\w-]) sk[-_] (?=[\w-]*\d) [\w-]{20} | \beyJ[\w-]{20}
+    | (?=[A-Za-z]*\d) (?=\d*[A-Za-z]) [A-Za-z0-9]{25}"""
+)
+"""Matches a key in an argument: that of OpenAI, a JSON Web Token, or so many mixed letters and digits in a row. Ids of
+24 hexadecimal digits are no keys."""
+
+_HOST_ARGUMENT: Final = re.compile(r"(?:^|=)(?!eyJ)[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}$")
+"""Matches an argument that is, or ends with, the name of a host, as the id of a client of Google does."""
 
 VARIABLES: Final = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME",
@@ -33,34 +54,35 @@ VARIABLE_PREFIXES: Final = ("AWS_", "AZURE_", "CLOUDSDK_", "GOOGLE_", "IDENTITY_
 """The variables that a command gets: these, and those whose names begin so, which cloud providers' programs read."""
 
 
-class _Output(asyncio.SubprocessProtocol):
+class _Output:
     """Collects what a program prints."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe]
         self.printed = bytearray()
+        """The beginning of standard output."""
         self.error = bytearray()
-        self.ended = asyncio.get_running_loop().create_future()
-        """Done when the program has ended and closed its output, or has printed too much: then it is true."""
-        self.exited = asyncio.Event()
+        """The end of standard error."""
+        for pipe in self._pipes:
+            os.set_blocking(pipe.fileno(), False)
 
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        """Keep what is printed: the beginning of standard output, and the end of standard error."""
-        if fd == 1:
-            self.printed += data[: OUTPUT_BYTES + 1 - len(self.printed)]
-            if len(self.printed) > OUTPUT_BYTES and not self.ended.done():
-                self.ended.set_result(True)
-        else:
-            self.error += data
-            del self.error[:-_KEPT_ERROR_BYTES]
+    @property
+    def is_too_long(self) -> bool:
+        """Whether more was printed than a key can have."""
+        return len(self.printed) > OUTPUT_BYTES
 
-    def process_exited(self) -> None:
-        """Note the end of the program. Programs that it started may still hold its output."""
-        self.exited.set()
+    def read(self) -> bool:
+        """Read what has been printed, as far as it is at hand. Returns whether standard output is still open."""
+        printed, error = (pipe.read(OUTPUT_BYTES) for pipe in self._pipes)  # None: nothing yet; empty: closed
+        self.printed += (printed or b"")[: OUTPUT_BYTES + 1 - len(self.printed)]
+        self.error += error or b""
+        del self.error[:-_KEPT_ERROR_BYTES]
+        return printed != b""
 
-    def connection_lost(self, _: Exception | None) -> None:
-        """Note the end of the program and of its output."""
-        if not self.ended.done():
-            self.ended.set_result(False)
+    def close(self) -> None:
+        """Close the pipes. Programs that still hold them get SIGPIPE."""
+        for pipe in self._pipes:
+            pipe.close()
 
 
 def command(value: object) -> tuple[str, ...]:
@@ -71,9 +93,14 @@ def command(value: object) -> tuple[str, ...]:
         or not all(isinstance(word, str) and "\0" not in word for word in value)
     ):
         raise ValueError("must be a list of a program and its arguments, such as ['az', 'account', 'get-access-token']")
-    if not value[0] or any(looks_like_key(word) and "/" not in word for word in value):
+    if not value[0] or any(map(_is_key, value[1:])):
         raise ValueError("must name a program, and must not contain a key: other programs can see its arguments")
     return tuple(value)
+
+
+def _is_key(argument: str) -> bool:
+    """Return whether an argument has a key in it. A path or a URL is taken for none."""
+    return bool(_KEY_ARGUMENT.search(argument)) and "/" not in argument and not _HOST_ARGUMENT.search(argument)
 
 
 async def run_key_command(arguments: Sequence[str], label: str) -> IssuedKey:
@@ -84,25 +111,19 @@ async def run_key_command(arguments: Sequence[str], label: str) -> IssuedKey:
     environment = {
         name: value for name, value in os.environ.items() if name in VARIABLES or name.startswith(VARIABLE_PREFIXES)
     }
-    problem = None
     try:
-        transport, output = await asyncio.get_running_loop().subprocess_exec(
-            _Output, *arguments, stdin=asyncio.subprocess.DEVNULL, env=environment, start_new_session=True
-        )
+        process = _start(arguments, environment)
     except OSError as e:
         raise SettingsError(f"{label}: {arguments[0]}: {e.strerror or 'it cannot be started'}") from None
+    output = _Output(process)
     try:
-        async with asyncio.timeout(COMMAND_SECONDS):
-            if await output.ended:
-                problem = f"it printed more than {OUTPUT_BYTES} bytes"
-    except TimeoutError:
-        problem = f"it did not end within {COMMAND_SECONDS:g} s"
+        problem = await _collect(process, output)
     finally:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(transport.get_pid(), signal.SIGKILL)
-        transport.close()
-        await output.exited.wait()  # otherwise the event loop could be closed before it has seen the end
-    if problem is None and (status := transport.get_returncode()):
+        with suppress(ProcessLookupError, PermissionError):  # it has ended, or is a program of another user
+            os.killpg(process.pid, signal.SIGKILL)
+        output.close()
+        await _reap(process)
+    if problem is None and (status := process.returncode):
         problem = f"exit status {status}" if status > 0 else f"it was ended by signal {-status}"
     try:
         if problem is None:
@@ -111,6 +132,40 @@ async def run_key_command(arguments: Sequence[str], label: str) -> IssuedKey:
         problem = str(e)
     said = _plain_words(bytes(output.error), bytes(output.printed))
     raise SettingsError(f"{label}: {problem}{said and f' ({said})'}")
+
+
+def _start(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a program. Raises OSError.
+
+    asyncio's own start can be cancelled before it returns the process. In Python 3.11 it then waits until all programs
+    that hold the output have ended, which nobody can kill any more.
+    """
+    return subprocess.Popen(  # noqa: S603  # the command of the settings
+        arguments, bufsize=0, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=environment, start_new_session=True,
+    )  # fmt: skip
+
+
+async def _collect(process: subprocess.Popen[bytes], output: _Output) -> str | None:
+    """Read the output of a program until its end. Returns why that was not waited for, or None."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + COMMAND_SECONDS
+    while process.poll() is None and not output.is_too_long:
+        output.read()
+        if clock() > deadline:
+            return f"it did not end within {COMMAND_SECONDS:g} s"
+        await asyncio.sleep(_STEP)
+    deadline = clock() + REST_SECONDS
+    while output.read() and not output.is_too_long and clock() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(_STEP)
+    return f"it printed more than {OUTPUT_BYTES} bytes" if output.is_too_long else None
+
+
+async def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a killed program has ended, but not for long: one of another user was not killed."""
+    deadline = asyncio.get_running_loop().time() + KILL_SECONDS
+    while process.poll() is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(_STEP)
 
 
 def _plain_words(error: bytes, printed: bytes) -> str:
