@@ -1,5 +1,5 @@
--- List open findings: those about sources first, those that jobs have finished last, and the latest of each first. Each
--- row has the number of all of them.
+-- List open findings: those about sources first, those that jobs have finished last, and the latest of each first.
+-- Each row has the number of all of them.
 -- $1 source: text, null for all
 -- $2 job: text, null for all of the source, with those about the source
 -- $3 most: int, null for all

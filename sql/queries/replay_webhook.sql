@@ -1,7 +1,7 @@
--- Let a webhook send again what it selects from a change on. Returns the largest number that $2 may be, with which only
--- new changes are sent: a larger one would skip changes, and nothing is done. Returns no row if the webhook does not
--- exist. A sender that is at work can no longer move the cursor. Its lease stays until it expires, so that no other
--- sender sends while its request is under way.
+-- Let a webhook send again what it selects from a change on. Returns the largest number that $2 may be, with which
+-- only new changes are sent: a larger one would skip changes, and nothing is done. Returns no row if the webhook does
+-- not exist. A sender that is at work can no longer move the cursor. Its lease stays until it expires, so that no
+-- other sender sends while its request is under way.
 -- $1 name: text
 -- $2 seq: bigint, changes.seq of the first change to send
 with bounds as materialized (select coalesce(max(seq), 0) + 1 as most_seq from checkpointd.changes),

@@ -49,8 +49,8 @@ comment on column fine_tuning.archive.source is 'Source of the job.';
 comment on column fine_tuning.archive.fine_tuning_job_id is 'The provider''s id of the job.';
 comment on column fine_tuning.archive.is_complete is
   'True if the job has ended, and since then its record was received, and its checkpoints and events were read to the '
-  'end of their lists, without an item that cannot be read. CoreWeave has neither records nor events, and Tinker has no '
-  'events.';
+  'end of their lists, without an item that cannot be read. CoreWeave has neither records nor events, and Tinker '
+  'has no events.';
 comment on column fine_tuning.archive.reason is 'What is missing, and why; null if nothing is.';
 comment on column fine_tuning.archive.has_record is 'True if the job list has shown the job.';
 comment on column fine_tuning.archive.has_checkpoints is

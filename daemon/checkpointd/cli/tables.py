@@ -12,7 +12,7 @@ WIDE: Final = 110
 WIDEST: Final = 150
 """A terminal of at least these widths, in characters, shows the less important and the least important columns."""
 
-CELL_CHARACTERS: Final = 64
+TEXT_CELL_CHARACTERS: Final = 64
 """So much is shown of a text of a job list, which has not been stored. JSON has all of it."""
 
 USUAL: Final = 80
@@ -89,9 +89,9 @@ def _listed_cells(row: Row) -> list[Cell]:
         row["fine_tuning_job_id"],
         row["source"],
         Label({"new": "good", "tracked": "live"}.get(row["decision"], "neutral"), row["decision"]),
-        cut(row["reason"] or "", CELL_CHARACTERS),
-        cut(row["status"] or "unknown", CELL_CHARACTERS),
-        cut(row["model"] or "", CELL_CHARACTERS),
+        cut(row["reason"] or "", TEXT_CELL_CHARACTERS),
+        cut(row["status"] or "unknown", TEXT_CELL_CHARACTERS),
+        cut(row["model"] or "", TEXT_CELL_CHARACTERS),
     ]
 
 
