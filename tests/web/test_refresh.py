@@ -1,9 +1,11 @@
 """Pages that refresh themselves in a real browser: what changes, what stays, when it stops, and what it says."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
+from aiohttp import web as web_server
 
 from checkpointd.postgres.store import Store
 from checkpointd.web import server as web
@@ -45,6 +47,22 @@ async def _add_step(sql: asyncpg.Connection) -> None:
     )
 
 
+@asynccontextmanager
+async def answering(port: int, page: str) -> AsyncIterator[None]:
+    """Answer every request at this port with a web page and status 200."""
+
+    async def answer(_: web_server.BaseRequest) -> web_server.Response:
+        return web_server.Response(text=page, content_type="text/html")
+
+    runner = web_server.ServerRunner(web_server.Server(answer))
+    await runner.setup()
+    try:
+        await web_server.TCPSite(runner, "127.0.0.1", port).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
 async def test_what_a_refresh_keeps(tab: Tab, port: int, store: Store, sql: asyncpg.Connection, job: str) -> None:
     """New steps are drawn without a reload. Scroll position, focus, selection and the values under the mouse remain."""
     async with web.serve("127.0.0.1", port, list, store, ["large"]):
@@ -71,7 +89,7 @@ async def test_what_a_refresh_keeps(tab: Tab, port: int, store: Store, sql: asyn
             await tab.wait_for(step, PROGRESS)
         assert before != await tab.evaluate(line)
         assert ["step 51"] == [value[:7] for value in await tab.evaluate(values)]
-        assert 150 == await tab.evaluate("scrollY")
+        assert 150 == await tab.evaluate("scrollY")  # the text that says that old values are kept moves nothing
         assert await tab.evaluate("document.activeElement === focused && focused.isConnected")
         assert await tab.evaluate("selected.length === 5 && getSelection().toString() === selected")
         await tab.press("ArrowRight")
@@ -130,6 +148,37 @@ async def test_stale_and_hidden(tab: Tab, port: int, store: Store, sql: asyncpg.
         assert "100" == await tab.evaluate(PROGRESS)
         await tab.evaluate(hide.replace("HIDDEN", "false"))
         await tab.wait_for("101", PROGRESS)
+
+
+async def test_a_page_of_something_else(tab: Tab, port: int, store: Store, job: str) -> None:
+    """A page of something else, such as a login page of a proxy with status 200, is told, and does not end the refresh.
+
+    It may have a part `main`, too.
+    """
+    said = "document.querySelector('#stale').textContent"
+    page = f"http://127.0.0.1:{port}/jobs/large/{job}"
+    async with web.serve("127.0.0.1", port, list, store, ["large"]):
+        await tab.open(page)
+    for login in ("<h1>Log in</h1>", "<main><h1>Log in</h1></main>"):
+        async with answering(port, login):
+            await tab.wait_for(True, f"/^Not up to date: not the daemon answers, but something else/.test({said})")
+        async with web.serve("127.0.0.1", port, list, store, ["large"]):
+            await tab.wait_for("", said)
+
+
+async def test_selected_text(tab: Tab, port: int, store: Store, sql: asyncpg.Connection, job: str) -> None:
+    """While selected text keeps old values on the page, it says so, and its time is that of the old values."""
+    said, time = "document.querySelector('#stale').textContent", "document.querySelector('footer time').textContent"
+    async with web.serve("127.0.0.1", port, list, store, ["large"]):
+        await tab.open(f"http://127.0.0.1:{port}/jobs/large/{job}")
+        before = await tab.evaluate(time)
+        await tab.evaluate("getSelection().selectAllChildren(document.querySelector('main'))")
+        await _add_step(sql)
+        await tab.wait_for(f"Paused while text is selected: some values are of {before}.", said)
+        assert [before, "100"] == await tab.evaluate(f"[{time}, {PROGRESS}]")
+        await tab.evaluate("getSelection().removeAllRanges()")
+        await tab.wait_for(["", "101"], f"[{said}, {PROGRESS}]")
+        assert before != await tab.evaluate(time)
 
 
 async def test_without_scripts(tab: Tab, port: int, store: Store, sql: asyncpg.Connection, job: str) -> None:

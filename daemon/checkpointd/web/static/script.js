@@ -58,11 +58,14 @@ function identity(node) {
   return `${node.nodeName} ${key ?? ""}`;
 }
 
+let isHeldBack; // whether the last refresh kept old content because it is selected
+
 // Whether somebody uses this node: the focus, a checked box or selected text is in it. Then it is not removed.
 function isInUse(node) {
   const selection = getSelection();
-  return node.contains(document.activeElement) || Boolean(node.querySelector?.(":checked"))
-    || (!selection.isCollapsed && selection.containsNode(node, true));
+  const isSelected = !selection.isCollapsed && selection.containsNode(node, true);
+  isHeldBack ||= isSelected;
+  return isSelected || node.contains(document.activeElement) || Boolean(node.querySelector?.(":checked"));
 }
 
 function merge(shown, fresh) {
@@ -93,7 +96,10 @@ function merge(shown, fresh) {
 function show(fresh) {
   const focused = document.activeElement;
   prepare(fresh);
-  for (const part of ["main", "footer"]) merge(document.querySelector(part), fresh.querySelector(part));
+  isHeldBack = false;
+  for (const part of ["main", "footer"]) { // the time in the footer remains that of the oldest content
+    if (!isHeldBack) merge(document.querySelector(part), fresh.querySelector(part));
+  }
   if (document.title !== fresh.title) document.title = fresh.title;
   if (focused !== document.activeElement) focused.focus({ preventScroll: true }); // it was moved
   if (focused.matches(".point")) choose(focused);
@@ -103,9 +109,26 @@ function show(fresh) {
 function tell(problem) {
   const time = document.querySelector("footer time")?.textContent;
   const isStale = problem && problem !== document.querySelector("h1").textContent;
-  const said = isStale ? `Not up to date: ${problem}.${time ? ` This page is of ${time}.` : ""} Trying again.` : "";
+  let said = "";
+  if (isStale) said = `Not up to date: ${problem}.${time ? ` This page is of ${time}.` : ""} Trying again.`;
+  else if (isHeldBack) said = `Paused while text is selected: some values are of ${time}.`;
   const stale = document.querySelector("#stale");
   if (stale.textContent !== said) stale.textContent = said;
+}
+
+// Request this page. Returns it, or a problem.
+async function load() {
+  try {
+    const response = await fetch(location.href, { signal: AbortSignal.timeout(TIMEOUT_MS) });
+    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+    if (!response.ok) {
+      return { problem: fresh.querySelector("h1")?.textContent ?? `the daemon answers with ${response.status}` };
+    }
+    if (fresh.querySelector("#stale + main + footer")) return { fresh };
+    return { problem: "not the daemon answers, but something else, such as a login page (reload to see it)" };
+  } catch {
+    return { problem: "the daemon does not answer" };
+  }
 }
 
 let timer;
@@ -116,18 +139,14 @@ async function refresh() {
   if (document.hidden || isWaiting) return;
   isWaiting = true;
   const startedAt = performance.now();
-  let fresh, problem;
   try {
-    const response = await fetch(location.href, { signal: AbortSignal.timeout(TIMEOUT_MS) });
-    fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-    if (!response.ok) problem = fresh.querySelector("h1")?.textContent ?? `the daemon answers with ${response.status}`;
-  } catch {
-    problem = "the daemon does not answer";
+    const { fresh, problem } = await load();
+    if (fresh) show(fresh);
+    tell(problem);
+  } finally {
+    isWaiting = false;
+    timer = setTimeout(refresh, Math.max(PAUSE_MS, 4 * (performance.now() - startedAt)));
   }
-  if (!problem) show(fresh);
-  tell(problem);
-  isWaiting = false;
-  timer = setTimeout(refresh, Math.max(PAUSE_MS, 4 * (performance.now() - startedAt)));
 }
 
 document.addEventListener("visibilitychange", refresh);
