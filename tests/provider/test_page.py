@@ -157,18 +157,17 @@ def test_has_more_is_required(has_more: bytes, reason: str) -> None:
     assert Failure(ErrorClass.BAD_HAS_MORE, reason) == found.failure
 
 
-@pytest.mark.parametrize(
-    ("has_more", "page_size", "expected"),
-    [("", 2, (False, None)), ("", 1, (True, "a")), (', "has_more": false', 1, (False, None))],
-)
-def test_a_full_page_is_followed_if_has_more_may_be_absent(
-    has_more: str, page_size: int, expected: tuple[bool, str | None]
-) -> None:
-    """Where `has_more` may be absent, a page without it is followed by another one if it is full."""
-    requested = Requested(ListFormat("", "after_full"), page_size)
-    body = f'{{"object": "list", "data": [{{"id": "a"}}]{has_more}}}'
-    found = read_page(body.encode(), requested=requested)
-    assert (*expected, None) == (found.has_more, found.last_id, found.failure)
+@pytest.mark.parametrize("absent", [b"", b', "has_more": null'])
+def test_an_empty_page_is_the_end_if_has_more_may_be_absent(absent: bytes) -> None:
+    """Where `has_more` may be absent, a page without it is followed unless it is empty, however few items it has."""
+    requested = Requested(ListFormat("", "after_empty"), 100)
+    found = [
+        read_page(b'{"object": "list", "data": [' + items + b"]" + has_more + b"}", requested=requested)
+        for items, has_more in ((b'{"id": "a"}', absent), (b"", absent), (b'{"id": "a"}', b', "has_more": false'))
+    ]
+    assert [(True, "a", None), (False, None, None), (False, None, None)] == [
+        (page.has_more, page.last_id, page.failure) for page in found
+    ]
 
 
 LIST = b'{"object": "list", "data": [{"id": "ftckpt_1"}], "has_more": false}'

@@ -17,7 +17,7 @@ from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.json_text import Scanner, outer_members
 from checkpointd.domain.reading import RawItem
 from checkpointd.provider.body import describe
-from checkpointd.provider.formats.format import ListFormat
+from checkpointd.provider.formats.format import ListFormat, Paging
 from checkpointd.provider.heavy_work import LARGE_BYTES
 from checkpointd.provider.responses import says_quota
 from checkpointd.provider.words import Words, words_in
@@ -112,7 +112,7 @@ def read_page(body: bytes, most: int = PAGE_ITEMS, requested: Requested = OPENAI
 
 
 def _split(body: bytes, requested: Requested) -> Page:
-    if requested.format.items != "data" or requested.format.paging not in {"after", "after_full"}:
+    if requested.format.items != "data" or requested.format.paging not in {"after", "after_empty"}:
         return _read_leniently(body, requested)
     try:
         page = _decode_list(body) if len(body) <= LARGE_BYTES else _decode_large_list(body)
@@ -237,25 +237,26 @@ def _page_of(members: Sequence[tuple[str, Any]] | None, requested: Requested) ->
         raise NotAListError(ErrorClass.NOT_A_LIST, f"an object of type {_excerpt(sent['object'])}, not a list")
     if requested.format.paging in {"offset", "whole_or_offset"}:
         return _by_offset(sent, data, requested)
-    has_more = _has_more(members, sent, len(data), requested)
+    has_more = _has_more(members, sent, requested.format.paging, is_empty=not data)
     if isinstance(has_more, str):
         return Page(data, has_more=False, last_id=None, failure=Failure(ErrorClass.BAD_HAS_MORE, has_more))
     return Page(data, has_more, _last_id(data) if has_more else None)
 
 
-def _has_more(members: Sequence[tuple[str, Any]], sent: dict[str, Any], count: int, requested: Requested) -> bool | str:
-    """Return whether a page follows one of `count` items, or why that is unknown."""
+def _has_more(
+    members: Sequence[tuple[str, Any]], sent: dict[str, Any], paging: Paging, *, is_empty: bool
+) -> bool | str:
+    """Return whether a page follows, or why that is unknown."""
     has_more = sent.get("has_more")
-    if requested.format.paging == "whole":
+    if paging == "whole":
         return "`has_more` is true, but how the next page is requested is not known" if has_more else False
-    if "has_more" not in sent:
-        is_known = requested.format.paging == "after_full"
-        return count >= requested.page_size if is_known else "`has_more` is missing"
-    if not isinstance(has_more, bool):
-        return f"`has_more` is {_excerpt(has_more)}, not true or false"
     if any(name == "has_more" and value is not has_more for name, value in members):
         return "`has_more` given twice with different values"
-    return has_more
+    if has_more is None and paging == "after_empty":
+        return not is_empty
+    if "has_more" not in sent:
+        return "`has_more` is missing"
+    return has_more if isinstance(has_more, bool) else f"`has_more` is {_excerpt(has_more)}, not true or false"
 
 
 def _by_offset(sent: dict[str, Any], data: Sequence[RawItem], requested: Requested) -> Page:

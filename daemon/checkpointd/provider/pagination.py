@@ -58,7 +58,7 @@ class Pagination:
         if not page.items:
             failure = Failure(ErrorClass.EMPTY_PAGE, "an empty page with has_more true")
         elif cursor is None:
-            failure = Failure(ErrorClass.BAD_HAS_MORE, "has_more is true, but the last item has no usable id")
+            failure = Failure(ErrorClass.BAD_HAS_MORE, "a page may follow, but the last item has no usable id")
         elif cursor in self._cursors:
             failure = Failure(ErrorClass.CURSOR_REPEATED, "a page was returned twice: the provider ignores `after`")
         elif self._pages >= self._most_pages:

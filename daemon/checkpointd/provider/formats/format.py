@@ -7,11 +7,12 @@ from checkpointd.domain.checkpoint import CheckpointReader
 from checkpointd.domain.event_list import ReadEvents, read_events
 from checkpointd.domain.job import ReadRecord, read_record
 
-Paging = Literal["after", "after_full", "whole", "offset", "whole_or_offset"]
+Paging = Literal["after", "after_empty", "whole", "offset", "whole_or_offset"]
 """How the pages of a list follow each other.
 
 - after: `after` is the id of the last item of the page before. `has_more` says whether a page follows.
-- after_full: the same. But a page may lack `has_more`: then a page follows if this one has as many items as requested.
+- after_empty: the same. But `has_more` may be absent or null: then a page follows unless this one is empty. A page with
+  fewer items than requested can be followed, too, because a provider may have a smaller maximum.
 - whole: the list is one page.
 - offset: the cursor is the number of items before the page. The member `cursor` of a page has `offset`, and
   `total_count`, the number of all items.
@@ -35,7 +36,7 @@ class ListFormat(NamedTuple):
 
     def query(self, cursor: str | None, page_size: int) -> str:
         """Return the query of the page after `cursor`, encoded. None is the first page."""
-        if self.paging in {"after", "after_full"}:
+        if self.paging in {"after", "after_empty"}:
             return f"limit={page_size}&after={quote(cursor, safe='')}" if cursor else f"limit={page_size}"
         if self.paging == "offset" or cursor:
             return f"limit={page_size}&offset={cursor or 0}"

@@ -27,7 +27,7 @@ class Preset(NamedTuple):
     """False if there is no job list, or as a rule none."""
 
 
-_NEBIUS: Final = OPENAI.with_paging("after_full")
+_NEBIUS: Final = OPENAI.with_paging("after_empty")
 
 PRESETS: Final[Mapping[str, Preset]] = {
     "openai": Preset(OPENAI, "https://api.openai.com/v1"),
