@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.provider.formats.format import ListFormat
 from checkpointd.provider.heavy_work import LARGE_BYTES
-from checkpointd.provider.page import PAGE_ITEMS, NotAListError, Page, Requested, most_items, read_page
+from checkpointd.provider.page import PAGE_ITEMS, WHOLE_ITEMS, NotAListError, Page, Requested, most_items, read_page
 from support.paths import DATA
 from support.provider import checkpoint
 
@@ -342,17 +342,36 @@ def test_damaged_bytes(data: st.DataObject) -> None:
 @pytest.mark.parametrize("spoil", [bytes, with_nan], ids=["fast", "lenient"])
 def test_a_page_has_a_limit_of_items(spoil: Callable[[bytes], bytes]) -> None:
     """A page with as many items as it may have is read, on both ways. With one more it fails, and is no list."""
-    found = read_page(spoil(page(*[b"7"] * 1000)), most_items(1))
+    found = read_page(spoil(page(*[b"7"] * 1000)), Requested(ListFormat(""), 1))
     assert [b"7"] * 1000 == [bytes(item) for item in found.items]
     with pytest.raises(NotAListError) as caught:
-        read_page(spoil(page(*[b"7"] * 1001)), most_items(1))
+        read_page(spoil(page(*[b"7"] * 1001)), Requested(ListFormat(""), 1))
     assert ErrorClass.TOO_MANY_ITEMS == caught.value.error_class
 
 
 @pytest.mark.parametrize(("page_size", "expected"), [(1, 1000), (20, 2000), (100, 10_000), (1000, 10_000)])
 def test_the_limit_depends_on_what_was_requested(page_size: int, expected: int) -> None:
     """A page may have a hundred times as many items as were requested, because some providers ignore `limit`."""
-    assert expected == most_items(page_size)
+    assert expected == most_items(Requested(ListFormat(""), page_size))
+
+
+@pytest.mark.parametrize("page_size", [1, 100])
+def test_a_whole_list_has_its_own_limit(page_size: int) -> None:
+    """A list that is requested as a whole may have more items than a page, whatever the page size is.
+
+    Together's metrics of 10,000 steps, with two objects for each, are read. With one item too many it fails.
+    """
+    steps = [
+        b'{"timestamp": 1779196193564587000, "train/global_step": %d, "train/epoch": 0.1, "train/loss": 2.43, '
+        b'"train/grad_norm": 1.21, "train/learning_rate": 0.00001}, '
+        b'{"timestamp": 1779196193564587000, "train/global_step": %d, "eval/loss": 2.35}' % (number, number)
+        for number in range(10_000)
+    ]
+    requested = Requested(ListFormat("", "whole", "metrics"), page_size)
+    assert 20_000 == len(read_page(b'{"metrics": [' + b", ".join(steps) + b"]}", requested).items)
+    with pytest.raises(NotAListError) as caught:
+        read_page(b'{"metrics": [' + b"7, " * WHOLE_ITEMS + b"7]}", requested)
+    assert ErrorClass.TOO_MANY_ITEMS == caught.value.error_class
 
 
 def test_large_page() -> None:

@@ -18,7 +18,7 @@ from checkpointd.provider.formats.format import Format, ListFormat
 from checkpointd.provider.formats.openai import OPENAI
 from checkpointd.provider.http import PAGE_BYTES, ApiError, Endpoint, Limits, Response, Session
 from checkpointd.provider.memory import LARGE_LISTS, ListMemory
-from checkpointd.provider.page import KNOWN_PAGE, NotAListError, Page, Requested, most_items, read_page
+from checkpointd.provider.page import KNOWN_PAGE, NotAListError, Page, Requested, read_page
 from checkpointd.provider.page_size import smaller_page_size
 from checkpointd.provider.pagination import Pagination
 from checkpointd.provider.proxy import Proxy
@@ -265,11 +265,9 @@ class Client:
     async def _read_page(self, list_format: ListFormat, cursor: str | None, response: Response) -> Page:
         body = response.body
         try:
-            most = most_items(response.page_size)
             is_large = len(body) > heavy_work.LARGE_BYTES
             requested = Requested(list_format, response.page_size, cursor)
-            args = body, most, requested
-            page = await heavy_work.run(read_page, *args) if is_large else read_page(*args)
+            page = await heavy_work.run(read_page, body, requested) if is_large else read_page(body, requested)
         except NotAListError as e:
             failure = Failure(e.error_class, str(e), has_words=e.words.text != "")
             page_size = smaller_page_size(e.words, response.page_size, None)

@@ -23,23 +23,21 @@ from checkpointd.provider.responses import says_quota
 from checkpointd.provider.words import Words, words_in
 
 PAGE_ITEMS: Final = 10_000
-"""The most items of any page."""
+"""The most items of a page of which a number was requested."""
 
 ITEMS_PER_REQUESTED: Final = 100
 FEWEST_ITEMS: Final = 1000
 """A page may have so many times as many items as were requested, and always FEWEST_ITEMS: some providers ignore `limit`
 and return the whole list."""
 
+WHOLE_ITEMS: Final = 50_000
+"""The most items of a list that is requested as a whole. Its bytes usually end it before."""
+
 LENIENT_VALUES: Final = 200_000
 """The most values of a body that the standard library reads. Each takes up to some hundred bytes of memory."""
 
 LAST_ID_CHARACTERS: Final = 1000
 """The most characters of an id that is used as a cursor."""
-
-
-def most_items(page_size: int) -> int:
-    """Return how many items a page may have of which `page_size` were requested."""
-    return min(max(ITEMS_PER_REQUESTED * page_size, FEWEST_ITEMS), PAGE_ITEMS)
 
 
 class Requested(NamedTuple):
@@ -52,6 +50,13 @@ class Requested(NamedTuple):
 
 OPENAI_PAGE: Final = Requested(ListFormat(""), PAGE_ITEMS)
 """A page of a list of OpenAI's format."""
+
+
+def most_items(requested: Requested) -> int:
+    """Return how many items a page may have."""
+    if not requested.format.query(requested.cursor, requested.page_size):
+        return WHOLE_ITEMS
+    return min(max(ITEMS_PER_REQUESTED * requested.page_size, FEWEST_ITEMS), PAGE_ITEMS)
 
 
 class Page(NamedTuple):
@@ -99,13 +104,13 @@ _decode_list = msgspec.json.Decoder(_List).decode
 _decode_identified = msgspec.json.Decoder(_Identified).decode
 
 
-def read_page(body: bytes, most: int = PAGE_ITEMS, requested: Requested = OPENAI_PAGE) -> Page:
-    """Split a body into its items, of which there may be `most`, up to PAGE_ITEMS. Raises NotAListError.
+def read_page(body: bytes, requested: Requested = OPENAI_PAGE) -> Page:
+    """Split a body into its items. Raises NotAListError.
 
     A value that msgspec rejects (NaN, a number out of range, a text that is not UTF-8) does not fail the page: its
     item is returned as received, like every other, and only that item is rejected later.
     """
-    page = _split(body, requested)
+    page, most = _split(body, requested), most_items(requested)
     if len(page.items) > most:
         raise NotAListError(ErrorClass.TOO_MANY_ITEMS, f"a page of more than {most} items")
     return page
