@@ -102,6 +102,19 @@ async def test_a_response_closes_its_connection(page: int) -> None:
     assert answer.endswith(b"ok\n")
 
 
+async def test_a_bad_request_is_not_logged(page: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A request line that is too long, or no HTTP, is refused and not logged: any client could fill the log."""
+    for request in (
+        b"GET /%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % (b"x" * 9000),
+        b"GET / HTTP/1.1\r\nno header\r\n\r\n",
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", page)
+        writer.write(request)
+        assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.0 400 ")
+        writer.close()
+    assert [] == [record.getMessage() for record in caplog.records if record.name == "aiohttp.server"]
+
+
 @pytest.mark.usefixtures("short")
 async def test_a_slow_response(page: int, sql: asyncpg.Connection) -> None:
     """A request that was sent in time is answered, even if the answer takes longer than sending may take."""

@@ -1,5 +1,6 @@
 """The status port: health checks, metrics, and the status page. All of it is read-only."""
 
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
@@ -7,6 +8,8 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client.aiohttp import make_aiohttp_handler
 
@@ -70,6 +73,7 @@ async def serve(
     app = web.Application(middlewares=[_check_host(host, is_loopback_only), _show_problems(problems)])
     app.on_response_prepare.append(_add_headers)
     _add_routes(app.router, problems, source_problems, can_poll, store, configured)
+    server_logger.addFilter(_is_no_bad_request)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()
     async with AsyncExitStack() as stack:
@@ -83,6 +87,11 @@ async def serve(
             if exposed := beyond_loopback(address for address, _ in addresses):
                 log.warning("web.exposed", addresses=exposed, advice=EXPOSED)
         yield
+
+
+def _is_no_bad_request(record: logging.LogRecord) -> bool:
+    """Return False for what is logged of a request that is not HTTP: any client could fill the log with tracebacks."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def _add_routes(
