@@ -21,7 +21,7 @@ from checkpointd.postgres.store import Store, open_store
 from checkpointd.web import data, listener
 from checkpointd.web import server as web
 from support import history, hostile
-from support.finding_histories import OVERFITTING, History, add
+from support.finding_histories import ENDED, OVERFITTING, History, add
 from support.harness import read_job_list, sync, track
 from support.provider import JOB, Provider, checkpoint, job, page
 from support.stored import fill
@@ -161,18 +161,26 @@ async def test_problems_of_jobs_and_sources(
 
 
 async def test_open_findings(site: Site, store: Store, sql: asyncpg.Connection) -> None:
-    """The list of jobs begins with the open findings and links to their jobs; a job has its own, without a link."""
+    """The list of jobs begins with three open findings, and the others are folded: that a job has finished comes last.
+
+    Those of jobs link to them; the page of a job has its own, without a link.
+    """
     await store.register_sources({"test": "openai"})
     for number in range(12):
         await add(sql, f"ftjob-{number:02}", History("", losses=OVERFITTING))
+    await add(sql, "ftjob-done", History("", status="succeeded", former_status="running", polling=ENDED))
     await sql.execute("update checkpointd.sources set state = 'refused', last_error = 'HTTP 401: no such key'")
     await evaluate_findings(store)
     shown = await site.open("/")
     assert shown.text.index("source refused test The source refuses the key: HTTP 401") < shown.text.index(
         "overfitting"
     )
-    assert "3 more in the view fine_tuning.findings" in shown.text
-    assert 9 + 12 == sum(path.startswith("/jobs/test/") for path in shown.all("a", "href"))
+    first, _, folded = shown.text.partition(" 11 more ")
+    assert 2 == first.count("overfitting ftjob-")
+    assert 7 == folded.count("overfitting ftjob-")
+    assert "4 more in the view fine_tuning.findings" in folded
+    assert "finished ftjob-done" not in shown.text  # not one of the first ten
+    assert 9 + 13 == sum(path.startswith("/jobs/test/") for path in shown.all("a", "href"))
     shown = await site.open("/jobs/test/ftjob-00")
     assert "Findings overfitting full_valid_loss went from 0.9 at step 200 to 1.2 at step 300" in shown.text
     assert "HTTP 401" not in shown.text.partition("Findings")[2].partition("The source")[0]
@@ -493,10 +501,10 @@ async def test_compare_other_numbers_of_jobs(site: Site, sql: asyncpg.Connection
 
 
 ELEMENTS = {
-    "a", "body", "button", "caption", "circle", "code", "dd", "div", "dl", "dt", "figcaption", "figure",
+    "a", "body", "button", "caption", "circle", "code", "dd", "details", "div", "dl", "dt", "figcaption", "figure",
     "footer", "foreignobject", "form", "g", "h1", "h2", "h3", "head", "header", "html", "input", "label", "li",
     "line", "link", "main", "meta", "nav", "ol", "p", "path", "progress", "q", "rect", "script", "section", "span",
-    "strong", "svg", "table", "tbody", "td", "text", "th", "thead", "time", "title", "tr", "ul",
+    "strong", "summary", "svg", "table", "tbody", "td", "text", "th", "thead", "time", "title", "tr", "ul",
 }  # fmt: skip
 """The elements that the templates use."""
 

@@ -99,12 +99,21 @@ async def test_what_a_refresh_keeps(tab: Tab, port: int, store: Store, sql: asyn
 
 
 async def test_selected_jobs(tab: Tab, port: int, store: Store, sql: asyncpg.Connection, job: str) -> None:
-    """New jobs are listed without a reload. Selected jobs remain, also those that are now on the next page."""
+    """New jobs are listed without a reload. Selected jobs remain, also those that are now on the next page.
+
+    What was folded and is opened stays open.
+    """
+    await sql.execute(
+        """insert into checkpointd.findings (source, job, kind, since, message)
+        select source, key, kind, now(), kind from checkpointd.jobs,
+          unnest(array['overfitting', 'diverging', 'stalled', 'failed']) as kind"""
+    )
     async with web.serve("127.0.0.1", port, list, store, ["large"]):
         await tab.open(f"http://127.0.0.1:{port}/")
         await tab.evaluate("document.querySelector('#q').focus()")
         await tab.press(*"abc")
         await tab.evaluate("document.querySelector('.jobs input').click()")
+        await tab.evaluate("document.querySelector('summary').click()")
         await sql.execute(
             """with added as (
               insert into checkpointd.jobs (source, id, tracked_by, created_at)
@@ -116,6 +125,7 @@ async def test_selected_jobs(tab: Tab, port: int, store: Store, sql: asyncpg.Con
         await tab.wait_for(51, "document.querySelectorAll('.jobs input').length")
         checked = "[...document.querySelectorAll('.jobs input:checked')].map((box) => box.value)"
         assert [f"large/{job}"] == await tab.evaluate(checked)
+        assert await tab.evaluate("document.querySelector('details').open")
         assert ["abc", True] == await tab.evaluate("(q => [q.value, document.activeElement === q])(window.q)")
         await tab.evaluate("document.querySelectorAll('.jobs input')[1].click()")
         await tab.evaluate("document.querySelector('.compare button').click()")

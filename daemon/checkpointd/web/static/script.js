@@ -69,7 +69,9 @@ function isInUse(node) {
 }
 
 function merge(shown, fresh) {
-  for (const { name } of [...shown.attributes]) if (!fresh.hasAttribute(name)) shown.removeAttribute(name);
+  for (const { name } of [...shown.attributes]) {
+    if (!fresh.hasAttribute(name) && name !== "open") shown.removeAttribute(name); // the reader opens details
+  }
   for (const { name, value } of fresh.attributes) {
     if (shown.getAttribute(name) !== value) shown.setAttribute(name, value);
   }
