@@ -20,7 +20,7 @@ select now() as at, jobs.id, jobs.source, left(jobs.status, 1000) as status, lef
   freshness.last_attempt_at, freshness.last_complete_at, freshness.last_success_at, freshness.last_change_at,
   freshness.next_poll_at, freshness.is_stale, freshness.consecutive_failures, freshness.last_error,
   best_checkpoints.checkpoint_id as best_id, best_checkpoints.step_number as best_step,
-  left(best_checkpoints.fine_tuned_model_checkpoint, 1000) as best_model, best_checkpoints.rule as best_rule,
+  left(best_checkpoints.deploy_as, 1000) as best_deploy_as, best_checkpoints.rule as best_rule,
   best_checkpoints.value as best_value, best_checkpoints.covered as best_covered,
   best_checkpoints.direction as best_direction, best_checkpoints.set_for as best_set_for,
   best_checkpoints.checkpoints as best_candidates, best_checkpoints.missing_since as best_missing_since,

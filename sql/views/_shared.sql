@@ -107,6 +107,19 @@ end;
 comment on function checkpointd.time_of is
   'Converts a time in the form of RFC 3339, to the second. Returns null for any other text, and never fails.';
 
+create or replace function checkpointd.deploy_as(kind text, job text, checkpoint text, model text, payload json)
+returns text
+language sql immutable
+return case kind
+  when 'nebius' then job || ':' || checkpoint
+  when 'together' then checkpointd.as_jsonb(payload) ->> 'object_name'
+  when 'tinker' then checkpointd.as_jsonb(payload) ->> 'tinker_path'
+  else model
+end;
+comment on function checkpointd.deploy_as is
+  'Returns the text with which a provider of this kind deploys a checkpoint, given the ids of the job and of the '
+  'checkpoint, the name of its model, and the checkpoint as received.';
+
 create or replace function checkpointd.epoch(
   step_number bigint, step_distance double precision, latest_step bigint, n_epochs text, status text
 ) returns int

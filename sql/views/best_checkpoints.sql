@@ -9,7 +9,10 @@ select sources.name as source, jobs.id as fine_tuning_job_id, checkpoints.id as 
   ) as value,
   summaries.best_covered as covered, summaries.candidates as checkpoints, checkpoints.missing_since,
   checkpointd.unix_time(checkpoints.created_at, interval '1 day') as created_at, jobs.model, jobs.status,
-  summaries.best_direction as direction, summaries.best_set_for as set_for
+  summaries.best_direction as direction, summaries.best_set_for as set_for,
+  checkpointd.deploy_as(
+    sources.kind, jobs.id, checkpoints.id, checkpoints.fine_tuned_model_checkpoint, checkpoints.payload
+  ) as deploy_as
 from checkpointd.summaries
 join checkpointd.jobs on jobs.key = summaries.job
 join checkpointd.sources on sources.key = jobs.source
@@ -28,7 +31,7 @@ comment on column fine_tuning.best_checkpoints.checkpoint_id is
   'Id of the best checkpoint; null if no candidate has the metric.';
 comment on column fine_tuning.best_checkpoints.step_number is 'Training step of the best checkpoint.';
 comment on column fine_tuning.best_checkpoints.fine_tuned_model_checkpoint is
-  'Name of the model to deploy; null if it is not known.';
+  'Name of the model of the best checkpoint; null if it is not known. See deploy_as.';
 comment on column fine_tuning.best_checkpoints.rule is
   'Metric by which the candidates were compared; null if none was set, and no candidate has one of the usual ones.';
 comment on column fine_tuning.best_checkpoints.value is 'Value of that metric.';
@@ -46,3 +49,5 @@ comment on column fine_tuning.best_checkpoints.direction is
 comment on column fine_tuning.best_checkpoints.set_for is
   'Where the metric and the direction come from: job (set for this job), source (the setting objective of its source) '
   'or default.';
+comment on column fine_tuning.best_checkpoints.deploy_as is
+  'Text with which the provider deploys the best checkpoint; null if it is not known. See checkpoints.deploy_as.';

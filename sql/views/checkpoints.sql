@@ -15,12 +15,9 @@ select checkpoints.id, sources.name as source, jobs.id as fine_tuning_job_id, ch
     checkpointd.n_epochs(jobs.hyperparameters), jobs.status
   ) as epoch,
   checkpoints.first_seen_at, checkpoints.last_changed_at, checkpoints.missing_since,
-  case sources.kind
-    when 'nebius' then jobs.id || ':' || checkpoints.id
-    when 'together' then checkpointd.as_jsonb(checkpoints.payload) ->> 'object_name'
-    when 'tinker' then checkpointd.as_jsonb(checkpoints.payload) ->> 'tinker_path'
-    else checkpoints.fine_tuned_model_checkpoint
-  end as deploy_as,
+  checkpointd.deploy_as(
+    sources.kind, jobs.id, checkpoints.id, checkpoints.fine_tuned_model_checkpoint, checkpoints.payload
+  ) as deploy_as,
   case
     when sources.kind in ('together', 'tinker') then checkpointd.as_jsonb(checkpoints.payload) ->> 'checkpoint_type'
   end as checkpoint_type,

@@ -1,6 +1,7 @@
 """The status page over HTTP: what it shows, what it refuses, and that no name can add markup to it."""
 
 import asyncio
+import json
 import re
 import time
 import tracemalloc
@@ -249,6 +250,22 @@ async def test_job(site: Site, store: Store, provider: Provider) -> None:
     assert "1 item could not be read" in shown.text
     assert re.search(r"\d s ago missing step 10 .*\d s ago new step 20", shown.text)
     assert re.search(r"\d s ago status job running", shown.text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("nebius", f"{JOB}:{checkpoint(1)['id']}"), ("together", "acme/model:1"), ("tinker", "tinker://a/1")],
+)
+async def test_text_to_deploy(
+    site: Site, store: Store, provider: Provider, sql: asyncpg.Connection, kind: str, expected: str
+) -> None:
+    """The text to copy is the one with which the provider deploys the checkpoint, not always the name of its model."""
+    provider.checkpoints[JOB] = page([checkpoint(1, valid_loss=0.5)])
+    await sync(store, provider)
+    await sql.execute("update checkpointd.sources set kind = $1", kind)
+    payload = {"object_name": "acme/model:1", "tinker_path": "tinker://a/1"}
+    await sql.execute("update checkpointd.checkpoints set payload = $1", json.dumps(payload))
+    assert [expected] * 2 == (await site.open(f"/jobs/test/{JOB}")).all("button", "data-copy")
 
 
 async def test_step_curves(site: Site, sql: asyncpg.Connection) -> None:
