@@ -277,6 +277,9 @@ async def test_step_curves(site: Site, sql: asyncpg.Connection) -> None:
     await sql.execute("update checkpointd.steps set full_valid_loss = 0.25 where step_number in (9994, 9996)")
     shown = await site.open(path)
     assert len(shown.html) < 250_000
+    sent = (await site.get(path)).headers
+    assert ("Content-Encoding" in sent, int(sent["Content-Length"]) < len(shown.html) // 3) == (True, True)
+    assert "Content-Encoding" not in (await site.get(path, **{"Accept-Encoding": "identity"})).headers
     assert "step 10,000 of 10,000" in shown.text
     assert re.search(
         r"Best step of the curve: step \d,\d+, the smallest full_valid_loss , 0\.25\d+, of 2 steps\. ", shown.text

