@@ -272,7 +272,7 @@ async def test_demo_query(tmp_path: Path) -> None:
 async def test_demo_has_each_finding(tmp_path: Path) -> None:
     """The demo finds something of each kind. It takes about a minute; a loaded machine may take longer."""
     kinds = "select count(distinct kind) from fine_tuning.findings"
-    async with running("demo", "--seconds", "300", env=environment(tmp_path, TMPDIR=str(tmp_path))) as demo:
+    async with running("demo", "--seconds", "300", env=environment(tmp_path)) as demo:
         query = (await wait_for_output(demo, "Query the data: ")).removeprefix("Query the data: ")
         command = query.replace("'table fine_tuning.checkpoints'", f'"{kinds}" -At')
         await wait_for_output(demo, "checkpoint")
