@@ -17,8 +17,8 @@ class TroubledWorld(World):
     """A world in which something goes wrong with five of the jobs, the latest ones that are long enough.
 
     One hangs after its validation loss has risen twice. The training loss of another one explodes. Of one, the third
-    checkpoint is never listed; of one, its step cannot be read. The checkpoints of one are unknown to the provider.
-    Raises ValueError if the world has no such jobs.
+    checkpoint is never listed; of one, the steps from the third checkpoint on cannot be read. The checkpoints of one
+    are unknown to the provider. Raises ValueError if the world has no such jobs.
     """
 
     def __init__(self, seed: int, jobs: int, started_at: float, shape: Shape) -> None:
@@ -53,7 +53,7 @@ class TroubledWorld(World):
         if job_id == self._gapped:
             return [item for item in items if item["step_number"] != third]
         if job_id == self._unreadable:
-            return [item | {"step_number": "third"} if item["step_number"] == third else item for item in items]
+            return [item | {"step_number": "unknown"} if item["step_number"] >= third else item for item in items]
         if job_id == self._exploding:
             return [item | {"metrics": _exploded(item["metrics"], third)} for item in items]
         return items
