@@ -17,6 +17,7 @@ from checkpointd.postgres.connection import database_deadline
 from checkpointd.postgres.errors import TIMEOUT_ERRORS, DatabaseUnavailableError
 from checkpointd.postgres.save import save_changed, save_quiet
 from checkpointd.postgres.store import Store
+from checkpointd.provider import heavy_work
 from checkpointd.telemetry import metrics
 from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.logs import log
@@ -146,8 +147,9 @@ class SaveQueue:
             batch = self._take()
             self._saving = sum(finished.items for finished in batch)
             await self._save(batch)
-            self._saving = 0
             del batch
+            await heavy_work.give_back_memory(self._saving)
+            self._saving = 0
             self._batch_saved.set()
             if not self._waiting:
                 self._idle.set()
