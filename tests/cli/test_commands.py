@@ -281,7 +281,7 @@ async def test_demo_has_each_finding(tmp_path: Path) -> None:
             shell = await asyncio.create_subprocess_shell(command, stdout=PIPE)
             found = (await shell.communicate())[0].decode()
             assert 0 == shell.returncode, f"the demo ended with {found} kinds"
-            await asyncio.sleep(1)
+            await asyncio.sleep(1)  # the database sends no event when a finding fires
         demo.send_signal(signal.SIGINT)
         assert 0 == await asyncio.wait_for(demo.wait(), 60)
 

@@ -49,10 +49,10 @@ class Format(NamedTuple):
     checkpoints: ListFormat
     reader: CheckpointReader
     jobs: ListFormat | None = None
-    """The job list, or None if there is none."""
+    """The job list, or None if the format has none."""
     read_record: ReadRecord = read_record
     events: ListFormat | None = None
-    """The list with the events or the step metrics of a job, or None if there is none."""
+    """The list with the events or the step metrics of a job, or None if the format has none."""
     read_events: ReadEvents = read_events
 
     def with_paging(self, paging: Paging) -> Self:
