@@ -160,6 +160,21 @@ async def test_reading_the_list_ends_a_pause(store: Store, provider: Provider, s
     assert "ok" == await sql.fetchval("select state from fine_tuning.sources")
 
 
+async def test_job_list_is_read_beside_polls_that_use_up_the_rate_limit(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """The list waits for its turn behind requests that were charged ahead, unless that takes half of its lease."""
+    provider.jobs = page([])
+    charge = "update checkpointd.sources set charged_at = now(), budget_at = now() + $1::float8 * interval '1 s'"
+    async with open_source(store, provider, request_interval=0.01) as source:
+        job_list = _job_list(store, source)
+        await sql.execute(charge, 40.0)
+        assert await job_list.tick() is None
+        await sql.execute(charge, 0.2)
+        assert await job_list.tick()
+    assert await sql.fetchval("select clock_timestamp() > budget_at - interval '0.02 s' from checkpointd.sources")
+
+
 async def test_half_of_the_rate_limit_is_left_to_polls(
     store: Store, provider: Provider, sql: asyncpg.Connection
 ) -> None:
