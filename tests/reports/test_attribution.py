@@ -1,6 +1,7 @@
 """Outages of a source, and failures of single jobs: whom they concern, how long they are visible, and how they end."""
 
 import asyncio
+import itertools
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -378,8 +379,13 @@ async def test_throttled_source_blames_no_job(store: Store, provider: Provider, 
     """A source that answers only every fifth request, and throttles the others, is paused, and no job is blamed."""
     jobs = [f"ftjob-{n}" for n in range(30)]
     await track(store, *jobs)
-    for name in jobs:
-        provider.checkpoints[name] = [*[error(429, None, "slow down")] * 4, page([checkpoint(1, name)])]
+    requests = itertools.count(1)
+
+    async def answer(request: web.Request) -> web.Response:
+        is_answered = next(requests) % 5 == 0
+        return page([checkpoint(1, request.match_info["job"])]) if is_answered else error(429, None, "slow down")
+
+    provider.checkpoints = dict.fromkeys(jobs, answer)
     async with _daemon(store, provider) as daemon:
         for _ in range(60):
             await daemon.pass_time(sql, 300)
