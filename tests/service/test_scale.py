@@ -20,6 +20,7 @@ async def test_polls_write_no_index(tmp_path: Path) -> None:
         assert figures.memory < 120
 
 
+@pytest.mark.slow
 async def test_costs(tmp_path: Path) -> None:
     """The costs of the statements can be measured."""
     await costs.measure(tmp_path, [(200, 3, 2)])
