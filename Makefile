@@ -8,6 +8,8 @@ SDKS = .tools/sdks
 HISTORIES ?= 3000
 # Tests wait for other processes, so one worker more than there are cores.
 WORKERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 3 ? cores + 1 : 4)))
+# Python keeps the compiled tests, even where the environment forbids it: to compile them takes ten seconds in each worker.
+unexport PYTHONDONTWRITEBYTECODE
 SIDE_BY_SIDE = -n $(WORKERS) --dist worksteal
 SLOW_SQL = $(addprefix tests/postgres/test_,$(addsuffix .py,backup million old_schemas roles upgrade)) tests/project/test_grafana.py tests/service/faults/test_frozen.py
 OLDEST = $(firstword $(patsubst %/initdb,%,$(wildcard $(foreach v,15 16 17 18,/usr/lib/postgresql/$(v)/bin/initdb))))
@@ -24,8 +26,8 @@ test: $(READY)  ## the tests, on the embedded PostgreSQL (ARGS='-k word' chooses
 test-unit: $(READY)  ## the tests of domain, provider and settings, without PostgreSQL
 	$(VENV)/bin/pytest $(SIDE_BY_SIDE) tests/domain tests/provider tests/settings $(ARGS)
 
-test-slow: $(READY)  ## the tests that take too long for `make test`
-	$(VENV)/bin/pytest -m slow $(ARGS)
+test-slow: $(READY)  ## the tests that take too long for `make test`, and all examples of those that Hypothesis makes up
+	EXAMPLES=all $(VENV)/bin/pytest -m "slow or hypothesis" $(ARGS)
 
 # The plays are separate tests, which run side by side, each worker with its own server. Each run has a file of results.
 faults-long: $(READY)  ## thousands of faults, by the plays of tests/service/faults: an hour or more (PLAY=kill chooses)

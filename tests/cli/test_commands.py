@@ -224,10 +224,11 @@ async def test_demo_with_standard_error_closed(tmp_path: Path) -> None:
     assert (0, True) == (ended.code, " checkpoints, " in ended.out)
 
 
+@pytest.mark.slow
 async def test_demo(tmp_path: Path) -> None:
     """The demo prints how to query, shows checkpoints whatever variables are set, ends in time and leaves no files."""
     env = environment(tmp_path, TMPDIR=str(tmp_path), CHECKPOINTD_DISCOVER="false", CHECKPOINTD_MIN_POLL_SECONDS="60")
-    for seconds in ("9", "30", "90"):  # a slow machine may still create the schema after 9 s
+    for seconds in ("5", "30", "90"):  # a slow machine may still create the schema after 5 s
         ended = await checkpointd("demo", "--seconds", seconds, env=env)
         assert (0, "") == (ended.code, ended.err)
         if int(ended.out.splitlines()[-1].split()[2]) > 5:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from checkpointd.domain.arrivals import UNIFORM, Arrivals, Learnt, Prior, learn
 from checkpointd.domain.cadence import CadenceSettings
+from support.examples import tries
 
-examples = hypothesis_settings(max_examples=150, deadline=None)
+examples = hypothesis_settings(max_examples=tries(150), deadline=None)
 
 START = 1_793_491_200.0
 UNKNOWN = CadenceSettings(15, 300, 86400, 86400).unknown_source.prior

@@ -14,8 +14,9 @@ from checkpointd.domain import cadence
 from checkpointd.domain.arrivals import Arrivals, Prior, learn
 from checkpointd.domain.cadence import CadenceSettings, Plan, SourceCadence, back_off, is_gone, plan, seems_ended
 from checkpointd.domain.job import ENDED_STATUSES, WAITING_STATUSES
+from support.examples import tries
 
-examples = hypothesis_settings(max_examples=150, deadline=None)
+examples = hypothesis_settings(max_examples=tries(150), deadline=None)
 
 START = 1_793_491_200.0
 NOTHING = Arrivals()

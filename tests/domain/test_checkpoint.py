@@ -15,10 +15,11 @@ from checkpointd.domain.checkpoint import (
     read_checkpoint,
 )
 from checkpointd.domain.reading import TEXT_CHARACTERS, BadItemError
+from support.examples import tries
 from support.odd import anything, numbers, words
 from support.provider import JOB, checkpoint
 
-examples = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+examples = settings(max_examples=tries(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 ABSENT = Ellipsis
 
@@ -472,7 +473,7 @@ def items(draw: st.DrawFn) -> bytes:
     return b"{" + draw(st.sampled_from([b",", b", ", b"\n,"])).join(map(b":".join, members)) + b"}"
 
 
-@settings(examples, max_examples=300)
+@settings(examples, max_examples=tries(300))
 @given(items())
 def test_accepted_items_can_be_stored(sent: bytes) -> None:
     """Every item is either accepted, and then every column accepts it, or rejected with a short, printable reason."""
@@ -509,7 +510,7 @@ def outcome(sent: bytes) -> tuple[object, ...]:
     return item.id, item.step_number, item.created_at, item.fine_tuned_model_checkpoint, item.metrics, flaw or ""
 
 
-@settings(examples, max_examples=300)
+@settings(examples, max_examples=tries(300))
 @given(items() | specified_items)
 def test_both_readers_agree(sent: bytes) -> None:
     """With a NaN, which the fast reader rejects, an item is read as without it, but for the flaw."""
@@ -520,7 +521,7 @@ def test_both_readers_agree(sent: bytes) -> None:
     assert str(text).startswith(with_nan) if with_nan else not text
 
 
-@settings(examples, max_examples=300)
+@settings(examples, max_examples=tries(300))
 @given(st.sampled_from(sorted({*checkpoint(7), "note"})), anything)
 def test_any_value_in_any_field(field: str, value: bytes) -> None:
     """Any JSON in any field costs that field at most, or its item if the field is important."""

@@ -13,9 +13,10 @@ from checkpointd.domain import diff as diff_module
 from checkpointd.domain.checkpoint import METRICS, OPENAI_READER
 from checkpointd.domain.diff import Change, Diff, StoredCheckpoint, Value, compare, values
 from checkpointd.domain.listing import Listing, read_listing
+from support.examples import tries
 from support.provider import JOB, checkpoint
 
-examples = settings(max_examples=70, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+examples = settings(max_examples=tries(70), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 ID = checkpoint(1)["id"]
 

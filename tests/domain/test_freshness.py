@@ -9,6 +9,7 @@ REGULAR = [world for world in WORLDS if "5%" in world.name or world.goal in (STA
 OTHERS = [world for world in WORLDS if world.goal is NEVER_WORSE]
 
 
+@pytest.mark.fast_cases(3)
 @pytest.mark.parametrize("world", REGULAR, ids=lambda world: world.name)
 def test_regular_jobs(world: World) -> None:
     """In worlds of regular jobs, median, mean and p99 of the ages are at most two fifths more than the goals."""
@@ -16,6 +17,7 @@ def test_regular_jobs(world: World) -> None:
     assert all(ratio < 1.4 * goal for ratio, goal in zip(outcome.ratios, world.goal, strict=True)), outcome
 
 
+@pytest.mark.fast_cases(3)
 @pytest.mark.parametrize("world", OTHERS, ids=lambda world: world.name)
 def test_other_jobs(world: World) -> None:
     """In worlds that the rule does not expect, median and mean are hardly worse than with the fixed interval."""

@@ -17,6 +17,7 @@ from checkpointd.domain.growth import (
     next_score,
 )
 from checkpointd.domain.listing import Listing
+from support.examples import tries
 
 
 def stored(**ids: tuple[int, str]) -> dict[str, StoredCheckpoint]:
@@ -44,7 +45,7 @@ def news(known: dict[str, StoredCheckpoint], *items: Checkpoint, **more: Any) ->
 
 
 @given(st.lists(st.booleans(), max_size=300))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=tries(200), deadline=None)
 def test_the_score_is_bounded(unsteady: list[bool]) -> None:
     """The score stays in its bounds; a job is unstable after 5 unsteady listings, and stable after 20 steady ones."""
     score = 0

@@ -11,6 +11,7 @@ from checkpointd.domain.job import JobRecord, has_ended, is_job_id, read_jobs
 from checkpointd.domain.raw_item import LARGEST_ITEM, REJECT_BYTES
 from checkpointd.domain.reading import Reject
 from checkpointd.provider.page import read_page
+from support.examples import tries
 from support.odd import anything
 from support.provider import JOB, job
 
@@ -193,7 +194,7 @@ def test_what_is_no_job_id(invalid: str) -> None:
     assert not is_job_id(invalid)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=tries(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(sorted(job())), anything)
 def test_any_value_in_any_field(field: str, value: bytes) -> None:
     """Any JSON in any field costs that field at most, or its record if it is the id, and never another record."""

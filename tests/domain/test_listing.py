@@ -16,11 +16,12 @@ from checkpointd.domain.listing import READER, Listing, content_digest, digest, 
 from checkpointd.domain.raw_item import REJECT_BYTES
 from checkpointd.domain.reading import Reject
 from checkpointd.provider.page import read_page
+from support.examples import tries
 from support.lists import raw_listing
 from support.paths import DATA
 from support.provider import JOB, checkpoint
 
-examples = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+examples = settings(max_examples=tries(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 RECORDED = sorted((DATA / "recorded").glob("*.json"))
 FOREIGN = b'{"object": "fine_tuning.job.event", "id": "ftevent-1", "created_at": 1, "level": "info", "message": "hi"}'

@@ -19,8 +19,9 @@ from checkpointd.provider import client
 from model.play import PAGE_LIMIT, Environment, History
 from model.steps import Poll, Step, histories
 from model.world import Damage, Publish, Restore, Withdraw
+from support.examples import tries
 
-HISTORIES = int(os.environ.get("HISTORIES", "60"))
+HISTORIES = int(os.environ.get("HISTORIES", tries(60)))
 
 NOT_ABSENT_TWICE_IN_A_ROW: list[Step] = [
     *(Publish(3), Poll()),
@@ -31,6 +32,7 @@ NOT_ABSENT_TWICE_IN_A_ROW: list[Step] = [
 """A checkpoint is absent from the second and the fourth listing. In the third one an item without an id may be it."""
 
 
+@pytest.mark.hypothesis
 @pytest.mark.timeout(300 + 10 * HISTORIES)
 def test_histories(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """After each step of any history, the views show what the model expects, and no row is written without a reason."""

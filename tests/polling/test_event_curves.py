@@ -74,6 +74,7 @@ async def _stored(sql: asyncpg.Connection, job: str) -> dict[int, dict[str, Any]
     return stored
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("kind", ["openai", "azure", "bedrock"])
 async def test_every_listed_step_is_stored(kind: Kind, store: Store, sql: asyncpg.Connection) -> None:
     """Whatever fails and however often the daemon is killed: all steps and messages are stored, row by row, once."""

@@ -113,6 +113,7 @@ async def test_no_second_page(store: Store, provider: Provider, sql: asyncpg.Con
     assert await _error_class(sql) is None
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("has_more", [False, True])
 async def test_body_cut_anywhere(store: Store, provider: Provider, sql: asyncpg.Connection, has_more: bool) -> None:
     """A body that is cut after any of its bytes, or in the blanks before it, is no success and changes no row."""

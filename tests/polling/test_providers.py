@@ -27,11 +27,11 @@ from support.harness import until_true
 
 AFTER_ALL = EPOCH + 86_400
 SECTIONS: Mapping[Kind, str] = {
+    "together": "Together",
     "azure": "Azure OpenAI",
     "bedrock": "Amazon Bedrock",
     "nebius": "Nebius",
     "coreweave": "CoreWeave and W&B",
-    "together": "Together",
     "tinker": "Tinker",
 }
 """The section of config/README.md of each kind."""
@@ -112,6 +112,7 @@ def _metrics(row: asyncpg.Record) -> dict[str, float]:
     return named | json.loads(row["extra_metrics"] or "{}")
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("kind", SECTIONS)
 async def test_documented_settings(
     kind: Kind, url: str, store: Store, sql: asyncpg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -242,6 +242,7 @@ async def test_tasks_start_at_once(server: EmbeddedPostgres, folder: Path) -> No
     assert [] == processes_of(folder)
 
 
+@pytest.mark.fast_cases(1)
 async def test_kill_of_the_owner(empty: Path, run: Run, prefix: list[str]) -> None:
     """A kill -9 of the process that started the server ends the server too, and loses no row, as each kind of user."""
     owner = await run(empty, CREATE, WRITE, COUNT, prefix=prefix)

@@ -239,6 +239,7 @@ async def _reads(process: Process, word: str) -> str:
     return printed
 
 
+@pytest.mark.slow
 async def test_make_demo(tmp_path: Path) -> None:
     """`make demo` shows checkpoints arriving, and how to look."""
     async with _typed(["make demo"], tmp_path) as demo:

@@ -13,6 +13,7 @@ from checkpointd.domain.job import read_jobs
 from checkpointd.domain.listing import Listing, read_listing
 from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.provider.page import NotAListError, Page, Requested, read_page
+from support.examples import tries
 from support.odd import anything
 from support.paths import DATA
 
@@ -258,7 +259,7 @@ def objects(names: tuple[str, ...]) -> st.SearchStrategy[bytes]:
 
 
 @pytest.mark.parametrize("kind", OTHER_FORMATS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=tries(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_item_is_stored_or_rejected(kind: str, data: st.DataObject) -> None:
     """Whatever an item has, it is a checkpoint that can be stored and read again, or a reject, or both."""
@@ -276,7 +277,7 @@ def test_any_item_is_stored_or_rejected(kind: str, data: st.DataObject) -> None:
     assert page.records or page.rejects
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=tries(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(items=st.lists(objects(NAMES["metrics"]) | anything, max_size=4))
 def test_any_metrics_are_stored_or_rejected(items: list[bytes]) -> None:
     """Whatever Together's metrics list has, each object is a part of a step, or a reject with a reason."""

@@ -14,10 +14,11 @@ from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.provider.formats.format import ListFormat
 from checkpointd.provider.heavy_work import LARGE_BYTES
 from checkpointd.provider.page import PAGE_ITEMS, WHOLE_ITEMS, NotAListError, Page, Requested, most_items, read_page
+from support.examples import tries
 from support.paths import DATA
 from support.provider import checkpoint
 
-examples = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+examples = settings(max_examples=tries(80), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 RECORDED = {path.stem: path.read_bytes().strip() for path in (DATA / "recorded").glob("*.json")}
 
@@ -323,7 +324,7 @@ def test_any_depth(place: bytes) -> None:
     assert len(outcomes) == 1
 
 
-@settings(examples, max_examples=200)
+@settings(examples, max_examples=tries(200))
 @given(st.data())
 def test_damaged_bytes(data: st.DataObject) -> None:
     """A body with any bytes replaced is a page whose items are parts of it, or not a list. No other error is raised."""

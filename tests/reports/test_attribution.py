@@ -135,6 +135,19 @@ OUTAGES: dict[str, tuple[Answer, str]] = {
 }
 
 
+async def _assert_keeps_failing(daemon: Daemon, sql: asyncpg.Connection, jobs: Sequence[str], words: str = "") -> None:
+    """Check that for more than an hour the source is failing, for a reason with these words, and no job is gone."""
+    for _ in range(8):
+        await daemon.pass_time(sql, 1000)
+        await daemon.work()
+        state, last_error = await _source(sql)
+        assert ("failing", True) == (state, words in (last_error or ""))
+        assert ["source test failing"] == daemon.health.source_problems()
+        found = await _states(sql, jobs)
+        assert len(jobs) == found.stale
+        assert not found.phases & {"gone", "sealed"}
+
+
 @pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("outage", OUTAGES)
 @pytest.mark.parametrize("was_read", [True, False])
@@ -152,15 +165,7 @@ async def test_outage_of_a_source(
             _work_again(provider)
             await daemon.work()
         _answer_all(provider, JOBS, answer, answer)
-        for _ in range(8):
-            await daemon.pass_time(sql, 1000)
-            await daemon.work()
-            state, last_error = await _source(sql)
-            assert ("failing", True) == (state, words in (last_error or ""))
-            assert ["source test failing"] == daemon.health.source_problems()
-            found = await _states(sql, JOBS)
-            assert len(JOBS) == found.stale
-            assert not found.phases & {"gone", "sealed"}
+        await _assert_keeps_failing(daemon, sql, JOBS, words)
         counted = dict((await overview.count_by_source(store))[0])
         assert ("failing", len(JOBS), 0) == (counted["state"], counted["stale"], counted["gone"])
         assert counted["oldest_lag_seconds"] > 7000
@@ -200,12 +205,7 @@ async def test_outage_of_a_source_with_one_job(store: Store, provider: Provider,
             await daemon.work()
             assert "ok" == (await _source(sql))[0]
             _answer_all(provider, JOBS[:1], answer, answer)
-            for _ in range(8):
-                await daemon.pass_time(sql, 1000)
-                await daemon.work()
-                assert "failing" == (await _source(sql))[0]
-                found = await _states(sql, JOBS[:1])
-                assert (1, False) == (found.stale, "gone" in found.phases)
+            await _assert_keeps_failing(daemon, sql, JOBS[:1])
             _work_again(provider, JOBS[:1])
             await _assert_polled_within_minutes(daemon, sql, JOBS[:1])
 

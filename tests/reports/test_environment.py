@@ -12,6 +12,7 @@ from aiohttp import web
 
 from checkpointd.cli.database import database
 from checkpointd.settings.load import load
+from support.harness import until_true
 from support.provider import JOB, Provider, checkpoint, error, job, page
 from support.verbs import PROGRAM, checkpointd, environment, running, wait_for_line
 from support.waiting import eventually
@@ -183,10 +184,10 @@ def _as_unknown_user(*more: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("given", "code", "expected"),
     [
+        ("postgresql://u@127.0.0.1:1/x", 1, "connection refused"),
         ("postgresql://127.0.0.1:1/x", 2, "add a user to the URL"),
         ("postgresql:///x?host=/tmp", 2, "add a user to the URL"),
         ("postgresql://:secret@127.0.0.1:1/x", 2, "add a user to the URL"),
-        ("postgresql://u@127.0.0.1:1/x", 1, "connection refused"),
         ("", 2, "no home folder for the embedded PostgreSQL: set HOME"),
     ],
 )
@@ -480,7 +481,8 @@ async def test_a_database_password_that_is_replaced(bare: str, provider: Provide
         store_password("canary-two")
         await admin.execute("update checkpointd.polling set next_poll_at = now()")
         provider.checkpoints[JOB] = page([checkpoint(2), checkpoint(1)])
-        line += await wait_for_line(daemon, "poll.changed")
+        line += await wait_for_line(daemon, "database.recovered")
+        await until_true(admin, "select count(*) = 2 from checkpointd.checkpoints")
     assert "canary" not in line
     await admin.close()
 

@@ -20,11 +20,13 @@ async def test_polls_write_no_index(tmp_path: Path) -> None:
         assert figures.memory < 120
 
 
+@pytest.mark.slow
 async def test_costs(tmp_path: Path) -> None:
     """The costs of the statements can be measured."""
     await costs.measure(tmp_path, [(200, 3, 2)])
 
 
+@pytest.mark.slow
 async def test_only_history_grows(tmp_path: Path) -> None:
     """While jobs are polled, and new checkpoints arrive, only the tables of history grow."""
     early, late = await month.play(tmp_path, jobs=20, polls=10, days=8, every=4)

@@ -5,6 +5,7 @@ import pytest
 from benchmarks.throughput import Size, measure, profile, row, works
 
 
+@pytest.mark.slow
 def test_polls_share_statements() -> None:
     """A pass sends one request per poll, saves many polls at once, and stores what is listed."""
     chosen = [work for work in works(0) if work.is_backfill or work.news]

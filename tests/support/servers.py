@@ -1,13 +1,16 @@
 """PostgreSQL servers that a test starts, stops and copies as standbys. They listen on TCP."""
 
+import atexit
 import os
 import random
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from socket import socket
 
@@ -103,6 +106,22 @@ def give_away(*paths: Path) -> None:
             os.chown(path, NOBODY, NOBODY)
 
 
+@cache
+def _initialized(bin_: Path) -> Path:
+    """Create the data of a server, which is never started, for as long as this process lives. Returns its folder."""
+    folder = Path(tempfile.mkdtemp(prefix="checkpointd-initdb-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    give_away(folder)
+    command = [*unprivileged(), bin_ / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-N"]
+    subprocess.run([*command, "-E", "UTF8", "--locale=C.UTF-8"], stdout=subprocess.DEVNULL, cwd=folder, check=True)
+    return folder / "data"
+
+
+def initialize(data: Path, bin_: Path) -> None:
+    """Create the data of a server in the folder `data`: a copy takes a tenth of the time of initdb."""
+    subprocess.run(["cp", "-a", _initialized(bin_), data], check=True)
+
+
 class Server:
     """A server with its data and log in `folder`. Created by serving(), or copied by standby()."""
 
@@ -128,7 +147,7 @@ class Server:
 
     def initdb(self, **settings: str) -> None:
         """Create the data, with these settings."""
-        self.run("initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N")
+        initialize(self.folder / "data", self._bin)
         self.configure(fsync="off", unix_socket_directories="", listen_addresses="127.0.0.1", **settings)
 
     def configure(self, **settings: str) -> None:

@@ -191,6 +191,7 @@ async def _assert_reports(port: int, status: int, pattern: str, **values: float)
     assert set() == expected - set(shown.splitlines())
 
 
+@pytest.mark.slow
 async def test_a_daemon_whose_database_goes_away(provider: Provider, tmp_path: Path) -> None:
     """While its database is away, a daemon lives, and /readyz and /metrics show the problem without secrets."""
     database = EmbeddedPostgres(tmp_path / "postgres", sync=False)

@@ -16,8 +16,8 @@ from checkpointd.domain.checkpoint import ForeignItemError, is_valid_id
 from checkpointd.domain.event import Message, Step, read_event
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.listing import READER
-from checkpointd.domain.raw_item import head, holding_secrets, id_of
-from checkpointd.domain.reading import LATER_COUNTS, SECRET_REJECT, BadItemError, RawItem, Reject
+from checkpointd.domain.raw_item import head, id_of, without_secrets
+from checkpointd.domain.reading import LATER_COUNTS, BadItemError, RawItem, Reject
 
 NEWEST_IDS: Final = 8
 """How many of the newest events a pass remembers. One is enough, unless the provider drops or moves it."""
@@ -96,11 +96,7 @@ def read_events(items: Sequence[RawItem], holds_secret: Callable[[bytes], bool] 
     found: dict[str, Step | Message] = {}
     rejects: list[Reject] = []
     foreign: str | None = None
-    secret = holding_secrets(items, holds_secret)
-    for position, raw in enumerate(items):
-        if position in secret:
-            rejects.append(SECRET_REJECT)
-            continue
+    for raw in without_secrets(items, holds_secret, rejects):
         try:
             event, flaw = read_event(raw)
         except BadItemError as e:

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from checkpointd.domain.raw_item import LARGEST_ITEM, head, holding_secrets, id_of
+from checkpointd.domain.raw_item import LARGEST_ITEM, head, id_of, without_secrets
 from checkpointd.domain.reading import (
     LATER_COUNTS,
-    SECRET_REJECT,
     BadItemError,
     Item,
     Odd,
@@ -147,11 +146,7 @@ def read_jobs(
     """
     records: dict[str, JobRecord] = {}
     rejects: list[Reject] = []
-    secret = holding_secrets(items, holds_secret)
-    for position, raw in enumerate(items):
-        if position in secret:
-            rejects.append(SECRET_REJECT)
-            continue
+    for raw in without_secrets(items, holds_secret, rejects):
         try:
             record = read_record(raw)
         except BadItemError as e:

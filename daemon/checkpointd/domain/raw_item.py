@@ -1,12 +1,12 @@
 """An item as received: its first bytes, its names, and whether it contains a secret. However large it is. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import msgspec
 
 from checkpointd.domain.json_text import outer_members
-from checkpointd.domain.reading import RawItem
+from checkpointd.domain.reading import SECRET_REJECT, RawItem, Reject
 
 REJECT_BYTES: Final = 64 * 1024
 """The most bytes of a reject that are kept."""
@@ -62,6 +62,18 @@ def holding_secrets(items: Sequence[RawItem], holds_secret: Callable[[bytes], bo
                 found.update(n for n, one in enumerate(part, start=first) if holds_secret(bytes(_searched(one))))
             first, size = position + 1, 0
     return found
+
+
+def without_secrets(
+    items: Sequence[RawItem], holds_secret: Callable[[bytes], bool], rejects: list[Reject]
+) -> Iterator[RawItem]:
+    """Yield the items for which `holds_secret` is false. Adds a reject without bytes for each of the others."""
+    secret = holding_secrets(items, holds_secret)
+    for position, raw in enumerate(items):
+        if position in secret:
+            rejects.append(SECRET_REJECT)
+        else:
+            yield raw
 
 
 def _searched(raw: RawItem) -> RawItem:

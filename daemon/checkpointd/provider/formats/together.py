@@ -14,10 +14,9 @@ from checkpointd.domain.checkpoint import EXTRA_METRICS, Checkpoint
 from checkpointd.domain.event import STEP_BYTES, STEP_METRICS, Step
 from checkpointd.domain.event_list import Events
 from checkpointd.domain.job import JobRecord, job_id
-from checkpointd.domain.raw_item import head, holding_secrets
+from checkpointd.domain.raw_item import head, without_secrets
 from checkpointd.domain.reading import (
     NAME_CHARACTERS,
-    SECRET_REJECT,
     BadItemError,
     Item,
     Odd,
@@ -76,11 +75,7 @@ def read_metrics_list(items: Sequence[RawItem], holds_secret: Callable[[bytes], 
     """
     found: dict[int, list[tuple[Item, RawItem]]] = {}
     rejects: list[Reject] = []
-    secret = holding_secrets(items, holds_secret)
-    for position, raw in enumerate(items):
-        if position in secret:
-            rejects.append(SECRET_REJECT)
-            continue
+    for raw in without_secrets(items, holds_secret, rejects):
         try:
             item = item_of(raw)
             name = next((name for name in _STEP_NAMES if item.members.get(name) is not None), _STEP_NAMES[0])
