@@ -8,6 +8,7 @@ import pytest
 
 from checkpointd.domain.checkpoint import METRICS
 from checkpointd.domain.diff import Change
+from checkpointd.domain.event import Message, Step
 from checkpointd.domain.job import Job, JobRecord
 from checkpointd.domain.job_list import PassState
 from checkpointd.domain.poll import Lease
@@ -81,6 +82,8 @@ def test_rows_continue_with_the_fields_of_the_domain() -> None:
     """Rows that are built from the fields of a domain type have these fields, in the same order."""
     assert ("job", *JobRecord._fields[1:-1]) == rows.RecordRow._fields
     assert ("job", *Change._fields) == rows.ChangeRow._fields
+    assert (*Step.__struct_fields__, "is_newest", "is_newer") == rows.StepRow._fields
+    assert Message.__struct_fields__ == rows.MessageRow._fields
     values = ("step_number", "created_at", "fine_tuned_model_checkpoint", *METRICS, "extra_metrics", "payload")
     assert ("job", "is_new", "id", *values) == rows.CheckpointRow._fields
 

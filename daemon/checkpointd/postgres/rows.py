@@ -187,7 +187,7 @@ def parameters(kind: type[tuple[object, ...]], columns: Sequence[Sequence[object
 
 
 def _parameter(column: Sequence[object], is_number: bool) -> Column:  # noqa: FBT001
-    if column and all(value is None for value in column):
+    if column and column[0] is None and column.count(None) == len(column):
         return None
     return f"{{{_encode(column)[1:-1].decode()}}}" if is_number else column
 
