@@ -1,7 +1,7 @@
 """Rows that are passed or read by position have the columns of their statements, in the same order."""
 
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import asyncpg
 import pytest
@@ -34,7 +34,7 @@ def _parameters(kind: str, statement: str) -> list[str]:
 
     They begin with the kind, as in `poll_job`.
     """
-    return re.findall(rf"\b{kind.lower()}_(\w+) => \$", statement)
+    return re.findall(rf"\b{kind.lower()}_(\w+) => (?:string_to_array\()?\$", statement)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -47,13 +47,15 @@ def test_fields_are_the_parameters_of_the_statement(name: str) -> None:
 def test_every_array_is_a_field() -> None:
     """A statement takes one array for each field of its rows, in the order in which the rows are passed.
 
-    Arrays of numbers and truth values are passed as texts.
+    Arrays of numbers and truth values are passed as texts, those of lines as one text.
     """
     for name in _names_of_statements():
         statement = (queries.folder() / "queries" / f"{name}.sql").read_text()
         kinds = [row for row in ROWS.values() if f"{name}.sql" in row.__doc__]
         arrays = re.findall(r"\$\d+::(text::)?(\w+)\[\]", statement)
-        assert sum(len(kind._fields) for kind in kinds) == len(arrays), name
+        lines = statement.count("=> string_to_array($")
+        assert sum(len(kind._fields) for kind in kinds) == len(arrays) + lines, name
+        assert sum(list(get_type_hints(kind).values()).count(rows.Line) for kind in kinds) == lines, name
         assert all(bool(as_text) == (of not in {"text", "bytea"}) for as_text, of in arrays), name
         scalars = {"save_polls": 2, "save_job_records": 3, "save_events": 10}
         assert scalars.get(name, 0) == len(re.findall(r"=> \$", statement)) - len(arrays), name
@@ -115,6 +117,8 @@ def test_columns() -> None:
         rows.ChangeRow(2, "returned", None, None, None, None),
     ]
     assert ["{1,2}", ("missing", "returned"), ("a", None), None, None, None] == rows.columns(rows.ChangeRow, changes)
+    lines: Any = NamedTuple("lines", [("ids", rows.Line)])  # type: ignore[misc]
+    assert [["a\nb"], [""]] == [rows.columns(lines, listed) for listed in ([("a",), ("b",)], [])]
 
 
 NUMBERS: dict[str, list[Any]] = {

@@ -6,7 +6,7 @@ step, if there is one. An event that has a step becomes a Step, any other a Mess
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, TypeGuard
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -128,13 +128,9 @@ def read_as_specified(items: Sequence[RawItem]) -> list[Step | Message] | None:
         found = _decode_items(b"[%b]" % text)
         for item, raw in zip(found, items, strict=True):
             data = item.data
-            event: Step | Message | None
-            if isinstance(data, dict) and data:
-                quotes += 2 + 2 * len(data)
-                event = _step_as_specified(item, data, raw)
-            else:
-                quotes += 0 if data is msgspec.UNSET else 2
-                event = _message_as_specified(item)
+            if data is not msgspec.UNSET:
+                quotes += 2 + 2 * len(data or ())
+            event = _step_as_specified(item, data, raw) if data else _message_as_specified(item)
             if event is None:
                 return None
             events.append(event)
@@ -153,8 +149,13 @@ def _message_as_specified(item: _Item) -> Message | None:
 
 def _step_as_specified(item: _Item, data: Mapping[str, float | None], raw: RawItem) -> Step | None:
     value = data.get
-    step, total_steps = value("step"), value("total_steps", 0.0)
-    if len(raw) > STEP_BYTES or item.type != "metrics" or not (_is_exact(step) and _is_exact(total_steps)):
+    step, total_steps = _exact(value("step")), _exact(value("total_steps"))
+    if (
+        step is None
+        or (total_steps is None and "total_steps" in data)
+        or item.type != "metrics"
+        or len(raw) > STEP_BYTES
+    ):
         return None
     extra_metrics = None
     if not _COLUMNS.issuperset(data):
@@ -162,13 +163,12 @@ def _step_as_specified(item: _Item, data: Mapping[str, float | None], raw: RawIt
         if len(extra) > EXTRA_METRICS or not all(map(_is_extra, extra, extra.values())):
             return None
         extra_metrics = json.dumps(extra)
-    number, total = int(step), int(total_steps) if "total_steps" in data else None
-    is_repeated = item.level == "info" and _only_repeats(item.message, number, total, data)
+    is_repeated = item.level == "info" and _only_repeats(item.message, step, total_steps, data)
     return Step(
-        number,
+        step,
         item.id,
         item.created_at,
-        total,
+        total_steps,
         value("train_loss"),
         value("train_mean_token_accuracy"),
         value("valid_loss"),
@@ -181,11 +181,12 @@ def _step_as_specified(item: _Item, data: Mapping[str, float | None], raw: RawIt
 
 
 _COLUMNS: Final = frozenset({*METRICS, "total_steps"})
+_EXACT: Final = 2.0**53
 
 
-def _is_exact(value: float | None) -> TypeGuard[float]:
-    """Return whether a number is an integer that no other one is rounded to."""
-    return value is not None and value.is_integer() and abs(value) < 2**53
+def _exact(value: float | None) -> int | None:
+    """Return a number as an integer, or None if it is not an integer to which no other one is rounded."""
+    return int(value) if value is not None and -_EXACT < value < _EXACT and value.is_integer() else None
 
 
 def _is_extra(name: str, value: float | None) -> bool:
