@@ -10,7 +10,7 @@
 -- $9 most_messages: bigint, how many messages of a job to store
 -- $10 most_rejects: bigint, how many rejects of a job to store
 -- $11 step_step_number: text of bigint[], training step
--- $12 step_id: text[], the provider's id
+-- $12 step_id: text, the provider's ids, joined by newlines
 -- $13 step_created_at: text of bigint[], Unix seconds; null if not given
 -- $14 step_total_steps: text of bigint[], steps of the whole training; null if not given
 -- $15 step_train_loss: text of float8[], metric
@@ -50,7 +50,7 @@ call checkpointd.save_events(
   most_messages => $9::bigint,
   most_rejects => $10::bigint,
   step_step_number => $11::text::bigint[],
-  step_id => $12::text[],
+  step_id => string_to_array($12::text, E'\n'),
   step_created_at => $13::text::bigint[],
   step_total_steps => $14::text::bigint[],
   step_train_loss => $15::text::float8[],

@@ -1,12 +1,16 @@
 """Events are read value by value: recorded shapes, nulls, unknown values, and what the columns can reproduce."""
 
 import json
+import re
+from contextlib import suppress
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkpointd.domain import event_list
 from checkpointd.domain.checkpoint import EXTRA_METRICS
 from checkpointd.domain.event import STEP_BYTES, STEP_METRICS, Message, Step, read_event
 from checkpointd.domain.event_list import (
@@ -94,7 +98,7 @@ def _with(**data: Any) -> dict[str, Any]:
 
 def test_recorded_steps() -> None:
     """Recorded events become steps with each of their values, and need no payload."""
-    assert (
+    assert Step(
         200, OPENAI["id"], 1745810630, 200, 1.1376, 0.75, 1.1295, 0.75, 1.1193, 0.7925, None, None,
     ) == _read(OPENAI)  # fmt: skip
     azure = _read(AZURE)
@@ -253,6 +257,35 @@ def test_any_data_is_read_or_rejected(value: object) -> None:
         assert 1 <= len(read.steps) + len(read.messages) + len(read.rejects) <= 2
 
 
+LISTED = [
+    *(json.dumps(item) for item in (OPENAI, AZURE, AZURE_MESSAGE, BEDROCK, OPENAI | {"data": {}})),
+    *(json.dumps(OPENAI | change) for change in ({"level": "warn"}, {"unknown": 1}, {"data": None}, {"message": "é"})),
+    json.dumps(AZURE_MESSAGE | {"message": 'a "quoted" text'}),
+    json.dumps(_with(train_loss="odd")),
+    json.dumps(OPENAI, indent=2),
+    json.dumps(AZURE_MESSAGE).removesuffix("}") + ', "level": "info"}',
+    json.dumps(OPENAI).replace('"step": 200', '"step": 200, "step": 201'),
+    json.dumps(AZURE_MESSAGE).removesuffix("}") + ', "data": {"x": 1}, "data": {}}',
+]
+"""Items as specified, and others."""
+
+
+@given(st.lists(st.sampled_from(LISTED), max_size=8), st.integers(1, 4))
+def test_items_are_read_together_as_alone(listed: list[str], at_once: int) -> None:
+    """A page has the events of its items, in their order, whichever other items are beside them."""
+    items = [re.sub(r'("id": )"[^"]*"', rf'\1"ftevent-{n}"', item).encode() for n, item in enumerate(listed)]
+    events = []
+    for item in items:
+        with suppress(BadItemError):
+            events.append(read_event(item)[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(event_list, "ITEMS_AT_ONCE", at_once)
+        read = read_events(items)
+    assert [event for event in events if isinstance(event, Step)] == read.steps
+    assert [event for event in events if isinstance(event, Message)] == read.messages
+    assert [event.id for event in events] == read.ids
+
+
 def test_a_page() -> None:
     """Of events with the same id the last one counts; one with a secret is a reject without bytes; the order shows."""
     items = [OPENAI, AZURE_MESSAGE, _with(train_loss=1), {**AZURE_MESSAGE, "id": "secret"}]
@@ -270,7 +303,7 @@ def test_the_newest_of_each_step() -> None:
     """The newest event of a step is that with the latest time or, of the same second, the one listed first."""
     one, two, three = (_read(OPENAI | {"id": name, "created_at": at}) for name, at in (("a", 5), ("b", 7), ("c", 7)))
     assert [False, True, False] == newest_of_each_step([one, two, three])
-    assert [True, False] == newest_of_each_step([one._replace(created_at=None), two])
+    assert [True, False] == newest_of_each_step([msgspec.structs.replace(one, created_at=None), two])
 
 
 def test_new_steps() -> None:

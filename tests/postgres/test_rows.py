@@ -1,13 +1,14 @@
 """Rows that are passed or read by position have the columns of their statements, in the same order."""
 
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import asyncpg
 import pytest
 
 from checkpointd.domain.checkpoint import METRICS
 from checkpointd.domain.diff import Change
+from checkpointd.domain.event import Message, Step
 from checkpointd.domain.job import Job, JobRecord
 from checkpointd.domain.job_list import PassState
 from checkpointd.domain.poll import Lease
@@ -33,7 +34,7 @@ def _parameters(kind: str, statement: str) -> list[str]:
 
     They begin with the kind, as in `poll_job`.
     """
-    return re.findall(rf"\b{kind.lower()}_(\w+) => \$", statement)
+    return re.findall(rf"\b{kind.lower()}_(\w+) => (?:string_to_array\()?\$", statement)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -46,13 +47,15 @@ def test_fields_are_the_parameters_of_the_statement(name: str) -> None:
 def test_every_array_is_a_field() -> None:
     """A statement takes one array for each field of its rows, in the order in which the rows are passed.
 
-    Arrays of numbers and truth values are passed as texts.
+    Arrays of numbers and truth values are passed as texts, those of lines as one text.
     """
     for name in _names_of_statements():
         statement = (queries.folder() / "queries" / f"{name}.sql").read_text()
         kinds = [row for row in ROWS.values() if f"{name}.sql" in row.__doc__]
         arrays = re.findall(r"\$\d+::(text::)?(\w+)\[\]", statement)
-        assert sum(len(kind._fields) for kind in kinds) == len(arrays), name
+        lines = statement.count("=> string_to_array($")
+        assert sum(len(kind._fields) for kind in kinds) == len(arrays) + lines, name
+        assert sum(list(get_type_hints(kind).values()).count(rows.Line) for kind in kinds) == lines, name
         assert all(bool(as_text) == (of not in {"text", "bytea"}) for as_text, of in arrays), name
         scalars = {"save_polls": 2, "save_job_records": 3, "save_events": 10}
         assert scalars.get(name, 0) == len(re.findall(r"=> \$", statement)) - len(arrays), name
@@ -81,6 +84,8 @@ def test_rows_continue_with_the_fields_of_the_domain() -> None:
     """Rows that are built from the fields of a domain type have these fields, in the same order."""
     assert ("job", *JobRecord._fields[1:-1]) == rows.RecordRow._fields
     assert ("job", *Change._fields) == rows.ChangeRow._fields
+    assert (*Step.__struct_fields__, "is_newest", "is_newer") == rows.StepRow._fields
+    assert Message.__struct_fields__ == rows.MessageRow._fields
     values = ("step_number", "created_at", "fine_tuned_model_checkpoint", *METRICS, "extra_metrics", "payload")
     assert ("job", "is_new", "id", *values) == rows.CheckpointRow._fields
 
@@ -112,6 +117,8 @@ def test_columns() -> None:
         rows.ChangeRow(2, "returned", None, None, None, None),
     ]
     assert ["{1,2}", ("missing", "returned"), ("a", None), None, None, None] == rows.columns(rows.ChangeRow, changes)
+    lines: Any = NamedTuple("lines", [("ids", rows.Line)])  # type: ignore[misc]
+    assert [["a\nb"], [""]] == [rows.columns(lines, listed) for listed in ([("a",), ("b",)], [])]
 
 
 NUMBERS: dict[str, list[Any]] = {

@@ -12,8 +12,10 @@ from hashlib import sha256
 from itertools import takewhile
 from typing import Final, NamedTuple
 
+import msgspec
+
 from checkpointd.domain.checkpoint import ForeignItemError, is_valid_id
-from checkpointd.domain.event import Message, Step, read_event
+from checkpointd.domain.event import Message, Step, read_as_specified, read_event
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.domain.listing import READER
 from checkpointd.domain.raw_item import head, id_of, without_secrets
@@ -21,6 +23,9 @@ from checkpointd.domain.reading import LATER_COUNTS, BadItemError, RawItem, Reje
 
 NEWEST_IDS: Final = 8
 """How many of the newest events a pass remembers. One is enough, unless the provider drops or moves it."""
+
+ITEMS_AT_ONCE: Final = 100
+"""How many items are read at once, if all are as specified: a usual page."""
 
 MOST_STEPS: Final = 1_000_000
 MOST_EARLIER_STEPS: Final = 10_000
@@ -96,18 +101,25 @@ def read_events(items: Sequence[RawItem], holds_secret: Callable[[bytes], bool] 
     found: dict[str, Step | Message] = {}
     rejects: list[Reject] = []
     foreign: str | None = None
-    for raw in without_secrets(items, holds_secret, rejects):
-        try:
-            event, flaw = read_event(raw)
-        except BadItemError as e:
-            foreign = e.kind if isinstance(e, ForeignItemError) else foreign
-            rejects.append(Reject(head(raw), str(e), id_of(raw, is_valid_id)))
+    readable = list(without_secrets(items, holds_secret, rejects))
+    for start in range(0, len(readable), ITEMS_AT_ONCE):
+        part = readable[start : start + ITEMS_AT_ONCE]
+        new = {event.id: event for event in read_as_specified(part) or ()}
+        if len(new) == len(part) and found.keys().isdisjoint(new):
+            found |= new
             continue
-        if (earlier := found.get(event.id)) is not None and earlier != event:
-            rejects.append(Reject(_as_json(earlier), LATER_COUNTS, event.id))
-        found[event.id] = event
-        if flaw:
-            rejects.append(Reject(head(raw), flaw, event.id, is_stored=True))
+        for raw in part:
+            try:
+                event, flaw = read_event(raw)
+            except BadItemError as e:
+                foreign = e.kind if isinstance(e, ForeignItemError) else foreign
+                rejects.append(Reject(head(raw), str(e), id_of(raw, is_valid_id)))
+                continue
+            if (earlier := found.get(event.id)) is not None and earlier != event:
+                rejects.append(Reject(_as_json(earlier), LATER_COUNTS, event.id))
+            found[event.id] = event
+            if flaw:
+                rejects.append(Reject(head(raw), flaw, event.id, is_stored=True))
     events = list(found.values())
     times = [event.created_at for event in events if event.created_at is not None]
     return Events(
@@ -128,6 +140,8 @@ def new_steps(events: Events, known: set[str]) -> list[Step]:
 
 def newest_of_each_step(steps: Sequence[Step]) -> list[bool]:
     """Return for each of these steps, newest first as listed, whether no other one of the same number is newer."""
+    if len({step.step_number for step in steps}) == len(steps):
+        return [True] * len(steps)
     newest: dict[int, int] = {}
     for position, step in enumerate(steps):
         other = steps[newest.setdefault(step.step_number, position)].created_at
@@ -156,4 +170,4 @@ def of_list(failure: Failure) -> Failure:
 
 
 def _as_json(event: Step | Message) -> bytes:
-    return (event.payload or json.dumps(event._asdict())).encode("utf-8", "replace")
+    return (event.payload or json.dumps(msgspec.structs.asdict(event))).encode("utf-8", "replace")

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
-from operator import itemgetter
+from operator import attrgetter
 from typing import NamedTuple
+
+import msgspec
 
 from checkpointd.domain.event import Message, Step
 from checkpointd.domain.event_list import (
@@ -19,7 +21,7 @@ from checkpointd.postgres import queries
 from checkpointd.postgres.connection import Connection, database_deadline_in
 from checkpointd.postgres.errors import DATA_ERRORS, repeated, why_rejected
 from checkpointd.postgres.isolation import isolate
-from checkpointd.postgres.rows import MessageRow, RejectRow, StepRow, columns
+from checkpointd.postgres.rows import MessageRow, RejectRow, StepRow, columns, parameters
 from checkpointd.postgres.save_rows import MOST_REJECTS, reject_rows
 from checkpointd.postgres.store import UNDO_SECONDS, Store, finish_or_undo
 
@@ -117,9 +119,6 @@ def _with_events(read: ReadEvents, events: Sequence[Step | Message]) -> ReadEven
 
 
 async def _save(connection: Connection, lease: EventListLease, read: ReadEvents) -> SavedEvents:
-    newest = newest_of_each_step(read.steps)
-    # Steps are inserted in their order, so that the pages of the index are filled.
-    rows = [(*step, is_newest, step.id in read.newer) for step, is_newest in zip(read.steps, newest, strict=True)]
     (row,) = await repeated(
         lambda: connection.fetch(
             queries.SAVE_EVENTS,
@@ -133,12 +132,21 @@ async def _save(connection: Connection, lease: EventListLease, read: ReadEvents)
             MOST_EARLIER_STEPS,
             MOST_MESSAGES,
             MOST_REJECTS,
-            *columns(StepRow, sorted(rows, key=itemgetter(0))),
-            *columns(MessageRow, read.messages),
+            *parameters(StepRow, _step_columns(read.steps, read.newer)),
+            *columns(MessageRow, list(map(msgspec.structs.astuple, read.messages))),
             *columns(RejectRow, reject_rows((lease.job, reject) for reject in read.rejects)),
         )
     )
     return SavedEvents(row["saved"], row["new_steps"], row["new_messages"], row["left_out"], read.rejects)
+
+
+def _step_columns(listed: Sequence[Step], newer: set[str]) -> list[Sequence[object]]:
+    """Return the columns of StepRow. Steps are in their order, so that inserting them fills the pages of the index."""
+    newest = newest_of_each_step(listed)
+    order = sorted(range(len(listed)), key=[step.step_number for step in listed].__getitem__)
+    steps = [listed[position] for position in order]
+    values = [list(map(attrgetter(name), steps)) for name in Step.__struct_fields__]
+    return [*values, [newest[position] for position in order], [step.id in newer for step in steps]]
 
 
 async def finish(

@@ -5,9 +5,12 @@ The fields of each NamedTuple are the aliases in the statement, in the same orde
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Final, NamedTuple, get_args, get_type_hints
+from typing import Any, Final, NamedTuple, NewType, get_type_hints
 
 import msgspec
+
+Line = NewType("Line", str)
+"""A text that is never null and has no line breaks."""
 
 
 class QuietRow(NamedTuple):
@@ -90,7 +93,7 @@ class StepRow(NamedTuple):
     """A step of save_events.sql."""
 
     step_number: int
-    id: str
+    id: Line
     created_at: int | None
     total_steps: int | None
     train_loss: float | None
@@ -166,14 +169,15 @@ class ChangeRow(NamedTuple):
 
 
 Column = Sequence[object] | str | None
-"""The values of a column. Numbers and truth values are the text of an array. None if all values are null."""
+"""The values of a column. Those of numbers and truth values are the text of an array, those of lines are joined by line
+breaks. None if all values are null."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
 
 def columns(kind: type[tuple[object, ...]], rows: Sequence[tuple[object, ...]]) -> Sequence[Column]:
     """Return rows of a kind as one parameter for each column."""
-    return parameters(kind, list(zip(*rows, strict=True)) if rows else [()] * len(_are_numbers(kind)))
+    return parameters(kind, list(zip(*rows, strict=True)) if rows else [()] * len(_hints(kind)))
 
 
 def parameters(kind: type[tuple[object, ...]], columns: Sequence[Sequence[object]]) -> Sequence[Column]:
@@ -183,16 +187,21 @@ def parameters(kind: type[tuple[object, ...]], columns: Sequence[Sequence[object
     of an array, which is that of a JSON array but for the brackets. The driver takes three times as long for an array,
     because it looks for other arrays in it, and that is most of the time of a save.
     """
-    return [_parameter(*of) for of in zip(columns, _are_numbers(kind), strict=True)]
+    return [_parameter(*of) for of in zip(columns, _hints(kind), strict=True)]
 
 
-def _parameter(column: Sequence[object], is_number: bool) -> Column:  # noqa: FBT001
-    if column and all(value is None for value in column):
+def _parameter(column: Sequence[Any], hint: object) -> Column:
+    if column and column[0] is None and column.count(None) == len(column):
         return None
-    return f"{{{_encode(column)[1:-1].decode()}}}" if is_number else column
+    if hint is Line:
+        return "\n".join(column)
+    return column if hint in _TEXTS else f"{{{_encode(column)[1:-1].decode()}}}"
+
+
+_TEXTS: Final = (str, str | None, bytes, bytes | None)
 
 
 @cache
-def _are_numbers(kind: type[tuple[object, ...]]) -> Sequence[bool]:
-    """Return for each field of a kind whether it is a number or a truth value."""
-    return [{str, bytes}.isdisjoint({hint, *get_args(hint)}) for hint in get_type_hints(kind).values()]
+def _hints(kind: type[tuple[object, ...]]) -> Sequence[object]:
+    """Return the types of the fields of a kind."""
+    return list(get_type_hints(kind).values())
