@@ -95,8 +95,8 @@ async def test_webhooks_that_fail(url: str, sql: asyncpg.Connection, tmp_path: P
     """`status` prints the webhooks of the settings that fail, since when and why; as JSON all of them."""
     await sql.execute("""
         insert into checkpointd.webhooks (name, cursor, failures, failing_since, last_answer)
-        values ('chat', 0, 3, '2026-11-01 12:00Z', 'HTTP 503'), ('fine', 0, 0, null, null), ('removed', 0, 9, now(), 'x')
-        """)
+        values ('chat', 0, 3, '2026-11-01 12:00Z', 'HTTP 503'), ('fine', 0, 0, null, null),
+          ('removed', 0, 9, now(), 'x')""")
     table = '[[webhooks]]\nname = "{}"\nurl = "http://[::1]"\nformat = "slack"\n'
     (tmp_path / "checkpointd.toml").write_text("".join(map(table.format, ("chat", "fine"))))
     env = environment(tmp_path, url, CHECKPOINTD_CONFIG=str(tmp_path / "checkpointd.toml"))

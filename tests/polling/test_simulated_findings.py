@@ -83,9 +83,7 @@ async def test_simulated_histories(url: str, sql: asyncpg.Connection, tmp_path: 
         sources = []
         for name, world in WORLDS.items():
             address = await stack.enter_async_context(serve(world, lambda: now))
-            sources.append(
-                Source(name=name, kind=world.shape.kind, base_url=address, api_key=str(tmp_path / "key"))
-            )
+            sources.append(Source(name=name, kind=world.shape.kind, base_url=address, api_key=str(tmp_path / "key")))
         settings = FixedSettings(sources=tuple(sources), discover=True, assume_ended_seconds=3600)
         for minute in MINUTES:
             now = EPOCH + 60 * minute

@@ -89,7 +89,8 @@ async def test_webhooks(store: Store, sql: asyncpg.Connection, health: Health) -
     """Each webhook of the settings has its failures, its lag and what was not delivered. Others have no metrics."""
     await track(store)
     await sql.execute("""
-        insert into checkpointd.changes (job, kind, at) select key, 'new', now() - interval '10 min' from checkpointd.jobs;
+        insert into checkpointd.changes (job, kind, at)
+        select key, 'new', now() - interval '10 min' from checkpointd.jobs;
         insert into checkpointd.webhooks (name, cursor, failures, undelivered, undelivered_seq)
         values ('chat', 0, 3, 2, 1), ('removed', 0, 9, 9, 1)""")
 
@@ -102,7 +103,8 @@ async def test_webhooks(store: Store, sql: asyncpg.Connection, health: Health) -
     assert (3, 2) == (failures, undelivered)
     assert 600 <= (lag or 0) < 700
     assert [None] * 6 == [*shown("removed"), *shown("new")]
-    await sql.execute("update checkpointd.webhooks set failures = 0, cursor = (select max(seq) from checkpointd.changes)")
+    last = "select max(seq) from checkpointd.changes"
+    await sql.execute(f"update checkpointd.webhooks set failures = 0, cursor = ({last})")
     await database_metrics.refresh(store, health, ["test"], ["chat"])
     assert [0, 0, 2] == shown("chat")
     await database_metrics.refresh(store, health, ["test"])

@@ -125,8 +125,8 @@ def assess_new_jobs(stored: Sequence[Mapping[str, Any]], per_day: int) -> list[F
 
 def assess_webhooks(stored: Sequence[Mapping[str, Any]], configured: Collection[str]) -> list[Finding]:
     """Return a warning for each configured webhook whose deliveries fail, or that lags behind the changes."""
-    findings = []
-    for row in stored:
-        if row["name"] in configured and row["state"] != "ok":
-            findings.append(Finding("warn", f"deliveries of {row['name']}", webhook_trouble(row)))
-    return findings
+    return [
+        Finding("warn", f"deliveries of {row['name']}", webhook_trouble(row))
+        for row in stored
+        if row["name"] in configured and row["state"] != "ok"
+    ]

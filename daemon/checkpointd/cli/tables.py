@@ -110,9 +110,7 @@ def show_best(job: str, best: Row | None) -> None:
         print(f"{job}: step {best['best_step']:,} has the {extreme}, {of_all}")
 
 
-def show_status(
-    findings: Sequence[Row], sources: Sequence[Row], webhooks: Sequence[Row], jobs: Sequence[Row]
-) -> None:
+def show_status(findings: Sequence[Row], sources: Sequence[Row], webhooks: Sequence[Row], jobs: Sequence[Row]) -> None:
     """Print the open findings, the states of the sources, and the freshness of each tracked job, in the given order.
 
     Webhooks are printed if they fail or are behind.

@@ -5,7 +5,7 @@ fails, the metrics are removed, because old numbers would hide the problem.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -93,9 +93,7 @@ _WEBHOOK_GAUGES_BY_COLUMN: Final = {
 """The gauges that each show one column of the view webhooks."""
 
 
-async def refresh_until_read(
-    store: Store, health: Health, configured: Sequence[str], webhooks: Sequence[str]
-) -> None:
+async def refresh_until_read(store: Store, health: Health, configured: Sequence[str], webhooks: Sequence[str]) -> None:
     """Refresh the metrics, and try again until that succeeds."""
     while not await refresh(store, health, configured, webhooks):  # noqa: ASYNC110  # the database sends no event when it is back
         await asyncio.sleep(RETRY_SECONDS)
@@ -123,22 +121,31 @@ async def refresh(store: Store, health: Health, configured: Sequence[str], webho
         *(*_GAUGES_BY_COLUMN.values(), *_WEBHOOK_GAUGES_BY_COLUMN.values()),
     ):
         gauge.clear()
-    for row in rows or ():
-        for state in STATES:
-            SOURCE_STATE.labels(row["source"], state).set(state == row["state"])
-        for phase in PHASES:
-            TRACKED_JOBS.labels(row["source"], phase).set(row[phase])
-        for column, gauge in _GAUGES_BY_COLUMN.items():
-            gauge.labels(row["source"]).set(row[column])
+    _show_counts(rows or ())
     if rows is not None:
         for source in sources:
             NEW_JOBS_LEFT_OUT.labels(source["name"]).set(source["jobs_left_out_at"] is not None)
             UNCONFIGURED_JOBS.labels(source["name"]).set(0 if source["is_configured"] else source["jobs"])
         for name, kind, count in findings:
             OPEN_FINDINGS.labels(name, kind).set(count)
-        for webhook in deliveries:
-            for column, gauge in _WEBHOOK_GAUGES_BY_COLUMN.items():
-                if webhook["name"] in webhooks:
-                    gauge.labels(webhook["name"]).set(webhook[column])
+        _show_webhooks(row for row in deliveries if row["name"] in webhooks)
         health.record_names(sources)
     return rows is not None
+
+
+def _show_counts(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Show the rows of count_by_source.sql."""
+    for row in rows:
+        for state in STATES:
+            SOURCE_STATE.labels(row["source"], state).set(state == row["state"])
+        for phase in PHASES:
+            TRACKED_JOBS.labels(row["source"], phase).set(row[phase])
+        for column, gauge in _GAUGES_BY_COLUMN.items():
+            gauge.labels(row["source"]).set(row[column])
+
+
+def _show_webhooks(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Show rows of the view webhooks."""
+    for row in rows:
+        for column, gauge in _WEBHOOK_GAUGES_BY_COLUMN.items():
+            gauge.labels(row["name"]).set(row[column])
