@@ -153,6 +153,15 @@ def source_advice(source: Row) -> list[str]:
     return advice
 
 
+def webhook_trouble(webhook: Row) -> str:
+    """Return since when the attempts of a webhook fail and why, or for how long changes have waited for it."""
+    if webhook["state"] == "behind":
+        return f"changes have waited for {duration(webhook['lag_seconds'])}: does a daemon with these settings run?"
+    since = f" since {timestamp(webhook['failing_since'])}" if webhook["failing_since"] else ""
+    failures = webhook["failures"]
+    return f"{failures} failed {plural('attempt', failures)}{since}: {webhook['last_answer']}"
+
+
 def is_unconfigured(source: Row) -> bool:
     """Return whether a source has tracked jobs and is not in the settings."""
     return bool(source["jobs"]) and not source["is_configured"]

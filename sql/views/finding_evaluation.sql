@@ -2,10 +2,11 @@
 -- which order rows are locked.
 --
 -- It looks at few jobs: those with changes or new steps since the last evaluation; those with open findings; and those
--- of which something may fire without a change: their polls keep failing, they stall, or an item cannot be read. For
--- these it reads checkpointd.polling once, as each claim does, because no index has their columns (see claims.sql).
--- With 100,000 jobs that takes a tenth of a second. Of each kind it looks at some, and goes on behind them the next
--- time: so it ends well within the limit of a statement, and locks the feed for a short time, whatever happened.
+-- of which something may fire without a change: their polls keep failing, they stall, they end by silence, or an item
+-- cannot be read. For these it reads checkpointd.polling once, as each claim does, because no index has their columns
+-- (see claims.sql). With 100,000 jobs that takes a tenth of a second. Of each kind it looks at some, and goes on behind
+-- them the next time: so it ends well within the limit of a statement, and locks the feed for a short time, whatever
+-- happened.
 
 create or replace procedure checkpointd.evaluate_findings(
   inout fired bigint[],
@@ -98,13 +99,16 @@ begin
           and polling.last_complete_at - greatest(polling.newest_seen_at, event_lists.steps_at)
             > (4 * polling.spacing_s + 2 * coalesce(polling.spread_s, 0) + 2 * polling.gap_s + polling.waited_s)
               * interval '1 s'
+        or polling.settling_since is not null
+          and not checkpointd.is_final(jobs.status)
+          and checkpointd.was_seen_running(jobs, polling)
       )
       and not exists (
         select
         from checkpointd.findings
         where findings.job = polling.job
           and findings.until is null
-          and findings.kind in ('unreadable', 'stale', 'stalled')
+          and findings.kind in ('unreadable', 'stale', 'stalled', 'finished')
       )
     order by polling.job
     limit most_jobs

@@ -43,6 +43,24 @@ $$;
 comment on function checkpointd.failed_alone is
   'Returns whether the last poll of a failing job ended, and began when its source was ok as it is now.';
 
+create or replace function checkpointd.is_final(status text) returns boolean
+language sql immutable
+return coalesce(
+  lower(status) in ('succeeded', 'failed', 'cancelled', 'canceled', 'completed', 'error'), false
+);
+comment on function checkpointd.is_final is 'Returns whether a job with this status has ended.';
+
+create or replace function checkpointd.was_seen_running(job checkpointd.jobs, polling checkpointd.polling)
+returns boolean
+language sql as $$
+select coalesce(polling.newest_seen_at > job.tracked_at - interval '1 day', false)
+  and (polling.arrivals > 1 or polling.first_arrival_s is not null or polling.arrival_error_s = 0)
+$$;
+comment on function checkpointd.was_seen_running is
+  'Returns whether the newest checkpoint of a job arrived while it was tracked, or less than a day before. If the '
+  'first listing has checkpoints without a time, they may be old: then a further one must arrive. '
+  '(A time without an error is one that the provider states.)';
+
 create or replace function checkpointd.find_in_jobs(keys bigint[], now timestamptz)
 returns table (
   source int, job bigint, kind text, checkpoint_id text, value double precision, message text, fires boolean
@@ -52,9 +70,10 @@ set jit = off
 as $$
 -- A job that ended more than a day ago has no findings: to track it fires nothing. If it was seen running, it ended
 -- when its status changed here, otherwise when the provider says so or, if it does not, when its newest checkpoint was
--- made. A job whose status is not known counts as ended a day after its newest checkpoint.
+-- made. A job without a final status ends by silence: if it was seen running, when its silence had lasted for
+-- CHECKPOINTD_ASSUME_ENDED_SECONDS, otherwise with its newest checkpoint, if its status is not known.
 with tracked as (
-  select jobs.key as job, jobs.source, jobs.status, jobs.error,
+  select jobs.key as job, jobs.id, jobs.source, jobs.status, jobs.error,
     checkpointd.n_epochs(jobs.hyperparameters) as n_epochs, sources.kind as source_kind,
     checkpointd.failed_alone(sources, polling, $2) as failed_alone,
     polling.settling_since, polling.sealed_at, polling.waiting_since,
@@ -65,7 +84,9 @@ with tracked as (
     summaries.step_distance, summaries.is_uneven or summaries.came_in_a_burst as has_gap, summaries.best_id,
     summaries.best_rule, summaries.best_direction, summaries.best_covered, latest.train_loss as latest_train_loss,
     end_of.has_ended, status_change.at as status_at,
+    not end_of.has_ended and polling.settling_since is not null and end_of.was_running as fell_silent,
     case
+      when not end_of.has_ended and end_of.was_running then polling.settling_since
       when end_of.has_ended or polling.settling_since is not null then coalesce(
         status_change.seen_at, checkpointd.unix_time(jobs.finished_at, interval '1 day'),
         checkpointd.unix_time(latest.created_at, interval '1 day'),
@@ -80,9 +101,8 @@ with tracked as (
   left join checkpointd.summaries on summaries.job = jobs.key
   left join checkpointd.checkpoints as latest on latest.job = summaries.job and latest.id = summaries.latest_id
   cross join lateral (
-    select coalesce(
-      lower(jobs.status) in ('succeeded', 'failed', 'cancelled', 'canceled', 'completed', 'error'), false
-    ) as has_ended
+    select checkpointd.is_final(jobs.status) as has_ended,
+      checkpointd.was_seen_running(jobs, polling) as was_running
   ) as end_of
   left join lateral (
     select changes.at, case when changes.old_value is not null then changes.at end as seen_at
@@ -284,21 +304,42 @@ stalled as (
 ),
 
 -- It fires when a listing was read after the end: then the last checkpoint and its metrics are known. If that takes
--- more than ten minutes, it fires without.
+-- more than ten minutes, it fires without. A job that ended by silence was read.
 finished as (
   select current_job.source, current_job.job, 'finished', current_job.best_id, chosen.value,
     format(
-      'The job ended (%s). %s', current_job.status,
+      '%s %s',
+      case
+        when current_job.fell_silent then format(
+          'The job seems to have ended: no new checkpoint since %s.',
+          checkpointd.shown_time(current_job.newest_seen_at)
+        )
+        else format('The job ended (%s).', current_job.status)
+      end,
       case
         when chosen.value is not null then format(
-          'Deploy step %s, %s: its %s, %s, is the %s of %s.', best.step_number,
-          coalesce(best.fine_tuned_model_checkpoint, best.id), current_job.best_rule,
+          'Deploy %s%s: its %s, %s, is the %s of %s.', 'step ' || best.step_number || ', ',
+          coalesce(
+            checkpointd.deploy_as(
+              current_job.source_kind, current_job.id, best.id, best.fine_tuned_model_checkpoint, best.payload
+            ),
+            best.fine_tuned_model_checkpoint, best.id
+          ), current_job.best_rule,
           checkpointd.shown_number(chosen.value),
           case current_job.best_direction when 'maximize' then 'greatest' else 'least' end,
           format(case current_job.best_covered when 1 then '%s checkpoint' else '%s checkpoints' end,
             current_job.best_covered)
         )
-        when current_job.checkpoint_count > 0 then 'No checkpoint has a metric to choose by.'
+        when current_job.last_complete_at is null then 'Its checkpoints were never read.'
+        when current_job.checkpoint_count > 0 then format(
+          'No checkpoint has a metric to choose by. The newest one is %s.',
+          coalesce(
+            checkpointd.deploy_as(
+              current_job.source_kind, current_job.id, latest.id, latest.fine_tuned_model_checkpoint, latest.payload
+            ),
+            latest.fine_tuned_model_checkpoint, latest.id
+          )
+        )
         else 'It has no checkpoints.'
       end
     ),
@@ -309,14 +350,15 @@ finished as (
     )
   from current_job
   left join checkpointd.checkpoints as best on best.job = current_job.job and best.id = current_job.best_id
+  left join checkpointd.checkpoints as latest on latest.job = current_job.job and latest.id = current_job.latest_id
   cross join lateral (
     select checkpointd.metric(
       current_job.best_rule, best.step, best.train_loss, best.train_mean_token_accuracy, best.valid_loss,
       best.valid_mean_token_accuracy, best.full_valid_loss, best.full_valid_mean_token_accuracy, best.extra_metrics
     ) as value
   ) as chosen
-  where current_job.has_ended
-    and lower(current_job.status) not in ('failed', 'error')
+  where current_job.fell_silent
+    or current_job.has_ended and lower(current_job.status) not in ('failed', 'error')
 ),
 
 failed as (

@@ -228,12 +228,13 @@ async def test_subjects_are_documented(
     await sql.execute(
         """insert into checkpointd.changes (at, job, kind) select now() - interval '6 minutes', key, 'new'
         from checkpointd.jobs;
-        insert into checkpointd.webhooks (name, cursor, failures, last_answer)
-        values ('a', 1, 2, 'HTTP 503'), ('b', 0, 0, null), ('fine', 1, 0, null), ('removed', 0, 1, null)"""
+        insert into checkpointd.webhooks (name, cursor, failures, failing_since, last_answer)
+        values ('a', 1, 2, '2026-11-01 12:00Z', 'HTTP 503'), ('b', 0, 0, null, null), ('fine', 1, 0, null, null),
+          ('removed', 0, 1, null, null)"""
     )
     webhooks = [{"name": name, "url": "http://[::1]", "format": "slack"} for name in ("a", "b", "fine")]
     found = await _check(daemon_login, provider, monkeypatch, database_pooler=True, webhooks=webhooks)
-    assert "2 failed attempts: HTTP 503" == found["deliveries of a"].message
+    assert "2 failed attempts since 2026-11-01 12:00:00 UTC: HTTP 503" == found["deliveries of a"].message
     assert found.pop("deliveries of b").message.startswith("changes have waited for 6 min")
     assert {"ok"} == {found.pop(f"webhook {name}").state for name in ("b", "fine")}
     webhook = {"name": "a", "url": "https://hooks.example.org", "secret": "NONE"}

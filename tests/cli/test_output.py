@@ -91,6 +91,23 @@ async def test_open_findings(url: str, store: Store, sql: asyncpg.Connection, tm
     assert (await checkpointd("status", env=env)).out.startswith("source ")
 
 
+async def test_webhooks_that_fail(url: str, sql: asyncpg.Connection, tmp_path: Path) -> None:
+    """`status` prints the webhooks of the settings that fail, since when and why; as JSON all of them."""
+    await sql.execute("""
+        insert into checkpointd.webhooks (name, cursor, failures, failing_since, last_answer)
+        values ('chat', 0, 3, '2026-11-01 12:00Z', 'HTTP 503'), ('fine', 0, 0, null, null),
+          ('removed', 0, 9, now(), 'x')""")
+    table = '[[webhooks]]\nname = "{}"\nurl = "http://[::1]"\nformat = "slack"\n'
+    (tmp_path / "checkpointd.toml").write_text("".join(map(table.format, ("chat", "fine"))))
+    env = environment(tmp_path, url, CHECKPOINTD_CONFIG=str(tmp_path / "checkpointd.toml"))
+    lines = (await checkpointd("status", env=env)).out.splitlines()
+    assert re.match("webhook +state +reason", lines[0])
+    assert re.match("chat +failing +3 failed attempts since 2026-11-01 12:00:00 UTC: HTTP 503", lines[1])
+    assert "" == lines[2]
+    listed = json.loads((await checkpointd("status", "--json", env=env)).out)["webhooks"]
+    assert [("chat", "failing"), ("fine", "ok")] == [(row["name"], row["state"]) for row in listed]
+
+
 async def test_narrow_terminal(
     url: str, store: Store, provider: Provider, sql: asyncpg.Connection, tmp_path: Path
 ) -> None:
@@ -115,7 +132,7 @@ async def test_nothing_tracked(url: str, provider: Provider, tmp_path: Path) -> 
     """Without jobs the output has the command that tracks one, on a terminal and in a pipe; the JSON is empty."""
     env = environment(tmp_path, url, provider.url)
     advice = "No jobs are tracked: run `checkpointd track ftjob-…`"
-    for command, empty in (("status", {"findings": [], "sources": [], "jobs": []}), ("jobs", [])):
+    for command, empty in (("status", {"findings": [], "sources": [], "webhooks": [], "jobs": []}), ("jobs", [])):
         assert [advice] == _lines(await on_terminal(command, env=env, columns=80))
         assert (0, f"{advice}\n", "") == await checkpointd(command, env=env)
         assert empty == json.loads((await checkpointd(command, "--json", env=env)).out)

@@ -9,7 +9,9 @@ from checkpointd.domain.job import ENDED_STATUSES
 from checkpointd.postgres.findings import evaluate_findings
 from checkpointd.postgres.store import Store
 from checkpointd.provider.formats.together import read_metrics_list
-from support.finding_histories import DAY_AGO, ENDED, FAILING, OVERFITTING, PACED, History, add, found
+from support.finding_histories import DAY_AGO, ENDED, FAILING, FALLING, OVERFITTING, PACED, History, add, found
+
+SILENT: Final = ENDED + "arrivals = 3, spacing_s = 600, newest_seen_at = now() - interval '36 hours', "
 
 HISTORIES: Final[dict[str, History]] = {
     "losses fall": History(""),
@@ -105,6 +107,28 @@ HISTORIES: Final[dict[str, History]] = {
     "its status is unknown, and its checkpoints are old": History(
         "", losses=OVERFITTING, status=None,
         more=f"update checkpointd.checkpoints set created_at = {DAY_AGO} where job = {{job}}",
+    ),
+    "it has no status, and was silent for long": History("finished", status=None, polling=SILENT),
+    "it has an unknown status, and was silent for long": History("finished", status="training", polling=SILENT),
+    "it has no status, was silent for long, and overfits": History(
+        "finished overfitting", losses=OVERFITTING, status=None, polling=SILENT,
+        more=f"update checkpointd.checkpoints set created_at = {DAY_AGO} where job = {{job}}",
+    ),
+    "it has no status, and its first listing was the last one with news": History(
+        "", status=None, polling=SILENT + "arrivals = 1, arrival_error_s = 60, "
+    ),
+    "it has no status, and its only checkpoint came while it was tracked": History(
+        "finished", losses=FALLING[:1], status=None,
+        polling=SILENT + "arrivals = 1, arrival_error_s = 60, first_arrival_s = 300, ",
+    ),
+    "it has no status, and had ended two days before it was tracked": History(
+        "", status=None, polling=SILENT + "newest_seen_at = now() - interval '72 hours', "
+    ),
+    "it has no status, and was silent for an hour": History(
+        "", status=None, polling=PACED + "newest_seen_at = now() - interval '1 hour', "
+    ),
+    "it has no status, and its silence ended the day before": History(
+        "", losses=OVERFITTING, status=None, polling=SILENT + "settling_since = now() - interval '26 hours', "
     ),
     "it failed": History(
         "failed", status="failed", former_status="running",
@@ -247,3 +271,44 @@ async def test_a_source_that_is_not_tried(store: Store, sql: asyncpg.Connection,
         await sql.execute(f"update checkpointd.{not_tried}")
         await evaluate_findings(store, 0, 0)
         assert {} == await found(sql)
+
+
+DEPLOYED: Final = {
+    "openai": "step 300, ft:x: its full_valid_loss, 0.7, is the least of 3 checkpoints.",
+    "nebius": "step 300, job:ckpt-{key}-300: its full_valid_loss",
+    "together": "step 300, acme/x: its full_valid_loss",
+    "tinker": "step 300, tinker://run/300: its full_valid_loss",
+}
+
+
+@pytest.mark.parametrize("kind", DEPLOYED)
+async def test_the_text_that_deploys(store: Store, sql: asyncpg.Connection, kind: str) -> None:
+    """The message of `finished` names the checkpoint by the text with which its provider deploys it."""
+    await store.register_sources({"test": kind})
+    key = await add(sql, "job", History("finished", status="succeeded", former_status="running", polling=ENDED))
+    await sql.execute("""
+        update checkpointd.checkpoints set fine_tuned_model_checkpoint = 'ft:x',
+          payload = '{"object_name": "acme/x", "tinker_path": "tinker://run/300"}' where step_number = 300""")
+    await evaluate_findings(store)
+    message = await sql.fetchval("select message from fine_tuning.findings")
+    assert f"Deploy {DEPLOYED[kind].format(key=key)}" in message
+
+
+async def test_an_end_by_silence(store: Store, sql: asyncpg.Connection) -> None:
+    """A job with an unknown status that stalls is finished when it counts as ended, and no longer stalled.
+
+    Without a metric, the message names the newest checkpoint. If a further checkpoint comes, it is not finished.
+    """
+    await store.register_sources({"test": "tinker"})
+    running = PACED + "newest_seen_at = now() - interval '1 hour', "
+    key = await add(sql, "job", History("", losses=[(None, None)], status="training", polling=running))
+    seen = []
+    for change in ("quiet_polls = 2", "settling_since = now()", "settling_since = null, newest_seen_at = now()"):
+        await sql.execute(f"update checkpointd.polling set {change}")
+        await sql.execute("insert into checkpointd.changes (job, kind, checkpoint_id) values ($1, 'new', 'x')", key)
+        await evaluate_findings(store, 0, 0)
+        seen.append(await found(sql))
+    assert [{"job": "stalled"}, {"job": "finished"}, {}] == seen
+    message = await sql.fetchval("select message from fine_tuning.findings where kind = 'finished'")
+    assert message.startswith("The job seems to have ended: no new checkpoint since ")
+    assert message.endswith(f" The newest one is ckpt-{key}-100.")

@@ -164,6 +164,7 @@ async def _evaluate_two_at_once(store: Store) -> list[int]:
         History("", polling=STALE),
         History("", polling="rejected = 1, "),
         History("", polling=SILENT),
+        History("", status=None, polling=SILENT + "settling_since = now() - interval '1 min', "),
         History("", losses=OVERFITTING, more=_STEPS.format("now() - (1 + {job} % 5) * interval '1 min'")),
     ],
 )

@@ -35,6 +35,7 @@ class Receiver:
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.answer: Callable[[Received], Awaitable[web.StreamResponse]] | None = None
+        self.before_reading: Callable[[], Awaitable[None]] | None = None
         self.url = self.origin = ""
         self.in_flight = 0
         self.most_in_flight = 0
@@ -42,6 +43,8 @@ class Receiver:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
         assert isinstance(request.transport, asyncio.Transport)
+        if self.before_reading:
+            await self.before_reading()
         received = Received(request.path, headers, await request.read(), request.transport)
         self.received.append(received)
         self.in_flight += 1
@@ -76,9 +79,10 @@ class Receiver:
         self.origin = f"http://127.0.0.1:{self._port}"
         self.url = f"{self.origin}/hook"
 
-    async def restart(self) -> None:
-        """Close all connections without answers, and listen on the same port again."""
+    async def restart(self, seconds: float = 0) -> None:
+        """Close all connections without answers, and listen on the same port again after so many seconds."""
         await self.stop()
+        await asyncio.sleep(seconds)
         await self._start(self._port)
 
     async def __aexit__(self, *_: object) -> None:

@@ -14,6 +14,22 @@ SHIFTED_CLOCK = """
 """
 """Functions that replace the database's clock for a session that has `shifted` first in its search path."""
 
+SHIFT_DEFAULTS = """
+    do $$
+    declare
+      found record;
+    begin
+      for found in
+        select attrelid::regclass as owner, attname as name
+        from pg_attrdef
+        join pg_attribute on attrelid = adrelid and attnum = adnum
+        where pg_get_expr(adbin, adrelid) = 'clock_timestamp()'
+      loop
+        execute format('alter table %s alter %I set default shifted.clock_timestamp()', found.owner, found.name);
+      end loop;
+    end $$"""
+"""Lets the defaults of columns use the shifted clock, too, whatever the session."""
+
 
 async def connect_shifted(url: str) -> asyncpg.Connection:
     """Connect as the daemon does, with the functions of SHIFTED_CLOCK."""

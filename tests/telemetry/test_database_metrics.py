@@ -85,6 +85,32 @@ async def test_open_findings(store: Store, sql: asyncpg.Connection, health: Heal
     assert 0 == _value("open_findings", kind="overfitting")
 
 
+async def test_webhooks(store: Store, sql: asyncpg.Connection, health: Health) -> None:
+    """Each webhook of the settings has its failures, its lag and what was not delivered. Others have no metrics."""
+    await track(store)
+    await sql.execute("""
+        insert into checkpointd.changes (job, kind, at)
+        select key, 'new', now() - interval '10 min' from checkpointd.jobs;
+        insert into checkpointd.webhooks (name, cursor, failures, undelivered, undelivered_seq)
+        values ('chat', 0, 3, 2, 1), ('removed', 0, 9, 9, 1)""")
+
+    def shown(name: str) -> list[float | None]:
+        names = ("failures", "lag_seconds", "undelivered_messages")
+        return [metrics.REGISTRY.get_sample_value(f"checkpointd_webhook_{of}", {"webhook": name}) for of in names]
+
+    await database_metrics.refresh(store, health, ["test"], ["chat", "new"])
+    failures, lag, undelivered = shown("chat")
+    assert (3, 2) == (failures, undelivered)
+    assert 600 <= (lag or 0) < 700
+    assert [None] * 6 == [*shown("removed"), *shown("new")]
+    last = "select max(seq) from checkpointd.changes"
+    await sql.execute(f"update checkpointd.webhooks set failures = 0, cursor = ({last})")
+    await database_metrics.refresh(store, health, ["test"], ["chat"])
+    assert [0, 0, 2] == shown("chat")
+    await database_metrics.refresh(store, health, ["test"])
+    assert [None] * 3 == shown("chat")
+
+
 async def test_every_kind_is_counted(store: Store, sql: asyncpg.Connection, health: Health) -> None:
     """The metric has each kind that the table permits."""
     await store.register_sources({"test": "openai"})

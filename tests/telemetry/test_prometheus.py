@@ -60,15 +60,16 @@ def test_alerts() -> None:
 def test_each_alert_is_tested() -> None:
     """For each alert, tests/data/alerts.test.yml has a case in which it fires."""
     fired = re.findall(r"""labels: '\{alertname="(\w+)""", TESTS.read_text())
-    assert len(ALERTS) == 14
+    assert len(ALERTS) == 17
     assert set(ALERTS) == set(fired)
 
 
 def test_each_alert_is_explained() -> None:
-    """Each alert has a severity, a summary that names its source or instance, a description, and an action."""
+    """Each alert has a severity, a summary that names its source, webhook or instance, a description, and an action."""
     for rule in RULES.split("- alert: ")[1:]:
-        subject = "source" if "by (job, source)" in rule else "instance"
-        assert [subject] == re.findall(r"\$labels\.(\w+)", rule), rule
+        aggregated = re.search(r"by \(job, (\w+)\)", rule)
+        assert {aggregated[1] if aggregated else "instance"} == set(re.findall(r"\$labels\.(\w+)", rule)), rule
+        assert re.search(r"summary: .*\$labels", rule), rule
         keys = re.findall(r"^ +(expr|severity|summary|description|action): *\S", rule, flags=re.MULTILINE)
         assert ["expr", "severity", "summary", "description", "action"] == keys, rule
 

@@ -6,9 +6,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 from aiohttp import web
+from standardwebhooks import Webhook, WebhookVerificationError
 
+from checkpointd.telemetry.hidden import redact
 from support.receiver import SECRET, Received, Receiver
 from webhooks.conftest import Open, add_statuses, attempt_now, statuses, view
+
+SECRET_2 = "whsec_" + SECRET[:5:-1]
 
 
 async def test_answers_that_may_change(
@@ -175,6 +179,48 @@ async def test_no_answer(sql: asyncpg.Connection, jobs: dict[str, int], open_sen
     row = await view(sql)
     assert (None, 3, "failing") == tuple(row[name] for name in ("last_status", "failures", "state"))
     assert row["last_answer"].startswith("no connection: ")
+
+
+async def test_a_replaced_secret(
+    sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A new URL and a new secret are used from the next attempt on. While a file is empty, its last text is used."""
+    (tmp_path / "url").write_text(f"{receiver.origin}/first")
+    (tmp_path / "secret").write_text(SECRET)
+    sender = open_sender(url={"credential": str(tmp_path / "url")}, secret=str(tmp_path / "secret"))
+    await sender.tick()
+    used = []
+    for status, change in (
+        ("queued", {}), ("running", {"secret": SECRET_2}), ("paused", {"secret": ""}),
+        ("resuming", {"url": f"{receiver.origin}/second"}),
+    ):  # fmt: skip
+        for name, text in change.items():
+            (tmp_path / name).write_text(text)
+        await add_statuses(sql, jobs["ftjob-a"], [status])
+        await sender.tick()
+        request = receiver.received[-1]
+        accepted = [key for key in (SECRET, SECRET_2) if _is_accepted(request, key)]
+        used.append((request.message["data"]["changes"][0]["new_value"], request.path, *accepted))
+        if status == "paused":
+            (tmp_path / "secret").write_text(SECRET_2)
+    assert [
+        ("queued", "/first", SECRET), ("running", "/first", SECRET_2), ("paused", "/first", SECRET_2),
+        ("resuming", "/second", SECRET_2),
+    ] == used  # fmt: skip
+    log = capsys.readouterr().out
+    assert 2 == log.count("webhook.secret_changed")
+    hidden_from = "".join(map(redact, (SECRET_2, "/second")))
+    assert SECRET_2[6:] not in log + hidden_from
+
+
+def _is_accepted(request: Received, secret: str) -> bool:
+    """Return whether the library of Standard Webhooks accepts the signature of a request."""
+    try:
+        Webhook(secret).verify(request.body, request.headers)
+    except WebhookVerificationError:
+        return False
+    return True
 
 
 async def test_no_secret_is_shown(

@@ -73,46 +73,81 @@ async def test_five_senders(url: str, sql: asyncpg.Connection, open_sender: Open
     assert 1 == receiver.most_in_flight
 
 
+class DyingReceiver:
+    """Answers with faults. It halts at the stage `halts_at` of a request, so that it can be killed there."""
+
+    STAGES = ("before reading", "after reading", "while answering")
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.halts_at = ""
+        self.reached = asyncio.Event()
+        self.faults = 0
+        """How many requests were read, and perhaps not answered with 204."""
+
+    async def _halt(self, stage: str) -> None:
+        if stage == self.halts_at:
+            self.reached.set()
+            await asyncio.Event().wait()  # for the end of the connection
+
+    async def before_reading(self) -> None:
+        """Come to the first stage."""
+        await self._halt("before reading")
+
+    async def answer(self, received: Received) -> web.StreamResponse:
+        """Come to the other stages. Of 100 answers ten are lost, and five are failures."""
+        self.faults += 1  # unless it comes to an answer: a sender can time out
+        await self._halt("after reading")
+        if self.halts_at in {"", "while answering"}:
+            self.reached.set()
+        await asyncio.sleep(self._rng.uniform(0, 0.01))
+        fault = self._rng.random()
+        if fault < 0.1:
+            received.transport.abort()
+        self.faults -= fault >= 0.15
+        return web.Response(status=503 if 0.1 <= fault < 0.15 else 204)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("jobs")
 async def test_two_hundred_kills(url: str, sql: asyncpg.Connection, receiver: Receiver) -> None:
-    """Five processes that share a webhook, killed 200 times while answers are lost, lose nothing, in order."""
-    rng, arrived = random.Random(7), asyncio.Event()
-    faults = 0
+    """Five processes that share a webhook lose nothing, in order, while they and the receiver are killed 200 times.
 
-    async def answer(received: Received) -> web.StreamResponse:
-        nonlocal faults
-        arrived.set()
-        faults += 1  # unless it comes to an answer: a sender can time out
-        await asyncio.sleep(rng.uniform(0, 0.01))
-        fault = rng.random()
-        faults -= 1
-        faults += fault < 0.15
-        if fault < 0.1:
-            received.transport.abort()  # the answer is lost
-        return web.Response(status=503 if fault < 0.15 else 204)
-
-    receiver.answer = answer
+    In turns two senders are killed, and the receiver twice: in the stages of a request. Answers are lost, too.
+    """
+    rng = random.Random(7)
+    dying = DyingReceiver(rng)
+    receiver.answer, receiver.before_reading = dying.answer, dying.before_reading
     senders = [start_sender(url, receiver.url) for _ in range(5)]
-    kills = 0
+    kills = {"sender": 0, **dict.fromkeys(dying.STAGES, 0)}
+
+    async def reach(stage: str) -> None:
+        dying.halts_at = stage
+        dying.reached.clear()
+        await sql.execute(ADD, 1)
+        await dying.reached.wait()
+
     async with asyncio.timeout(300):
-        while kills < 200:
-            if kills % 50 == 48:
-                await receiver.restart()
-            arrived.clear()
-            await sql.execute(ADD, 2)
-            await arrived.wait()
+        while sum(kills.values()) < 200:
+            await reach("")
             await asyncio.sleep(rng.uniform(0, 0.01))
             for number in rng.sample(range(5), 2):
                 senders[number].kill()
                 senders[number].join()
                 senders[number] = start_sender(url, receiver.url)
-                kills += 1
+                kills["sender"] += 1
+            for _ in range(2):
+                await reach(stage := min(dying.STAGES, key=lambda stage: kills[stage]))
+                if stage == "while answering":
+                    await asyncio.sleep(rng.uniform(0, 0.01))
+                await receiver.restart(rng.uniform(0, 0.02))
+                dying.halts_at = ""
+                kills[stage] += 1
         count = await sql.fetchval("select count(*) from checkpointd.changes")
         while await sql.fetchval("select coalesce(max(cursor), 0) from checkpointd.webhooks") < count:  # noqa: ASYNC110
             await asyncio.sleep(0.05)  # the senders are other processes
     for sender in senders:
         sender.kill()
     repeats = check(receiver.received, count)
-    assert repeats <= kills + faults
+    assert 0 < repeats <= sum(kills.values()) + dying.faults
     assert 0 == await sql.fetchval("select undelivered from checkpointd.webhooks")

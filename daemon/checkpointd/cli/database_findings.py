@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from checkpointd.cli.findings import Finding, State
 from checkpointd.postgres.migrations import Obstacle
-from checkpointd.presentation import duration, is_unconfigured, plural, timestamp
+from checkpointd.presentation import is_unconfigured, plural, timestamp, webhook_trouble
 
 OLDEST: Final = 150_000
 """The oldest supported PostgreSQL, as its server_version_num."""
@@ -125,13 +125,8 @@ def assess_new_jobs(stored: Sequence[Mapping[str, Any]], per_day: int) -> list[F
 
 def assess_webhooks(stored: Sequence[Mapping[str, Any]], configured: Collection[str]) -> list[Finding]:
     """Return a warning for each configured webhook whose deliveries fail, or that lags behind the changes."""
-    findings = []
-    for row in stored:
-        if row["name"] not in configured or row["state"] == "ok":
-            continue
-        if row["state"] == "failing":
-            message = f"{row['failures']} failed {plural('attempt', row['failures'])}: {row['last_answer']}"
-        else:
-            message = f"changes have waited for {duration(row['lag_seconds'])}: does a daemon with these settings run?"
-        findings.append(Finding("warn", f"deliveries of {row['name']}", message))
-    return findings
+    return [
+        Finding("warn", f"deliveries of {row['name']}", webhook_trouble(row))
+        for row in stored
+        if row["name"] in configured and row["state"] != "ok"
+    ]

@@ -9,6 +9,7 @@ from checkpointd.cli.database import open_database
 from checkpointd.domain.job import Job
 from checkpointd.postgres import objectives, overview
 from checkpointd.postgres.store import Store
+from checkpointd.postgres.webhooks import list_webhooks
 from checkpointd.presentation import plural
 from checkpointd.settings.model import Settings
 from checkpointd.settings.source import METRIC_CHARACTERS, Objective, is_metric
@@ -97,17 +98,22 @@ def show_jobs(settings: Settings, *, as_json: bool) -> None:
 
 
 def show_status(settings: Settings, *, as_json: bool) -> None:
-    """Print the open findings, the sources, and the freshness of each tracked job, the worst first."""
+    """Print the open findings, the sources, the webhooks, and the freshness of each tracked job, the worst first.
+
+    Of the webhooks only those of the settings are shown, as text only those that fail or are behind.
+    """
+    names = {webhook.name for webhook in settings.webhooks}
 
     async def work() -> None:
         async with open_database(settings) as store:
             findings = await overview.list_findings(store)
             sources = await overview.list_sources(store, list(settings.source_kinds))
+            webhooks = [row for row in await list_webhooks(store) if row["name"] in names]
             jobs = await overview.list_freshness(store)
         if as_json:
-            status = {"findings": findings, "sources": sources, "jobs": jobs}
+            status = {"findings": findings, "sources": sources, "webhooks": webhooks, "jobs": jobs}
             print(json.dumps(status, default=output.json_default))
         else:
-            tables.show_status(findings, sources, jobs)
+            tables.show_status(findings, sources, webhooks, jobs)
 
     event_loop.run_interruptible(work())

@@ -110,8 +110,11 @@ def show_best(job: str, best: Row | None) -> None:
         print(f"{job}: step {best['best_step']:,} has the {extreme}, {of_all}")
 
 
-def show_status(findings: Sequence[Row], sources: Sequence[Row], jobs: Sequence[Row]) -> None:
-    """Print the open findings, the states of the sources, and the freshness of each tracked job, in the given order."""
+def show_status(findings: Sequence[Row], sources: Sequence[Row], webhooks: Sequence[Row], jobs: Sequence[Row]) -> None:
+    """Print the open findings, the states of the sources, and the freshness of each tracked job, in the given order.
+
+    Webhooks are printed if they fail or are behind.
+    """
     show_findings(findings)
     if sources:
         columns = [
@@ -122,6 +125,10 @@ def show_status(findings: Sequence[Row], sources: Sequence[Row], jobs: Sequence[
             Column("reason"),
         ]
         _show_table(columns, [_source_cells(row) for row in sources], "checkpointd status")
+        print()
+    if troubled := [row for row in webhooks if row["state"] != "ok"]:
+        columns = [Column("webhook"), Column("state"), Column("reason")]
+        _show_table(columns, [_troubled_webhook_cells(row) for row in troubled], "checkpointd webhooks")
         print()
     columns = [
         Column("job", unbroken_from=0),
@@ -150,6 +157,10 @@ def _source_cells(row: Row) -> list[Cell]:
         timestamp(row["resume_at"]) if row["resume_at"] and not is_ok else "",
         "; ".join(reasons),
     ]
+
+
+def _troubled_webhook_cells(row: Row) -> list[Cell]:
+    return [row["name"], Label("bad", row["state"]), presentation.webhook_trouble(row)]
 
 
 def _freshness_cells(row: Row) -> list[Cell]:

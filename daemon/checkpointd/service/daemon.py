@@ -168,7 +168,10 @@ def _ticking(
     """
     with run_ticker() as ticker:
         interval, usual = min(1.0, settings.min_poll_seconds / 4), read_cadence(settings).unknown_source.prior
-        refresh = partial(database_metrics.refresh_until_read, store, health, list(settings.source_kinds))
+        webhook_names = [webhook.name for webhook in settings.webhooks]
+        refresh = partial(
+            database_metrics.refresh_until_read, store, health, list(settings.source_kinds), webhook_names
+        )
         loops: list[tuple[asyncio.Event, float, Callable[[], Awaitable[object]]]] = [
             (poller.wake, interval, poller.tick),
             (asyncio.Event(), database_metrics.REFRESH_SECONDS, refresh),

@@ -5,7 +5,7 @@ a message is sent.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
 from checkpointd.domain.delivery import Answer, Outcome, is_given_up, next_gap
@@ -31,7 +31,8 @@ class Webhook(NamedTuple):
     """A webhook at run time."""
 
     name: str
-    endpoint: Endpoint
+    endpoint: Callable[[], Awaitable[Endpoint]]
+    """Returns the endpoint with its present secrets. It is called before each attempt."""
     selection: Selection
     start: int | None
     """The number of the first change for a new webhook, or None for what is stored from now on."""
@@ -90,9 +91,10 @@ class Sender:
         loop = asyncio.get_running_loop()
         groups, read_to = await webhooks.read_feed(self._store, lease.cursor, self._webhook.selection)
         for message in self._webhook.messages(name, groups):
+            endpoint = await self._webhook.endpoint()
             if loop.time() > renewed_at + (1 - POST_SHARE) * self._lease_seconds:
                 break  # a request could outlast the lease: this process was suspended, or the database was slow
-            answer = await self._post(message)
+            answer = await self._post(endpoint, message)
             if answer.may_change and not is_given_up(lease.failing_seconds, message.age):
                 await self._delay(lease, answer)
                 return False
@@ -108,8 +110,8 @@ class Sender:
         await webhooks.release(self._store, name, lease)
         return True
 
-    async def _post(self, message: Message) -> Answer:
-        endpoint, seconds = self._webhook.endpoint, int(self._clock())
+    async def _post(self, endpoint: Endpoint, message: Message) -> Answer:
+        seconds = int(self._clock())
         return await post(self._http, endpoint, message.id, message.body, seconds, self._request_seconds)
 
     async def _advance(
