@@ -13,7 +13,9 @@ from yarl import URL
 from checkpointd.settings.credentials import SettingsError, read_secret
 from checkpointd.settings.fields import Credential, key_reference, parse_address, table_name, text_or_credential
 
-CHANGE_KINDS: Final = ("new", "changed", "regressed", "missing", "returned", "status", "fired", "resolved")
+CHANGE_KINDS: Final = (
+    "new", "changed", "regressed", "missing", "expired", "returned", "status", "fired", "resolved",
+)  # fmt: skip
 """Kinds of changes. `fired` and `resolved` are those of every finding."""
 
 FINDING_KINDS: Final = (
