@@ -2,8 +2,8 @@
 -- which order rows are locked.
 --
 -- It looks at few jobs: those with changes or new steps since the last evaluation; those with open findings; and those
--- of which something may fire without a change: their polls keep failing, they stall, or an item cannot be read. For
--- these it reads checkpointd.polling once, as each claim does, because no index has their columns (see claims.sql).
+-- of which something may fire without a change: their polls keep failing, they stall, an item cannot be read, or a
+-- checkpoint expires soon. For all but the last it reads checkpointd.polling once, as each claim does, because no index has their columns (see claims.sql).
 -- With 100,000 jobs that takes a tenth of a second. Of each kind it looks at some, and goes on behind them the next
 -- time: so it ends well within the limit of a statement, and locks the feed for a short time, whatever happened.
 
@@ -25,6 +25,7 @@ declare
   open_jobs bigint[];
   step_jobs bigint[];
   polled_jobs bigint[];
+  expiring_jobs bigint[];
   evaluated_jobs bigint[];
   last_seq bigint;
   last_steps_at timestamptz;
@@ -109,7 +110,24 @@ begin
     order by polling.job
     limit most_jobs
   );
-  evaluated_jobs := changed_jobs || open_jobs || step_jobs || polled_jobs;
+
+  -- Each of these fires, so none is looked at again the next time.
+  expiring_jobs := array(
+    select soon.job
+    from checkpointd.find_expiring(null, now) as soon
+    where not is_behind
+      and not exists (
+        select
+        from checkpointd.findings
+        where findings.job = soon.job
+          and findings.until is null
+          and findings.kind = 'leaving'
+          and findings.checkpoint_id = soon.checkpoint_id
+      )
+    order by soon.job
+    limit most_jobs
+  );
+  evaluated_jobs := changed_jobs || open_jobs || step_jobs || polled_jobs || expiring_jobs;
 
   -- A finding is stored with the time since null until it fires: of a job that ended, its last listing is waited for.
   with found as materialized (
@@ -199,7 +217,8 @@ begin
     evaluated_at = now;
 
   -- If many jobs fail at once, all of them are found at once, some at a time.
-  is_behind := is_behind or cardinality(polled_jobs) = most_jobs and cardinality(fired) > 0;
+  is_behind := is_behind
+    or most_jobs in (cardinality(polled_jobs), cardinality(expiring_jobs)) and cardinality(fired) > 0;
 
   -- The feed, at the end, because it stays locked until the commit.
   if cardinality(fired || resolved) > 0 then

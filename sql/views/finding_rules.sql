@@ -43,6 +43,44 @@ $$;
 comment on function checkpointd.failed_alone is
   'Returns whether the last poll of a failing job ended, and began when its source was ok as it is now.';
 
+create or replace function checkpointd.find_expiring(keys bigint[], now timestamptz)
+returns table (job bigint, checkpoint_id text, expires_at timestamptz, is_best boolean)
+language sql as $$
+select kept.job, kept.id, kept.expires_at, summaries.best_id is not null
+from (
+  select distinct checkpoints.job
+  from checkpointd.checkpoints
+  where checkpoints.expires_at > $2
+    and checkpoints.expires_at <= $2 + interval '3 days'
+    and checkpoints.missing_since is null
+    and ($1 is null or checkpoints.job = any ($1))
+) as near
+join checkpointd.jobs on jobs.key = near.job
+join checkpointd.polling on polling.job = near.job
+join checkpointd.summaries on summaries.job = near.job
+cross join lateral (
+  select checkpoints.job, checkpoints.id, checkpoints.expires_at,
+    checkpointd.unix_time(checkpoints.created_at, interval '1 day') as created_at
+  from checkpointd.checkpoints
+  where checkpoints.job = near.job
+    and checkpoints.missing_since is null
+    and (summaries.best_id is null or checkpoints.id = summaries.best_id)
+  order by checkpoints.expires_at desc nulls first, checkpoints.created_at desc nulls last, checkpoints.id
+  limit 1
+) as kept
+where jobs.untracked_at is null
+  and not polling.is_gone
+  and kept.expires_at > $2
+  and kept.expires_at - $2 <= least(
+    interval '3 days',
+    case when kept.created_at < kept.expires_at then (kept.expires_at - kept.created_at) / 2 end
+  )
+$$;
+comment on function checkpointd.find_expiring is
+  'Returns the best checkpoint of each of these jobs (null: of all jobs) whose best one expires soon or, if a job has '
+  'no best one, the checkpoint that the provider keeps longest, because it expires soon, too. Soon means within three '
+  'days, and for a checkpoint that is kept for less than six days, in the second half of this time.';
+
 create or replace function checkpointd.find_in_jobs(keys bigint[], now timestamptz)
 returns table (
   source int, job bigint, kind text, checkpoint_id text, value double precision, message text, fires boolean
@@ -428,6 +466,27 @@ leaving as (
       ) < checkpointd.as_number(current_job.n_epochs),
       true
     )
+),
+
+-- The provider has stated that it deletes the checkpoint soon. That also matters long after the end of the job.
+expiring as (
+  select tracked.source, tracked.job, 'leaving', soon.checkpoint_id,
+    extract(epoch from soon.expires_at - $2)::float8,
+    format(
+      case
+        when soon.is_best then 'The best checkpoint, %s, expires %s: the provider then deletes it.'
+        else 'All checkpoints expire, the last one, %s, %s: the provider then deletes it.'
+      end,
+      soon.checkpoint_id, checkpointd.shown_time(soon.expires_at)
+    ),
+    true
+  from tracked
+  join checkpointd.find_expiring($1, $2) as soon on soon.job = tracked.job
+  where soon.checkpoint_id not in (
+    select leaving.id
+    from leaving as leaving (source, job, kind, id)
+    where leaving.job = tracked.job
+  )
 )
 
 select * from overfitting
@@ -451,6 +510,8 @@ union all
 select * from unreadable
 union all
 select * from leaving
+union all
+select * from expiring
 $$;
 comment on function checkpointd.find_in_jobs is
   'Returns what the rules find of jobs: one row for each condition that is met. A finding that is open stays so as '
