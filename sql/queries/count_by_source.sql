@@ -1,5 +1,4 @@
--- Count the tracked jobs of each source, by phase and by kind of problem, and the checkpoints that expire soon, for the
--- metrics.
+-- Count the jobs of each source, by phase and problem, and the checkpoints that expire soon, for the metrics.
 with tracked as (
   select freshness.source, jobs.phase, jobs.phase not in ('sealed', 'gone') as is_followed, freshness.is_stale,
     freshness.consecutive_failures > 0 as is_failing,

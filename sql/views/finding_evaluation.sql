@@ -3,9 +3,10 @@
 --
 -- It looks at few jobs: those with changes or new steps since the last evaluation; those with open findings; and those
 -- of which something may fire without a change: their polls keep failing, they stall, an item cannot be read, or a
--- checkpoint expires soon. For all but the last it reads checkpointd.polling once, as each claim does, because no index has their columns (see claims.sql).
--- With 100,000 jobs that takes a tenth of a second. Of each kind it looks at some, and goes on behind them the next
--- time: so it ends well within the limit of a statement, and locks the feed for a short time, whatever happened.
+-- checkpoint expires soon. For all but the last it reads checkpointd.polling once, as each claim does, because no
+-- index has their columns (see claims.sql). With 100,000 jobs that takes a tenth of a second. Of each kind it looks at
+-- some, and goes on behind them the next time: so it ends well within the limit of a statement, and locks the feed for
+-- a short time, whatever happened.
 
 create or replace procedure checkpointd.evaluate_findings(
   inout fired bigint[],
