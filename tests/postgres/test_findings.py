@@ -115,9 +115,7 @@ async def test_leaving_checkpoints(store: Store, sql: asyncpg.Connection) -> Non
     assert expected == [tuple(row) for row in rows]
 
 
-async def test_expiring_checkpoints(
-    store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_expiring_checkpoints(store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any change, an expiry that comes near fires once, and is resolved when it is over or was postponed."""
     monkeypatch.setattr(findings, "JOBS_OF_EACH_KIND", 2)
     for number in range(5):
