@@ -132,10 +132,10 @@ begin
 
   -- A finding is stored with the time since null until it fires: of a job that ended, its last listing is waited for.
   with found as materialized (
-    select source, job, kind, checkpoint_id, value, message, fires
+    select source, job, kind, checkpoint_id, null as model, value, message, fires
     from checkpointd.find_in_jobs(evaluated_jobs, now)
     union all
-    select source, null, kind, null, null, message, fires
+    select source, null, kind, null, model, null, message, fires
     from checkpointd.find_in_sources(now)
   ),
 
@@ -148,22 +148,24 @@ begin
 
   compared as materialized (
     select known.id, known.since, known.clear_since, known.message as known_message, found.source, found.job,
-      found.kind, found.checkpoint_id, found.value, found.message, found.fires, found.kind is not null as is_met
+      found.kind, found.checkpoint_id, found.model, found.value, found.message, found.fires,
+      found.kind is not null as is_met
     from known
     full join found
       on found.source = known.source
       and found.kind = known.kind
       and coalesce(found.job, 0) = coalesce(known.job, 0)
       and coalesce(case when found.kind = 'leaving' then found.checkpoint_id end, '') = coalesce(known.leaving_id, '')
+      and coalesce(found.model, '') = coalesce(known.model, '')
   ),
 
   inserted as (
-    insert into checkpointd.findings (source, job, kind, checkpoint_id, since, value, message)
-    select source, job, kind, checkpoint_id, case when fires then now end, value, message
+    insert into checkpointd.findings (source, job, kind, checkpoint_id, model, since, value, message)
+    select source, job, kind, checkpoint_id, model, case when fires then now end, value, message
     from compared
     where id is null
       and (fires or kind = 'finished')
-    order by source, job, kind
+    order by source, job, kind, model
     returning id, since is not null as fires, false as ends
   ),
 

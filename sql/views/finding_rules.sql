@@ -518,11 +518,11 @@ comment on function checkpointd.find_in_jobs is
   'long as there is a row; one that is not fires if fires is true.';
 
 create or replace function checkpointd.find_in_sources(now timestamptz)
-returns table (source int, kind text, message text, fires boolean)
+returns table (source int, kind text, model text, message text, fires boolean)
 language sql as $$
 -- A pause shorter than a minute, and a failure that is over within one, fire nothing. A source that no daemon has
 -- tried for a day is in no settings any more, or has nothing to poll: nobody would ever find that it is ok again.
-select sources.key, found.kind, format('%s: %s', found.what, left(sources.last_error, 300)),
+select sources.key, found.kind, null::text, format('%s: %s', found.what, left(sources.last_error, 300)),
   sources.state = 'refused'
     or greatest(case sources.state when 'paused' then sources.resume_at end, $1) - sources.state_since
       >= interval '1 minute'
@@ -545,5 +545,27 @@ where case sources.state
         and jobs.untracked_at is null
     )
 end
+union all
+-- A model on which a tracked job was trained, or which resulted from one.
+select models.source, 'shutting_down', models.id,
+  format('The provider shuts the model %s down on %s.', models.id, models.shutdown_date), true
+from checkpointd.models
+where models.shutdown_date between ($1 at time zone 'UTC')::date and ($1 at time zone 'UTC')::date + 60
+  and (
+    exists (
+      select
+      from checkpointd.jobs
+      where jobs.source = models.source
+        and jobs.model = models.id
+        and jobs.untracked_at is null
+    )
+    or exists (
+      select
+      from checkpointd.jobs
+      where jobs.source = models.source
+        and jobs.fine_tuned_model = models.id
+        and jobs.untracked_at is null
+    )
+  )
 $$;
 comment on function checkpointd.find_in_sources is 'Returns what the rules find of sources, as find_in_jobs() does.';

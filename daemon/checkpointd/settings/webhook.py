@@ -20,7 +20,7 @@ CHANGE_KINDS: Final = (
 
 FINDING_KINDS: Final = (
     "overfitting", "diverging", "stalled", "finished", "failed", "suspected_gap", "stale", "source_paused",
-    "source_refused", "unreadable", "leaving",
+    "source_refused", "unreadable", "leaving", "shutting_down",
 )  # fmt: skip
 """Kinds of findings. Each stands for the changes `fired` and `resolved` of such findings."""
 
