@@ -15,7 +15,7 @@ from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.logs import log
 from checkpointd.telemetry.metrics import REQUESTS
 
-LIST_SECONDS: Final = 30.0
+MODEL_LIST_SECONDS: Final = 30.0
 """Within this time a list must be read."""
 
 
@@ -40,7 +40,7 @@ class ModelList:
             if not await models.claim(self._store, self._source.key):
                 return
             with suppress(ApiError):
-                await self._read(now + LIST_SECONDS)
+                await self._read(now + MODEL_LIST_SECONDS)
 
     async def _read(self, deadline: float) -> None:
         source = self._source
