@@ -4,7 +4,7 @@ from fine_tuning.sources
 cross join (
   values
     ('overfitting'), ('diverging'), ('stalled'), ('finished'), ('failed'), ('suspected_gap'), ('stale'),
-    ('source_paused'), ('source_refused'), ('unreadable'), ('leaving')
+    ('source_paused'), ('source_refused'), ('unreadable'), ('leaving'), ('shutting_down')
 ) as kinds (kind)
 left join fine_tuning.findings
   on findings.source = sources.name and findings.kind = kinds.kind and findings.until is null

@@ -16,6 +16,7 @@ with needed as (
       ('summaries', 'siu'),
       ('findings', 'siu'),
       ('webhooks', 'siu'),
+      ('models', 'siu'),
       ('finding_cursor', 'su'),
       ('changes', 'si'),
       ('operations', 'si'),

@@ -7,7 +7,8 @@
 -- Texts are cut off after 1000 characters, so that a page stays small whatever providers send.
 select id, step_number, epoch, left(deploy_as, 1000) as deploy_as, train_loss, valid_loss, full_valid_loss,
   train_mean_token_accuracy, valid_mean_token_accuracy, full_valid_mean_token_accuracy,
-  left(extra_metrics::text, 1000) as extra_metrics, is_final, first_seen_at, missing_since
+  left(extra_metrics::text, 1000) as extra_metrics, is_final, first_seen_at, missing_since,
+  is_expired
 from fine_tuning.checkpoints
 where source = $1::text
   and fine_tuning_job_id = $2::text

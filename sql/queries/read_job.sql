@@ -17,6 +17,7 @@ select now() as at, jobs.id, jobs.source, left(jobs.status, 1000) as status, lef
     when jobs.error is not null then '{"message": "too large to show: read it from fine_tuning.jobs"}'::json
   end as error, jobs.trained_tokens, jobs.phase,
   jobs.tracked_by, jobs.tracked_at, jobs.checkpoint_count, jobs.latest_step, jobs.suspected_gap, jobs.unstable_since,
+  jobs.shutdown_date,
   freshness.last_attempt_at, freshness.last_complete_at, freshness.last_success_at, freshness.last_change_at,
   freshness.next_poll_at, freshness.is_stale, freshness.consecutive_failures, freshness.last_error,
   best_checkpoints.checkpoint_id as best_id, best_checkpoints.step_number as best_step,
@@ -24,6 +25,7 @@ select now() as at, jobs.id, jobs.source, left(jobs.status, 1000) as status, lef
   best_checkpoints.value as best_value, best_checkpoints.covered as best_covered,
   best_checkpoints.direction as best_direction, best_checkpoints.set_for as best_set_for,
   best_checkpoints.checkpoints as best_candidates, best_checkpoints.missing_since as best_missing_since,
+  best_checkpoints.is_expired as best_is_expired,
   case when freshness.last_success_at >= freshness.last_complete_at then 0 else rejected.items end as rejects,
   rejected.reason as reject_reason, rejected.last_seen_at as reject_seen_at, sources.state as source_state,
   sources.last_error as source_error

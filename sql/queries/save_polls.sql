@@ -54,7 +54,7 @@
 -- $53 reject_raw: bytea[], the item's bytes; null if they contain a secret
 -- $54 reject_is_stored: text of bool[], whether the item is stored without its odd values
 -- $55 change_job: text of bigint[], key
--- $56 change_kind: text[], changed, regressed, missing or returned
+-- $56 change_kind: text[], changed, regressed, missing (stored as expired after its expiry) or returned
 -- $57 change_checkpoint_id: text[], the provider's id
 -- $58 change_field: text[], column of the view checkpoints, or extra_metrics.NAME; null for the whole checkpoint
 -- $59 change_old_value: text[], before the change; or null

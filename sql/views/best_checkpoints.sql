@@ -12,7 +12,8 @@ select sources.name as source, jobs.id as fine_tuning_job_id, checkpoints.id as 
   summaries.best_direction as direction, summaries.best_set_for as set_for,
   checkpointd.deploy_as(
     sources.kind, jobs.id, checkpoints.id, checkpoints.fine_tuned_model_checkpoint, checkpoints.payload
-  ) as deploy_as
+  ) as deploy_as,
+  checkpoints.expires_at, checkpoints.is_expired
 from checkpointd.summaries
 join checkpointd.jobs on jobs.key = summaries.job
 join checkpointd.sources on sources.key = jobs.source
@@ -51,3 +52,7 @@ comment on column fine_tuning.best_checkpoints.set_for is
   'or default.';
 comment on column fine_tuning.best_checkpoints.deploy_as is
   'Text with which the provider deploys the best checkpoint; null if it is not known. See checkpoints.deploy_as.';
+comment on column fine_tuning.best_checkpoints.expires_at is
+  'Time when the provider deletes the best checkpoint, as last stated; null if it does not say so, or never does it.';
+comment on column fine_tuning.best_checkpoints.is_expired is
+  'True if the best checkpoint is no longer listed because it expired. See checkpoints.is_expired.';

@@ -24,12 +24,30 @@ select changes.seq, changes.at, changes.poll as poll_id, changes.kind, sources.n
           select jsonb_object_agg('extra_metrics.' || extra.key, extra.value::double precision::text)
           from jsonb_each_text(checkpoints.extra_metrics) as extra
         ), '{}')
+        || case
+          when sources.kind in ('together', 'tinker') then jsonb_build_object(
+            'checkpoint_type', checkpointd.as_jsonb(checkpoints.payload) ->> 'checkpoint_type',
+            'deploy_as', checkpointd.deploy_as(
+              sources.kind, jobs.id, checkpoints.id, checkpoints.fine_tuned_model_checkpoint, checkpoints.payload
+            ),
+            'expires_at', extract(epoch from checkpoints.expires_at)::bigint::text,
+            'size_bytes', case
+              when sources.kind = 'tinker'
+                then checkpointd.as_number(checkpointd.as_jsonb(checkpoints.payload) ->> 'size_bytes')::bigint::text
+            end
+          )
+          else '{}'
+        end
         || coalesce((
           select jsonb_object_agg(first.field, first.old_value)
           from (
             select distinct on (later.field) later.field,
               case
-                when later.field in ('step_number', 'created_at', 'fine_tuned_model_checkpoint') then later.old_value
+                when later.field in (
+                  'step_number', 'created_at', 'fine_tuned_model_checkpoint', 'checkpoint_type', 'deploy_as',
+                  'expires_at', 'size_bytes'
+                )
+                  then later.old_value
                 else later.old_value::double precision::text
               end as old_value
             from checkpointd.changes as later
@@ -61,8 +79,8 @@ comment on column fine_tuning.changes.at is 'Time when checkpointd stored the ch
 comment on column fine_tuning.changes.poll_id is
   'Poll that found the change (polls.id); null for a status, which is found in the job list, and for a finding.';
 comment on column fine_tuning.changes.kind is
-  'new; changed; regressed (the provider sent null after a value, and the value is kept); missing; returned; status. '
-  'Of a finding: fired; resolved.';
+  'new; changed; regressed (the provider sent null after a value, and the value is kept); missing; expired (no longer '
+  'listed, as missing, but after its expires_at); returned; status. Of a finding: fired; resolved.';
 comment on column fine_tuning.changes.source is 'Source of the job, or source that the finding is about.';
 comment on column fine_tuning.changes.fine_tuning_job_id is
   'The provider''s id of the job; null for a finding about a source.';

@@ -21,14 +21,12 @@ select checkpoints.id, sources.name as source, jobs.id as fine_tuning_job_id, ch
   case
     when sources.kind in ('together', 'tinker') then checkpointd.as_jsonb(checkpoints.payload) ->> 'checkpoint_type'
   end as checkpoint_type,
-  case
-    when sources.kind = 'tinker'
-      then checkpointd.time_of(checkpointd.as_jsonb(checkpoints.payload) ->> 'expires_at')
-  end as expires_at,
+  checkpoints.expires_at,
   case
     when sources.kind = 'tinker'
       then checkpointd.as_number(checkpointd.as_jsonb(checkpoints.payload) ->> 'size_bytes')::bigint
-  end as size_bytes
+  end as size_bytes,
+  checkpoints.is_expired
 from checkpointd.checkpoints
 join checkpointd.jobs on jobs.key = checkpoints.job
 join checkpointd.sources on sources.key = jobs.source
@@ -81,3 +79,6 @@ comment on column fine_tuning.checkpoints.expires_at is
   'Time when the provider deletes the checkpoint, as last stated; null if it does not say so, or never does it.';
 comment on column fine_tuning.checkpoints.size_bytes is
   'Size of the checkpoint, according to the provider; null if it does not state it.';
+comment on column fine_tuning.checkpoints.is_expired is
+  'True if the checkpoint is no longer listed (see missing_since), and its time expires_at was over when checkpointd '
+  'noticed that. Then changes has a row of kind expired instead of missing.';

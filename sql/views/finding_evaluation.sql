@@ -2,11 +2,11 @@
 -- which order rows are locked.
 --
 -- It looks at few jobs: those with changes or new steps since the last evaluation; those with open findings; and those
--- of which something may fire without a change: their polls keep failing, they stall, they end by silence, or an item
--- cannot be read. For these it reads checkpointd.polling once, as each claim does, because no index has their columns
--- (see claims.sql). With 100,000 jobs that takes a tenth of a second. Of each kind it looks at some, and goes on behind
--- them the next time: so it ends well within the limit of a statement, and locks the feed for a short time, whatever
--- happened.
+-- of which something may fire without a change: their polls keep failing, they stall, they end by silence, an item
+-- cannot be read, or a checkpoint expires soon. For all but the last it reads checkpointd.polling once, as each claim
+-- does, because no index has their columns (see claims.sql). With 100,000 jobs that takes a tenth of a second. Of each
+-- kind it looks at some, and goes on behind them the next time: so it ends well within the limit of a statement, and
+-- locks the feed for a short time, whatever happened.
 
 create or replace procedure checkpointd.evaluate_findings(
   inout fired bigint[],
@@ -26,6 +26,7 @@ declare
   open_jobs bigint[];
   step_jobs bigint[];
   polled_jobs bigint[];
+  expiring_jobs bigint[];
   evaluated_jobs bigint[];
   last_seq bigint;
   last_steps_at timestamptz;
@@ -113,14 +114,31 @@ begin
     order by polling.job
     limit most_jobs
   );
-  evaluated_jobs := changed_jobs || open_jobs || step_jobs || polled_jobs;
+
+  -- Each of these fires, so none is looked at again the next time.
+  expiring_jobs := array(
+    select soon.job
+    from checkpointd.find_expiring(null, now) as soon
+    where not is_behind
+      and not exists (
+        select
+        from checkpointd.findings
+        where findings.job = soon.job
+          and findings.until is null
+          and findings.kind = 'leaving'
+          and findings.checkpoint_id = soon.checkpoint_id
+      )
+    order by soon.job
+    limit most_jobs
+  );
+  evaluated_jobs := changed_jobs || open_jobs || step_jobs || polled_jobs || expiring_jobs;
 
   -- A finding is stored with the time since null until it fires: of a job that ended, its last listing is waited for.
   with found as materialized (
-    select source, job, kind, checkpoint_id, value, message, fires
+    select source, job, kind, checkpoint_id, null as model, value, message, fires
     from checkpointd.find_in_jobs(evaluated_jobs, now)
     union all
-    select source, null, kind, null, null, message, fires
+    select source, null, kind, null, model, null, message, fires
     from checkpointd.find_in_sources(now)
   ),
 
@@ -133,22 +151,24 @@ begin
 
   compared as materialized (
     select known.id, known.since, known.clear_since, known.message as known_message, found.source, found.job,
-      found.kind, found.checkpoint_id, found.value, found.message, found.fires, found.kind is not null as is_met
+      found.kind, found.checkpoint_id, found.model, found.value, found.message, found.fires,
+      found.kind is not null as is_met
     from known
     full join found
       on found.source = known.source
       and found.kind = known.kind
       and coalesce(found.job, 0) = coalesce(known.job, 0)
       and coalesce(case when found.kind = 'leaving' then found.checkpoint_id end, '') = coalesce(known.leaving_id, '')
+      and coalesce(found.model, '') = coalesce(known.model, '')
   ),
 
   inserted as (
-    insert into checkpointd.findings (source, job, kind, checkpoint_id, since, value, message)
-    select source, job, kind, checkpoint_id, case when fires then now end, value, message
+    insert into checkpointd.findings (source, job, kind, checkpoint_id, model, since, value, message)
+    select source, job, kind, checkpoint_id, model, case when fires then now end, value, message
     from compared
     where id is null
       and (fires or kind = 'finished')
-    order by source, job, kind
+    order by source, job, kind, model
     returning id, since is not null as fires, false as ends
   ),
 
@@ -203,7 +223,8 @@ begin
     evaluated_at = now;
 
   -- If many jobs fail at once, all of them are found at once, some at a time.
-  is_behind := is_behind or cardinality(polled_jobs) = most_jobs and cardinality(fired) > 0;
+  is_behind := is_behind
+    or most_jobs in (cardinality(polled_jobs), cardinality(expiring_jobs)) and cardinality(fired) > 0;
 
   -- The feed, at the end, because it stays locked until the commit.
   if cardinality(fired || resolved) > 0 then

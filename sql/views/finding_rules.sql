@@ -61,6 +61,44 @@ comment on function checkpointd.was_seen_running is
   'first listing has checkpoints without a time, they may be old: then a further one must arrive. '
   '(A time without an error is one that the provider states.)';
 
+create or replace function checkpointd.find_expiring(keys bigint[], now timestamptz)
+returns table (job bigint, checkpoint_id text, expires_at timestamptz, is_best boolean)
+language sql as $$
+select kept.job, kept.id, kept.expires_at, summaries.best_id is not null
+from (
+  select distinct checkpoints.job
+  from checkpointd.checkpoints
+  where checkpoints.expires_at > $2
+    and checkpoints.expires_at <= $2 + interval '3 days'
+    and checkpoints.missing_since is null
+    and ($1 is null or checkpoints.job = any ($1))
+) as near
+join checkpointd.jobs on jobs.key = near.job
+join checkpointd.polling on polling.job = near.job
+join checkpointd.summaries on summaries.job = near.job
+cross join lateral (
+  select checkpoints.job, checkpoints.id, checkpoints.expires_at,
+    checkpointd.unix_time(checkpoints.created_at, interval '1 day') as created_at
+  from checkpointd.checkpoints
+  where checkpoints.job = near.job
+    and checkpoints.missing_since is null
+    and (summaries.best_id is null or checkpoints.id = summaries.best_id)
+  order by checkpoints.expires_at desc nulls first, checkpoints.created_at desc nulls last, checkpoints.id
+  limit 1
+) as kept
+where jobs.untracked_at is null
+  and not polling.is_gone
+  and kept.expires_at > $2
+  and kept.expires_at - $2 <= least(
+    interval '3 days',
+    case when kept.created_at < kept.expires_at then (kept.expires_at - kept.created_at) / 2 end
+  )
+$$;
+comment on function checkpointd.find_expiring is
+  'Returns the best checkpoint of each of these jobs (null: of all jobs) whose best one expires soon or, if a job has '
+  'no best one, the checkpoint that the provider keeps longest, because it expires soon, too. Soon means within three '
+  'days, and for a checkpoint that is kept for less than six days, in the second half of this time.';
+
 create or replace function checkpointd.find_in_jobs(keys bigint[], now timestamptz)
 returns table (
   source int, job bigint, kind text, checkpoint_id text, value double precision, message text, fires boolean
@@ -470,6 +508,27 @@ leaving as (
       ) < checkpointd.as_number(current_job.n_epochs),
       true
     )
+),
+
+-- The provider has stated that it deletes the checkpoint soon. That also matters long after the end of the job.
+expiring as (
+  select tracked.source, tracked.job, 'leaving', soon.checkpoint_id,
+    extract(epoch from soon.expires_at - $2)::float8,
+    format(
+      case
+        when soon.is_best then 'The best checkpoint, %s, expires %s: the provider then deletes it.'
+        else 'All checkpoints expire, the last one, %s, %s: the provider then deletes it.'
+      end,
+      soon.checkpoint_id, checkpointd.shown_time(soon.expires_at)
+    ),
+    true
+  from tracked
+  join checkpointd.find_expiring($1, $2) as soon on soon.job = tracked.job
+  where soon.checkpoint_id not in (
+    select leaving.id
+    from leaving as leaving (source, job, kind, id)
+    where leaving.job = tracked.job
+  )
 )
 
 select * from overfitting
@@ -493,17 +552,19 @@ union all
 select * from unreadable
 union all
 select * from leaving
+union all
+select * from expiring
 $$;
 comment on function checkpointd.find_in_jobs is
   'Returns what the rules find of jobs: one row for each condition that is met. A finding that is open stays so as '
   'long as there is a row; one that is not fires if fires is true.';
 
 create or replace function checkpointd.find_in_sources(now timestamptz)
-returns table (source int, kind text, message text, fires boolean)
+returns table (source int, kind text, model text, message text, fires boolean)
 language sql as $$
 -- A pause shorter than a minute, and a failure that is over within one, fire nothing. A source that no daemon has
 -- tried for a day is in no settings any more, or has nothing to poll: nobody would ever find that it is ok again.
-select sources.key, found.kind, format('%s: %s', found.what, left(sources.last_error, 300)),
+select sources.key, found.kind, null::text, format('%s: %s', found.what, left(sources.last_error, 300)),
   sources.state = 'refused'
     or greatest(case sources.state when 'paused' then sources.resume_at end, $1) - sources.state_since
       >= interval '1 minute'
@@ -526,5 +587,27 @@ where case sources.state
         and jobs.untracked_at is null
     )
 end
+union all
+-- A model on which a tracked job was trained, or which resulted from one.
+select models.source, 'shutting_down', models.id,
+  format('The provider shuts the model %s down on %s.', models.id, models.shutdown_date), true
+from checkpointd.models
+where models.shutdown_date between ($1 at time zone 'UTC')::date and ($1 at time zone 'UTC')::date + 60
+  and (
+    exists (
+      select
+      from checkpointd.jobs
+      where jobs.source = models.source
+        and jobs.model = models.id
+        and jobs.untracked_at is null
+    )
+    or exists (
+      select
+      from checkpointd.jobs
+      where jobs.source = models.source
+        and jobs.fine_tuned_model = models.id
+        and jobs.untracked_at is null
+    )
+  )
 $$;
 comment on function checkpointd.find_in_sources is 'Returns what the rules find of sources, as find_in_jobs() does.';

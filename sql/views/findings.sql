@@ -1,7 +1,8 @@
 -- What was found of jobs and sources.
 create or replace view fine_tuning.findings as
 select findings.id, sources.name as source, jobs.id as fine_tuning_job_id, findings.kind, findings.since,
-  findings.until, findings.message, findings.value, findings.checkpoint_id
+  findings.until, findings.message, findings.value, findings.checkpoint_id,
+  findings.model
 from checkpointd.findings
 join checkpointd.sources on sources.key = findings.source
 left join checkpointd.jobs on jobs.key = findings.job
@@ -15,8 +16,8 @@ comment on column fine_tuning.findings.source is 'Source that the finding is abo
 comment on column fine_tuning.findings.fine_tuning_job_id is
   'The provider''s id of the job; null if the finding is about the source.';
 comment on column fine_tuning.findings.kind is
-  'overfitting, diverging, stalled, finished, failed, suspected_gap, stale, source_paused, source_refused, unreadable '
-  'or leaving.';
+  'overfitting, diverging, stalled, finished, failed, suspected_gap, stale, source_paused, source_refused, '
+  'unreadable, leaving or shutting_down.';
 comment on column fine_tuning.findings.since is
   'Time when it fired, which is also changes.at of the row of kind fired.';
 comment on column fine_tuning.findings.until is
@@ -29,3 +30,5 @@ comment on column fine_tuning.findings.value is
 comment on column fine_tuning.findings.checkpoint_id is
   'Id of the checkpoint to deploy (finished, overfitting) or that is about to leave the list (leaving); otherwise '
   'null.';
+comment on column fine_tuning.findings.model is
+  'Name of the model that the provider shuts down (shutting_down); otherwise null.';

@@ -25,11 +25,15 @@ select jobs.id, sources.name as source, jobs.status, jobs.model, jobs.fine_tuned
       else checkpointd.as_jsonb(jobs.error) ->> 'message'
     end,
     ''
-  ) as error_message
+  ) as error_message,
+  least(models.shutdown_date, fine_tuned_models.shutdown_date) as shutdown_date
 from checkpointd.jobs
 join checkpointd.sources on sources.key = jobs.source
 join checkpointd.polling on polling.job = jobs.key
-left join checkpointd.summaries on summaries.job = jobs.key;
+left join checkpointd.summaries on summaries.job = jobs.key
+left join checkpointd.models on models.source = jobs.source and models.id = jobs.model
+left join checkpointd.models as fine_tuned_models
+  on fine_tuned_models.source = jobs.source and fine_tuned_models.id = jobs.fine_tuned_model;
 
 comment on view fine_tuning.jobs is
   'One row for each job that was ever tracked, as the job list of the provider last showed it.';
@@ -83,3 +87,6 @@ comment on column fine_tuning.jobs.learning_rate_multiplier is
 comment on column fine_tuning.jobs.error_code is 'Code of the error; null if there is none.';
 comment on column fine_tuning.jobs.error_message is
   'Message of the error, or the error itself if it is a text; null if there is none.';
+comment on column fine_tuning.jobs.shutdown_date is
+  'Day on which the provider shuts the base model or the fine-tuned model down, whichever is first, as its list of '
+  'models last stated; null if it states none.';

@@ -140,6 +140,7 @@ declare
   row_jobs bigint[];
   row_ids bigint[];
   now timestamptz;
+  expiring_jobs bigint[];
 begin
   -- The fence: lock the rows that still hold their leases. A row that another transaction has locked is left out.
   saved := array(
@@ -155,14 +156,28 @@ begin
     return;
   end if;
 
+  -- The jobs whose checkpoints state when they expire.
+  expiring_jobs := array(
+    select jobs.key
+    from checkpointd.jobs
+    join checkpointd.sources on sources.key = jobs.source
+    where jobs.key = any (poll_job)
+      and sources.kind = 'tinker'
+  );
+
   -- The arrays are expanded in the select list because the from clause would store all rows first.
   insert into checkpointd.checkpoints (
     job, id, step_number, created_at, fine_tuned_model_checkpoint, step, train_loss, train_mean_token_accuracy,
-    valid_loss, valid_mean_token_accuracy, full_valid_loss, full_valid_mean_token_accuracy, extra_metrics, payload
+    valid_loss, valid_mean_token_accuracy, full_valid_loss, full_valid_mean_token_accuracy, extra_metrics, payload,
+    expires_at
   )
   select job, id, step_number, created_at, fine_tuned_model_checkpoint, step, train_loss, train_mean_token_accuracy,
     valid_loss, valid_mean_token_accuracy, full_valid_loss, full_valid_mean_token_accuracy, extra_metrics::jsonb,
-    payload::json
+    payload::json,
+    case
+      when job = any (expiring_jobs)
+        then checkpointd.time_of(checkpointd.as_jsonb(payload::json) ->> 'expires_at')
+    end
   from (
     select unnest(checkpoint_is_new) as is_new, unnest(checkpoint_job) as job, unnest(checkpoint_id) as id,
       unnest(checkpoint_step_number) as step_number, unnest(checkpoint_created_at) as created_at,
@@ -177,7 +192,8 @@ begin
   ) as listed
   where is_new;
 
-  -- Checkpoints of which a value changed. A null never overwrites a known value.
+  -- Checkpoints of which a value changed. A null never overwrites a known value, except that an expiry of null says
+  -- that the checkpoint does not expire any more.
   update checkpointd.checkpoints
   set step_number = coalesce(listed.step_number, checkpoints.step_number),
     created_at = coalesce(listed.created_at, checkpoints.created_at),
@@ -195,6 +211,10 @@ begin
       checkpoints.extra_metrics || listed.extra_metrics::jsonb, listed.extra_metrics::jsonb, checkpoints.extra_metrics
     ),
     payload = listed.payload::json,
+    expires_at = case
+      when listed.job = any (expiring_jobs)
+        then checkpointd.time_of(checkpointd.as_jsonb(listed.payload::json) ->> 'expires_at')
+    end,
     last_changed_at = clock_timestamp()
   from unnest(
     checkpoint_is_new, checkpoint_job, checkpoint_id, checkpoint_step_number, checkpoint_created_at,
@@ -213,7 +233,8 @@ begin
 
   -- Checkpoints that are missing now, or listed again.
   update checkpointd.checkpoints
-  set missing_since = case when mark.missing then clock_timestamp() end
+  set missing_since = case when mark.missing then clock_timestamp() end,
+    is_expired = mark.missing and coalesce(checkpoints.expires_at <= clock_timestamp(), false)
   from unnest(mark_job, mark_id, mark_missing) as mark (job, id, missing)
   where checkpoints.job = mark.job
     and checkpoints.id = mark.id;
@@ -385,8 +406,19 @@ begin
     where listed.is_new
     order by listed.position;
     insert into checkpointd.changes (at, job, poll, kind, checkpoint_id, field, old_value, new_value)
-    select now, change.job, written.id, change.kind, change.checkpoint_id, change.field, change.old_value,
-      change.new_value
+    select now, change.job, written.id,
+      case
+        when change.kind = 'missing' and exists (
+          select
+          from checkpointd.checkpoints
+          where checkpoints.job = change.job
+            and checkpoints.id = change.checkpoint_id
+            and checkpoints.is_expired
+        )
+          then 'expired'
+        else change.kind
+      end,
+      change.checkpoint_id, change.field, change.old_value, change.new_value
     from unnest(
       change_job, change_kind, change_checkpoint_id, change_field, change_old_value, change_new_value
     ) with ordinality as change (job, kind, checkpoint_id, field, old_value, new_value, position)

@@ -278,7 +278,7 @@ async def test_demo_has_each_finding(tmp_path: Path) -> None:
         command = query.replace("'table fine_tuning.checkpoints'", f'"{kinds}" -At')
         await wait_for_output(demo, "checkpoint")
         found = ""
-        while found != "11\n":
+        while found != "12\n":
             shell = await asyncio.create_subprocess_shell(command, stdout=PIPE)
             found = (await shell.communicate())[0].decode()
             assert 0 == shell.returncode, f"the demo ended with {found} kinds"

@@ -17,10 +17,12 @@ METRICS = (
     "full_valid_loss",
     "full_valid_mean_token_accuracy",
 )
-TEXTS = {"fine_tuned_model_checkpoint"}
+TEXTS = {"fine_tuned_model_checkpoint", "checkpoint_type", "deploy_as"}
+AS_LAST_STATED = ("checkpoint_type", "deploy_as", "expires_at", "size_bytes")
+"""Values that are null when the provider states them no more."""
 Metrics = set[tuple[object, ...]]
 """Rows of metrics_as_of: id, step, name and value."""
-NO_METRICS = {*TEXTS, "step_number", "created_at"}
+NO_METRICS = {*TEXTS, *AS_LAST_STATED, "step_number", "created_at"}
 AS_OF = """
     select times.at, metrics.checkpoint_id, metrics.step_number, metrics.metric, metrics.value
     from unnest($2::timestamptz[]) as times (at)
@@ -33,6 +35,7 @@ class Replayed:
 
     values: dict[str, str | float]
     missing: bool = False
+    expired: bool = False
 
 
 def replay(changes: Iterable[Mapping[str, Any]]) -> dict[str, Replayed]:
@@ -46,8 +49,11 @@ def replay(changes: Iterable[Mapping[str, Any]]) -> dict[str, Replayed]:
                 found[checkpoint_id] = Replayed({name: _read(name, text) for name, text in initial.items()})
             case "changed":
                 found[checkpoint_id].values[field] = _read(field, change["new_value"])
-            case "missing" | "returned" as kind:
-                found[checkpoint_id].missing = kind == "missing"
+            case "regressed" if field in AS_LAST_STATED:
+                del found[checkpoint_id].values[field]
+            case "missing" | "expired" | "returned" as kind:
+                found[checkpoint_id].missing = kind != "returned"
+                found[checkpoint_id].expired = kind == "expired"
     return found
 
 
@@ -58,13 +64,18 @@ def _read(field: str, text: str) -> str | float:
 def _show(row: Mapping[str, Any]) -> Replayed:
     """Return a row of the view checkpoints in the same form."""
     values: dict[str, str | float] = {
-        name: row[name] for name in ("step_number", *TEXTS, *METRICS) if row[name] is not None
+        name: row[name] for name in ("step_number", "size_bytes", *TEXTS, *METRICS) if row[name] is not None
     }
-    if row["created_at"] is not None:
-        values["created_at"] = row["created_at"].timestamp()
+    if values.get("deploy_as") == values.get("fine_tuned_model_checkpoint"):
+        values.pop("deploy_as", None)  # derived
+    for name in ("created_at", "expires_at"):
+        if row[name] is not None:
+            values[name] = row[name].timestamp()
     extra = json.loads(row["extra_metrics"] or "{}")
     return Replayed(
-        values | {f"extra_metrics.{name}": value for name, value in extra.items()}, row["missing_since"] is not None
+        values | {f"extra_metrics.{name}": value for name, value in extra.items()},
+        row["missing_since"] is not None,
+        row["is_expired"],
     )
 
 

@@ -16,6 +16,7 @@ from checkpointd.settings.model import FixedSettings
 from checkpointd.settings.source import Source
 from checkpointd.simulator.server import provider_application, serve_application
 from checkpointd.web.server import serve as serve_pages
+from model.replay import Feed
 
 RUN = "0f6b3a1f:train:0"
 Sync = Callable[[list[dict[str, Any]]], Awaitable[None]]
@@ -88,6 +89,55 @@ async def test_values_of_the_item_are_compared(sync: Sync, sql: asyncpg.Connecti
     assert ("weights/a", None, None) == (row["id"], row["step_number"], row["expires_at"])
     assert datetime.fromisoformat("2026-01-02T10:00:00Z") == row["created_at"]
     assert (f"tinker://{RUN}/weights/a", "training") == (row["deploy_as"], row["checkpoint_type"])
+
+
+async def test_expired_checkpoints(sync: Sync, store: Store, sql: asyncpg.Connection, port: int) -> None:
+    """A checkpoint that is no longer listed after its expiry is expired, others are missing, and the feed says so."""
+    feed = Feed(RUN)
+
+    async def list_and_read(*items: dict[str, Any]) -> dict[str, tuple[bool, bool]]:
+        await sync(list(items))
+        rows = await sql.fetch("select * from fine_tuning.checkpoints")
+        changes = await sql.fetch("select * from fine_tuning.changes where checkpoint_id is not null order by seq")
+        assert {} == await feed.differences(sql, changes, rows)
+        return {row["id"]: (row["missing_since"] is not None, row["is_expired"]) for row in rows}
+
+    listed, missing, expired = (False, False), (True, False), (True, True)
+    kept = checkpoint("kept", expires_at=None)
+    gone = [
+        checkpoint("expired", checkpoint_type="sampler", size_bytes=7),
+        checkpoint("moved", expires_at="2026-01-09T10:00:00Z"),
+        checkpoint("never", expires_at=None),
+        checkpoint("later", expires_at="2099-01-01T00:00:00Z"),
+        checkpoint("renewed"),
+        checkpoint("unlimited", size_bytes=8),
+    ]
+    assert {listed} == set((await list_and_read(kept, *gone)).values())
+    gone[1]["expires_at"] = "2026-01-10T10:00:00Z"
+    gone[4] |= {"expires_at": "2099-01-01T00:00:00Z", "tinker_path": "tinker://other"}
+    gone[5] |= {"expires_at": None, "size_bytes": None}
+    await list_and_read(kept, *gone)
+    assert listed == (await list_and_read(kept))["expired"]
+    states = {"expired": expired, "moved": expired, "kept": listed}
+    states |= dict.fromkeys(["never", "later", "renewed", "unlimited"], missing)
+    for _ in range(2):
+        assert states == await list_and_read(kept)
+    kinds = "select kind, array_agg(checkpoint_id order by checkpoint_id) from fine_tuning.changes {} group by 1"
+    assert {"expired": ["expired", "moved"], "missing": ["later", "never", "renewed", "unlimited"]} == dict(
+        await sql.fetch(kinds.format("where kind in ('missing', 'expired')"))
+    )
+    async with (
+        serve_pages("127.0.0.1", port, list, store, ["tinker"]),
+        aiohttp.request("GET", f"http://127.0.0.1:{port}/jobs/tinker/{RUN}") as response,
+    ):
+        shown = await response.text()
+    assert (2, 4) == (shown.count(">expired, noticed"), shown.count(">went missing"))
+    assert states | {"expired": listed} == await list_and_read(kept, gone[0])
+    gone[0]["expires_at"] = None  # while it is listed again
+    await list_and_read(kept, gone[0])
+    for _ in range(2):
+        await list_and_read(kept)
+    assert missing == (await list_and_read(kept))["expired"]
 
 
 async def test_new_checkpoints_without_steps(sync: Sync, store: Store, sql: asyncpg.Connection, port: int) -> None:

@@ -13,6 +13,14 @@ from support.finding_histories import DAY_AGO, ENDED, FAILING, FALLING, OVERFITT
 
 SILENT: Final = ENDED + "arrivals = 3, spacing_s = 600, newest_seen_at = now() - interval '36 hours', "
 
+
+def _expiry(step: int, hours: int, made: int | None = None) -> str:
+    """Return the statement after which the checkpoint of a step expires in so many hours, and was made at another."""
+    created_at = "null" if made is None else f"extract(epoch from now() + interval '{made} h')"
+    return f"""update checkpointd.checkpoints set expires_at = now() + interval '{hours} h', created_at = {created_at}
+      where job = {{job}} and step_number = {step};"""
+
+
 HISTORIES: Final[dict[str, History]] = {
     "losses fall": History(""),
     "no checkpoints": History("", losses=[]),
@@ -160,6 +168,38 @@ HISTORIES: Final[dict[str, History]] = {
     ),
     "the best is the oldest of four that are listed": History(
         "overfitting", losses=[(0.9, 0.7), (0.7, 0.9), (0.6, 1.0), (0.5, 1.2)], polling=PACED
+    ),
+    "the best one expires tomorrow": History("leaving", more=_expiry(300, 24)),
+    "the best one expires in four days": History("", more=_expiry(300, 96)),
+    "the best one expired": History("", more=_expiry(300, -1)),
+    "the best one expired, and is not listed any more": History(
+        "", more=_expiry(300, 24) + " update checkpointd.checkpoints set missing_since = now() where job = {job}"
+    ),
+    "another one than the best expires tomorrow": History("", more=_expiry(200, 24)),
+    "the best one is in the first half of two days": History("", more=_expiry(300, 40, made=-8)),
+    "the best one is in the second half of two days": History("leaving", more=_expiry(300, 16, made=-32)),
+    "the best one was made after its expiry": History("leaving", more=_expiry(300, 16, made=20)),
+    "it had ended the day before, and its best one expires tomorrow": History(
+        "leaving", status="succeeded", job=f"finished_at = {DAY_AGO}, ",
+        polling=ENDED + "sealed_at = now(), next_poll_at = 'infinity', ", more=_expiry(300, 24),
+    ),
+    "without a best one, the last one expires": History(
+        "leaving", losses=[(None, None)] * 3, more=_expiry(100, 10) + _expiry(200, 20) + _expiry(300, 30)
+    ),
+    "without a best one, one does not expire": History(
+        "", losses=[(None, None)] * 3, more=_expiry(100, 10) + _expiry(300, 30)
+    ),
+    "without a best one, one expires later": History(
+        "", losses=[(None, None)] * 3, more=_expiry(100, 10) + _expiry(200, 96) + _expiry(300, 30)
+    ),
+    "the best of three is the oldest, and expires tomorrow": History(
+        "leaving overfitting", losses=[(0.9, 0.7), (0.7, 0.9), (0.5, 1.2)], polling=PACED, more=_expiry(100, 24)
+    ),
+    "the best one expires tomorrow, but the provider does not know the job": History(
+        "", polling="is_gone = true, ", more=_expiry(300, 24)
+    ),
+    "the best one expires tomorrow, but the job is not tracked": History(
+        "", job="untracked_at = now(), ", more=_expiry(300, 24)
     ),
     "it is not tracked any more": History("", losses=OVERFITTING, job="untracked_at = now(), "),
 }  # fmt: skip

@@ -115,6 +115,26 @@ async def test_leaving_checkpoints(store: Store, sql: asyncpg.Connection) -> Non
     assert expected == [tuple(row) for row in rows]
 
 
+async def test_expiring_checkpoints(store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any change, an expiry that comes near fires once, and is resolved when it is over or was postponed."""
+    monkeypatch.setattr(findings, "JOBS_OF_EACH_KIND", 2)
+    for number in range(5):
+        await add(sql, f"job-{number}", History(""))
+    await evaluate_findings(store)
+    fired = {f"job-{number}": "leaving" for number in range(5)}
+    for hours, expected in ((73, {}), (71, fired), (70, fired), (-1, {}), (1, fired), (100, {})):
+        await sql.execute(
+            "update checkpointd.checkpoints set expires_at = now() + $1 * interval '1 h' where step_number = 300", hours
+        )
+        for _ in range(3):  # open findings are looked at in turns
+            await evaluate_findings(store, 0, 0)
+        assert expected == await found(sql), hours
+    assert 5 * ["fired"] + 5 * ["resolved"] + 5 * ["fired"] + 5 * ["resolved"] == [kind for kind, _ in await _feed(sql)]
+    messages = await sql.fetch("select message from fine_tuning.findings where checkpoint_id like 'ckpt-%-300'")
+    assert 10 == len(messages)
+    assert all(row["message"].startswith("The best checkpoint, ckpt-") for row in messages)
+
+
 async def test_replicas(url: str, sql: asyncpg.Connection) -> None:
     """Of five daemons that evaluate at the same time, one does, and each finding fires and is resolved once."""
     for number in range(20):

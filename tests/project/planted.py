@@ -160,7 +160,7 @@ async def _save_compared('''),
         "deletion of what is absent",
         "tests/polling/test_poller.py::test_missing_after_two_listings",
         [
-            Edit("sql/views/saves.sql", "update checkpointd.checkpoints\n  set missing_since = case when mark.missing then clock_timestamp() end\n  from", "delete from checkpointd.checkpoints\n  using"),
+            Edit("sql/views/saves.sql", "update checkpointd.checkpoints\n  set missing_since = case when mark.missing then clock_timestamp() end,\n    is_expired = mark.missing and coalesce(checkpoints.expires_at <= clock_timestamp(), false)\n  from", "delete from checkpointd.checkpoints\n  using"),
             Edit("sql/views/saves.sql", "where checkpoints.job = mark.job", "where mark.missing\n    and checkpoints.job = mark.job"),
         ],
     ),

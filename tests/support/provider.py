@@ -128,14 +128,16 @@ class Provider:
     """Serves scripted answers. `checkpoints[job]`, `events[job]` and `jobs` are an answer, or answers to use in turn.
 
     The last answer of a list is used again and again. A job without an answer is unknown (404), as is the job list
-    until `jobs` is set.
+    and the list of models until `jobs` and `models` are set.
     """
 
     def __init__(self) -> None:
         self.checkpoints: dict[str, Answer | list[Answer]] = {}
         self.events: dict[str, Answer | list[Answer]] = {}
         self.jobs: Answer | list[Answer] = error(404, "unknown_url")
+        self.models: Answer = error(404, "unknown_url")
         self.event_requests: list[web.Request] = []
+        self.model_requests: list[web.Request] = []
         self.requests: list[web.Request] = []
         self.url = ""
 
@@ -145,6 +147,7 @@ class Provider:
         app.router.add_get("/v1/fine-tunes", self._jobs)  # of Together
         app.router.add_get("/v1/fine_tuning/jobs/{job}/checkpoints", self._checkpoints)
         app.router.add_get("/v1/fine_tuning/jobs/{job}/events", self._events)
+        app.router.add_get("/v1/models", self._models)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -167,6 +170,10 @@ class Provider:
     async def _events(self, request: web.Request) -> web.StreamResponse:
         self.event_requests.append(request)
         return await _answer(self.events.get(request.match_info["job"], error(404, "fine_tune_not_found")), request)
+
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        self.model_requests.append(request)
+        return await _answer(self.models, request)
 
     def asked(self, job: str = JOB) -> int:
         """Return the number of requests for the checkpoints of a job."""

@@ -45,7 +45,7 @@ async def test_no_jobs(store: Store, health: Health) -> None:
     assert [1, 0, 0, 0] == [_value("source_state", state=state) for state in database_metrics.STATES]
     assert {0} == {_value("tracked_jobs", phase=phase) for phase in database_metrics.PHASES}
     assert {0} == {_value(f"{name}_jobs") for name in PROBLEMS}
-    assert 0 == _value("oldest_lag_seconds")
+    assert [0, 0] == [_value("oldest_lag_seconds"), _value("expiring_checkpoints")]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,24 @@ async def test_every_kind_is_counted(store: Store, sql: asyncpg.Connection, heal
     )
     kinds = set(re.findall("'([a-z_]+)'", permitted))
     assert kinds == {kind for kind in kinds if _value("open_findings", kind=kind) == 0}
+
+
+async def test_expiring_checkpoints(store: Store, sql: asyncpg.Connection, health: Health) -> None:
+    """Listed checkpoints that expire within three days are counted, without those of untracked and gone jobs."""
+    await store.register_sources({"test": "openai"})
+    expired = """update checkpointd.checkpoints set expires_at = now() + step_number / 100 * interval '25 h' - interval
+      '24 h' where job = {{job}}; update checkpointd.checkpoints set {} where job = {{job}} and step_number = 100"""
+    for name, job, polling, change in (
+        ("ftjob-a", "", "", "step_number = step_number"),  # in 1, 26 and 51 hours
+        ("ftjob-b", "", "sealed_at = now(), ", "missing_since = now()"),
+        ("ftjob-c", "", "", "expires_at = now() - interval '1 s'"),
+        ("ftjob-d", "", "", "expires_at = now() + interval '73 h'"),
+        ("ftjob-untracked", "untracked_at = now(), ", "", "step_number = step_number"),
+        ("ftjob-gone", "", "is_gone = true, ", "step_number = step_number"),
+    ):
+        await add(sql, name, History("", job=job, polling=polling, more=expired.format(change)))
+    await database_metrics.refresh(store, health, ["test"])
+    assert 9 == _value("expiring_checkpoints")
 
 
 async def test_phases_and_lag(store: Store, sql: asyncpg.Connection, health: Health) -> None:

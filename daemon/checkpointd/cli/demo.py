@@ -5,6 +5,8 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, closing, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +34,7 @@ from checkpointd.telemetry.logs import configure
 
 SEED, JOB_COUNT, SPEED = 7, 24, 120.0
 SHAPE: Final = Shape(reinforcement=0.2)
+SHUTDOWN_IN: Final = timedelta(days=30)
 SHOWN: Final = 16
 REFUSING_SOURCES: Final = {
     "without-quota": RequestError(429, "You exceeded your current quota.", code="insufficient_quota"),
@@ -63,7 +66,9 @@ async def run(console: Console, seconds: float | None, stop: Stop) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpointd-demo-")))
         embedded = await stack.enter_async_context(EmbeddedPostgres(folder / "postgres", sync=False))
         url = await embedded.start_or_connect()
-        worlds: dict[str, World] = {"simulated": TroubledWorld(SEED, JOB_COUNT, EPOCH, SHAPE)}
+        # Unlike the other times of the simulation, this day is compared with the real one.
+        shape = replace(SHAPE, shutdown_date=f"{datetime.now(UTC) + SHUTDOWN_IN:%Y-%m-%d}")
+        worlds: dict[str, World] = {"simulated": TroubledWorld(SEED, JOB_COUNT, EPOCH, shape)}
         worlds |= {name: RefusingWorld(SEED, EPOCH, error) for name, error in REFUSING_SOURCES.items()}
         clock = accelerated(SPEED, EPOCH)
         addresses = {name: await stack.enter_async_context(serve(world, clock)) for name, world in worlds.items()}

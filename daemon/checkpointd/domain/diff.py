@@ -26,6 +26,8 @@ MOST_CHANGES: Final = 20_000
 class Change(NamedTuple):
     """A row of the feed. `kind` is new, changed, regressed, missing or returned.
 
+    The database stores missing as expired if it is after the expiry of the checkpoint, by its clock.
+
     If `field` is None, the change concerns the checkpoint as a whole.
     """
 

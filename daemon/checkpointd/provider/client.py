@@ -42,6 +42,7 @@ SMALLER_PAGES: Final = 8
 
 _NO_JOB_LIST: Final = Failure(ErrorClass.MISSING, "this provider has no job list", status=404)
 _NO_EVENTS: Final = Failure(ErrorClass.MISSING, "this provider has no event list", status=404)
+_NO_MODELS: Final = Failure(ErrorClass.MISSING, "this provider has no list of models", status=404)
 _UNFIT_ID: Final = Failure(ErrorClass.BAD_REQUEST, "its id cannot be part of an address: untrack the job")
 
 Wait = Callable[[float], Awaitable[None]]
@@ -157,6 +158,15 @@ class Client:
         pagination = Pagination(list_format, EVENT_LIST_PAGES, ListMemory(), cursor=cursor, pages=pages)
         async for page in self._pages(cursor, pagination, deadline, wait):
             yield page
+
+    async def list_models(self, deadline: float, wait: Wait = no_wait) -> Sequence[RawItem]:
+        """Return the items of the list of models, which is requested once, whatever its failure. Raises ApiError."""
+        if self.format.models is None:
+            raise ApiError(_NO_MODELS)
+        page = await self._page(None, Pagination(self.format.models, 1, ListMemory()), deadline, wait, retry=False)
+        if page.failure:
+            raise ApiError(page.failure)
+        return page.items
 
     async def _pages(
         self, cursor: str | None, pagination: Pagination, deadline: float, wait: Wait

@@ -10,6 +10,7 @@ from checkpointd.polling.findings import find
 from checkpointd.polling.job_list import JobList
 from checkpointd.polling.learning import learn
 from checkpointd.polling.login import RENEW_SECONDS, renew_login
+from checkpointd.polling.model_list import ModelList
 from checkpointd.polling.poller import Poller
 from checkpointd.polling.setup import FieldsBySource, open_event_lists, open_sources, read_cadence, start_polling
 from checkpointd.polling.source import RESUMPTION_SECONDS, ActiveSource
@@ -162,7 +163,7 @@ def _ticking(
     ticked: asyncio.TaskGroup,
     stop: Stop,
 ) -> Iterator[None]:
-    """Run the loops: claims, job lists, events, keys, pauses, findings, metrics, checks of the database, webhooks.
+    """Run the loops: claims, lists, events, keys, pauses, findings, metrics, checks of the database, webhooks.
 
     Each is a task of `ticked`. At the end the tasks are cancelled but not awaited: they end while the polls drain.
     """
@@ -181,6 +182,8 @@ def _ticking(
         ]
         interval = min(1.0, settings.job_list_seconds)
         loops += [(asyncio.Event(), interval, job_list.tick) for job_list in job_lists]
+        model_lists = [ModelList(store, source, health) for source in sources if source.client.format.models]
+        loops += [(asyncio.Event(), settings.job_list_seconds, model_list.tick) for model_list in model_lists]
         event_lists = open_event_lists(settings, store, sources, health)
         loops += [(asyncio.Event(), events.interval, events.tick) for events in event_lists]
         loops += [(asyncio.Event(), TICK_SECONDS, sender.tick) for sender in senders]

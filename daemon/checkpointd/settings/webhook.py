@@ -13,12 +13,14 @@ from yarl import URL
 from checkpointd.settings.credentials import SettingsError, read_secret
 from checkpointd.settings.fields import Credential, key_reference, parse_address, table_name, text_or_credential
 
-CHANGE_KINDS: Final = ("new", "changed", "regressed", "missing", "returned", "status", "fired", "resolved")
+CHANGE_KINDS: Final = (
+    "new", "changed", "regressed", "missing", "expired", "returned", "status", "fired", "resolved",
+)  # fmt: skip
 """Kinds of changes. `fired` and `resolved` are those of every finding."""
 
 FINDING_KINDS: Final = (
     "overfitting", "diverging", "stalled", "finished", "failed", "suspected_gap", "stale", "source_paused",
-    "source_refused", "unreadable", "leaving",
+    "source_refused", "unreadable", "leaving", "shutting_down",
 )  # fmt: skip
 """Kinds of findings. Each stands for the changes `fired` and `resolved` of such findings."""
 

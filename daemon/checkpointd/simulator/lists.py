@@ -1,7 +1,7 @@
 """The pages of simulated lists."""
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from aiohttp import web
 
@@ -32,3 +32,20 @@ def page(
             raise RequestError(400, f"Invalid 'after': there is no {after!r} in this list.", "after")
     rest = [item for item in items[start:] if listed is None or item["id"] in listed]
     return rest[: int(limit)], len(rest) > int(limit)
+
+
+def models_of(jobs: Iterable[Record], shutdown_date: str | None) -> list[Record]:
+    """Return the records of the base models of jobs, which are shut down on that day, and of the models they made."""
+    days: dict[str, str | None] = {}
+    created: dict[str, int] = {}
+    for job in jobs:
+        for name, day in ((job["model"], shutdown_date), (job["fine_tuned_model"], None)):
+            if name is not None:
+                days[name], created[name] = day, job["created_at"]
+    return [
+        {
+            "id": name, "object": "model", "created": created[name], "owned_by": "simulated",
+            "shutdown_date": days[name],
+        }
+        for name in sorted(days)
+    ]  # fmt: skip

@@ -17,7 +17,7 @@ from yarl import URL
 
 from checkpointd.simulator import coreweave, tinker, together
 from checkpointd.simulator.kinds import KINDS
-from checkpointd.simulator.lists import Clock, page
+from checkpointd.simulator.lists import Clock, models_of, page
 from checkpointd.simulator.shapes import Kind, RequestError
 from checkpointd.simulator.world import Record, UnknownJobError, World
 
@@ -92,7 +92,12 @@ def _handlers(world: World, clock: Clock) -> Mapping[str, Handler]:
         data, has_more = page(request, world.events(request.match_info["id"], clock()), default_limit=20)
         return web.json_response(page_of(data, has_more=has_more))
 
+    async def list_models(_: web.Request) -> web.Response:
+        data = models_of(world.jobs(clock()), shape.shutdown_date)
+        return web.json_response({"object": "list", "data": data})
+
     handlers: dict[str, Handler] = {
+        "/models": list_models,
         f"{JOBS}/{{id}}": retrieve_job,
         f"{JOBS}/{{id}}/checkpoints": list_checkpoints,
         f"{JOBS}/{{id}}/events": list_events,

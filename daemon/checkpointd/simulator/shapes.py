@@ -37,6 +37,9 @@ class Shape:
     reinforcement: float = 0.0
     """The share of jobs that are trained by reinforcement. In Bedrock all are."""
 
+    shutdown_date: str | None = None
+    """The day on which the base models are shut down, YYYY-MM-DD."""
+
     @property
     def listed(self) -> int | None:
         """How many of a job's newest checkpoints are listed, or None for all."""

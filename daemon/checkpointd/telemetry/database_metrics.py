@@ -67,6 +67,10 @@ _GAUGES_BY_COLUMN: Final = {
         "checkpointd_unstable_jobs",
         "Tracked jobs, except sealed and gone ones, whose list of checkpoints never stabilises, by source.",
     ),
+    "expiring": _gauge(
+        "checkpointd_expiring_checkpoints",
+        "Listed checkpoints of tracked jobs, except gone ones, that expire within three days, by source.",
+    ),
     "oldest_lag_seconds": _gauge(
         "checkpointd_oldest_lag_seconds",
         "The longest time since the last complete listing of a tracked job that is neither sealed nor gone, by source.",

@@ -12,6 +12,7 @@ TYPES: Final = {
     "changed": "checkpoint.changed",
     "regressed": "checkpoint.regressed",
     "missing": "checkpoint.missing",
+    "expired": "checkpoint.expired",
     "returned": "checkpoint.returned",
     "status": "job.status",
     "fired": "finding.fired",

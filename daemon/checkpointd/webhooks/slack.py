@@ -23,6 +23,7 @@ _PHRASES: Final = {
     "changed": "values changed",
     "regressed": "values lost, which are kept",
     "missing": "checkpoints no longer listed",
+    "expired": "checkpoints expired",
     "returned": "checkpoints listed again",
 }
 """What is said of several changes of a kind, after their number."""

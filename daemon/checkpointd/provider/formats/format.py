@@ -54,6 +54,8 @@ class Format(NamedTuple):
     events: ListFormat | None = None
     """The list with the events or the step metrics of a job, or None if the format has none."""
     read_events: ReadEvents = read_events
+    models: ListFormat | None = None
+    """The list of models, which may say when they are shut down, or None if the format has none."""
 
     def with_paging(self, paging: Paging) -> Self:
         """Return the same format with another paging of all lists."""

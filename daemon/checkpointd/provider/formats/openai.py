@@ -14,4 +14,5 @@ OPENAI: Final = Format(
     reader=OPENAI_READER,
     jobs=ListFormat("/fine_tuning/jobs"),
     events=ListFormat("/fine_tuning/jobs/{}/events"),
+    models=ListFormat("/models", "whole"),
 )

@@ -1,0 +1,42 @@
+"""A model in a provider's list of models, and when it is shut down. Pure."""
+
+from collections.abc import Callable, Sequence
+from datetime import date
+from typing import NamedTuple
+
+from checkpointd.domain.raw_item import LARGEST_ITEM, holding_secrets
+from checkpointd.domain.reading import BadItemError, Item, Odd, RawItem, text
+
+
+class Model(NamedTuple):
+    """A model whose item states `shutdown_date`, which is None if the model is not shut down."""
+
+    id: str
+    shutdown_date: date | None
+
+
+def read_models(items: Sequence[RawItem], holds_secret: Callable[[bytes], bool] = lambda _: False) -> list[Model]:
+    """Read the models that state `shutdown_date`: YYYY-MM-DD or null. What cannot be read is left out."""
+    secret = holding_secrets(items, holds_secret)
+    models = []
+    for position, raw in enumerate(items):
+        if position in secret or len(raw) > LARGEST_ITEM:
+            continue
+        try:
+            item = Item(bytes(raw))
+            model_id = item.require("id", text)
+        except BadItemError:
+            continue
+        day = _day(item.members.get("shutdown_date", ""))
+        if not isinstance(day, Odd) and "shutdown_date" not in item.odd:
+            models.append(Model(model_id, day))
+    return models
+
+
+def _day(value: object) -> date | Odd | None:
+    if value is None:
+        return None
+    try:
+        return date.fromisoformat(value) if isinstance(value, str) and len(value) == len("2027-01-14") else Odd("")
+    except ValueError:
+        return Odd("not a day")
