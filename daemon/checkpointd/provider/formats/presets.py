@@ -21,6 +21,8 @@ class Preset(NamedTuple):
     """The base URL, in which {region} or {resource} stands for the setting; or None if every source has its own."""
     key_header: str = "Authorization"
     """The header of the key. In Authorization, `Bearer` stands before it."""
+    issued_key_header: str | None = None
+    """The header of a key that a command prints, or None if it is the same."""
     most_items: int | None = None
     """The most items of a page that may be requested, or None if that is not documented."""
     lists_jobs: bool = True
@@ -31,7 +33,8 @@ _NEBIUS: Final = OPENAI.with_paging("after_empty")
 
 PRESETS: Final[Mapping[str, Preset]] = {
     "openai": Preset(OPENAI, "https://api.openai.com/v1"),
-    "azure": Preset(OPENAI, "https://{resource}.openai.azure.com/openai/v1", "api-key"),
+    # Azure takes its own keys in api-key, but the tokens of Entra, which commands print, as bearer tokens.
+    "azure": Preset(OPENAI, "https://{resource}.openai.azure.com/openai/v1", "api-key", "Authorization"),
     "bedrock": Preset(OPENAI, "https://bedrock-mantle.{region}.api.aws/v1"),
     "nebius": Preset(_NEBIUS, "https://api.tokenfactory.nebius.com/v1"),
     "compatible": Preset(OPENAI, lists_jobs=False),
