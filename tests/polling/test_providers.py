@@ -18,7 +18,7 @@ from checkpointd.provider.formats.together import HYPERPARAMETERS
 from checkpointd.service import daemon
 from checkpointd.service.signals import Stop
 from checkpointd.settings.load import load
-from checkpointd.simulator import tinker, together
+from checkpointd.simulator import foundry, tinker, together
 from checkpointd.simulator.kinds import KINDS
 from checkpointd.simulator.server import accelerated, serve
 from checkpointd.simulator.shapes import Kind, Shape
@@ -36,6 +36,7 @@ SECTIONS: Mapping[Kind, str] = {
     "coreweave": "CoreWeave and W&B",
     "together": "Together",
     "tinker": "Tinker",
+    "foundry": "Microsoft Foundry",
 }
 """The section of config/README.md of each kind."""
 
@@ -83,6 +84,14 @@ def _checkpoints(kind: Kind, item: dict[str, Any], job: dict[str, Any]) -> list[
             }
             for sent in tinker.checkpoints(item)
         ]  # fmt: skip
+    if kind == "foundry":
+        return [
+            {
+                **row, **no_model, "id": sent["checkpoint_id"], "step_number": None, "metrics": {},
+                "checkpoint_type": sent["checkpoint_type"],
+            }
+            for sent in foundry.checkpoints(item)
+        ]  # fmt: skip
     return [row]
 
 
@@ -96,6 +105,10 @@ def _job(kind: Kind, job: dict[str, Any]) -> dict[str, Any]:
     """Return the row of the view that the record of a job must lead to."""
     if kind == "tinker":
         stated = {"id": job["id"], "model": job["model"], "metadata": job["metadata"]}
+        return dict.fromkeys(JOB_VALUES) | stated
+    if kind == "foundry":
+        sent = foundry.session(job, AFTER_ALL)
+        stated = {"id": sent["session_id"], "model": sent["base_model"], "status": sent["status"]}
         return dict.fromkeys(JOB_VALUES) | stated
     if kind == "together":
         sent = together.job(job)

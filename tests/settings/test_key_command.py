@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpointd.provider.formats.presets import PRESETS
+from checkpointd.provider.formats.presets import PRESETS, Kind
 from checkpointd.settings import key_command
 from checkpointd.settings.credentials import SettingsError
 from checkpointd.settings.key_command import run_key_command
@@ -163,12 +163,12 @@ def test_setting(load: Callable[..., Settings]) -> None:
 
 
 @pytest.mark.parametrize("kind", PRESETS)
-def test_header(load: Callable[..., Settings], kind: str) -> None:
-    """The key of a command is sent as the keys of its kind are, but Azure gets it as a token of Entra."""
+def test_header(load: Callable[..., Settings], kind: Kind) -> None:
+    """The key of a command is sent as the keys of its kind are, but Azure and Foundry get it as a token of Entra."""
     url = "https://provider.example/v1"
     (source,) = load(f'{SOURCE}kind = "{kind}"\nbase_url = "{url}"\napi_key_command = ["issue"]').sources
     expected = {"X-API-Key": "issued"} if kind == "tinker" else {"Authorization": "Bearer issued"}
-    assert expected == source.request_fields("issued").headers
+    assert {**PRESETS[kind].headers, **expected} == source.request_fields("issued").headers
 
 
 @pytest.mark.parametrize(

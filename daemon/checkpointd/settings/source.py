@@ -233,9 +233,12 @@ class Source(BaseModel):
         key_header = {} if key is None else {name: f"Bearer {key}" if name == "Authorization" else key}
         named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
         headers = {
-            **read(self.headers, "header"), **{name: value for name, value in named.items() if value}, **key_header
-        }  # fmt: skip
-        query = read(self.query, "query parameter")
+            **preset.headers,
+            **read(self.headers, "header"),
+            **{name: value for name, value in named.items() if value},
+            **key_header,
+        }
+        query = {**preset.query, **read(self.query, "query parameter")}
         return RequestFields(headers, query, [*secrets_of(query, headers), *credentials])
 
     def read_proxy_credentials(self) -> str | None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection
+from datetime import UTC, datetime
 
 from aiohttp import web
 
@@ -32,3 +33,22 @@ def page(
             raise RequestError(400, f"Invalid 'after': there is no {after!r} in this list.", "after")
     rest = [item for item in items[start:] if listed is None or item["id"] in listed]
     return rest[: int(limit)], len(rest) > int(limit)
+
+
+def page_by_offset(request: web.Request, name: str, items: list[Record]) -> Record:
+    """Return the page that `limit` and `offset` ask for: its items, as the member `name`, and `cursor`."""
+    limit, offset = _number(request, "limit", 1, 20), _number(request, "offset", 0, 0)
+    cursor = {"offset": offset, "limit": limit, "total_count": len(items)}
+    return {name: items[offset : offset + limit], "cursor": cursor}
+
+
+def _number(request: web.Request, name: str, least: int, default: int) -> int:
+    given = request.query.get(name, str(default))
+    if not re.fullmatch("[0-9]{1,6}", given) or int(given) < least or (name == "limit" and int(given) > 100):
+        raise RequestError(422, f"{name}: must be an integer from {least} on, and a limit is at most 100")
+    return int(given)
+
+
+def time_text(seconds: float) -> str:
+    """Return a time, given in Unix seconds, in the form of RFC 3339, without a fraction."""
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
