@@ -143,8 +143,8 @@ $(READY): .tools/bin/uv pyproject.toml requirements.lock
 # ART are about a hundred packages, those of Tinker include transformers. The other packages are what their clients import.
 $(SDKS)/.ready: .tools/bin/uv
 	$(UV) venv --allow-existing --python $(PYTHON) $(SDKS)
-	$(UV) pip install --python $(SDKS) together==3.1.1 openai httpx[http2] numpy orjson protobuf click pyqwest zstandard \
-	  opentelemetry-api
+	$(UV) pip install --python $(SDKS) together==3.1.1 azure-ai-finetuningsessions==1.0.0b1 openai httpx[http2] numpy orjson \
+	  protobuf click pyqwest zstandard opentelemetry-api
 	$(UV) pip install --python $(SDKS) --no-deps openpipe-art==0.5.18 tinker==0.38.0
 	@touch $@
 

@@ -4,7 +4,7 @@ with parts as materialized (
   select sources.name as source, jobs.id as fine_tuning_job_id, jobs.status, jobs.untracked_at,
     polling.settling_since is not null as has_ended, jobs.payload is not null as has_record,
     -- The formats of these kinds have no job records, or no events.
-    sources.kind = 'coreweave' as lacks_records, sources.kind in ('coreweave', 'tinker') as lacks_events,
+    sources.kind = 'coreweave' as lacks_records, sources.kind in ('coreweave', 'tinker', 'foundry') as lacks_events,
     polling.complete_from >= polling.settling_since and polling.complete_from <= now()
       or polling.sealed_at is not null as lists_checkpoints,
     polling.rejected > 0 as has_rejects, polling.last_complete_at,
@@ -49,8 +49,8 @@ comment on column fine_tuning.archive.source is 'Source of the job.';
 comment on column fine_tuning.archive.fine_tuning_job_id is 'The provider''s id of the job.';
 comment on column fine_tuning.archive.is_complete is
   'True if the job has ended, and since then its record was received, and its checkpoints and events were read to the '
-  'end of their lists, without an item that cannot be read. CoreWeave has neither records nor events, and Tinker '
-  'has no events.';
+  'end of their lists, without an item that cannot be read. CoreWeave has neither records nor events, Tinker and '
+  'Foundry have no events.';
 comment on column fine_tuning.archive.reason is 'What is missing, and why; null if nothing is.';
 comment on column fine_tuning.archive.has_record is 'True if the job list has shown the job.';
 comment on column fine_tuning.archive.has_checkpoints is

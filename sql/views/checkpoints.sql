@@ -19,7 +19,8 @@ select checkpoints.id, sources.name as source, jobs.id as fine_tuning_job_id, ch
     sources.kind, jobs.id, checkpoints.id, checkpoints.fine_tuned_model_checkpoint, checkpoints.payload
   ) as deploy_as,
   case
-    when sources.kind in ('together', 'tinker') then checkpointd.as_jsonb(checkpoints.payload) ->> 'checkpoint_type'
+    when sources.kind in ('together', 'tinker', 'foundry')
+      then checkpointd.as_jsonb(checkpoints.payload) ->> 'checkpoint_type'
   end as checkpoint_type,
   checkpoints.expires_at,
   case

@@ -39,7 +39,7 @@ from support.verbs import KEY, SILENCED, checkpointd, environment, running, wait
         (
             ["simulate", "--kind", "x"],
             {},
-            "'together', 'tinker'. Try checkpointd",
+            "'tinker', 'foundry'. Try checkpointd",
         ),
         (
             ["simulate", "--jobs", "x"],

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from checkpointd.domain.job import JobRecord, has_ended, is_job_id, read_jobs
+from checkpointd.domain.job import JobRecord, has_ended, is_job_id, is_waiting, read_jobs
 from checkpointd.domain.raw_item import LARGEST_ITEM, REJECT_BYTES
 from checkpointd.domain.reading import Reject
 from checkpointd.provider.page import read_page
@@ -172,6 +172,27 @@ def test_ended() -> None:
     """A status has ended in upper and lower case; an unknown status has not ended."""
     assert all(map(has_ended, ("succeeded", "failed", "cancelled", "canceled", "SUCCEEDED")))
     assert not any(map(has_ended, (None, "", "running", "paused", "queued", "succeeded?")))
+
+
+@pytest.mark.parametrize(
+    ("provider", "waiting", "running", "ended"),
+    [
+        ("OpenAI", "validating_files queued paused", "running", "succeeded failed cancelled"),
+        ("Azure", "created pending queued pausing paused", "running resuming", "succeeded failed cancelled"),
+        (
+            "Together",
+            "pending queued",
+            "running compressing uploading cancel_requested",
+            "cancelled error completed",
+        ),
+        ("Foundry", "created queued", "running", "succeeded failed"),
+    ],
+)
+def test_documented_statuses(provider: str, waiting: str, running: str, ended: str) -> None:
+    """Each status that a provider documents is one of a job that waits, that runs, or that has ended."""
+    expected = dict.fromkeys(waiting.split(), (True, False)) | dict.fromkeys(running.split(), (False, False))
+    expected |= dict.fromkeys(ended.split(), (False, True))
+    assert expected == {status: (is_waiting(status), has_ended(status)) for status in expected}, provider
 
 
 @pytest.mark.parametrize(

@@ -61,3 +61,18 @@ def test_the_notation_of_a_number_makes_no_difference(one: str, other: str) -> N
 def test_what_is_no_json_has_no_form(text: str) -> None:
     """A text that cannot be read has no canonical form, and raises nothing."""
     assert canonical(text) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ('{"a": 1, "t": 1}', '{"t": 2, "a": 1}', True),
+        ('{"a": 1, "t": 1}', '{"a": 1}', True),
+        ('{"a": 1, "t": 1}', '{"a": 2, "t": 1}', False),
+        ('{"a": {"t": 1}}', '{"a": {"t": 2}}', False),
+        ('["t", 1]', '["t", 2]', False),
+    ],
+)
+def test_members_that_are_left_out(one: str, other: str, expected: bool) -> None:
+    """Outer members that are left out make no difference. Others do, also those of the same name further inside."""
+    assert expected == (canonical(one, {"t"}) == canonical(other, {"t"}))

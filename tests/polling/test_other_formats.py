@@ -1,4 +1,7 @@
-"""What is special about checkpoints without steps, and about values that only the item has: over a scripted Tinker."""
+"""What is special about checkpoints without steps, and about values that only the item has: over a scripted Tinker.
+
+And what all kinds share.
+"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
@@ -14,9 +17,13 @@ from checkpointd.cli.sync import sync_jobs
 from checkpointd.postgres.store import Store
 from checkpointd.settings.model import FixedSettings
 from checkpointd.settings.source import Source
-from checkpointd.simulator.server import provider_application, serve_application
+from checkpointd.simulator.kinds import KINDS
+from checkpointd.simulator.server import provider_application, serve, serve_application
+from checkpointd.simulator.shapes import Kind, Shape
+from checkpointd.simulator.world import EPOCH, World
 from checkpointd.web.server import serve as serve_pages
 from model.replay import Feed
+from support.harness import row_versions
 
 RUN = "0f6b3a1f:train:0"
 Sync = Callable[[list[dict[str, Any]]], Awaitable[None]]
@@ -174,3 +181,24 @@ async def test_time_of(sql: asyncpg.Connection, text: str, expected: str | None)
     """The view reads the same times as the daemon, and no text makes its queries fail."""
     found = await sql.fetchval("select checkpointd.time_of($1)", text)
     assert (expected and datetime.fromisoformat(expected)) == found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_second_reading_writes_nothing(
+    kind: Kind, store: Store, sql: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """If the lists have the same content as before, no row of a job, a checkpoint or the feed is written again."""
+    (tmp_path / "key").write_text("canary-key")
+    world, versions = World(5, 4, EPOCH, Shape(kind)), []
+    jobs = world.jobs(EPOCH)
+    assert (jobs, True) == (world.jobs(EPOCH + 1), "running" in {job["status"] for job in jobs})
+    if not KINDS[kind].lists_jobs:
+        await store.track((await store.register_sources({"test": kind}))["test"], [job["id"] for job in jobs])
+    for seconds in (0, 1):
+        async with serve(world, lambda seconds=seconds: EPOCH + seconds) as url:
+            source = Source(name="test", kind=kind, base_url=url, api_key=str(tmp_path / "key"))
+            settings, fields = FixedSettings(sources=(source,), discover=True), {"test": source.request_fields()}
+            summary = await sync_jobs(settings, store, fields, None, None, lambda *_: None)
+        assert (len(jobs), []) == (summary.jobs, summary.failures)
+        versions.append(await row_versions(sql))
+    assert versions[0] == versions[1]

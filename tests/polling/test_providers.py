@@ -14,10 +14,11 @@ from checkpointd.domain.checkpoint import METRICS
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.store import Store
 from checkpointd.provider.formats.presets import PRESETS
+from checkpointd.provider.formats.together import HYPERPARAMETERS
 from checkpointd.service import daemon
 from checkpointd.service.signals import Stop
 from checkpointd.settings.load import load
-from checkpointd.simulator import tinker, together
+from checkpointd.simulator import foundry, tinker, together
 from checkpointd.simulator.kinds import KINDS
 from checkpointd.simulator.server import accelerated, serve
 from checkpointd.simulator.shapes import Kind, Shape
@@ -27,12 +28,15 @@ from support.harness import until_true
 
 AFTER_ALL = EPOCH + 86_400
 SECTIONS: Mapping[Kind, str] = {
+    "openai": "OpenAI",
     "together": "Together",
     "azure": "Azure OpenAI",
     "bedrock": "Amazon Bedrock",
     "nebius": "Nebius",
+    "compatible": "Other providers with OpenAI's API",
     "coreweave": "CoreWeave and W&B",
     "tinker": "Tinker",
+    "foundry": "Microsoft Foundry",
 }
 """The section of config/README.md of each kind."""
 
@@ -80,17 +84,49 @@ def _checkpoints(kind: Kind, item: dict[str, Any], job: dict[str, Any]) -> list[
             }
             for sent in tinker.checkpoints(item)
         ]  # fmt: skip
+    if kind == "foundry":
+        return [
+            {
+                **row, **no_model, "id": sent["checkpoint_id"], "step_number": None, "metrics": {},
+                "checkpoint_type": sent["checkpoint_type"],
+            }
+            for sent in foundry.checkpoints(item)
+        ]  # fmt: skip
     return [row]
 
 
-def _job(kind: Kind, job: dict[str, Any]) -> tuple[Any, ...]:
+JOB_TIMES = ("created_at", "finished_at")
+JOB_DOCUMENTS = ("hyperparameters", "error", "metadata")
+JOB_VALUES = ("id", "status", "model", "fine_tuned_model", "trained_tokens", *JOB_TIMES, *JOB_DOCUMENTS)
+"""Columns of the view `jobs`: those with a time, those with JSON, and all that the record of a job leads to."""
+
+
+def _job(kind: Kind, job: dict[str, Any]) -> dict[str, Any]:
     """Return the row of the view that the record of a job must lead to."""
     if kind == "tinker":
-        return job["id"], None, job["model"], None
+        stated = {"id": job["id"], "model": job["model"], "metadata": job["metadata"]}
+        return dict.fromkeys(JOB_VALUES) | stated
+    if kind == "foundry":
+        sent = foundry.session(job, AFTER_ALL)
+        stated = {"id": sent["session_id"], "model": sent["base_model"], "status": sent["status"]}
+        return dict.fromkeys(JOB_VALUES) | stated
     if kind == "together":
         sent = together.job(job)
-        return job["id"], sent["status"], sent["model"], sent["model_output_name"]
-    return job["id"], job["status"], job["model"], job["fine_tuned_model"]
+        names = {"fine_tuned_model": "model_output_name", "trained_tokens": "token_count"}
+        hyperparameters = {name: sent[name] for name in HYPERPARAMETERS if name in sent}
+        stated = {name: sent[names.get(name, name)] for name in JOB_VALUES[:5]}
+        created_at = datetime.fromisoformat(sent["created_at"]).timestamp()
+        return dict.fromkeys(JOB_VALUES) | stated | {"created_at": created_at, "hyperparameters": hyperparameters}
+    method = job.get("method") or {}
+    hyperparameters = job.get("hyperparameters") or method[method["type"]]["hyperparameters"]
+    return {name: job[name] for name in JOB_VALUES if name != "hyperparameters"} | {"hyperparameters": hyperparameters}
+
+
+def _stored_job(row: asyncpg.Record) -> dict[str, Any]:
+    """Return a row of the view, with Unix seconds for times, and with JSON read."""
+    times = {name: row[name] and row[name].timestamp() for name in JOB_TIMES}
+    documents = {name: row[name] and json.loads(row[name]) for name in JOB_DOCUMENTS}
+    return {**{name: row[name] for name in JOB_VALUES}, **times, **documents}
 
 
 def _step(kind: Kind, job: str, event: dict[str, Any]) -> dict[str, Any]:
@@ -113,19 +149,20 @@ def _metrics(row: asyncpg.Record) -> dict[str, float]:
 
 
 @pytest.mark.fast_cases(2)
-@pytest.mark.parametrize("kind", SECTIONS)
+@pytest.mark.parametrize("kind", PRESETS)  # a new kind needs a section and a simulator
 async def test_documented_settings(
     kind: Kind, url: str, store: Store, sql: asyncpg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every checkpoint, step and status of each job is stored, value by value, until all jobs are sealed.
+    """Every checkpoint, step, message and record of each job is stored, value by value, until all jobs are sealed.
 
     The settings are those of the document. Only the address of the provider is another.
     """
     (block,) = Document("config/README.md").blocks("toml", SECTIONS[kind])
     (tmp_path / "checkpointd.toml").write_text(block)
-    monkeypatch.setenv(f"{kind}_key", "canary-key")
     settings = load(tmp_path / "checkpointd.toml")
     (source,) = settings.sources
+    assert kind == source.kind
+    monkeypatch.setenv(str(source.api_key), "canary-key")
     world = World(4, 2, EPOCH, Shape(kind, retention="all"))
     async with serve(world, accelerated(2000, EPOCH)) as api, asyncio.timeout(300):
         if not KINDS[kind].lists_jobs:
@@ -141,17 +178,28 @@ async def test_documented_settings(
             stop.asked.set()
     jobs = {job["id"]: job for job in world.jobs(AFTER_ALL)}
     if KINDS[kind].lists_jobs:
-        stored = await sql.fetch("select fine_tuning_job_id, status, model, fine_tuned_model from fine_tuning.jobs")
-        assert {_job(kind, job) for job in jobs.values()} == {tuple(row) for row in stored}
+        stored = {row["id"]: _stored_job(row) for row in await sql.fetch("select * from fine_tuning.jobs")}
+        assert {job_id: _job(kind, job) for job_id, job in jobs.items()} == stored
     items = [(item, job) for job in jobs.values() for item in world.checkpoints(job["id"], AFTER_ALL)]
     expected = [row for item, job in items for row in _checkpoints(kind, item, job)]
     rows = await sql.fetch("select *, extract(epoch from created_at)::bigint as unix_time from fine_tuning.checkpoints")
     found = [{**row, "created_at": row["unix_time"], "metrics": _metrics(row)} for row in rows]
     _assert_same(expected, found, "id")
-    metrics = [(job, event) for job in jobs for event in world.events(job, AFTER_ALL) if event["type"] == "metrics"]
-    steps = [_step(kind, job, event) for job, event in metrics] if PRESETS[kind].format.events else []
+    has_events = PRESETS[kind].format.events is not None
+    events = [(job, event) for job in jobs for event in world.events(job, AFTER_ALL) if has_events]
+    steps = [_step(kind, job, event) for job, event in events if event["type"] == "metrics"]
     rows = await sql.fetch("select * from fine_tuning.steps")
     _assert_same(steps, [{**row, "metrics": _metrics(row)} for row in rows], "step_number")
+    if kind != "together":  # its events have no ids
+        messages = {
+            (job, *(event[name] for name in ("id", "created_at", "level", "message", "type")))
+            for job, event in events
+            if event["type"] != "metrics"
+        }
+        rows = await sql.fetch("""
+            select fine_tuning_job_id, id, extract(epoch from created_at)::bigint, level, message, type
+            from fine_tuning.events""")
+        assert messages == {tuple(row) for row in rows}
 
 
 def _assert_same(expected: list[dict[str, Any]], found: list[dict[str, Any]], key: str) -> None:

@@ -25,7 +25,8 @@ RUN = {
     ("config/README.md", "Settings"): "tests/project/test_readme.py::test_examples_of_settings",
     ("config/README.md", "Examples"): "tests/project/test_readme.py::test_examples_of_settings",
     **{("config/README.md", provider): "tests/polling/test_providers.py::test_documented_settings"
-       for provider in ("Azure OpenAI", "Amazon Bedrock", "Nebius", "CoreWeave and W&B", "Together", "Tinker")},
+       for provider in ("OpenAI", "Azure OpenAI", "Amazon Bedrock", "Nebius", "Other providers with OpenAI's API",
+                        "CoreWeave and W&B", "Together", "Tinker", "Microsoft Foundry")},
     ("config/README.md", "Discovery"): "tests/project/test_readme.py::test_examples_of_settings",
     ("config/README.md", "Short-lived keys"): "tests/project/test_readme.py::test_examples_of_settings",
     ("config/README.md", "Other secrets"): "tests/project/test_readme.py::test_examples_of_settings",

@@ -19,6 +19,8 @@ from support.paths import DATA
 
 JOB = "job-1"
 
+OTHER_FORMATS = ("coreweave", "together", "tinker", "foundry")
+
 
 def documented(kind: str, name: str = "") -> bytes:
     """Return the documented answer of a kind of source."""
@@ -172,6 +174,32 @@ def test_runs_of_tinker() -> None:
     assert {"purpose": "support"} == json.loads(record.metadata or "")
 
 
+def test_foundry() -> None:
+    """Foundry states a name, a type and a time. A step and metrics are read if they are stated."""
+    assert values("foundry") == [
+        ("step-100", None, 1788256800, None, {}),
+        ("sampler-best", None, 1788258600, None, {}),
+    ]
+    assert [{"checkpoint_type": "training"}, {"checkpoint_type": "sampler"}] == [
+        item.details for item in listing("foundry").checkpoints
+    ]
+    sent = json.loads(documented("foundry"))
+    sent["checkpoints"][0] |= {"step_number": 100, "metrics": {"train_loss": 0.5, "reward": 2}}
+    found = listing("foundry", json.dumps(sent).encode()).checkpoints[0]
+    assert (100, {"train_loss": 0.5, "reward": 2}) == (found.step_number, found.metrics)
+
+
+def test_sessions_of_foundry() -> None:
+    """A session has its status and its model, and no times."""
+    wire_format = PRESETS["foundry"].format
+    assert wire_format.jobs
+    page = read_page(documented("foundry", "foundry_sessions"), requested=Requested(wire_format.jobs, 20))
+    assert (False, None, None) == (page.has_more, page.last_id, page.failure)
+    ((record,), rejects) = read_jobs(page.items, read_record=wire_format.read_record)
+    assert ([], None, "running", None) == (rejects, record.reject, record.status, record.created_at)
+    assert ("session_0f6b3a1f", "Qwen/Qwen3-32B") == (record.id, record.model)
+
+
 @pytest.mark.parametrize(
     ("name", "cursor", "before", "expected"),
     [
@@ -198,7 +226,7 @@ def test_pages_by_offset(name: str, cursor: Any, before: str | None, expected: A
         assert expected == (page.has_more, page.last_id, page.failure)
 
 
-@pytest.mark.parametrize("kind", ["coreweave", "together", "tinker"])
+@pytest.mark.parametrize("kind", OTHER_FORMATS)
 def test_payloads(kind: str) -> None:
     """The item is stored as received, and read again as it was."""
     found = listing(kind)
@@ -219,6 +247,7 @@ def test_payloads(kind: str) -> None:
         ("together", {"step": 1, "checkpoint_type": "Final"}, "path: missing", None),
         ("together", {"path": "s3://a", "checkpoint_type": "Final"}, "step: missing", "s3://a"),
         ("tinker", {"time": "2026-09-01T10:00:00Z"}, "checkpoint_id: missing", None),
+        ("foundry", {"time": "2026-09-01T10:00:00Z"}, "checkpoint_id: missing", None),
         ("tinker", {"checkpoint_id": "weights/ü"}, "checkpoint_id: not 1 to 256 visible ASCII characters", None),
     ],
 )
@@ -238,12 +267,22 @@ def test_times_that_cannot_be_read(created_at: object) -> None:
     assert [True] == [one.is_stored and one.reason.startswith("created_at: ") for one in found.rejects]
 
 
-OTHER_FORMATS = ("coreweave", "together", "tinker")
 NAMES: dict[str, tuple[str, ...]] = {
     "coreweave": ("id", "step", "metrics"),
     "together": ("path", "step", "created_at", "checkpoint_type", "object_name"),
     "tinker": ("checkpoint_id", "checkpoint_type", "time", "tinker_path", "size_bytes", "expires_at"),
-    "job": ("id", "training_run_id", "status", "model", "base_model", "created_at", "token_count", "user_metadata"),
+    "foundry": ("checkpoint_id", "checkpoint_type", "time", "step_number", "metrics"),
+    "job": (
+        "id",
+        "training_run_id",
+        "session_id",
+        "status",
+        "model",
+        "base_model",
+        "created_at",
+        "token_count",
+        "user_metadata",
+    ),
     "metrics": ("train/global_step", "eval/global_step", "timestamp", "train/loss", "eval/loss", "\\u0000"),
 }
 times = st.sampled_from(['"0001-01-01T00:00:00+14:00"', '"9999-12-31T23:59:59-14:00"', '"2026-01-01T00:00:00Z"'])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from checkpointd.provider.formats.presets import PRESETS, Kind
 from checkpointd.settings import key_command
 from checkpointd.settings.credentials import SettingsError
 from checkpointd.settings.key_command import run_key_command
@@ -161,11 +162,13 @@ def test_setting(load: Callable[..., Settings]) -> None:
     assert {"Authorization": "Bearer issued"} == source.request_fields("issued").headers
 
 
-def test_azure(load: Callable[..., Settings]) -> None:
-    """Azure gets the key of a command as a token of Entra, and not in the header of its own keys."""
-    url = "https://a.openai.azure.com/openai/v1"
-    (source,) = load(f'{SOURCE}kind = "azure"\nbase_url = "{url}"\napi_key_command = ["az"]').sources
-    assert {"Authorization": "Bearer issued"} == source.request_fields("issued").headers
+@pytest.mark.parametrize("kind", PRESETS)
+def test_header(load: Callable[..., Settings], kind: Kind) -> None:
+    """The key of a command is sent as the keys of its kind are, but Azure and Foundry get it as a token of Entra."""
+    url = "https://provider.example/v1"
+    (source,) = load(f'{SOURCE}kind = "{kind}"\nbase_url = "{url}"\napi_key_command = ["issue"]').sources
+    expected = {"X-API-Key": "issued"} if kind == "tinker" else {"Authorization": "Bearer issued"}
+    assert {**PRESETS[kind].headers, **expected} == source.request_fields("issued").headers
 
 
 @pytest.mark.parametrize(

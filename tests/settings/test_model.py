@@ -12,7 +12,9 @@ from checkpointd.settings.source import Source
 CANARY = "Canary5f0e9d8c7b6a4f3e2d1c"
 SOURCE = '[[sources]]\nname = "a"\napi_key = "THE_KEY"\n'
 SOURCE_B = SOURCE.replace('"a"', '"b"')
-WRONG_KIND = "kind: must be 'openai', 'azure', 'bedrock', 'nebius', 'compatible', 'coreweave', 'together' or 'tinker'"
+WRONG_KIND = (
+    "kind: must be 'openai', 'azure', 'bedrock', 'nebius', 'compatible', 'coreweave', 'together', 'tinker' or 'foundry'"
+)
 NOT_SECURE = (
     "must begin with https:// and a host "
     "(http:// is accepted for this machine, or with allow_http = true under [[sources]])"
@@ -198,6 +200,19 @@ def test_addresses_and_keys_of_kinds(
     monkeypatch.setenv("THE_KEY", "k")
     (source,) = load(SOURCE + toml).sources
     assert (base_url, headers) == (source.base_url, source.request_fields().headers)
+
+
+def test_what_a_preview_requires(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Foundry gets the header and the parameter that its preview requires, or those of the settings instead."""
+    monkeypatch.setenv("THE_KEY", "k")
+    toml = "kind = 'foundry'\nbase_url = 'https://acme.services.ai.azure.com/api/projects/p'\n"
+    (source,) = load(SOURCE + toml).sources
+    headers = {"Foundry-Features": "FineTuningSessions=V1Preview", "api-key": "k"}
+    assert (headers, {"api-version": "v1"}) == source.request_fields()[:2]
+    more = "headers = { Foundry-Features = 'FineTuningSessions=V2' }\nquery = { api-version = 'v2', a = 'b' }\n"
+    (source,) = load(SOURCE + toml + more).sources
+    headers["Foundry-Features"] = "FineTuningSessions=V2"
+    assert (headers, {"api-version": "v2", "a": "b"}) == source.request_fields()[:2]
 
 
 def test_objectives(load: Load) -> None:

@@ -19,6 +19,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from openai.types.shared import ErrorObject
 
+from checkpointd.provider.formats.openai import OPENAI
+from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.simulator.server import accelerated, serve, serve_application, world_application
 from checkpointd.simulator.shapes import Kind, Shape
 from checkpointd.simulator.world import World
@@ -216,6 +218,17 @@ async def test_the_sdk_pages_through_a_hundred_checkpoints(tmp_path: Path) -> No
         assert expected == [item.to_dict() for item in by_default]
         by_hundreds = [item async for item in sdk.fine_tuning.jobs.checkpoints.list(job, limit=100)]
         assert by_default == by_hundreds
+
+
+@pytest.mark.parametrize("kind", [kind for kind, preset in PRESETS.items() if preset.format.reader is OPENAI.reader])
+async def test_the_sdk_reads_each_kind(kind: Kind) -> None:
+    """The SDK's pager reads all checkpoints of each kind with OpenAI's format, with or without `has_more`."""
+    world = World(5, 3, EPOCH, Shape(kind, retention="all", per_epoch=3))
+    key = {PRESETS[kind].key_header: "Bearer simulated"}
+    async with serve(world, lambda: AFTER_ALL) as url, client(url, **key) as sdk:
+        for job in world.jobs(AFTER_ALL):
+            read = [item async for item in sdk.fine_tuning.jobs.checkpoints.list(job["id"], limit=3)]
+            assert world.checkpoints(job["id"], AFTER_ALL) == [item.to_dict() for item in read]
 
 
 @pytest.mark.parametrize("kind", ["openai", "bedrock"])

@@ -12,7 +12,7 @@ from checkpointd.domain.listing import Listing, RawListing, read_listing
 from checkpointd.provider.client import Client
 from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.provider.http import Limits, open_session
-from checkpointd.simulator import tinker, together
+from checkpointd.simulator import foundry, tinker, together
 from checkpointd.simulator.kinds import KINDS
 from checkpointd.simulator.server import serve
 from checkpointd.simulator.shapes import Kind, Shape
@@ -27,11 +27,11 @@ async def client(
     kind: Kind, world: World, t: float, key: str = "canary-key", page_size: int = 100
 ) -> AsyncIterator[Client]:
     """Serve a world as of time `t`, and open a client as the settings of its kind would."""
-    name = PRESETS[kind].key_header
-    headers = {name: f"Bearer {key}" if name == "Authorization" else key}
+    preset = PRESETS[kind]
+    headers = {**preset.headers, preset.key_header: f"Bearer {key}" if preset.key_header == "Authorization" else key}
     async with serve(world, lambda: t) as url, open_session() as http:
         limits = Limits(page_size, request_timeout=60, backoff=0)
-        yield Client(http, url, headers, {}, limits, [], wire_format=PRESETS[kind].format)
+        yield Client(http, url, headers, preset.query, limits, [], wire_format=preset.format)
 
 
 async def checkpoints(opened: Client, job: str) -> tuple[RawListing, Listing]:
@@ -45,8 +45,9 @@ def ids(kind: Kind, world: World, job: str) -> set[str]:
     made = world.checkpoints(job, AFTER_ALL)
     if kind == "together":
         return {item["path"] for record in made for item in together.checkpoints(record, world.job(job, AFTER_ALL))}
-    if kind == "tinker":
-        return {item["checkpoint_id"] for record in made for item in tinker.checkpoints(record)}
+    if kind in {"tinker", "foundry"}:
+        module = tinker if kind == "tinker" else foundry
+        return {item["checkpoint_id"] for record in made for item in module.checkpoints(record)}
     return {record["id"] for record in made}
 
 

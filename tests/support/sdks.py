@@ -78,7 +78,32 @@ async def read_tinker(url: str, runs: list[str]) -> dict[str, Any]:
     return found
 
 
-READERS: dict[str, Read] = {"coreweave": read_coreweave, "together": read_together, "tinker": read_tinker}
+async def read_foundry(url: str, sessions: list[str]) -> dict[str, Any]:
+    """Read fine-tuning sessions and their checkpoints with the synchronous client of Microsoft's SDK."""
+    sdk = importlib.import_module("azure.ai.finetuningsessions")
+    credentials = importlib.import_module("azure.core.credentials")
+    preview = {"foundry_features": "FineTuningSessions=V1Preview", "api_version": "v1"}
+    with sdk.FineTuningSessionClient(url, credentials.AzureKeyCredential(KEY), allow_insecure_http=True) as client:
+        records: dict[str, Any] = {}
+        total = None
+        while total is None or len(records) < total:
+            page = client.sessions.list(**preview, limit=1, offset=len(records))
+            records |= {session.session_id: session.as_dict() for session in page.data}
+            total = page.cursor.total_count
+        found = {}
+        for session in sessions:
+            checkpoints = client.checkpoints.list(session, **preview).checkpoints
+            assert all(item.time.tzinfo for item in checkpoints)
+            found[session] = {"record": records[session], "checkpoints": [item.as_dict() for item in checkpoints]}
+    return found
+
+
+READERS: dict[str, Read] = {
+    "coreweave": read_coreweave,
+    "together": read_together,
+    "tinker": read_tinker,
+    "foundry": read_foundry,
+}
 
 if __name__ == "__main__":
     kind, api, *jobs = sys.argv[1:]

@@ -7,7 +7,7 @@ nested too deeply. `Scanner` reads the outer members itself, and steps over such
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from operator import itemgetter
 from typing import Any, Final
@@ -38,14 +38,17 @@ def outer_members(raw: bytes) -> dict[str, Any]:
     return found
 
 
-def canonical(text: str) -> str | None:
+def canonical(text: str, without: Collection[str] = ()) -> str | None:
     """Return a form of JSON text that is equal for two texts with the same content, or None if it cannot be read.
 
     Blanks, the order of members, escapes and the notation of numbers make no difference. Everything else does, also
-    repeated members and the type of a value.
+    repeated members and the type of a value. Outer members whose names are in `without` make none.
     """
     try:
-        return repr(_decode_content(text))
+        content = _decode_content(text)
+        if without and isinstance(content, tuple):
+            content = tuple(member for member in content if member[0] not in without)
+        return repr(content)
     except (ValueError, RecursionError):
         return None
 

@@ -204,10 +204,11 @@ class JobList:
         """Save a page. Returns the ids of its jobs, and how many of them were discovered."""
         source = self._source
         REQUESTS.labels(source.name).inc()
-        page = await heavy_work.run(read_jobs, items, source.client.holds_secret, source.client.format.read_record)
+        wire_format = source.client.format
+        page = await heavy_work.run(read_jobs, items, source.client.holds_secret, wire_format.read_record)
         ids = [record.id for record in page.records]
         discovered = 0 if self._max_new_jobs == 0 else await self._discover(lease, page.records)
-        saved = await save_job_records(self._store, lease, page, self._rejected)
+        saved = await save_job_records(self._store, lease, page, self._rejected, wire_format.passing_members)
         self._report_rejects(saved.rejects)
         if discovered or saved.statuses:
             log.info("job_list.changed", source=source.name, discovered=discovered, statuses=saved.statuses)

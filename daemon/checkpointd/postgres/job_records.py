@@ -47,10 +47,15 @@ class _Saved(NamedTuple):
 
 
 async def save_job_records(
-    store: Store, lease: JobListLease, page: JobPage, known: Collection[bytes] = ()
-) -> SavedPage:  # fmt: skip
+    store: Store,
+    lease: JobListLease,
+    page: JobPage,
+    known: Collection[bytes] = (),
+    passing_members: Collection[str] = (),
+) -> SavedPage:
     """Save the records of tracked jobs that differ, and the rejects, if the lease still holds.
 
+    A record that differs from the stored one only in `passing_members`, which change by themselves, is not saved.
     A reject of which nothing is stored is not saved again if its key is in `known`. A changed status makes its job due
     at once: a job that has ended is listed once more, and a job that goes on again is polled again. If a job stays
     locked for longer than LOCK_RETRY_DELAYS, its record is saved when the job list is read the next time.
@@ -59,7 +64,7 @@ async def save_job_records(
     for delay in (0, *connection_module.LOCK_RETRY_DELAYS):
         await asyncio.sleep(delay)
         async with store.connection() as connection:
-            saved = await _save_differing(connection, lease, remaining)
+            saved = await _save_differing(connection, lease, remaining, passing_members)
         statuses, remaining = statuses + saved.statuses, saved.locked
         rejects += saved.rejects
         missing.update(saved.missing)
@@ -77,7 +82,9 @@ async def _save_rejects(connection: Connection, lease: JobListLease, rejects: Se
     await _write(connection, lease, {}, [], [(jobs.get(r.id, -lease.source), r) for r in rejects])
 
 
-async def _save_differing(connection: Connection, lease: JobListLease, records: Sequence[JobRecord]) -> _Saved:
+async def _save_differing(
+    connection: Connection, lease: JobListLease, records: Sequence[JobRecord], passing_members: Collection[str]
+) -> _Saved:
     rows = await connection.fetch(queries.READ_STORED_JOBS, lease.source, [record.id for record in records])
     stored = {row["id"]: row for row in rows}
     old = {row["key"]: row["status"] for row in rows}
@@ -89,7 +96,7 @@ async def _save_differing(connection: Connection, lease: JobListLease, records: 
     parts = []
     for part in _parts(differing):
         received = [key for key, record in part.items() if stored[record.id]["digest"] is not None]
-        equal = await _find_equal(connection, part, received) if received else set()
+        equal = await _find_equal(connection, part, received, passing_members) if received else set()
         remaining = {key: record for key, record in part.items() if key not in equal}
         parts.append(await _save_valid(connection, lease, remaining, old))
     return _total(parts)._replace(missing=[row["id"] for row in rows if row["is_missing"]])
@@ -117,20 +124,26 @@ def _total(parts: Sequence[_Saved]) -> _Saved:
     )
 
 
-async def _find_equal(connection: Connection, records: Mapping[int, JobRecord], received: Sequence[int]) -> set[int]:
+async def _find_equal(
+    connection: Connection,
+    records: Mapping[int, JobRecord],
+    received: Sequence[int],
+    passing_members: Collection[str],
+) -> set[int]:
     """Return those of the received jobs whose record has the stored content in other bytes, by their keys.
 
-    Stored payloads are read for this: few, unless the provider reorders the members at each request.
+    Stored payloads are read for this: few, unless the provider reorders the members at each request, or has changed
+    passing members.
     """
     rows = await connection.fetch(queries.READ_STORED_PAYLOADS, received, LARGEST_ITEM)
     payloads = [(row["key"], row["payload"], records[row["key"]].payload) for row in rows]
-    return await asyncio.to_thread(_equal, payloads)
+    return await asyncio.to_thread(_equal, payloads, passing_members)
 
 
-def _equal(payloads: Sequence[tuple[int, str, str]]) -> set[int]:
-    """Return the keys whose two JSON texts have the same content."""
-    contents = [(key, canonical(stored), received) for key, stored, received in payloads]
-    return {key for key, content, received in contents if content and content == canonical(received)}
+def _equal(payloads: Sequence[tuple[int, str, str]], passing_members: Collection[str]) -> set[int]:
+    """Return the keys whose two JSON texts have the same content, apart from passing members."""
+    contents = [(key, canonical(stored, passing_members), received) for key, stored, received in payloads]
+    return {key for key, content, received in contents if content and content == canonical(received, passing_members)}
 
 
 async def _save_valid(

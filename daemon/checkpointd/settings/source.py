@@ -228,14 +228,17 @@ class Source(BaseModel):
             return found
 
         key = issued_key if self.api_key is None else read_secret(self.api_key, label("key"))
-        # Azure takes its own keys in api-key, and the tokens of Entra, which commands print, as every other provider.
-        name = PRESETS[self.kind].key_header if self.api_key else "Authorization"
+        preset = PRESETS[self.kind]
+        name = preset.key_header if self.api_key else preset.issued_key_header or preset.key_header
         key_header = {} if key is None else {name: f"Bearer {key}" if name == "Authorization" else key}
         named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
         headers = {
-            **read(self.headers, "header"), **{name: value for name, value in named.items() if value}, **key_header
-        }  # fmt: skip
-        query = read(self.query, "query parameter")
+            **preset.headers,
+            **read(self.headers, "header"),
+            **{name: value for name, value in named.items() if value},
+            **key_header,
+        }
+        query = {**preset.query, **read(self.query, "query parameter")}
         return RequestFields(headers, query, [*secrets_of(query, headers), *credentials])
 
     def read_proxy_credentials(self) -> str | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from checkpointd.simulator.other_shapes import CoreWeave, Tinker, Together
+from checkpointd.simulator.other_shapes import CoreWeave, Foundry, Tinker, Together
 from checkpointd.simulator.shapes import Azure, Bedrock, Compatible, Kind, Nebius, OpenAI
 
 KINDS: Final[Mapping[Kind, OpenAI]] = {
@@ -15,4 +15,5 @@ KINDS: Final[Mapping[Kind, OpenAI]] = {
     "coreweave": CoreWeave(),
     "together": Together(),
     "tinker": Tinker(),
+    "foundry": Foundry(),
 }

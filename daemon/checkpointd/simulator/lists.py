@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable
+from datetime import UTC, datetime
 
 from aiohttp import web
 
@@ -49,3 +50,22 @@ def models_of(jobs: Iterable[Record], shutdown_date: str | None) -> list[Record]
         }
         for name in sorted(days)
     ]  # fmt: skip
+
+
+def page_by_offset(request: web.Request, name: str, items: list[Record]) -> Record:
+    """Return the page that `limit` and `offset` ask for: its items, as the member `name`, and `cursor`."""
+    limit, offset = _number(request, "limit", 1, 20), _number(request, "offset", 0, 0)
+    cursor = {"offset": offset, "limit": limit, "total_count": len(items)}
+    return {name: items[offset : offset + limit], "cursor": cursor}
+
+
+def _number(request: web.Request, name: str, least: int, default: int) -> int:
+    given = request.query.get(name, str(default))
+    if not re.fullmatch("[0-9]{1,6}", given) or int(given) < least or (name == "limit" and int(given) > 100):
+        raise RequestError(422, f"{name}: must be an integer from {least} on, and a limit is at most 100")
+    return int(given)
+
+
+def time_text(seconds: float) -> str:
+    """Return a time, given in Unix seconds, in the form of RFC 3339, without a fraction."""
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from checkpointd.simulator.shapes import OpenAI, RequestError, alphanumeric
+from checkpointd.simulator.shapes import OpenAI, RequestError, alphanumeric, hexadecimal
 
 
 class CoreWeave(OpenAI):
@@ -66,6 +66,25 @@ class Tinker(OpenAI):
     def error_body(self, error: RequestError) -> dict[str, Any]:
         """Return the body of an error. Its form is not documented: it is that of the framework FastAPI."""
         return {"detail": error.message}
+
+
+class Foundry(OpenAI):
+    """The fine-tuning sessions of Microsoft Foundry. Errors have the body of OpenAI's."""
+
+    roots = ("/api/projects/simulated",)
+    waiting = ("created", "queued")
+
+    def job_id(self, rng: random.Random, model: str) -> str:  # noqa: D102  # inherited
+        del model
+        return f"session_{hexadecimal(rng)}"
+
+    def check_access(self, headers: Mapping[str, str], path: str, query: Mapping[str, str]) -> None:
+        """Raise RequestError for a request without a key or a token, or without what the preview requires."""
+        del path
+        if not headers.get("api-key", "").strip() and not headers.get("Authorization", "").startswith("Bearer "):
+            raise RequestError(401, "Access denied: there is neither a key nor a token.")
+        if headers.get("Foundry-Features") != "FineTuningSessions=V1Preview" or query.get("api-version") != "v1":
+            raise RequestError(400, "This preview requires the header Foundry-Features and the api-version v1.")
 
 
 def _uuid(rng: random.Random) -> str:

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
-from checkpointd.simulator import coreweave, tinker, together
+from checkpointd.simulator import coreweave, foundry, tinker, together
 from checkpointd.simulator.kinds import KINDS
 from checkpointd.simulator.lists import Clock, models_of, page
 from checkpointd.simulator.shapes import Kind, RequestError
@@ -58,7 +58,12 @@ def world_application(world: World, clock: Clock) -> web.Application:
     return provider_application(kind, _OTHER_FORMATS.get(kind, _handlers)(world, clock))
 
 
-_OTHER_FORMATS: Final = {"coreweave": coreweave.handlers, "together": together.handlers, "tinker": tinker.handlers}
+_OTHER_FORMATS: Final = {
+    "coreweave": coreweave.handlers,
+    "together": together.handlers,
+    "tinker": tinker.handlers,
+    "foundry": foundry.handlers,
+}
 """The handlers of the kinds whose format is not OpenAI's."""
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-Kind = Literal["openai", "azure", "bedrock", "nebius", "compatible", "coreweave", "together", "tinker"]
+Kind = Literal["openai", "azure", "bedrock", "nebius", "compatible", "coreweave", "together", "tinker", "foundry"]
 """The kind of API. A compatible provider has OpenAI's, but lists no jobs."""
 
 Publication = Literal["at-once", "late", "at-end"]

@@ -1,15 +1,12 @@
 """The lists of Tinker: `GET /training_runs`, and the checkpoints of each run."""
 
-import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from checkpointd.simulator.lists import Clock
-from checkpointd.simulator.shapes import RequestError
+from checkpointd.simulator.lists import Clock, page_by_offset, time_text
 from checkpointd.simulator.world import Record, World
 
 LIFETIME: Final = 7 * 86_400
@@ -25,7 +22,7 @@ def run(record: Record, now: float) -> Record:
         "is_lora": True,
         "lora_rank": 32,
         "corrupted": False,
-        "last_request_time": _time(record["finished_at"] or now),
+        "last_request_time": time_text(record["finished_at"] or now),
         "user_metadata": record["metadata"],
     }
 
@@ -37,11 +34,11 @@ def checkpoints(record: Record) -> Iterator[Record]:
         yield {
             "checkpoint_id": f"{folder}/{name}",
             "checkpoint_type": kind,
-            "time": _time(made_at),
+            "time": time_text(made_at),
             "tinker_path": f"tinker://{job_id}/{folder}/{name}",
             "size_bytes": 1_000_000 + record["step_number"],
             "public": False,
-            "expires_at": _time(made_at + lifetime) if lifetime else None,
+            "expires_at": time_text(made_at + lifetime) if lifetime else None,
         }
 
 
@@ -49,10 +46,8 @@ def handlers(world: World, clock: Clock) -> Mapping[str, Handler]:
     """Return the handlers by path. The list of runs has pages, that of the checkpoints of a run is one page."""
 
     async def list_runs(request: web.Request) -> web.Response:
-        limit, offset = (_number(request, name, default) for name, default in (("limit", 20), ("offset", 0)))
         runs = [run(record, clock()) for record in world.jobs(clock())]
-        cursor = {"offset": offset, "limit": limit, "total_count": len(runs)}
-        return web.json_response({"training_runs": runs[offset : offset + limit], "cursor": cursor})
+        return web.json_response(page_by_offset(request, "training_runs", runs))
 
     async def retrieve_run(request: web.Request) -> web.Response:
         return web.json_response(run(world.job(request.match_info["id"], clock()), clock()))
@@ -67,14 +62,3 @@ def handlers(world: World, clock: Clock) -> Mapping[str, Handler]:
         "/training_runs/{id}": retrieve_run,
         "/training_runs/{id}/checkpoints": list_checkpoints,
     }
-
-
-def _number(request: web.Request, name: str, default: int) -> int:
-    given = request.query.get(name, str(default))
-    if not re.fullmatch("[0-9]{1,6}", given) or (name == "limit" and not 1 <= int(given) <= 100):
-        raise RequestError(422, f"{name}: must be an integer from {1 if name == 'limit' else 0} to 100")
-    return int(given)
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")

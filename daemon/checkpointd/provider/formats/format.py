@@ -51,6 +51,8 @@ class Format(NamedTuple):
     jobs: ListFormat | None = None
     """The job list, or None if the format has none."""
     read_record: ReadRecord = read_record
+    passing_members: frozenset[str] = frozenset()
+    """The members of a job record that change by themselves. If no other member changes, the record is unchanged."""
     events: ListFormat | None = None
     """The list with the events or the step metrics of a job, or None if the format has none."""
     read_events: ReadEvents = read_events

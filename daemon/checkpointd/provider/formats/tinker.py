@@ -55,4 +55,5 @@ TINKER: Final = Format(
     reader=checkpoint_reader(_read_checkpoint, "checkpoint_id"),
     jobs=ListFormat("/training_runs", "offset", items="training_runs"),
     read_record=job_record_reader(_read_record),
+    passing_members=frozenset({"last_request_time"}),
 )
