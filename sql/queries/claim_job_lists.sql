@@ -18,8 +18,8 @@ due as (
     and (
       $3::bool
       or checkpointd.is_over(sources.job_list_due_at, sources.job_list_attempt_at, clock.now)
-        -- Listings of many pages can keep budget_at ahead of the clock all the time. The request waits for its turn, for
-        -- half of the lease at most.
+        -- Listings of many pages can keep budget_at ahead of the clock all the time. The request waits for its turn,
+        -- for half of the lease at most.
         and checkpointd.is_over(sources.budget_at - $2::float8 * interval '0.5 s', sources.charged_at, clock.now)
         and checkpointd.is_over(sources.resume_at, sources.paused_at, clock.now)
     )
