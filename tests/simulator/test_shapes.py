@@ -43,6 +43,7 @@ def _settings(name: str, url: str, shape: Shape, folder: Path) -> FixedSettings:
     return FixedSettings(sources=(source,), discover=shape.kind != "compatible", page_size=7)
 
 
+@pytest.mark.fast_cases(3)
 @pytest.mark.parametrize("name", SHAPES)
 async def test_sync(name: str, store: Store, sql: asyncpg.Connection, tmp_path: Path) -> None:
     """After a sync every half hour, PostgreSQL has everything that was ever listed, as last listed, and each status."""
