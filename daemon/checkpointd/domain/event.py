@@ -98,7 +98,7 @@ _SAID: Final = {
 }
 """What the message of a step calls its metrics."""
 
-_FORMATS: Final = [f"%.{decimals}f" for decimals in range(21)]
+_ROUNDED: Final = [f"%.{decimals}f" for decimals in range(21)]
 """The format of a number by its decimals."""
 
 
@@ -214,7 +214,7 @@ def _only_repeats(message: str, step: int, total_steps: int | None, data: Mappin
 
 def _is_rounded(said: str, value: float) -> bool:
     decimals = len(said.partition(".")[2])
-    return (decimals < len(_FORMATS) and said == _FORMATS[decimals] % value) or said == str(value)
+    return (decimals < len(_ROUNDED) and said == _ROUNDED[decimals] % value) or said == str(value)
 
 
 def _read_each_value(raw: bytes) -> tuple[Step | Message, str | None]:
