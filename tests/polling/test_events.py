@@ -14,7 +14,7 @@ from checkpointd.polling.events import EventLists
 from checkpointd.polling.source import ActiveSource
 from checkpointd.postgres.store import Store
 from checkpointd.telemetry.health import Health
-from support.harness import open_source, polling_one, sync, tick, track
+from support.harness import open_source, polling_one, sync, tick, track, until, until_true
 from support.provider import JOB, Provider, body, checkpoint, error, event, held, page, paged, step_event
 
 STEPS = "select step_number, train_loss, valid_loss, event_id from fine_tuning.steps order by step_number"
@@ -239,6 +239,43 @@ async def test_a_lost_lease_writes_nothing(store: Store, provider: Provider, sql
     await task
     assert [] == await steps(sql)
     assert await sql.fetchval("select lease_expires_at is not null from checkpointd.event_lists")
+
+
+async def test_pages_are_read_while_others_are_saved(
+    store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While events are saved, the next ones are read, as many as one save takes."""
+    monkeypatch.setattr(event_reading, "SAVED_EVENTS", 10)
+    await track(store)
+    listed = [step_event(number) for number in range(60, 0, -1)]
+    provider.events[JOB], reached, go_on = held(paged(listed))
+    task = asyncio.ensure_future(read(store, provider, page_size=5))
+    await reached.wait()
+    async with sql.transaction():
+        await sql.execute("select from checkpointd.event_lists for update")
+        go_on.set()
+        await until(lambda: len(provider.event_requests) == 4)
+        await until_true(sql, "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock'")
+        assert [] == await steps(sql)
+        assert 4 == len(provider.event_requests)
+    await task
+    assert list(range(1, 61)) == await steps(sql)
+
+
+async def test_a_save_that_fails_ends_the_reading(
+    store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the lease was lost when events were saved, no page is read after those of the next save."""
+    monkeypatch.setattr(event_reading, "SAVED_EVENTS", 10)
+    await track(store)
+    provider.events[JOB], reached, go_on = held(paged([step_event(number) for number in range(60, 0, -1)]))
+    task = asyncio.ensure_future(read(store, provider, page_size=5))
+    await reached.wait()
+    await sql.execute("update checkpointd.event_lists set lease_token = 1")
+    go_on.set()
+    await task
+    assert 4 == len(provider.event_requests)
+    assert [] == await steps(sql)
 
 
 async def test_replicas_share_the_lists(store: Store, provider: Provider) -> None:

@@ -98,7 +98,7 @@ _SAID: Final = {
 }
 """What the message of a step calls its metrics."""
 
-_FORMATS: Final = [f"%.{decimals}f" for decimals in range(21)]
+_ROUNDED: Final = [f"%.{decimals}f" for decimals in range(21)]
 """The format of a number by its decimals."""
 
 
@@ -195,9 +195,12 @@ def _is_extra(name: str, value: float | None) -> bool:
 
 def _only_repeats(message: str, step: int, total_steps: int | None, data: Mapping[str, float | None]) -> bool:
     """Return whether the message of a step says nothing but what its data has, with its numbers rounded."""
-    place, _, values = message.partition(": ")
-    has_total = total_steps is not None and total_steps >= 0 and place == f"Step {step}/{total_steps}"
-    if not has_total and place != f"Step {step}":
+    place = f"Step {step}" if total_steps is None or total_steps < 0 else f"Step {step}/{total_steps}"
+    loss = data.get("train_loss")
+    if loss is not None and message == f"{place}: training loss={loss:.2f}":  # the usual message
+        return True
+    said_place, _, values = message.partition(": ")
+    if said_place not in {place, f"Step {step}"}:
         return False
     if values == "training metrics":
         return True
@@ -211,7 +214,7 @@ def _only_repeats(message: str, step: int, total_steps: int | None, data: Mappin
 
 def _is_rounded(said: str, value: float) -> bool:
     decimals = len(said.partition(".")[2])
-    return (decimals < len(_FORMATS) and said == _FORMATS[decimals] % value) or said == str(value)
+    return (decimals < len(_ROUNDED) and said == _ROUNDED[decimals] % value) or said == str(value)
 
 
 def _read_each_value(raw: bytes) -> tuple[Step | Message, str | None]:

@@ -54,13 +54,13 @@ class EventListLease(NamedTuple):
     is_incomplete: bool
     """True if the list was not read to its end since the job ended or, before that, ever."""
     cursor: str | None
-    """The id of the last event that the interrupted pass has read, or None if there is none."""
+    """The id of the last event that the interrupted pass has read, or None."""
     pages: int
     """How many pages the interrupted pass has read."""
     pass_is_complete: bool | None
-    """Whether the interrupted pass reads the list to its end, or None if there is none."""
+    """Whether the interrupted pass reads the list to its end, or None."""
     pass_ids: Sequence[str] | None
-    """The ids of the newest events when the interrupted pass began, or None if there is none."""
+    """The ids of the newest events when the interrupted pass began, or None."""
     known_ids: Sequence[str] | None
     """The ids of the newest events when the last pass that ended began, or None if there was none."""
     digest: bytes | None

@@ -27,7 +27,9 @@ from checkpointd.telemetry.metrics import REQUESTS
 
 SAVED_EVENTS: Final = 1000
 SAVED_BYTES: Final = 1024 * 1024
-"""Events are saved when there are so many, or when their pages have so many bytes."""
+"""Events are saved when there are so many, or when their pages have so many bytes. The next ones are read meanwhile,
+unless the pages have so many bytes.
+"""
 
 
 class OutOfRequestsError(Exception):
@@ -70,12 +72,22 @@ class EventReading:
         self._messages: list[Message] = []
         self._new_rejects: list[Reject] = []
         self._size = 0
+        self._saving: asyncio.Task[None] | None = None
+        """The save that has begun, or None if all have ended."""
 
     async def read(self) -> EndedPass | None:
         """Read and save the pages. Returns the pass if it has ended, or None if it was interrupted.
 
         Raises ApiError, OutOfRequestsError or LostLeaseError. What was read before is saved, if the lease still holds.
         """
+        try:
+            return await self._read()
+        finally:
+            if self._saving is not None:  # an error or a cancellation: what is not saved is read again
+                self._saving.cancel()
+                await asyncio.gather(self._saving, return_exceptions=True)
+
+    async def _read(self) -> EndedPass | None:
         lease = self.lease
         pages = self._source.client.list_events(
             lease.id, self._deadline, self._wait, cursor=lease.cursor, pages=lease.pages
@@ -90,8 +102,10 @@ class EventReading:
                         await self._save()
                         return EndedPass(self._pass_ids or (), is_complete=False, digest=self._digest)
                     is_late = asyncio.get_running_loop().time() >= self._last_page_at and page.can_resume
-                    if is_late or len(self._steps) >= SAVED_EVENTS or self._size >= SAVED_BYTES:
+                    if is_late or self._size >= SAVED_BYTES:
                         await self._save()
+                    elif len(self._steps) >= SAVED_EVENTS:
+                        await self._begin_to_save()
                     if is_late:
                         return None
         except (ApiError, OutOfRequestsError):
@@ -156,7 +170,19 @@ class EventReading:
         self._is_ahead = known.isdisjoint(events.ids)
 
     async def _save(self) -> None:
-        """Save what was read since the last save. Raises LostLeaseError."""
+        """Save what was read. Raises LostLeaseError."""
+        await self._begin_to_save()
+        await self._end_save()
+
+    async def _end_save(self) -> None:
+        """Wait for the save that has begun. Raises LostLeaseError."""
+        if self._saving is not None:
+            await self._saving
+            self._saving = None
+
+    async def _begin_to_save(self) -> None:
+        """Begin to save what was read since the last save, which must have ended. Raises LostLeaseError of that one."""
+        await self._end_save()
         if not (self._steps or self._messages or self._new_rejects):
             return
         ids, to_end = self._pass_ids or (), self._to_end
@@ -164,12 +190,15 @@ class EventReading:
         read = ReadEvents(
             self._steps, self._messages, self._new_rejects, newer, cursor, pages, ids, pass_is_complete=to_end
         )
+        self._steps, self._messages, self._new_rejects, self._newer, self._size = [], [], [], set(), 0
+        self._saving = asyncio.create_task(self._save_batch(read))
+
+    async def _save_batch(self, read: ReadEvents) -> None:
         saved = await event_lists.save(self._store, self.lease, read)
         if not saved.is_saved:
             raise LostLeaseError
-        self.lease = self.lease._replace(cursor=self._cursor, pages=self._pages, failures=0)
+        self.lease = self.lease._replace(cursor=read.cursor, pages=read.pages, failures=0)
         self.new_steps += saved.new_steps
         self.new_messages += saved.new_messages
         self.left_out |= saved.left_out
         self.rejects += saved.rejects
-        self._steps, self._messages, self._new_rejects, self._newer, self._size = [], [], [], set(), 0
