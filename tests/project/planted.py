@@ -282,9 +282,9 @@ async def _save_compared('''),
     Planted(
         "a cursor that moves before the delivery",
         "tests/webhooks/test_sender.py::test_a_cancelled_sender",
-        [Edit(f"{PACKAGE}/webhooks/sender.py", "            answer = await self._post(message)\n", """\
+        [Edit(f"{PACKAGE}/webhooks/sender.py", "            answer = await self._post(endpoint, message)\n", """\
             await self._advance(lease, message.seq, self._lease_seconds)
-            answer = await self._post(message)
+            answer = await self._post(endpoint, message)
 """)],
     ),
     Planted(

@@ -72,7 +72,7 @@ class Receiver:
     async def _start(self, port: int) -> None:
         application = web.Application()
         application.router.add_post("/{path:.*}", self._handle)
-        self._runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0)
+        self._runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", port).start()
         self._port = self._runner.addresses[0][1]
@@ -80,7 +80,7 @@ class Receiver:
         self.url = f"{self.origin}/hook"
 
     async def restart(self, seconds: float = 0) -> None:
-        """Close all connections without answers, and listen on the same port again after so many seconds."""
+        """Abort all connections, and listen on the same port again after so many seconds."""
         await self.stop()
         await asyncio.sleep(seconds)
         await self._start(self._port)
@@ -89,5 +89,10 @@ class Receiver:
         await self.stop()
 
     async def stop(self) -> None:
-        """Stop listening, and close all connections."""
+        """Stop listening, and abort all connections, as if the process was killed."""
+        for site in list(self._runner.sites):
+            await site.stop()
+        for connection in self._runner.server.connections if self._runner.server else ():
+            if connection.transport:
+                connection.transport.abort()
         await self._runner.cleanup()
