@@ -13,7 +13,8 @@ from checkpointd.sources;
 
 comment on view fine_tuning.sources is 'One row for each source: an account at a provider.';
 comment on column fine_tuning.sources.name is 'Name of the source in the settings. The command rename changes it.';
-comment on column fine_tuning.sources.kind is 'Kind of the provider, as in the settings: such as openai, azure or compatible.';
+comment on column fine_tuning.sources.kind is
+  'Kind of the provider, as in the settings: such as openai, azure or compatible.';
 comment on column fine_tuning.sources.state is
   'ok; paused (throttled or out of quota: every daemon waits until resume_at); refused (the source rejected the key '
   'of a daemon); failing (the source does not answer a daemon as an API should, whatever the job).';

@@ -175,6 +175,7 @@ HISTORIES: Final[dict[str, History]] = {
     "the best one expired, and is not listed any more": History(
         "", more=_expiry(300, 24) + " update checkpointd.checkpoints set missing_since = now() where job = {job}"
     ),
+    "the best one expired, and another one expires tomorrow": History("", more=_expiry(300, -1) + _expiry(200, 24)),
     "another one than the best expires tomorrow": History("", more=_expiry(200, 24)),
     "the best one is in the first half of two days": History("", more=_expiry(300, 40, made=-8)),
     "the best one is in the second half of two days": History("leaving", more=_expiry(300, 16, made=-32)),

@@ -1,7 +1,7 @@
 """The pages of simulated lists."""
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
 from aiohttp import web
@@ -35,20 +35,17 @@ def page(
     return rest[: int(limit)], len(rest) > int(limit)
 
 
-def models_of(jobs: Iterable[Record], shutdown_date: str | None) -> list[Record]:
+def models_of(jobs: Collection[Record], shutdown_date: str | None) -> list[Record]:
     """Return the records of the base models of jobs, which are shut down on that day, and of the models they made."""
-    days: dict[str, str | None] = {}
-    created: dict[str, int] = {}
-    for job in jobs:
-        for name, day in ((job["model"], shutdown_date), (job["fine_tuned_model"], None)):
-            if name is not None:
-                days[name], created[name] = day, job["created_at"]
+    owners = {job["model"]: "system" for job in jobs} | {job["fine_tuned_model"]: "user" for job in jobs}
+    created = {job[kind]: job["created_at"] for job in jobs for kind in ("model", "fine_tuned_model")}
     return [
         {
-            "id": name, "object": "model", "created": created[name], "owned_by": "simulated",
-            "shutdown_date": days[name],
+            "id": name, "object": "model", "created": created[name], "owned_by": owner,
+            "shutdown_date": shutdown_date if owner == "system" else None,
         }
-        for name in sorted(days)
+        for name, owner in sorted(owners.items(), key=str)
+        if name is not None
     ]  # fmt: skip
 
 
