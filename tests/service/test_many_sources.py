@@ -38,7 +38,7 @@ SETTINGS: Final = {
     "MAX_POLL_SECONDS": GAP,
     "REQUEST_TIMEOUT_SECONDS": TIMEOUT,
     "LEASE_SECONDS": 60,
-    "PAGE_SIZE": 2,  # lists have several pages
+    "PAGE_SIZE": 3,  # lists have several pages
     "SETTLE_SECONDS": 31_536_000,  # no job is sealed
     "EVENTS_SECONDS": 0,
 }
@@ -98,7 +98,7 @@ class Simulated:
 
     def __init__(self, name: str, kind: Kind) -> None:
         self.name, self.kind = name, kind
-        self.world = World(7, 3, EPOCH, Shape(kind, retention="all"))
+        self.world = World(7, 2, EPOCH, Shape(kind, retention="all"))
         self.jobs = [job["id"] for job in self.world.jobs(NOW)]
         self.way: Way | None = None
         self.healed_at: Any = None
