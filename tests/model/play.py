@@ -307,11 +307,15 @@ class History:
         hold: int | None = None,
     ) -> Script:
         """Make the job due, leased or not, and set what happens during the next poll of a daemon."""
+        order = [one.number for one in self._world.listed]
 
         def apply(edit: Edit | Resync) -> Callable[[], Awaitable[None]]:
             async def work() -> None:
                 await self._do(edit)
                 self._listed &= self._world.readable.keys()
+                now = [one.number for one in self._world.listed]
+                if [n for n in now if n in order] != [n for n in order if n in now]:
+                    self._listed.clear()  # one left the list and returned to another place: perhaps it was the cursor
 
             return work
 

@@ -31,6 +31,9 @@ NOT_ABSENT_TWICE_IN_A_ROW: list[Step] = [
 ]
 """A checkpoint is absent from the second and the fourth listing. In the third one an item without an id may be it."""
 
+CURSOR_THAT_MOVES: list[Step] = [Publish(3), Poll(edits=((2, Withdraw(2, 0)), (2, Restore(1))))]
+"""Two checkpoints that were read return to the list behind the third one, which is therefore never read."""
+
 
 @pytest.mark.hypothesis
 @pytest.mark.timeout(300 + 10 * HISTORIES)
@@ -56,6 +59,7 @@ def test_histories(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
             phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
         )
         @example(page_size=2, steps=NOT_ABSENT_TWICE_IN_A_ROW)
+        @example(page_size=1, steps=CURSOR_THAT_MOVES)
         @given(page_size=st.integers(1, 3), steps=histories)
         def play(page_size: int, steps: list[Step]) -> None:
             history = History(environment, next(numbers))
