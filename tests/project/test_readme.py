@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
@@ -214,17 +215,18 @@ def test_the_service_reads_what_the_document_writes() -> None:
 async def _typed(lines: list[str], folder: Path, **env: str) -> AsyncIterator[Process]:
     """Have a shell carry out lines; what still runs is ended."""
     bin_ = Path(sys.executable).parent
-    process = await asyncio.create_subprocess_shell(
-        "set -e\n" + "\n".join(lines), stdout=PIPE, stderr=STDOUT, cwd=TOP, start_new_session=True,
-        env={**environment(folder), **env, "PATH": f"{bin_}:{os.environ['PATH']}", "TMPDIR": str(folder)},
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):  # it has ended, though that is not told yet
-                os.killpg(process.pid, signal.SIGTERM)
-        await asyncio.wait_for(process.communicate(), 60)
+    with tempfile.TemporaryDirectory() as temporary:  # not in `folder`: the paths of sockets must be short
+        process = await asyncio.create_subprocess_shell(
+            "set -e\n" + "\n".join(lines), stdout=PIPE, stderr=STDOUT, cwd=TOP, start_new_session=True,
+            env={**environment(folder), **env, "PATH": f"{bin_}:{os.environ['PATH']}", "TMPDIR": temporary},
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):  # it has ended, though that is not told yet
+                    os.killpg(process.pid, signal.SIGTERM)
+            await asyncio.wait_for(process.communicate(), 60)
 
 
 async def _reads(process: Process, word: str) -> str:
