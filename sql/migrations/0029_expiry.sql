@@ -2,12 +2,10 @@
 alter table checkpointd.checkpoints
   add column expires_at timestamptz,
   add column is_expired boolean not null default false;
-create index checkpoints_expires_at on checkpointd.checkpoints (expires_at) where expires_at is not null;
 comment on column checkpointd.checkpoints.expires_at is
   'Time when the provider deletes the checkpoint, as last stated; null if it does not say so, or never does it.';
 comment on column checkpointd.checkpoints.is_expired is
   'True if the provider no longer lists it (missing_since), and its time expires_at was over when that was noticed.';
-comment on index checkpointd.checkpoints_expires_at is 'Finds the checkpoints that expire soon.';
 
 -- The present rows meet the constraint, so they are not read: that would hold up all polls.
 alter table checkpointd.changes

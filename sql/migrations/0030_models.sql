@@ -16,11 +16,6 @@ alter table checkpointd.sources add column models_claimed_at timestamptz;
 comment on column checkpointd.sources.models_claimed_at is
   'Time when a daemon last began to read the list of models. It counts as the reading, whatever comes of it.';
 
-create index jobs_model on checkpointd.jobs (source, model);
-create index jobs_fine_tuned_model on checkpointd.jobs (source, fine_tuned_model);
-comment on index checkpointd.jobs_model is 'Finds a job with this base model.';
-comment on index checkpointd.jobs_fine_tuned_model is 'Finds the job of this model.';
-
 -- The present rows meet the constraint.
 alter table checkpointd.findings
   add column model text,

@@ -119,7 +119,8 @@ select read.read_to,
             'since', checkpointd.utc_text(findings.since),
             'until', case when complete.kind = 'resolved' then checkpointd.utc_text(complete.at) end,
             'value', findings.value,
-            'checkpoint_id', details.checkpoint_id
+            'checkpoint_id', details.checkpoint_id,
+            'model', findings.model
           )
           from checkpointd.findings
           cross join (

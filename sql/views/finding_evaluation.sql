@@ -118,7 +118,7 @@ begin
   -- Each of these fires, so none is looked at again the next time.
   expiring_jobs := array(
     select soon.job
-    from checkpointd.find_expiring(null, now) as soon
+    from checkpointd.find_expiring(now) as soon
     where not is_behind
       and not exists (
         select

@@ -61,17 +61,16 @@ comment on function checkpointd.was_seen_running is
   'first listing has checkpoints without a time, they may be old: then a further one must arrive. '
   '(A time without an error is one that the provider states.)';
 
-create or replace function checkpointd.find_expiring(keys bigint[], now timestamptz)
+create or replace function checkpointd.find_expiring(now timestamptz)
 returns table (job bigint, checkpoint_id text, expires_at timestamptz, is_best boolean)
 language sql as $$
 select kept.job, kept.id, kept.expires_at, summaries.best_id is not null
 from (
   select distinct checkpoints.job
   from checkpointd.checkpoints
-  where checkpoints.expires_at > $2
-    and checkpoints.expires_at <= $2 + interval '3 days'
+  where checkpoints.expires_at > $1
+    and checkpoints.expires_at <= $1 + interval '3 days'
     and checkpoints.missing_since is null
-    and ($1 is null or checkpoints.job = any ($1))
 ) as near
 join checkpointd.jobs on jobs.key = near.job
 join checkpointd.polling on polling.job = near.job
@@ -88,16 +87,16 @@ cross join lateral (
 ) as kept
 where jobs.untracked_at is null
   and not polling.is_gone
-  and kept.expires_at > $2
-  and kept.expires_at - $2 <= least(
+  and kept.expires_at > $1
+  and kept.expires_at - $1 <= least(
     interval '3 days',
     case when kept.created_at < kept.expires_at then (kept.expires_at - kept.created_at) / 2 end
   )
 $$;
 comment on function checkpointd.find_expiring is
-  'Returns the best checkpoint of each of these jobs (null: of all jobs) whose best one expires soon or, if a job has '
-  'no best one, the checkpoint that the provider keeps longest, because it expires soon, too. Soon means within three '
-  'days, and for a checkpoint that is kept for less than six days, in the second half of this time.';
+  'Returns the best checkpoint of each job whose best one expires soon or, if a job has no best one, the checkpoint '
+  'that the provider keeps longest, because it expires soon, too. Soon means within three days, and for a checkpoint '
+  'that is kept for less than six days, in the second half of this time.';
 
 create or replace function checkpointd.find_in_jobs(keys bigint[], now timestamptz)
 returns table (
@@ -523,7 +522,7 @@ expiring as (
     ),
     true
   from tracked
-  join checkpointd.find_expiring($1, $2) as soon on soon.job = tracked.job
+  join checkpointd.find_expiring($2) as soon on soon.job = tracked.job
   where soon.checkpoint_id not in (
     select leaving.id
     from leaving as leaving (source, job, kind, id)
@@ -598,6 +597,7 @@ where models.shutdown_date between ($1 at time zone 'UTC')::date and ($1 at time
       select
       from checkpointd.jobs
       where jobs.source = models.source
+        and left(jobs.model, 256) = models.id
         and jobs.model = models.id
         and jobs.untracked_at is null
     )
@@ -605,6 +605,7 @@ where models.shutdown_date between ($1 at time zone 'UTC')::date and ($1 at time
       select
       from checkpointd.jobs
       where jobs.source = models.source
+        and left(jobs.fine_tuned_model, 256) = models.id
         and jobs.fine_tuned_model = models.id
         and jobs.untracked_at is null
     )

@@ -83,14 +83,17 @@ async def test_once_a_day(store: Store, provider: Provider, sql: asyncpg.Connect
 
 @pytest.mark.usefixtures("known")
 async def test_dates(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
-    """A job shows the earlier day of its two models. An absent or odd value changes nothing, and null removes a day."""
+    """A job shows the earlier day of its two models. An absent or odd value changes nothing, and null removes a day.
+
+    A name that is too long for the index is left out, and the other models of the list are stored.
+    """
     later, first = SOON + timedelta(days=1), SOON - timedelta(days=1)
     days: dict[str, object] = {"ftjob-1": None, "ftjob-2": None, "ftjob-3": None}
     for answer, expected in (
         (listing(model("a", None), model("b", "2026-02-30"), {"id": "ft:a"}), {}),
         (listing(model("a", SOON), model("ft:a", later), model("unused", SOON)), {"ftjob-1": SOON, "ftjob-2": SOON}),
-        (listing(model("ft:a", first)), {"ftjob-2": first}),
-        (listing(model("a", "soon"), model("ft:a", 20270114), {"id": "a"}, {"shutdown_date": "2027-01-14"}, 7), {}),
+        (listing(model("ft:a", first), model("a" * 257, SOON)), {"ftjob-2": first}),
+        (listing(model("a", "soon"), model("ft:a", "2027-W02-4"), {"id": "a"}, {"shutdown_date": "2027-01-14"}, 7), {}),
         (listing(model("b", SOON), {**model("b", later), "x": "\x00"}), {"ftjob-3": later}),
         (error(500), {}),
         (listing(model("ft:a", None), model("b", None)), {"ftjob-2": SOON, "ftjob-3": None}),
@@ -100,6 +103,7 @@ async def test_dates(store: Store, provider: Provider, sql: asyncpg.Connection) 
         await read(store, provider)
         days |= expected
         assert days == await shown(sql)
+    assert 0 == await sql.fetchval("select count(*) from checkpointd.models where length(id) > 256")
 
 
 @pytest.mark.usefixtures("known")

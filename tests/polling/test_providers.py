@@ -23,6 +23,7 @@ from checkpointd.simulator.kinds import KINDS
 from checkpointd.simulator.server import accelerated, serve
 from checkpointd.simulator.shapes import Kind, Shape
 from checkpointd.simulator.world import EPOCH, World
+from model.replay import Feed
 from support.documents import Document
 from support.harness import until_true
 
@@ -43,6 +44,8 @@ SECTIONS: Mapping[Kind, str] = {
 OFTEN = {"min_poll_seconds": 0.05, "max_poll_seconds": 0.1, "job_list_seconds": 0.1, "events_seconds": 0.1}
 SOON = {"settle_seconds": 0.0, "assume_ended_seconds": 3.0}
 """A job without a status counts as ended after so many seconds without news. That is more than an epoch takes here."""
+FEED = """
+    select * from fine_tuning.changes where checkpoint_id is not null and fine_tuning_job_id = $1 order by seq"""
 SEALED = "select count(*) = $1 and bool_and(phase = 'sealed') from fine_tuning.jobs"
 
 
@@ -185,6 +188,10 @@ async def test_documented_settings(
     rows = await sql.fetch("select *, extract(epoch from created_at)::bigint as unix_time from fine_tuning.checkpoints")
     found = [{**row, "created_at": row["unix_time"], "metrics": _metrics(row)} for row in rows]
     _assert_same(expected, found, "id")
+    for job_id in jobs:  # the feed leads to the same values
+        changes = await sql.fetch(FEED, job_id)
+        of_job = [row for row in rows if row["fine_tuning_job_id"] == job_id]
+        assert {} == await Feed(job_id).differences(sql, changes, of_job)
     has_events = PRESETS[kind].format.events is not None
     events = [(job, event) for job in jobs for event in world.events(job, AFTER_ALL) if has_events]
     steps = [_step(kind, job, event) for job, event in events if event["type"] == "metrics"]

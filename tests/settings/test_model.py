@@ -209,9 +209,9 @@ def test_what_a_preview_requires(load: Load, monkeypatch: pytest.MonkeyPatch) ->
     (source,) = load(SOURCE + toml).sources
     headers = {"Foundry-Features": "FineTuningSessions=V1Preview", "api-key": "k"}
     assert (headers, {"api-version": "v1"}) == source.request_fields()[:2]
-    more = "headers = { Foundry-Features = 'FineTuningSessions=V2' }\nquery = { api-version = 'v2', a = 'b' }\n"
+    more = "headers = { foundry-features = 'FineTuningSessions=V2' }\nquery = { api-version = 'v2', a = 'b' }\n"
     (source,) = load(SOURCE + toml + more).sources
-    headers["Foundry-Features"] = "FineTuningSessions=V2"
+    headers = {"foundry-features": "FineTuningSessions=V2", "api-key": "k"}
     assert (headers, {"api-version": "v2", "a": "b"}) == source.request_fields()[:2]
 
 

@@ -147,6 +147,7 @@ async def test_findings(sql: asyncpg.Connection, jobs: dict[str, int], open_send
         "until": None,
         "value": 1.5,
         "checkpoint_id": "ckpt-1",
+        "model": None,
     }
     assert {
         "type": "finding.fired",

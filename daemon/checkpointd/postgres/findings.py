@@ -14,8 +14,8 @@ CLEAR_SECONDS: Final = 300.0
 
 CHANGES_AT_ONCE: Final = 2000
 JOBS_OF_EACH_KIND: Final = 500
-"""How many changes one transaction looks at, and how many jobs with open findings, with new steps, and of which
-something may be found without a change. It takes a second at most."""
+"""How many changes one transaction looks at, and how many jobs with open findings, with new steps, with a checkpoint
+that expires soon, and of which something else may be found without a change. It takes a second at most."""
 
 
 async def evaluate_findings(

@@ -232,9 +232,10 @@ class Source(BaseModel):
         name = preset.key_header if self.api_key else preset.issued_key_header or preset.key_header
         key_header = {} if key is None else {name: f"Bearer {key}" if name == "Authorization" else key}
         named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
+        own = read(self.headers, "header")
         headers = {
-            **preset.headers,
-            **read(self.headers, "header"),
+            **{name: value for name, value in preset.headers.items() if name.lower() not in map(str.lower, own)},
+            **own,
             **{name: value for name, value in named.items() if value},
             **key_header,
         }
