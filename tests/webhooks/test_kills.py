@@ -12,6 +12,8 @@ from aiohttp import web
 from checkpointd.postgres.connection import connect
 from checkpointd.postgres.store import open_store
 from checkpointd.provider.http import open_session
+from service.faults.proxy import Proxy
+from support.harness import until
 from support.receiver import Received, Receiver
 from support.senders import start_sender
 from webhooks.conftest import Open
@@ -19,6 +21,9 @@ from webhooks.conftest import Open
 ADD = """
     insert into checkpointd.changes (job, kind, field, new_value)
     select key, 'status', 'status', n::text from generate_series(1, $1::int) as n, checkpointd.jobs order by n, key"""
+
+SAVED = b"C\0\0\0\x0dUPDATE 1\0"
+"""The answer of a server to a claim, or to a cursor that was moved."""
 
 
 def check(received: Sequence[Received], count: int) -> int:
@@ -111,14 +116,14 @@ class DyingReceiver:
 @pytest.mark.slow
 @pytest.mark.usefixtures("jobs")
 async def test_two_hundred_kills(url: str, sql: asyncpg.Connection, receiver: Receiver) -> None:
-    """Five processes that share a webhook lose nothing, in order, while they and the receiver are killed 200 times.
+    """Five processes that share a webhook lose nothing, in order, while senders and receiver are killed 200 times each.
 
-    In turns two senders are killed, and the receiver twice: in the stages of a request. Answers are lost, too.
+    In turns two senders are killed, and the receiver twice: in the stages of a request. Answers of the receiver and of
+    the database are lost, too.
     """
     rng = random.Random(7)
     dying = DyingReceiver(rng)
     receiver.answer, receiver.before_reading = dying.answer, dying.before_reading
-    senders = [start_sender(url, receiver.url) for _ in range(5)]
     kills = {"sender": 0, **dict.fromkeys(dying.STAGES, 0)}
 
     async def reach(stage: str) -> None:
@@ -127,14 +132,19 @@ async def test_two_hundred_kills(url: str, sql: asyncpg.Connection, receiver: Re
         await sql.execute(ADD, 1)
         await dying.reached.wait()
 
-    async with asyncio.timeout(300):
-        while sum(kills.values()) < 200:
+    async with asyncio.timeout(500), Proxy(url) as proxy:
+        senders = [start_sender(proxy.url, receiver.url) for _ in range(5)]
+        while sum(kills.values()) < 400:
             await reach("")
+            if rng.random() < 0.2:
+                cuts, proxy.cut_at = proxy.cuts, SAVED
+                await until(lambda: proxy.cuts > cuts)  # noqa: B023  # it ends within this pass
+                proxy.cut_at = None
             await asyncio.sleep(rng.uniform(0, 0.01))
             for number in rng.sample(range(5), 2):
                 senders[number].kill()
                 senders[number].join()
-                senders[number] = start_sender(url, receiver.url)
+                senders[number] = start_sender(proxy.url, receiver.url)
                 kills["sender"] += 1
             for _ in range(2):
                 await reach(stage := min(dying.STAGES, key=lambda stage: kills[stage]))
@@ -146,8 +156,9 @@ async def test_two_hundred_kills(url: str, sql: asyncpg.Connection, receiver: Re
         count = await sql.fetchval("select count(*) from checkpointd.changes")
         while await sql.fetchval("select coalesce(max(cursor), 0) from checkpointd.webhooks") < count:  # noqa: ASYNC110
             await asyncio.sleep(0.05)  # the senders are other processes
-    for sender in senders:
-        sender.kill()
+        for sender in senders:
+            sender.kill()
     repeats = check(receiver.received, count)
-    assert 0 < repeats <= sum(kills.values()) + dying.faults
+    assert 0 < repeats <= sum(kills.values()) + dying.faults + proxy.cuts
+    assert 0 < proxy.cuts
     assert 0 == await sql.fetchval("select undelivered from checkpointd.webhooks")
