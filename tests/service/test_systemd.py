@@ -14,9 +14,10 @@ from typing import Any
 
 import asyncpg
 import pytest
+from aiohttp import web
 
 from support.documents import Document
-from support.harness import until
+from support.harness import until, until_true
 from support.machine import Machine, booted
 from support.paths import TOP
 from support.provider import JOB, Provider, checkpoint, error, held, page
@@ -386,6 +387,52 @@ api_key = "azure_key"
         await _run(service, "sh", "-ec", f"{credentials}\n{track}")
         await until(lambda: provider.asked(JOB))
         assert {KEY} == {request.headers.get("api-key") for request in provider.requests}
+
+
+PRINTS_A_KEY = """#!/usr/bin/python3
+import json, os, pathlib
+runs = pathlib.Path(os.environ["STATE_DIRECTORY"], "runs")
+runs.write_text(runs.read_text() + "x" if runs.exists() else "x")
+try:
+    pathlib.Path("/opt/written").write_text("")
+except OSError:  # as the unit demands
+    print(json.dumps({"access_token": f"printed-key-{len(runs.read_text())}", "expires_in": 3600}))
+"""
+
+
+@pytest.mark.slow
+async def test_a_command_that_prints_a_key(service: Machine, server: Server, provider: Provider) -> None:
+    """A command prints the key under the restrictions of the unit, and another one after the provider has refused it.
+
+    It can write to the folder of the service only.
+    """
+    accepted = "printed-key-1"
+
+    async def answer(request: web.Request) -> web.Response:
+        is_accepted = request.headers["Authorization"] == f"Bearer {accepted}"
+        return page([checkpoint(1)]) if is_accepted else error(401, "invalid_api_key")
+
+    provider.checkpoints[JOB] = answer
+    sql = await asyncpg.connect(_dsn(server))
+    with _changed_files(service) as folder:
+        (folder / "credentials/OPENAI_API_KEY").unlink()
+        service.write("/opt/print-key", PRINTS_A_KEY)
+        (service.root / "opt/print-key").chmod(0o755)
+        settings = f"""[[sources]]
+name = "gateway"
+kind = "compatible"
+base_url = "{provider.url}"
+api_key_command = ["/opt/print-key"]
+"""
+        service.write("/etc/checkpointd/checkpointd.toml", settings)
+        await _run(service, "systemctl", "restart", SERVICE)
+        credentials, _, track = _commands_of_root()
+        await _run(service, "sh", "-ec", f"{credentials}\n{track}")
+        await until_true(sql, "select count(*) = 1 from fine_tuning.checkpoints")
+        accepted = "printed-key-2"
+        await until(lambda: provider.requests[-1].headers["Authorization"] == "Bearer printed-key-2")
+        await until_true(sql, "select bool_and(state = 'ok') from fine_tuning.sources where source = 'gateway'")
+    await sql.close()
 
 
 @pytest.mark.slow
