@@ -26,14 +26,17 @@ select jobs.id, sources.name as source, jobs.status, jobs.model, jobs.fine_tuned
     end,
     ''
   ) as error_message,
-  least(models.shutdown_date, fine_tuned_models.shutdown_date) as shutdown_date
+  -- A join would keep PostgreSQL from the best plan for queries that join this view with others (join_collapse_limit).
+  (
+    select min(models.shutdown_date)
+    from checkpointd.models
+    where models.source = jobs.source
+      and models.id in (jobs.model, jobs.fine_tuned_model)
+  ) as shutdown_date
 from checkpointd.jobs
 join checkpointd.sources on sources.key = jobs.source
 join checkpointd.polling on polling.job = jobs.key
-left join checkpointd.summaries on summaries.job = jobs.key
-left join checkpointd.models on models.source = jobs.source and models.id = jobs.model
-left join checkpointd.models as fine_tuned_models
-  on fine_tuned_models.source = jobs.source and fine_tuned_models.id = jobs.fine_tuned_model;
+left join checkpointd.summaries on summaries.job = jobs.key;
 
 comment on view fine_tuning.jobs is
   'One row for each job that was ever tracked, as the job list of the provider last showed it.';
