@@ -97,7 +97,7 @@ async def _explained(reader: asyncpg.Connection, query: str) -> tuple[dict[str, 
         (f"select * from fine_tuning.polls where {ONE} order by id desc limit 50", 20, {"polls_job"}, 0.3),
         (f"select * from fine_tuning.rejects where {ONE}", 10, {"rejects_job_digest_unique"}, 0.3),
         # the feed, and ranges of time
-        ("select * from fine_tuning.changes where seq > 900000 order by seq limit 1000", 1000, {"changes_pkey"}, 0.3),
+        ("select * from fine_tuning.changes where seq > 900000 order by seq limit 1000", 1000, {"changes_pkey"}, 1),
         ("select * from fine_tuning.changes order by seq desc limit 50", 50, {"changes_pkey"}, 0.3),
         ("select * from fine_tuning.changes where at >= now() - interval '1 hour'", 10000, {"changes_at"}, 1),
         ("select * from fine_tuning.polls order by id desc limit 50", 50, {"polls_pkey"}, 0.3),
