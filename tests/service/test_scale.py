@@ -11,7 +11,7 @@ from benchmarks.scale import PHASES, measure_phases, row
 @pytest.mark.slow
 async def test_polls_write_no_index(tmp_path: Path) -> None:
     """Polls update their rows in place, and the table of the schedule keeps its size; also with three daemons."""
-    async for figures in measure_phases(tmp_path, jobs=1_000, gap=5, seconds=5, phases=[PHASES[2]]):
+    async for figures in measure_phases(tmp_path, jobs=1_000, gap=5, seconds=12, phases=[PHASES[2]]):
         assert figures.name in row(figures)
         assert figures.polls_per_second > 0
         assert figures.claims

@@ -21,5 +21,5 @@ def test_polls_share_statements() -> None:
 @pytest.mark.slow
 def test_profile() -> None:
     """The profile of quiet polls has the shares of the packages that they use."""
-    shares = dict(profile(Size(polls=(64, 3)), own_server=True))
+    shares = dict(profile(Size(polls=(1000, 3)), own_server=True))
     assert {"checkpointd", "aiohttp", "Python"} <= shares.keys()
