@@ -33,8 +33,7 @@ SUPPORTED = {*NUMBERS, "timestamptz", "text", "bool"}
 """The types that Grafana can show. It cannot show intervals, arrays and JSON."""
 
 MAX_SECONDS = 0.4
-"""Twice what config/grafana/README.md states, because the machine of a test can be half as fast as that one."""
-"""The longest time of one query."""
+"""The longest time of one query: twice what config/grafana/README.md states, because a machine can be half as fast."""
 
 NEWEST = "Newest checkpoints"
 """The title of a panel."""
