@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Final, NamedTuple
 
-from checkpointd.domain.raw_item import LARGEST_ITEM, holding_secrets
+from checkpointd.domain.raw_item import LARGEST_ITEM, without_secrets
 from checkpointd.domain.reading import BadItemError, Item, Odd, RawItem, text
 
 MODEL_CHARACTERS: Final = 256
@@ -21,10 +21,9 @@ class Model(NamedTuple):
 
 def read_models(items: Sequence[RawItem], holds_secret: Callable[[bytes], bool] = lambda _: False) -> list[Model]:
     """Read the models that state `shutdown_date`: YYYY-MM-DD or null. What cannot be read is left out."""
-    secret = holding_secrets(items, holds_secret)
     models = []
-    for position, raw in enumerate(items):
-        if position in secret or len(raw) > LARGEST_ITEM:
+    for raw in without_secrets(items, holds_secret, rejects=[]):
+        if len(raw) > LARGEST_ITEM:
             continue
         try:
             item = Item(bytes(raw))

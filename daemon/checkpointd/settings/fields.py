@@ -18,14 +18,14 @@ class Credential(NamedTuple):
 
 
 def table_name(value: str) -> str:
-    """Return the name of a source or a webhook. Raises ValueError if it is none."""
+    """Return the name of a source or a webhook. Raises ValueError if it is not valid."""
     if not re.fullmatch(NAME, value):
         raise ValueError("must be 1 to 63 letters, digits, dots, _ and -, and begin with a letter or a digit")
     return value
 
 
 def key_reference(value: str) -> str:
-    """Return the place of a secret. Raises ValueError if it is none, or the secret itself."""
+    """Return the place of a secret. Raises ValueError if it is not a place, or if it is the secret itself."""
     if value == "database_url":
         raise ValueError("must not be the credential of the database, which would be sent to the provider")
     is_path = re.fullmatch(r"\.{0,2}/[^\0]*", value)

@@ -95,7 +95,7 @@ def _metrics(curve: list[Record]) -> Record:
 
 
 def _turn(curve: list[Record]) -> int:
-    """Return the index of the first checkpoint after which the validation loss rises twice; 0 if there is none."""
+    """Return the index of the first checkpoint after which the validation loss rises twice, or 0."""
     losses = [item["metrics"].get("full_valid_loss", math.inf) for item in curve]
     return next((n for n in range(1, len(losses) - 3) if losses[n] < losses[n + 1] < losses[n + 2]), 0)
 

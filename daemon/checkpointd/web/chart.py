@@ -58,7 +58,7 @@ class Point(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A part of the drawing that can be selected: its x, and its values, each of which is None if there is none."""
+    """A part of the drawing that can be selected: its x and its values. A missing value is None."""
 
     x: float
     values: Sequence[float | None]
