@@ -1,10 +1,10 @@
 """How the daemon and the database bear many jobs: `make scale`.
 
-The jobs are due once in a fixed gap, and their lists do not change. The first part runs daemons for a while, and
-measures claims (median, p99 and maximum), memory and the table `polling`: one daemon; one beside a dashboard that keeps
-a transaction open; three daemons; and one that finds all jobs due at once. The second part shows what the statements
-cost the server, by the numbers of jobs, checkpoints and changes (costs.py). The third plays a month of polls of a few
-jobs (month.py).
+The jobs and their events are due once in a fixed gap, and their lists do not change. The first part runs daemons for a
+while, and measures claims (median, p99 and maximum), memory and the table `polling`: one daemon; one beside a dashboard
+that keeps a transaction open; three daemons; and one that finds all jobs due at once. The second part shows what the
+statements cost the server, by the numbers of jobs, checkpoints and changes (costs.py). The third plays a month of polls
+of a few jobs (month.py).
 """
 
 import argparse
@@ -114,7 +114,13 @@ async def run_phase(bench: Bench, phase: Phase) -> Figures:
     sql = await asyncpg.connect(bench.url)
     due = "clock_timestamp()" if phase.all_due else "clock_timestamp() + random() * gap_s * interval '1 s'"
     await sql.execute(f"update checkpointd.polling set next_poll_at = {due}, lease_expires_at = null")
-    await sql.execute("vacuum analyze checkpointd.polling")
+    # Each event list was read once, and is due as often as its job.
+    await sql.execute(f"""
+        insert into checkpointd.event_lists (job, lease_token, attempt_at, due_at, read_from, complete_from)
+        select job, 0, clock_timestamp(), {due}, clock_timestamp(), clock_timestamp() from checkpointd.polling
+        on conflict (job) do update
+        set due_at = excluded.due_at, read_from = excluded.read_from, complete_from = excluded.complete_from""")
+    await sql.execute("vacuum analyze checkpointd.polling, checkpointd.event_lists")
     before, started = await _counters(sql), time.perf_counter()
     async with AsyncExitStack() as stack:
         if phase.has_dashboard:

@@ -10,8 +10,10 @@ import pytest
 from aiohttp import web
 
 from checkpointd.polling import event_reading
+from checkpointd.polling import events as module
 from checkpointd.polling.events import EventLists
 from checkpointd.polling.source import ActiveSource
+from checkpointd.postgres import event_lists
 from checkpointd.postgres.store import Store
 from checkpointd.telemetry.health import Health
 from support.harness import open_source, polling_one, sync, tick, track, until, until_true
@@ -286,6 +288,54 @@ async def test_replicas_share_the_lists(store: Store, provider: Provider) -> Non
         provider.events[job] = page([step_event(1)])
     await asyncio.gather(*(read(store, provider) for _ in range(3)))
     assert sorted(jobs) == sorted(request.match_info["job"] for request in provider.event_requests)
+
+
+async def test_a_claim_is_as_large_as_the_lists_are_quick(
+    store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claims of lists that are read quickly double, so that they are few; those of slow lists are halved again."""
+    sizes: list[int] = []
+    claim = event_lists.claim
+
+    async def counted(store: Store, source: int, slots: int, seconds: float, *, reads_events: bool) -> Any:
+        sizes.append(slots)
+        return await claim(store, source, slots, seconds, reads_events=reads_events)
+
+    monkeypatch.setattr(event_lists, "claim", counted)
+    jobs = [f"ftjob-{number}" for number in range(16 + 32 + 64)]
+    await track(store, *jobs)
+    for job in jobs:
+        provider.events[job] = page([step_event(1)])
+    async with reading(store, provider) as (events, _):
+        await events.tick()
+        assert [16, 32, 64, 128] == sizes
+        monkeypatch.setattr(module, "CLAIM_SECONDS", 0.0)
+        await make_due(sql)
+        sizes.clear()
+        await events.tick()
+        await make_due(sql)
+        await events.tick()
+    assert [128, 64, 32, 16] == sizes[:4]
+
+
+async def test_a_cancelled_reading_gives_all_leases_back(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """Lists that were claimed and not read are due at once for other daemons, where they were before."""
+    jobs = [f"ftjob-{number}" for number in range(12)]
+    await track(store, *jobs)
+    serve, reached, go_on = held(page([step_event(1)]))
+    for job in jobs:
+        provider.events[job] = serve
+    reading_events = asyncio.ensure_future(read(store, provider))
+    await reached.wait()
+    assert len(jobs) == await sql.fetchval("select count(lease_expires_at) from checkpointd.event_lists")
+    reading_events.cancel()
+    await asyncio.gather(reading_events, return_exceptions=True)
+    assert 0 == await sql.fetchval("select count(lease_expires_at) from checkpointd.event_lists")
+    go_on.set()
+    await read(store, provider)
+    assert len(jobs) == await sql.fetchval("select count(*) from fine_tuning.steps")
 
 
 async def test_a_repeated_step_shows_the_newest_values(

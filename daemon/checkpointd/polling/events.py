@@ -24,8 +24,16 @@ from checkpointd.telemetry.logs import log
 from checkpointd.telemetry.metrics import REJECTS
 
 LISTS_AT_A_TIME: Final = 2
-CLAIMED_LISTS: Final = 16
-"""How many lists are read at a time, and how many are claimed at once, at most."""
+"""How many lists are read at a time, at most."""
+
+FEWEST_CLAIMED: Final = 16
+MOST_CLAIMED: Final = 1000
+CLAIM_SECONDS: Final = 2.0
+"""As many lists are claimed at once as are read in about this many seconds, within these numbers.
+
+A claim looks at all jobs of the source, so small claims of many jobs would cost more than the readings. But lists that
+are claimed and wait are closed to other daemons.
+"""
 
 RESTART_FAILURES: Final = 3
 """A pass starts again if it fails so many times in a row at one cursor, unless the source is what fails."""
@@ -54,6 +62,8 @@ class EventLists:
         self._silent_until = 0.0
         """No list is read before this time, on the event loop's clock."""
         self._is_out_of_requests = False
+        self._slots = FEWEST_CLAIMED
+        """How many lists are claimed at once."""
         self._logged: str | None = None
         """The class of the last failure that was logged, or None if a list was read since."""
         self._rejected: set[bytes] = set()
@@ -77,19 +87,28 @@ class EventLists:
     async def _read_some(self) -> bool:
         """Claim due lists and read them. Returns whether more may be due."""
         claimed_before = asyncio.get_running_loop().time()
-        slots = 1 if self._source.waiting else CLAIMED_LISTS
-        key, reads_events = self._source.key, self._gap > 0
+        slots, key, reads_events = self._slots, self._source.key, self._gap > 0
         leases = deque(await event_lists.claim(self._store, key, slots, self._lease_seconds, reads_events=reads_events))
         is_full = len(leases) == slots
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(LISTS_AT_A_TIME, len(leases))):
-                    group.create_task(self._work(leases, claimed_before))
-        except ExceptionGroup as e:
-            raise e.exceptions[0] from None  # the database is unavailable
-        for lease in leases:  # after a cancellation they expire: giving each back would take too long
-            await event_lists.finish(self._store, lease, 0.0)
+                for place in range(min(LISTS_AT_A_TIME, len(leases))):
+                    group.create_task(self._work(leases, claimed_before, yields=place > 0))
+        except ExceptionGroup as e:  # the database is unavailable
+            leases.clear()  # they expire
+            raise e.exceptions[0] from None
+        finally:
+            if leases:
+                await event_lists.release(self._store, leases)
+        self._fit_slots(asyncio.get_running_loop().time() - claimed_before, is_full=is_full)
         return is_full and not self._is_stopped(claimed_before)
+
+    def _fit_slots(self, seconds: float, *, is_full: bool) -> None:
+        """Claim more lists at once if those of a full claim took few `seconds`, and fewer if they took many."""
+        if seconds > CLAIM_SECONDS:
+            self._slots = max(self._slots // 2, FEWEST_CLAIMED)
+        elif is_full and seconds < CLAIM_SECONDS / 2:
+            self._slots = min(2 * self._slots, MOST_CLAIMED)
 
     def _is_stopped(self, claimed_before: float) -> bool:
         """Return whether no further list of a claim is begun."""
@@ -97,8 +116,9 @@ class EventLists:
         is_late = now >= claimed_before + PAGE_SHARE * self._lease_seconds
         return is_late or self._is_out_of_requests or now < self._silent_until
 
-    async def _work(self, leases: deque[EventListLease], claimed_before: float) -> None:
-        while leases and not self._is_stopped(claimed_before):
+    async def _work(self, leases: deque[EventListLease], claimed_before: float, *, yields: bool) -> None:
+        """Read one list after the other. With `yields`, stop when jobs wait for their polls."""
+        while leases and not self._is_stopped(claimed_before) and not (yields and self._source.waiting):
             await self._read(leases.popleft(), claimed_before)
 
     async def _read(self, lease: EventListLease, claimed_before: float) -> None:

@@ -1,7 +1,7 @@
 """Claim, save and finish the event lists of jobs. Each statement is its own transaction."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -71,11 +71,13 @@ async def claim(
         rows = await store.fetch(queries.CLAIM_EVENT_LISTS, source, slots, reads_events, lease_seconds)
         return [EventListLease(*row) for row in rows]
 
-    async def undo(claimed: Sequence[EventListLease]) -> None:
-        for lease in claimed:
-            await finish(store, lease, 0.0)
+    return await finish_or_undo(leases(), lambda claimed: release(store, claimed))
 
-    return await finish_or_undo(leases(), undo)
+
+async def release(store: Store, leases: Collection[EventListLease]) -> None:
+    """Give the leases of lists back that were not read. They are due as before."""
+    keys, tokens = [lease.job for lease in leases], [lease.lease_token for lease in leases]
+    await _even_if_cancelled(store.fetch(queries.RELEASE_EVENT_LISTS, keys, tokens))
 
 
 async def charge_request(store: Store, source: int, request_interval: float) -> bool:
@@ -156,9 +158,8 @@ async def finish(
     """Give the lease of an event list back.
 
     `gap` is the number of seconds from the claim to the next reading, `ended` the pass if it has ended, and `restart`
-    whether the pass cannot be continued. A task that is being cancelled waits for UNDO_SECONDS at most.
+    whether the pass cannot be continued.
     """
-    task = asyncio.current_task()
     work = store.fetch(
         queries.FINISH_EVENT_LIST,
         lease.job,
@@ -171,5 +172,11 @@ async def finish(
         failure and failure.error_class,
         failure and failure.message,
     )
+    await _even_if_cancelled(work)
+
+
+async def _even_if_cancelled(work: Awaitable[object]) -> None:
+    """Await `work` to its end. A task that is being cancelled waits for UNDO_SECONDS at most."""
+    task = asyncio.current_task()
     async with database_deadline_in(UNDO_SECONDS if task and task.cancelling() else None):
         await finish_or_undo(work)
