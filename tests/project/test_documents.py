@@ -22,14 +22,11 @@ LINE_CHARACTERS = 120
 RUN = {
     ("README.md", "Try it"): "tests/project/test_readme.py::test_make_demo",
     ("README.md", "Use it with a real key"): "tests/project/test_readme.py::test_with_a_real_key",
-    ("config/README.md", "Settings"): "tests/project/test_readme.py::test_examples_of_settings",
-    ("config/README.md", "Examples"): "tests/project/test_readme.py::test_examples_of_settings",
+    **{("config/README.md", section): "tests/service/test_examples_of_settings.py::test_the_example_works"
+       for section in ("Settings", "Discovery", "Short-lived keys", "Other secrets", "Examples")},
     **{("config/README.md", provider): "tests/polling/test_providers.py::test_documented_settings"
        for provider in ("OpenAI", "Azure OpenAI", "Amazon Bedrock", "Nebius", "Other providers with OpenAI's API",
                         "CoreWeave and W&B", "Together", "Tinker", "Microsoft Foundry")},
-    ("config/README.md", "Discovery"): "tests/project/test_readme.py::test_examples_of_settings",
-    ("config/README.md", "Short-lived keys"): "tests/project/test_readme.py::test_examples_of_settings",
-    ("config/README.md", "Other secrets"): "tests/project/test_readme.py::test_examples_of_settings",
     ("config/grafana/README.md", "Install them"): "tests/project/test_readme.py::test_dashboards_are_installed",
     ("daemon/README.md", "A first change"): "tests/project/test_readme.py::test_a_first_change",
     ("daemon/checkpointd/simulator/README.md", "The simulated provider"):
