@@ -45,20 +45,21 @@
 -- $44 checkpoint_full_valid_mean_token_accuracy: text of float8[], metric
 -- $45 checkpoint_extra_metrics: text[], JSON object of other metrics by name; or null
 -- $46 checkpoint_payload: text[], JSON as received
--- $47 mark_job: text of bigint[], key; the marks are for checkpoints that went missing or returned
--- $48 mark_id: text[], the provider's id of the checkpoint
--- $49 mark_missing: text of bool[], whether it is missing or, if false, listed again
--- $50 reject_owner: text of bigint[], key of the job
--- $51 reject_digest: bytea[], key of the reject
--- $52 reject_reason: text[], why the item cannot be read, or which of its values are odd
--- $53 reject_raw: bytea[], the item's bytes; null if they contain a secret
--- $54 reject_is_stored: text of bool[], whether the item is stored without its odd values
--- $55 change_job: text of bigint[], key
--- $56 change_kind: text[], changed, regressed, missing (stored as expired after its expiry) or returned
--- $57 change_checkpoint_id: text[], the provider's id
--- $58 change_field: text[], column of the view checkpoints, or extra_metrics.NAME; null for the whole checkpoint
--- $59 change_old_value: text[], before the change; or null
--- $60 change_new_value: text[], after the change; or null
+-- $47 checkpoint_expires_at: text of bigint[], Unix seconds; null if it does not expire
+-- $48 mark_job: text of bigint[], key; the marks are for checkpoints that went missing or returned
+-- $49 mark_id: text[], the provider's id of the checkpoint
+-- $50 mark_missing: text of bool[], whether it is missing or, if false, listed again
+-- $51 reject_owner: text of bigint[], key of the job
+-- $52 reject_digest: bytea[], key of the reject
+-- $53 reject_reason: text[], why the item cannot be read, or which of its values are odd
+-- $54 reject_raw: bytea[], the item's bytes; null if they contain a secret
+-- $55 reject_is_stored: text of bool[], whether the item is stored without its odd values
+-- $56 change_job: text of bigint[], key
+-- $57 change_kind: text[], changed, regressed, missing (stored as expired after its expiry) or returned
+-- $58 change_checkpoint_id: text[], the provider's id
+-- $59 change_field: text[], column of the view checkpoints, or extra_metrics.NAME; null for the whole checkpoint
+-- $60 change_old_value: text[], before the change; or null
+-- $61 change_new_value: text[], after the change; or null
 --
 -- Saves all of them or none: nothing is written unless all polls still hold their leases and no row of their jobs is
 -- locked. The others can then be saved without them.
@@ -110,18 +111,19 @@ call checkpointd.save_polls(
   checkpoint_full_valid_mean_token_accuracy => $44::text::float8[],
   checkpoint_extra_metrics => $45::text[],
   checkpoint_payload => $46::text[],
-  mark_job => $47::text::bigint[],
-  mark_id => $48::text[],
-  mark_missing => $49::text::bool[],
-  reject_owner => $50::text::bigint[],
-  reject_digest => $51::bytea[],
-  reject_reason => $52::text[],
-  reject_raw => $53::bytea[],
-  reject_is_stored => $54::text::bool[],
-  change_job => $55::text::bigint[],
-  change_kind => $56::text[],
-  change_checkpoint_id => $57::text[],
-  change_field => $58::text[],
-  change_old_value => $59::text[],
-  change_new_value => $60::text[]
+  checkpoint_expires_at => $47::text::bigint[],
+  mark_job => $48::text::bigint[],
+  mark_id => $49::text[],
+  mark_missing => $50::text::bool[],
+  reject_owner => $51::text::bigint[],
+  reject_digest => $52::bytea[],
+  reject_reason => $53::text[],
+  reject_raw => $54::bytea[],
+  reject_is_stored => $55::text::bool[],
+  change_job => $56::text::bigint[],
+  change_kind => $57::text[],
+  change_checkpoint_id => $58::text[],
+  change_field => $59::text[],
+  change_old_value => $60::text[],
+  change_new_value => $61::text[]
 )

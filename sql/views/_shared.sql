@@ -87,26 +87,6 @@ comment on function checkpointd.as_number is
   'Converts the text of a number. Returns null for any other text, for one of more than 308 characters, and for an '
   'exponent of more than 299.';
 
-create or replace function checkpointd.time_of(value text) returns timestamptz
-language sql immutable
-return case
-  when value ~ ('^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]'
-    '(\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9])$')
-    then (
-      select to_timestamp(
-        extract(epoch from day) + extract(epoch from substr(value, 12, 8)::interval)
-        - case
-          when value ~ 'Z$' then 0
-          else extract(epoch from right(value, 5)::interval) * (left(right(value, 6), 1) || '1')::int
-        end
-      )
-      from (select (substr(value, 1, 7) || '-01')::date + (substr(value, 9, 2)::int - 1) as day) as found
-      where extract(month from day) = substr(value, 6, 2)::int  -- otherwise there is no such day
-    )
-end;
-comment on function checkpointd.time_of is
-  'Converts a time in the form of RFC 3339, to the second. Returns null for any other text, and never fails.';
-
 create or replace function checkpointd.deploy_as(kind text, job text, checkpoint text, model text, payload json)
 returns text
 language sql immutable

@@ -119,6 +119,7 @@ create or replace procedure checkpointd.save_polls(
   checkpoint_full_valid_mean_token_accuracy double precision[],
   checkpoint_extra_metrics text[],
   checkpoint_payload text[],
+  checkpoint_expires_at bigint[],
   mark_job bigint[],
   mark_id text[],
   mark_missing boolean[],
@@ -140,7 +141,6 @@ declare
   row_jobs bigint[];
   row_ids bigint[];
   now timestamptz;
-  expiring_jobs bigint[];
 begin
   -- The fence: lock the rows that still hold their leases. A row that another transaction has locked is left out.
   saved := array(
@@ -156,15 +156,6 @@ begin
     return;
   end if;
 
-  -- The jobs whose checkpoints state when they expire.
-  expiring_jobs := array(
-    select jobs.key
-    from checkpointd.jobs
-    join checkpointd.sources on sources.key = jobs.source
-    where jobs.key = any (poll_job)
-      and sources.kind = 'tinker'
-  );
-
   -- The arrays are expanded in the select list because the from clause would store all rows first.
   insert into checkpointd.checkpoints (
     job, id, step_number, created_at, fine_tuned_model_checkpoint, step, train_loss, train_mean_token_accuracy,
@@ -173,11 +164,7 @@ begin
   )
   select job, id, step_number, created_at, fine_tuned_model_checkpoint, step, train_loss, train_mean_token_accuracy,
     valid_loss, valid_mean_token_accuracy, full_valid_loss, full_valid_mean_token_accuracy, extra_metrics::jsonb,
-    payload::json,
-    case
-      when job = any (expiring_jobs)
-        then checkpointd.time_of(checkpointd.as_jsonb(payload::json) ->> 'expires_at')
-    end
+    payload::json, to_timestamp(expires_at)
   from (
     select unnest(checkpoint_is_new) as is_new, unnest(checkpoint_job) as job, unnest(checkpoint_id) as id,
       unnest(checkpoint_step_number) as step_number, unnest(checkpoint_created_at) as created_at,
@@ -188,7 +175,8 @@ begin
       unnest(checkpoint_valid_mean_token_accuracy) as valid_mean_token_accuracy,
       unnest(checkpoint_full_valid_loss) as full_valid_loss,
       unnest(checkpoint_full_valid_mean_token_accuracy) as full_valid_mean_token_accuracy,
-      unnest(checkpoint_extra_metrics) as extra_metrics, unnest(checkpoint_payload) as payload
+      unnest(checkpoint_extra_metrics) as extra_metrics, unnest(checkpoint_payload) as payload,
+      unnest(checkpoint_expires_at) as expires_at
   ) as listed
   where is_new;
 
@@ -211,20 +199,18 @@ begin
       checkpoints.extra_metrics || listed.extra_metrics::jsonb, listed.extra_metrics::jsonb, checkpoints.extra_metrics
     ),
     payload = listed.payload::json,
-    expires_at = case
-      when listed.job = any (expiring_jobs)
-        then checkpointd.time_of(checkpointd.as_jsonb(listed.payload::json) ->> 'expires_at')
-    end,
+    expires_at = to_timestamp(listed.expires_at),
     last_changed_at = clock_timestamp()
   from unnest(
     checkpoint_is_new, checkpoint_job, checkpoint_id, checkpoint_step_number, checkpoint_created_at,
     checkpoint_fine_tuned_model_checkpoint, checkpoint_step, checkpoint_train_loss,
     checkpoint_train_mean_token_accuracy, checkpoint_valid_loss, checkpoint_valid_mean_token_accuracy,
-    checkpoint_full_valid_loss, checkpoint_full_valid_mean_token_accuracy, checkpoint_extra_metrics, checkpoint_payload
+    checkpoint_full_valid_loss, checkpoint_full_valid_mean_token_accuracy, checkpoint_extra_metrics,
+    checkpoint_payload, checkpoint_expires_at
   ) as listed (
     is_new, job, id, step_number, created_at, fine_tuned_model_checkpoint, step, train_loss,
     train_mean_token_accuracy, valid_loss, valid_mean_token_accuracy, full_valid_loss, full_valid_mean_token_accuracy,
-    extra_metrics, payload
+    extra_metrics, payload, expires_at
   )
   where false = any (checkpoint_is_new)
     and not listed.is_new
