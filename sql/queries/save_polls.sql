@@ -45,7 +45,7 @@
 -- $44 checkpoint_full_valid_mean_token_accuracy: text of float8[], metric
 -- $45 checkpoint_extra_metrics: text[], JSON object of other metrics by name; or null
 -- $46 checkpoint_payload: text[], JSON as received
--- $47 checkpoint_expires_at: text of bigint[], Unix seconds; null if it does not expire
+-- $47 checkpoint_details: text[], JSON object of values that only other formats than OpenAI's have; or null
 -- $48 mark_job: text of bigint[], key; the marks are for checkpoints that went missing or returned
 -- $49 mark_id: text[], the provider's id of the checkpoint
 -- $50 mark_missing: text of bool[], whether it is missing or, if false, listed again
@@ -111,7 +111,7 @@ call checkpointd.save_polls(
   checkpoint_full_valid_mean_token_accuracy => $44::text::float8[],
   checkpoint_extra_metrics => $45::text[],
   checkpoint_payload => $46::text[],
-  checkpoint_expires_at => $47::text::bigint[],
+  checkpoint_details => $47::text[],
   mark_job => $48::text::bigint[],
   mark_id => $49::text[],
   mark_missing => $50::text::bool[],

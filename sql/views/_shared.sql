@@ -87,18 +87,17 @@ comment on function checkpointd.as_number is
   'Converts the text of a number. Returns null for any other text, for one of more than 308 characters, and for an '
   'exponent of more than 299.';
 
-create or replace function checkpointd.deploy_as(kind text, job text, checkpoint text, model text, payload json)
+create or replace function checkpointd.deploy_as(kind text, job text, checkpoint checkpointd.checkpoints)
 returns text
-language sql immutable
-return case kind
-  when 'nebius' then job || ':' || checkpoint
-  when 'together' then checkpointd.as_jsonb(payload) ->> 'object_name'
-  when 'tinker' then checkpointd.as_jsonb(payload) ->> 'tinker_path'
-  else model
+language sql stable
+return case
+  when kind = 'nebius' then job || ':' || checkpoint.id
+  when checkpoint.details is not null then checkpoint.details ->> 'deploy_as'
+  else checkpoint.fine_tuned_model_checkpoint
 end;
 comment on function checkpointd.deploy_as is
-  'Returns the text with which a provider of this kind deploys a checkpoint, given the ids of the job and of the '
-  'checkpoint, the name of its model, and the checkpoint as received.';
+  'Returns the text with which a provider of this kind deploys a checkpoint, given the id of the job and the '
+  'checkpoint.';
 
 create or replace function checkpointd.epoch(
   step_number bigint, step_distance double precision, latest_step bigint, n_epochs text, status text

@@ -10,9 +10,7 @@ select sources.name as source, jobs.id as fine_tuning_job_id, checkpoints.id as 
   summaries.best_covered as covered, summaries.candidates as checkpoints, checkpoints.missing_since,
   checkpointd.unix_time(checkpoints.created_at, interval '1 day') as created_at, jobs.model, jobs.status,
   summaries.best_direction as direction, summaries.best_set_for as set_for,
-  checkpointd.deploy_as(
-    sources.kind, jobs.id, checkpoints.id, checkpoints.fine_tuned_model_checkpoint, checkpoints.payload
-  ) as deploy_as,
+  checkpointd.deploy_as(sources.kind, jobs.id, checkpoints) as deploy_as,
   checkpoints.expires_at, checkpoints.is_expired
 from checkpointd.summaries
 join checkpointd.jobs on jobs.key = summaries.job

@@ -24,23 +24,14 @@ select changes.seq, changes.at, changes.poll as poll_id, changes.kind, sources.n
           select jsonb_object_agg('extra_metrics.' || extra.key, extra.value::double precision::text)
           from jsonb_each_text(checkpoints.extra_metrics) as extra
         ), '{}')
-        || case
-          -- With the other kinds it is null, or fine_tuned_model_checkpoint.
-          when sources.kind in ('nebius', 'together', 'tinker') then jsonb_build_object(
-            'deploy_as', checkpointd.deploy_as(
-              sources.kind, jobs.id, checkpoints.id, checkpoints.fine_tuned_model_checkpoint, checkpoints.payload
-            )
-          )
-          else '{}'
-        end
-        || case
-          when sources.kind in ('together', 'tinker', 'foundry') then jsonb_build_object(
-            'checkpoint_type', checkpointd.as_jsonb(checkpoints.payload) ->> 'checkpoint_type',
-            'expires_at', extract(epoch from checkpoints.expires_at)::bigint::text,
-            'size_bytes', case
-              when sources.kind = 'tinker'
-                then checkpointd.as_number(checkpointd.as_jsonb(checkpoints.payload) ->> 'size_bytes')::bigint::text
-            end
+        || coalesce((
+          select jsonb_object_agg(detail.key, detail.value)
+          from jsonb_each_text(checkpoints.details) as detail
+        ), '{}')
+        -- With the other kinds it is one of the details, or fine_tuned_model_checkpoint.
+        || case sources.kind
+          when 'nebius' then jsonb_build_object(
+            'deploy_as', checkpointd.deploy_as(sources.kind, jobs.id, checkpoints)
           )
           else '{}'
         end

@@ -15,18 +15,9 @@ select checkpoints.id, sources.name as source, jobs.id as fine_tuning_job_id, ch
     checkpointd.n_epochs(jobs.hyperparameters), jobs.status
   ) as epoch,
   checkpoints.first_seen_at, checkpoints.last_changed_at, checkpoints.missing_since,
-  checkpointd.deploy_as(
-    sources.kind, jobs.id, checkpoints.id, checkpoints.fine_tuned_model_checkpoint, checkpoints.payload
-  ) as deploy_as,
-  case
-    when sources.kind in ('together', 'tinker', 'foundry')
-      then checkpointd.as_jsonb(checkpoints.payload) ->> 'checkpoint_type'
-  end as checkpoint_type,
-  checkpoints.expires_at,
-  case
-    when sources.kind = 'tinker'
-      then checkpointd.as_number(checkpointd.as_jsonb(checkpoints.payload) ->> 'size_bytes')::bigint
-  end as size_bytes,
+  checkpointd.deploy_as(sources.kind, jobs.id, checkpoints) as deploy_as,
+  checkpoints.details ->> 'checkpoint_type' as checkpoint_type, checkpoints.expires_at,
+  (checkpoints.details ->> 'size_bytes')::bigint as size_bytes,
   checkpoints.is_expired
 from checkpointd.checkpoints
 join checkpointd.jobs on jobs.key = checkpoints.job

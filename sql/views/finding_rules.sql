@@ -357,9 +357,7 @@ finished as (
         when chosen.value is not null then format(
           'Deploy %s%s: its %s, %s, is the %s of %s.', 'step ' || best.step_number || ', ',
           coalesce(
-            checkpointd.deploy_as(
-              current_job.source_kind, current_job.id, best.id, best.fine_tuned_model_checkpoint, best.payload
-            ),
+            checkpointd.deploy_as(current_job.source_kind, current_job.id, best),
             best.fine_tuned_model_checkpoint, best.id
           ), current_job.best_rule,
           checkpointd.shown_number(chosen.value),
@@ -371,9 +369,7 @@ finished as (
         when current_job.checkpoint_count > 0 then format(
           'No checkpoint has a metric to choose by. The newest one is %s.',
           coalesce(
-            checkpointd.deploy_as(
-              current_job.source_kind, current_job.id, latest.id, latest.fine_tuned_model_checkpoint, latest.payload
-            ),
+            checkpointd.deploy_as(current_job.source_kind, current_job.id, latest),
             latest.fine_tuned_model_checkpoint, latest.id
           )
         )

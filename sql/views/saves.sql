@@ -119,7 +119,7 @@ create or replace procedure checkpointd.save_polls(
   checkpoint_full_valid_mean_token_accuracy double precision[],
   checkpoint_extra_metrics text[],
   checkpoint_payload text[],
-  checkpoint_expires_at bigint[],
+  checkpoint_details text[],
   mark_job bigint[],
   mark_id text[],
   mark_missing boolean[],
@@ -160,11 +160,11 @@ begin
   insert into checkpointd.checkpoints (
     job, id, step_number, created_at, fine_tuned_model_checkpoint, step, train_loss, train_mean_token_accuracy,
     valid_loss, valid_mean_token_accuracy, full_valid_loss, full_valid_mean_token_accuracy, extra_metrics, payload,
-    expires_at
+    details, expires_at
   )
   select job, id, step_number, created_at, fine_tuned_model_checkpoint, step, train_loss, train_mean_token_accuracy,
     valid_loss, valid_mean_token_accuracy, full_valid_loss, full_valid_mean_token_accuracy, extra_metrics::jsonb,
-    payload::json, to_timestamp(expires_at)
+    payload::json, details::jsonb, to_timestamp((details::jsonb ->> 'expires_at')::bigint)
   from (
     select unnest(checkpoint_is_new) as is_new, unnest(checkpoint_job) as job, unnest(checkpoint_id) as id,
       unnest(checkpoint_step_number) as step_number, unnest(checkpoint_created_at) as created_at,
@@ -176,12 +176,12 @@ begin
       unnest(checkpoint_full_valid_loss) as full_valid_loss,
       unnest(checkpoint_full_valid_mean_token_accuracy) as full_valid_mean_token_accuracy,
       unnest(checkpoint_extra_metrics) as extra_metrics, unnest(checkpoint_payload) as payload,
-      unnest(checkpoint_expires_at) as expires_at
+      unnest(checkpoint_details) as details
   ) as listed
   where is_new;
 
-  -- Checkpoints of which a value changed. A null never overwrites a known value, except that an expiry of null says
-  -- that the checkpoint does not expire any more.
+  -- Checkpoints of which a value changed. A null never overwrites a known value, except in details: an expiry of null
+  -- says that the checkpoint does not expire any more.
   update checkpointd.checkpoints
   set step_number = coalesce(listed.step_number, checkpoints.step_number),
     created_at = coalesce(listed.created_at, checkpoints.created_at),
@@ -199,18 +199,19 @@ begin
       checkpoints.extra_metrics || listed.extra_metrics::jsonb, listed.extra_metrics::jsonb, checkpoints.extra_metrics
     ),
     payload = listed.payload::json,
-    expires_at = to_timestamp(listed.expires_at),
+    details = listed.details::jsonb,
+    expires_at = to_timestamp((listed.details::jsonb ->> 'expires_at')::bigint),
     last_changed_at = clock_timestamp()
   from unnest(
     checkpoint_is_new, checkpoint_job, checkpoint_id, checkpoint_step_number, checkpoint_created_at,
     checkpoint_fine_tuned_model_checkpoint, checkpoint_step, checkpoint_train_loss,
     checkpoint_train_mean_token_accuracy, checkpoint_valid_loss, checkpoint_valid_mean_token_accuracy,
     checkpoint_full_valid_loss, checkpoint_full_valid_mean_token_accuracy, checkpoint_extra_metrics,
-    checkpoint_payload, checkpoint_expires_at
+    checkpoint_payload, checkpoint_details
   ) as listed (
     is_new, job, id, step_number, created_at, fine_tuned_model_checkpoint, step, train_loss,
     train_mean_token_accuracy, valid_loss, valid_mean_token_accuracy, full_valid_loss, full_valid_mean_token_accuracy,
-    extra_metrics, payload, expires_at
+    extra_metrics, payload, details
   )
   where false = any (checkpoint_is_new)
     and not listed.is_new

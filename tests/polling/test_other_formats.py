@@ -166,6 +166,7 @@ async def test_new_checkpoints_without_steps(sync: Sync, store: Store, sql: asyn
     [
         ("2026-03-01T00:00:00.5+02:00", "2026-02-28T22:00:00Z"),
         ("2026-03-01T00:00:00+0000", "2026-03-01T00:00:00Z"),
+        ("2026-03-01t00:00:00z", "2026-03-01T00:00:00Z"),
         ("2120-03-01T00:00:00Z", "2120-03-01T00:00:00Z"),
         (None, None),
     ],
@@ -177,6 +178,23 @@ async def test_expiry_is_stored_as_it_is_read(
     await sync([checkpoint(expires_at=text)])
     found = await sql.fetchval("select expires_at from fine_tuning.checkpoints")
     assert (expected and datetime.fromisoformat(expected)) == found
+
+
+async def test_odd_details_are_null(sync: Sync, sql: asyncpg.Connection) -> None:
+    """A size or a type that the daemon rejects is null in the views, and makes none of them unreadable."""
+    largest = 2**63 - 1
+    odd = [{"size_bytes": 1e30}, {"size_bytes": 12.7}, {"size_bytes": "12"}, {"checkpoint_type": {"a": 1}}]
+    sizes = [12, largest, 2**53 + 1]
+    await sync(
+        [checkpoint(f"weights/odd-{n}", **fields) for n, fields in enumerate(odd)]
+        + [checkpoint(f"weights/size-{n}", size_bytes=size) for n, size in enumerate(sizes)]
+    )
+    rows = await sql.fetch("select checkpoint_type, size_bytes from fine_tuning.checkpoints order by id")
+    types = ["training", "training", "training", None, *["training"] * 3]
+    assert [*zip(types, [*[None] * 4, *sizes], strict=True)] == [tuple(row) for row in rows]
+    initial = await sql.fetch("select initial_values ->> 'size_bytes' from fine_tuning.changes order by checkpoint_id")
+    assert [*[None] * 4, *map(str, sizes)] == [row[0] for row in initial]
+    assert len(odd) == await sql.fetchval("select count(*) from fine_tuning.rejects")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -327,9 +327,13 @@ async def test_the_text_that_deploys(store: Store, sql: asyncpg.Connection, kind
     """The message of `finished` names the checkpoint by the text with which its provider deploys it."""
     await store.register_sources({"test": kind})
     key = await add(sql, "job", History("finished", status="succeeded", former_status="running", polling=ENDED))
-    await sql.execute("""
+    await sql.execute(
+        """
         update checkpointd.checkpoints set fine_tuned_model_checkpoint = 'ft:x',
-          payload = '{"object_name": "acme/x", "tinker_path": "tinker://run/300"}' where step_number = 300""")
+          details = case $1 when 'together' then '{"deploy_as": "acme/x"}'::jsonb
+            when 'tinker' then '{"deploy_as": "tinker://run/300"}' end where step_number = 300""",
+        kind,
+    )
     await evaluate_findings(store)
     message = await sql.fetchval("select message from fine_tuning.findings")
     assert f"Deploy {DEPLOYED[kind].format(key=key)}" in message

@@ -87,7 +87,7 @@ def test_rows_continue_with_the_fields_of_the_domain() -> None:
     assert (*Step.__struct_fields__, "is_newest", "is_newer") == rows.StepRow._fields
     assert Message.__struct_fields__ == rows.MessageRow._fields
     values = ("step_number", "created_at", "fine_tuned_model_checkpoint", *METRICS, "extra_metrics", "payload")
-    assert ("job", "is_new", "id", *values, "expires_at") == rows.CheckpointRow._fields
+    assert ("job", "is_new", "id", *values, "details") == rows.CheckpointRow._fields
 
 
 @pytest.mark.parametrize(

@@ -263,8 +263,8 @@ async def test_text_to_deploy(
     provider.checkpoints[JOB] = page([checkpoint(1, valid_loss=0.5)])
     await sync(store, provider)
     await sql.execute("update checkpointd.sources set kind = $1", kind)
-    payload = {"object_name": "acme/model:1", "tinker_path": "tinker://a/1"}
-    await sql.execute("update checkpointd.checkpoints set payload = $1", json.dumps(payload))
+    details = None if kind == "nebius" else json.dumps({"deploy_as": expected})
+    await sql.execute("update checkpointd.checkpoints set details = $1", details)
     assert [expected] * 2 == (await site.open(f"/jobs/test/{JOB}")).all("button", "data-copy")
 
 

@@ -58,7 +58,7 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     payload: str
     """The JSON text of the item, which a column of type json accepts: as received, or with null for odd values."""
     details: dict[str, str | int | float | None] | None = None
-    """Further values that are compared, by name. They are stored in the payload only. OpenAI's format has none."""
+    """Further values that are compared, by name. OpenAI's format has none."""
 
     @property
     def position(self) -> int:

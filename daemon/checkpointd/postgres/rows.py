@@ -79,7 +79,7 @@ class CheckpointRow(NamedTuple):
     full_valid_mean_token_accuracy: float | None
     extra_metrics: str | None
     payload: str
-    expires_at: int | None
+    details: str | None
 
 
 class MarkRow(NamedTuple):

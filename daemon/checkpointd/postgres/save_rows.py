@@ -109,7 +109,7 @@ def _checkpoint_columns(checkpoints: Sequence[tuple[int, bool, Checkpoint]]) -> 
         **{name: [sent.get(name) for sent in metrics] for name in METRICS},
         "extra_metrics": [_extra_metrics(item) for item in items],
         "payload": [item.payload for item in items],
-        "expires_at": [item.details and item.details.get("expires_at") for item in items],
+        "details": [item.details and json.dumps(item.details) for item in items],
     }
     return parameters(CheckpointRow, [values[name] for name in CheckpointRow._fields])
 

@@ -60,7 +60,7 @@ def time_text(value: object) -> int | Odd | None:
     if not isinstance(found, str):
         return found
     try:
-        at = datetime.fromisoformat(found)
+        at = datetime.fromisoformat(found.upper())  # RFC 3339 permits t and z
         return math.floor(at.timestamp()) if at.tzinfo else Odd("a time without a zone")
     except (ValueError, OverflowError):
         return Odd("not a time")
