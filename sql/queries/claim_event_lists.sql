@@ -7,6 +7,8 @@
 -- Besides the due times, a list is due when its job has ended and it was not read to its end since; and once after the
 -- job was sealed. As in claim_due_jobs.sql, times that were written in the future hold nothing back. Nor does an end
 -- or a seal that lies in the future make a list due, because no reading can be after it yet.
+--
+-- The leases are returned in the same order, because not all of them may be read.
 with clock as materialized (select clock_timestamp() as now),
 
 marked as (
@@ -21,7 +23,7 @@ marked as (
 ),
 
 candidate as materialized (
-  select polling.job
+  select polling.job, event_lists.due_at
   from checkpointd.polling
   join checkpointd.sources on sources.key = polling.source
   cross join clock
@@ -82,5 +84,7 @@ select claimed.job, jobs.id, claimed.lease_token,
   claimed.cursor, claimed.pages, claimed.pass_is_complete, claimed.pass_ids, claimed.known_ids, claimed.digest,
   claimed.failures, claimed.error_class
 from claimed
+join candidate on candidate.job = claimed.job
 join checkpointd.polling on polling.job = claimed.job
 join checkpointd.jobs on jobs.key = claimed.job
+order by polling.sealed_at is not null, candidate.due_at nulls first, claimed.job

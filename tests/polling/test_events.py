@@ -293,7 +293,7 @@ async def test_replicas_share_the_lists(store: Store, provider: Provider) -> Non
 async def test_a_claim_is_as_large_as_the_lists_are_quick(
     store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Claims of lists that are read quickly double, so that they are few; those of slow lists are halved again."""
+    """After lists that are read quickly, more are claimed at once; after slow or refused ones, a few."""
     sizes: list[int] = []
     claim = event_lists.claim
 
@@ -302,20 +302,44 @@ async def test_a_claim_is_as_large_as_the_lists_are_quick(
         return await claim(store, source, slots, seconds, reads_events=reads_events)
 
     monkeypatch.setattr(event_lists, "claim", counted)
-    jobs = [f"ftjob-{number}" for number in range(16 + 32 + 64)]
+    jobs = [f"ftjob-{number}" for number in range(100)]
     await track(store, *jobs)
     for job in jobs:
         provider.events[job] = page([step_event(1)])
+    monkeypatch.setattr(module, "MOST_CLAIMED", 50)
     async with reading(store, provider) as (events, _):
         await events.tick()
-        assert [16, 32, 64, 128] == sizes
-        monkeypatch.setattr(module, "CLAIM_SECONDS", 0.0)
-        await make_due(sql)
-        sizes.clear()
-        await events.tick()
+        assert ([16, 50, 50], len(jobs)) == (sizes, len(provider.event_requests))
+        monkeypatch.setattr(module, "CLAIM_SECONDS", 0.0)  # any list is slow
         await make_due(sql)
         await events.tick()
-    assert [128, 64, 32, 16] == sizes[:4]
+        assert [50, 16, 16, 16, 16] == sizes[3:]
+        monkeypatch.setattr(module, "CLAIM_SECONDS", 1000.0)
+        provider.events[jobs[30]] = error(429, retry_after="1")
+        await make_due(sql)
+        await events.tick()
+        assert [16, 50] == sizes[8:]
+        assert 16 == events._slots
+
+
+async def test_refusals_starve_no_list(store: Store, provider: Provider) -> None:
+    """If the provider refuses requests beyond a few, each list gets its turn: the longest overdue is read first."""
+    jobs = [f"ftjob-{number}" for number in range(60)]
+    await track(store, *jobs)
+    left = 0
+
+    async def serve(_: web.Request) -> web.Response:
+        nonlocal left
+        left -= 1
+        return page([step_event(1)]) if left >= 0 else error(429, retry_after="1")
+
+    for job in jobs:
+        provider.events[job] = serve
+    async with reading(store, provider, gap=0.001) as (events, _):
+        for _ in range(12):
+            left, events._silent_until = 10, 0.0
+            await events.tick()
+    assert set(jobs) == {request.match_info["job"] for request in provider.event_requests}
 
 
 async def test_a_cancelled_reading_gives_all_leases_back(

@@ -7,6 +7,7 @@ about the source, because a provider may limit or lack this list alone: this pro
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import Final
 
 from checkpointd.domain.event_list import EventListLease, next_gap, of_list
@@ -94,21 +95,18 @@ class EventLists:
             async with asyncio.TaskGroup() as group:
                 for place in range(min(LISTS_AT_A_TIME, len(leases))):
                     group.create_task(self._work(leases, claimed_before, yields=place > 0))
-        except ExceptionGroup as e:  # the database is unavailable
-            leases.clear()  # they expire
-            raise e.exceptions[0] from None
+        except ExceptionGroup as e:
+            raise e.exceptions[0] from None  # the database is unavailable
         finally:
             if leases:
-                await event_lists.release(self._store, leases)
-        self._fit_slots(asyncio.get_running_loop().time() - claimed_before, is_full=is_full)
+                with suppress(DatabaseUnavailableError):  # then they expire
+                    await event_lists.release(self._store, leases)
+        if leases:
+            self._slots = FEWEST_CLAIMED
+        elif is_full:
+            seconds = asyncio.get_running_loop().time() - claimed_before
+            self._slots = min(max(int(slots * CLAIM_SECONDS / seconds), FEWEST_CLAIMED), MOST_CLAIMED)
         return is_full and not self._is_stopped(claimed_before)
-
-    def _fit_slots(self, seconds: float, *, is_full: bool) -> None:
-        """Claim more lists at once if those of a full claim took few `seconds`, and fewer if they took many."""
-        if seconds > CLAIM_SECONDS:
-            self._slots = max(self._slots // 2, FEWEST_CLAIMED)
-        elif is_full and seconds < CLAIM_SECONDS / 2:
-            self._slots = min(2 * self._slots, MOST_CLAIMED)
 
     def _is_stopped(self, claimed_before: float) -> bool:
         """Return whether no further list of a claim is begun."""
