@@ -180,6 +180,22 @@ async def test_expiry_is_stored_as_it_is_read(
     assert (expected and datetime.fromisoformat(expected)) == found
 
 
+async def test_one_name_for_training_and_for_sampling(sync: Sync, sql: asyncpg.Connection) -> None:
+    """SkyRL's server lists names without their folders, in any order, and times without a zone: nothing is mixed up."""
+    names = {"training": "weights/000005", "sampler": "sampler_weights/000005"}
+    items = [
+        checkpoint("000005", checkpoint_type=type_, tinker_path=f"tinker://{RUN}/{name}", time="2026-01-01T10:00:00.5")
+        for type_, name in names.items()
+    ]
+    for listed in (items, items[::-1], items):
+        await sync(listed)
+    rows = await sql.fetch("select checkpoint_type, id, deploy_as, created_at from fine_tuning.checkpoints")
+    at = datetime.fromisoformat("2026-01-01T10:00:00Z")
+    assert {(type_, name, f"tinker://{RUN}/{name}", at) for type_, name in names.items()} == {tuple(r) for r in rows}
+    assert ["new", "new"] == [row["kind"] for row in await sql.fetch("select kind from fine_tuning.changes")]
+    assert 0 == await sql.fetchval("select count(*) from fine_tuning.rejects")
+
+
 async def test_odd_details_are_null(sync: Sync, sql: asyncpg.Connection) -> None:
     """A size or a type that the daemon rejects is null in the views, and makes none of them unreadable."""
     largest = 2**63 - 1

@@ -6,6 +6,7 @@ What it lacks: the time and the model name of a checkpoint; a list of models, so
 status, so training ends by silence; and events, because they belong to training jobs, which no list names.
 """
 
+from operator import methodcaller
 from typing import Final
 
 from checkpointd.domain.checkpoint import Checkpoint, read_metrics
@@ -27,5 +28,5 @@ def _read_values(item: Item) -> Checkpoint:
 
 COREWEAVE: Final = Format(
     checkpoints=ListFormat("/models/{}/checkpoints"),
-    reader=checkpoint_reader(_read_values, "id"),
+    reader=checkpoint_reader(_read_values, methodcaller("get", "id")),
 )

@@ -5,6 +5,7 @@ and events. The list does not state the step and the metrics of a checkpoint, al
 saved: if they are stated one day, they are read. The id of a checkpoint is a name that a person chose.
 """
 
+from operator import methodcaller
 from typing import Final
 
 from checkpointd.domain.checkpoint import Checkpoint, read_metrics
@@ -46,7 +47,7 @@ def _read_record(item: Item) -> JobRecord:
 
 FOUNDRY: Final = Format(
     checkpoints=ListFormat("/fine_tuning/sessions/{}/checkpoints", "whole", items="checkpoints"),
-    reader=checkpoint_reader(_read_checkpoint, "checkpoint_id"),
+    reader=checkpoint_reader(_read_checkpoint, methodcaller("get", "checkpoint_id")),
     jobs=ListFormat("/fine_tuning/sessions", "offset"),
     read_record=job_record_reader(_read_record),
     passing_members=frozenset({"last_request_time"}),

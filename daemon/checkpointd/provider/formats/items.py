@@ -1,8 +1,8 @@
 """Read the items of formats other than OpenAI's, value by value, by the rules of domain/reading.py. Pure."""
 
 import math
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from datetime import datetime, tzinfo
 
 from checkpointd.domain.checkpoint import ITEM_BYTES, Checkpoint, CheckpointReader, is_valid_id
 from checkpointd.domain.job import JobRecord, ReadRecord
@@ -11,8 +11,13 @@ from checkpointd.domain.raw_item import LARGEST_ITEM, head
 from checkpointd.domain.reading import BadItemError, Item, Odd, RawItem, Reject, text
 
 
-def checkpoint_reader(read_values: Callable[[Item], Checkpoint], id_name: str) -> CheckpointReader:
-    """Return the reader of checkpoints whose id is the member `id_name`. `read_values` may raise BadItemError."""
+def checkpoint_reader(
+    read_values: Callable[[Item], Checkpoint], find_id: Callable[[Mapping[str, object]], object]
+) -> CheckpointReader:
+    """Return the reader of checkpoints. `find_id` returns the id, given the members of an item.
+
+    `read_values` may raise BadItemError.
+    """
 
     def read_of_any_size(raw: RawItem, _: str) -> tuple[Checkpoint, str | None]:
         item = Item(bytes(raw))
@@ -23,7 +28,7 @@ def checkpoint_reader(read_values: Callable[[Item], Checkpoint], id_name: str) -
         return read_values(item), item.flaw
 
     def id_of(raw: RawItem) -> str | None:
-        found = outer_members(bytes(raw)).get(id_name) if len(raw) <= ITEM_BYTES else None
+        found = find_id(outer_members(bytes(raw))) if len(raw) <= ITEM_BYTES else None
         return found if isinstance(found, str) and is_valid_id(found) else None
 
     return CheckpointReader(read, read_of_any_size, id_of)
@@ -54,13 +59,17 @@ def job_record_reader(read_values: Callable[[Item], JobRecord]) -> ReadRecord:
     return read
 
 
-def time_text(value: object) -> int | Odd | None:
-    """Return a time as whole Unix seconds, from a text in the form of RFC 3339, which has a zone."""
+def time_text(value: object, zone: tzinfo | None = None) -> int | Odd | None:
+    """Return a time as whole Unix seconds, from a text in the form of RFC 3339.
+
+    A text without a zone is odd, unless `zone` is given.
+    """
     found = text(value)
     if not isinstance(found, str):
         return found
     try:
         at = datetime.fromisoformat(found.upper())  # RFC 3339 permits t and z
+        at = at if at.tzinfo else at.replace(tzinfo=zone)
         return math.floor(at.timestamp()) if at.tzinfo else Odd("a time without a zone")
     except (ValueError, OverflowError):
         return Odd("not a time")

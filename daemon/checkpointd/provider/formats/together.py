@@ -8,6 +8,7 @@ checkpoint of the same step, because Together does not state that. Its events ha
 
 import json
 from collections.abc import Callable, Sequence
+from operator import methodcaller
 from typing import Any, Final
 
 from checkpointd.domain.checkpoint import EXTRA_METRICS, Checkpoint
@@ -128,7 +129,7 @@ def _nanoseconds(value: Any) -> int | Odd | None:  # noqa: ANN401  # any JSON
 
 TOGETHER: Final = Format(
     checkpoints=ListFormat("/fine-tunes/{}/checkpoints", "whole", null_is_empty=True),
-    reader=checkpoint_reader(_read_checkpoint, "path"),
+    reader=checkpoint_reader(_read_checkpoint, methodcaller("get", "path")),
     jobs=ListFormat("/fine-tunes", "whole", null_is_empty=True),
     read_record=job_record_reader(_read_record),
     events=ListFormat("/fine-tunes/{}/metrics", "whole", items="metrics", null_is_empty=True),
