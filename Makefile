@@ -40,7 +40,8 @@ freshness: $(READY)  ## how old new checkpoints are when they are seen, simulate
 	PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.freshness $(ARGS)
 
 bench: $(READY)  ## how fast checkpointd polls and stores, and what it costs, compared with a floor (ARGS='--rounds 3')
-	@PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.throughput $(ARGS)
+	@PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.throughput $(ARGS); status=$$?; \
+	$(if $(ARGS),,$(MAKE) --silent bench-events;) exit $$status
 
 startup: $(READY)  ## how long the commands take to start (ARGS='--times 31')
 	PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.startup $(ARGS)

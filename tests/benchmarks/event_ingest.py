@@ -31,6 +31,10 @@ from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.logs import configure
 
 PAGE: Final = 100
+GOAL: Final = 50_000
+"""Steps per second, at least."""
+MOST_BYTES: Final = 200
+"""Of a step with its index entry."""
 EMPTY: Final = "truncate checkpointd.steps, checkpointd.events, checkpointd.event_lists"
 
 
@@ -129,6 +133,10 @@ async def _run(url: str, jobs: int, runs: int) -> list[Figures]:
                 return [await _measure(store, url, jobs) for _ in range(runs)]
 
 
+def _met(is_met: bool) -> str:
+    return "met" if is_met else "missed"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -148,7 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         speed, cpu, copied, size = (median(column) for column in zip(*figures, strict=True))
         print(
             f"{name}: {speed:,.0f} steps/s, {speed / copied:.2f} of a bare COPY ({copied:,.0f}/s);"
-            f" {cpu / given.jobs / given.steps * 1e6:.1f} µs of CPU and {size:.0f} bytes a step"
+            f" {cpu / given.jobs / given.steps * 1e6:.1f} µs of CPU and {size:.0f} bytes a step;"
+            f" goals: {GOAL:,} steps/s {_met(speed >= GOAL)}, {MOST_BYTES} bytes {_met(size <= MOST_BYTES)}"
         )
 
 
