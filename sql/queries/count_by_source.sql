@@ -1,39 +1,54 @@
 -- Count the jobs of each source, by phase and problem, and the checkpoints that expire soon, for the metrics.
-with tracked as (
-  select freshness.source, jobs.phase, jobs.phase not in ('sealed', 'gone') as is_followed, freshness.is_stale,
-    freshness.consecutive_failures > 0 as is_failing,
-    freshness.last_complete_at > coalesce(freshness.last_success_at, '-infinity') as is_unreadable,
-    jobs.suspected_gap, jobs.unstable_since is not null as is_unstable, freshness.lag
-  from fine_tuning.freshness
-  join fine_tuning.jobs on jobs.source = freshness.source and jobs.id = freshness.fine_tuning_job_id
+--
+-- The tables are read, not the views, and the jobs are first counted by phase: that takes half the time. The views use
+-- the same functions.
+with phases as (
+  select jobs.source, checkpointd.phase(jobs, polling) as phase, count(*) as jobs,
+    count(*) filter (where checkpointd.is_stale(jobs, polling)) as stale,
+    count(*) filter (where polling.failures > 0) as failing,
+    count(*) filter (where polling.last_complete_at > coalesce(polling.last_success_at, '-infinity')) as unreadable,
+    count(*) filter (where checkpointd.has_suspected_gap(jobs, summaries)) as suspected_gap,
+    count(polling.unstable_since) as unstable, min(checkpointd.known_since(jobs, polling)) as known_since
+  from checkpointd.jobs
+  join checkpointd.polling on polling.job = jobs.key
+  left join checkpointd.summaries on summaries.job = jobs.key
+  where jobs.untracked_at is null
+  group by jobs.source, 2
 ),
 
 expiring as (
-  select checkpoints.source, count(*) as checkpoints
-  from fine_tuning.checkpoints
-  join fine_tuning.jobs on jobs.source = checkpoints.source and jobs.id = checkpoints.fine_tuning_job_id
+  select jobs.source, count(*) as checkpoints
+  from checkpointd.checkpoints
+  join checkpointd.jobs on jobs.key = checkpoints.job and jobs.untracked_at is null
+  join checkpointd.polling on polling.job = jobs.key and checkpointd.phase(jobs, polling) <> 'gone'
   where checkpoints.expires_at > now()
     and checkpoints.expires_at <= now() + interval '3 days'
     and checkpoints.missing_since is null
-    and jobs.phase not in ('untracked', 'gone')
-  group by checkpoints.source
+  group by jobs.source
+),
+
+followed as (
+  select phases.*, phases.phase not in ('sealed', 'gone') as is_followed
+  from phases
 )
 
 select sources.name as source, sources.state,
-  count(*) filter (where tracked.phase = 'active') as active,
-  count(*) filter (where tracked.phase = 'settling') as settling,
-  count(*) filter (where tracked.phase = 'sealed') as sealed,
-  count(*) filter (where tracked.phase = 'missing') as missing,
-  count(*) filter (where tracked.phase = 'gone') as gone,
-  count(*) filter (where tracked.phase = 'forbidden') as forbidden,
-  count(*) filter (where tracked.is_stale) as stale,
-  count(*) filter (where tracked.is_failing) as failing,
-  count(*) filter (where tracked.is_unreadable) as unreadable,
-  count(*) filter (where tracked.is_followed and tracked.suspected_gap) as suspected_gap,
-  count(*) filter (where tracked.is_followed and tracked.is_unstable) as unstable,
+  coalesce(sum(followed.jobs) filter (where followed.phase = 'active'), 0)::bigint as active,
+  coalesce(sum(followed.jobs) filter (where followed.phase = 'settling'), 0)::bigint as settling,
+  coalesce(sum(followed.jobs) filter (where followed.phase = 'sealed'), 0)::bigint as sealed,
+  coalesce(sum(followed.jobs) filter (where followed.phase = 'missing'), 0)::bigint as missing,
+  coalesce(sum(followed.jobs) filter (where followed.phase = 'gone'), 0)::bigint as gone,
+  coalesce(sum(followed.jobs) filter (where followed.phase = 'forbidden'), 0)::bigint as forbidden,
+  coalesce(sum(followed.stale), 0)::bigint as stale,
+  coalesce(sum(followed.failing), 0)::bigint as failing,
+  coalesce(sum(followed.unreadable), 0)::bigint as unreadable,
+  coalesce(sum(followed.suspected_gap) filter (where followed.is_followed), 0)::bigint as suspected_gap,
+  coalesce(sum(followed.unstable) filter (where followed.is_followed), 0)::bigint as unstable,
   coalesce(max(expiring.checkpoints), 0) as expiring,
-  coalesce(extract(epoch from max(tracked.lag) filter (where tracked.is_followed)), 0)::float8 as oldest_lag_seconds
-from fine_tuning.sources
-left join tracked on tracked.source = sources.name
-left join expiring on expiring.source = sources.name
-group by sources.name, sources.state
+  coalesce(
+    extract(epoch from now() - min(followed.known_since) filter (where followed.is_followed)), 0
+  )::float8 as oldest_lag_seconds
+from checkpointd.sources
+left join followed on followed.source = sources.key
+left join expiring on expiring.source = sources.key
+group by sources.key

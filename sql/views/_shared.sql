@@ -14,6 +14,28 @@ comment on function checkpointd.phase is
   'State of a job: active; settling (ended, but still polled); sealed (ended, and polling has stopped); missing '
   '(unknown to the provider); gone (missing for long, polled daily); forbidden; untracked.';
 
+create or replace function checkpointd.past(stored timestamptz) returns timestamptz
+language sql stable
+return case when stored <= statement_timestamp() + interval '1 minute' then stored end;
+comment on function checkpointd.past is
+  'Returns a stored time, or null if it lies more than a minute in the future: the clock was set back since. Less may '
+  'be a commit since the statement began, or the clock of a replica.';
+
+create or replace function checkpointd.known_since(job checkpointd.jobs, polling checkpointd.polling)
+returns timestamptz
+language sql stable
+return coalesce(checkpointd.past(polling.last_complete_at), checkpointd.past(job.tracked_at));
+comment on function checkpointd.known_since is
+  'Time of the last complete listing of a job, or of its tracking if there is none. A time in the future does not '
+  'count.';
+
+create or replace function checkpointd.is_stale(job checkpointd.jobs, polling checkpointd.polling) returns boolean
+language sql stable
+return checkpointd.phase(job, polling) not in ('sealed', 'gone')
+  and coalesce(checkpointd.known_since(job, polling) < now() - (2 * polling.gap_s + 60) * interval '1 s', true);
+comment on function checkpointd.is_stale is
+  'Returns whether the last complete listing of a job is older than one minute plus twice its poll gap.';
+
 create or replace function checkpointd.unix_time(seconds bigint, ahead interval) returns timestamptz
 language sql stable
 return case
@@ -159,13 +181,6 @@ return case when stored > now then now else stored end;
 comment on function checkpointd.not_after is
   'Returns a stored time, or the time now if it lies in the future: the clock was set back since.';
 
-create or replace function checkpointd.past(stored timestamptz) returns timestamptz
-language sql stable
-return case when stored <= statement_timestamp() + interval '1 minute' then stored end;
-comment on function checkpointd.past is
-  'Returns a stored time, or null if it lies more than a minute in the future: the clock was set back since. Less may '
-  'be a commit since the statement began, or the clock of a replica.';
-
 create or replace function checkpointd.is_lost_again(
   lease_expires_at timestamptz, lease_was_lost boolean, error_class text
 ) returns boolean
@@ -207,3 +222,14 @@ return coalesce(
 comment on function checkpointd.is_reinforcement is
   'Returns whether the job record shows reinforcement learning, by its method or its hyperparameters. The record is '
   'searched as text: a record with an escaped NUL character cannot be read as JSON.';
+
+create or replace function checkpointd.has_suspected_gap(job checkpointd.jobs, summary checkpointd.summaries)
+returns boolean
+language sql immutable
+return case
+  when summary.is_uneven or summary.came_in_a_burst then not checkpointd.is_reinforcement(job)
+  else false
+end;
+comment on function checkpointd.has_suspected_gap is
+  'Returns whether the provider may have dropped a checkpoint before it could be read. The steps of reinforcement '
+  'learning are uneven anyway.';

@@ -2,22 +2,11 @@
 create or replace view fine_tuning.freshness as
 select sources.name as source, jobs.id as fine_tuning_job_id, polling.last_attempt_at, polling.last_complete_at,
   polling.last_success_at, polling.last_change_at, nullif(polling.next_poll_at, 'infinity') as next_poll_at,
-  case
-    when polling.sealed_at is null
-      then now() - coalesce(checkpointd.past(polling.last_complete_at), checkpointd.past(jobs.tracked_at))
-  end as lag,
-  checkpointd.phase(jobs, polling) not in ('sealed', 'gone')
-    and coalesce(
-      coalesce(checkpointd.past(polling.last_complete_at), checkpointd.past(jobs.tracked_at))
-        < now() - (2 * polling.gap_s + 60) * interval '1 s',
-      true
-    ) as is_stale,
+  case when polling.sealed_at is null then now() - checkpointd.known_since(jobs, polling) end as lag,
+  checkpointd.is_stale(jobs, polling) as is_stale,
   polling.failures as consecutive_failures, polling.error_class, polling.last_error, polling.quiet_polls,
   case
-    when polling.sealed_at is null
-      then extract(
-        epoch from now() - coalesce(checkpointd.past(polling.last_complete_at), checkpointd.past(jobs.tracked_at))
-      )::float8
+    when polling.sealed_at is null then extract(epoch from now() - checkpointd.known_since(jobs, polling))::float8
   end as lag_seconds
 from checkpointd.polling
 join checkpointd.jobs on jobs.key = polling.job

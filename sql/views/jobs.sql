@@ -6,10 +6,7 @@ select jobs.id, sources.name as source, jobs.status, jobs.model, jobs.fine_tuned
   checkpointd.unix_time(jobs.estimated_finish, interval '1 year') as estimated_finish,
   jobs.hyperparameters, jobs.error, jobs.trained_tokens, jobs.metadata, checkpointd.phase(jobs, polling) as phase,
   jobs.tracked_by, jobs.tracked_at, coalesce(summaries.checkpoint_count, 0) as checkpoint_count, summaries.latest_step,
-  case
-    when summaries.is_uneven or summaries.came_in_a_burst then not checkpointd.is_reinforcement(jobs)
-    else false
-  end as suspected_gap,
+  checkpointd.has_suspected_gap(jobs, summaries) as suspected_gap,
   checkpointd.with_point(checkpointd.as_jsonb(jobs.hyperparameters)) as hyperparameters_jsonb,
   checkpointd.with_point(checkpointd.as_jsonb(jobs.error)) as error_jsonb,
   checkpointd.with_point(checkpointd.as_jsonb(jobs.metadata)) as metadata_jsonb, polling.unstable_since,
