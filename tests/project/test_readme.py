@@ -23,6 +23,8 @@ from typer.main import get_command
 from checkpointd import __main__
 from checkpointd.cli.app import app
 from checkpointd.domain.failure import ErrorClass
+from checkpointd.domain.job_filter import ALL_FILTERS
+from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.settings.credentials import FOLDER_PREFIX
 from checkpointd.settings.environment import PREFIX
 from checkpointd.settings.load import load
@@ -80,6 +82,19 @@ def test_defaults() -> None:
     for name, default in documented.items():
         value = Settings.model_fields[name].default
         assert default == {None: "json", False: "false"}.get(value, str(value)), name
+
+
+def test_filters_of_kinds() -> None:
+    """Each filter of discovery is documented with the kinds that lack it, and the kind without a job list is named."""
+    kinds = {kind: preset.format for kind, preset in PRESETS.items()}
+    with_list = {kind: wire_format for kind, wire_format in kinds.items() if wire_format.jobs}
+    lacking = {
+        name: sorted(kind for kind, wire_format in with_list.items() if name not in wire_format.filters)
+        for name in ALL_FILTERS
+    }
+    documented = {cells[0].strip("`"): cells[2] for cells in SETTINGS.rows("Discovery", "filter")}
+    assert {name: ", ".join(found) for name, found in lacking.items()} == documented
+    assert all(f"The kind {kind} has no job list" in SETTINGS.prose for kind in kinds.keys() - with_list.keys())
 
 
 def test_examples_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -326,3 +326,24 @@ def test_any_metrics_are_stored_or_rejected(items: list[bytes]) -> None:
     for step in events.steps:
         assert None is step.payload or json.loads(step.payload)
         assert all(isinstance(value, float | int) for value in json.loads(step.extra_metrics or "{}").values())
+
+
+@pytest.mark.parametrize("created_at", [1779043585, "2026-05-17T17:35:45Z"])
+@pytest.mark.parametrize("kind", PRESETS)
+def test_filters(kind: str, created_at: int | str) -> None:
+    """A format has the filters for the values that it reads from a job record with every member, and no others."""
+    wire_format = PRESETS[kind].format
+    item = {
+        **dict.fromkeys(("id", "session_id", "training_run_id"), "job-1"),
+        **dict.fromkeys(("model", "base_model", "status", "metadata", "user_metadata"), "text"),
+        "created_at": created_at,
+    }
+    record = wire_format.read_record(json.dumps(item).encode())
+    read = {"model": record.model, "status": record.status, "metadata": record.metadata}
+    if record.reject is None:  # else the format has the other form of times
+        read["created_after"] = record.created_at
+    if wire_format.jobs is None:
+        assert not wire_format.filters
+    else:
+        stated = {name for name, value in read.items() if value is not None}
+        assert stated == wire_format.filters & read.keys()

@@ -6,7 +6,7 @@ All filters that are given must match; of several patterns, one. In a pattern, *
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from checkpointd.domain.job import JobRecord
@@ -51,6 +51,9 @@ class JobFilter:
 
 
 ALL_JOBS: Final = JobFilter()
+
+ALL_FILTERS: Final = frozenset(field.name for field in fields(JobFilter))
+"""The names of the filters."""
 
 
 def _load(document: str) -> Any:  # noqa: ANN401  # JSON

@@ -1,8 +1,10 @@
-"""The setting `discover` of a source: whether the jobs that it lists are tracked, or filters for them."""
+"""The setting `discover` of a source: whether the jobs that it lists are tracked, or filters for them. Pure."""
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any, Final, NamedTuple
+
+from checkpointd.provider.formats.presets import PRESETS
 
 PATTERN_CHARACTERS: Final = 128
 
@@ -18,16 +20,29 @@ class Discovery(NamedTuple):
     """In Unix seconds."""
 
 
-def discovery(value: object) -> bool | Discovery:
-    """Return the setting that a value of the file means. Raises ValueError."""
-    if isinstance(value, bool | Discovery):
-        return value
+def discovery(value: object, kind: str) -> bool | Discovery:
+    """Return the setting that a value of the file means, for a source of a kind.
+
+    Raises ValueError, also if it could never track a job: the kind has no job list, or its list lacks the value.
+    """
+    found = value if isinstance(value, bool | Discovery) else _filters(value)
+    form = PRESETS[kind].format
+    if found and form.jobs is None:
+        raise ValueError(f"kind {kind} has no job list: remove it, and track each job by its id")
+    for name in Discovery._fields if isinstance(found, Discovery) else ():
+        if getattr(found, name) is not None and name not in form.filters:
+            names = ", ".join(possible for possible in Discovery._fields if possible in form.filters)
+            raise ValueError(f"{name}: the job list of kind {kind} lacks it, so no job would match: use only {names}")
+    return found
+
+
+def _filters(value: object) -> Discovery:
     names = ", ".join(Discovery._fields[:-1]) + f" or {Discovery._fields[-1]}"
     if not isinstance(value, dict) or not value:
         raise ValueError(f"must be true, false or a table of filters: {names}")
     if unknown := [str(name) for name in value if name not in Discovery._fields]:
         raise ValueError(f"no such filter: {unknown[0][:40]!r}; the filters are {names}")
-    return Discovery(**{name: _FILTERS.get(name, _patterns)(name, given) for name, given in value.items()})
+    return Discovery(**{name: _READERS.get(name, _patterns)(name, given) for name, given in value.items()})
 
 
 def _patterns(name: str, value: object) -> tuple[str, ...]:
@@ -57,5 +72,5 @@ def _time(name: str, value: object) -> float:
     return value.timestamp()
 
 
-_FILTERS: Final[Mapping[str, Any]] = {"metadata": _metadata, "created_after": _time}
+_READERS: Final[Mapping[str, Any]] = {"metadata": _metadata, "created_after": _time}
 """How the filters are read that are not patterns of a text."""

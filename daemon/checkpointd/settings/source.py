@@ -12,7 +12,7 @@ from yarl import URL
 
 from checkpointd.provider.formats.presets import PRESETS, Kind
 from checkpointd.redaction import secret_words, secrets_of
-from checkpointd.settings.addresses import with_base_url
+from checkpointd.settings.addresses import check_end, with_base_url
 from checkpointd.settings.credentials import SettingsError, read_secret
 from checkpointd.settings.discovery import Discovery, discovery
 from checkpointd.settings.fields import Credential, key_reference, parse_address, table_name, text_or_credential
@@ -29,7 +29,12 @@ def _base_url(value: str, info: ValidationInfo) -> str:
     url = parse_address(value, may_be_http=may_be_http, http_is_for=where, instead_of_login=advice)
     if url.query_string or url.fragment:
         raise ValueError("must not contain a query or a fragment: put parameters into the source's table `query`")
+    check_end(str(url), info.data.get("kind", "compatible"))  # a wrong kind is reported before
     return str(url).rstrip("/")
+
+
+def _discovery(value: object, info: ValidationInfo) -> bool | Discovery:
+    return discovery(value, info.data.get("kind", "compatible"))  # a wrong kind is reported before
 
 
 def _proxy(value: str) -> str:
@@ -104,7 +109,7 @@ class Source(BaseModel):
         Kind,
         Field(description="the provider, which determines the format, the address and the header of the key"),
     ] = "openai"
-    # Before base_url, whose validator reads it.
+    # Before base_url, whose validator reads it, as it reads the kind.
     allow_http: Annotated[
         bool, Field(description="accept http:// for another machine: the key is sent unencrypted")
     ] = False
@@ -151,7 +156,7 @@ class Source(BaseModel):
     ] = None
 
     discover: Annotated[
-        Annotated[bool | Discovery, PlainValidator(discovery)] | None,
+        Annotated[bool | Discovery, PlainValidator(_discovery)] | None,
         Field(description="track every job that this source lists, or none, or those that pass these filters"),
     ] = None
     objective: Annotated[

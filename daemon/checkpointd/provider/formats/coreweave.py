@@ -29,4 +29,5 @@ def _read_values(item: Item) -> Checkpoint:
 COREWEAVE: Final = Format(
     checkpoints=ListFormat("/models/{}/checkpoints"),
     reader=checkpoint_reader(_read_values, methodcaller("get", "id")),
+    filters=frozenset(),
 )

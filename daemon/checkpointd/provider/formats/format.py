@@ -6,6 +6,7 @@ from urllib.parse import quote
 from checkpointd.domain.checkpoint import CheckpointReader
 from checkpointd.domain.event_list import ReadEvents, read_events
 from checkpointd.domain.job import ReadRecord, read_record
+from checkpointd.domain.job_filter import ALL_FILTERS
 
 Paging = Literal["after", "after_empty", "whole", "offset", "whole_or_offset"]
 """How the pages of a list follow each other.
@@ -51,6 +52,8 @@ class Format(NamedTuple):
     jobs: ListFormat | None = None
     """The job list, or None if the format has none."""
     read_record: ReadRecord = read_record
+    filters: frozenset[str] = ALL_FILTERS
+    """The filters of discovery that a job can pass: those for values that its record states."""
     passing_members: frozenset[str] = frozenset()
     """The members of a job record that change by themselves. If no other member changes, the record is unchanged."""
     events: ListFormat | None = None
@@ -58,6 +61,11 @@ class Format(NamedTuple):
     read_events: ReadEvents = read_events
     models: ListFormat | None = None
     """The list of models, which may say when they are shut down, or None if the format has none."""
+
+    @property
+    def lists(self) -> list[ListFormat]:
+        """All lists of the format."""
+        return [found for found in (self.checkpoints, self.jobs, self.events, self.models) if found is not None]
 
     def with_paging(self, paging: Paging) -> Self:
         """Return the same format with another paging of all lists."""

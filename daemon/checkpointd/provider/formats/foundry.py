@@ -50,5 +50,6 @@ FOUNDRY: Final = Format(
     reader=checkpoint_reader(_read_checkpoint, methodcaller("get", "checkpoint_id")),
     jobs=ListFormat("/fine_tuning/sessions", "offset"),
     read_record=job_record_reader(_read_record),
+    filters=frozenset({"model", "status"}),
     passing_members=frozenset({"last_request_time"}),
 )

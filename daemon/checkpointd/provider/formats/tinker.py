@@ -74,5 +74,6 @@ TINKER: Final = Format(
     reader=checkpoint_reader(_read_checkpoint, _find_id),
     jobs=ListFormat("/training_runs", "offset", items="training_runs"),
     read_record=job_record_reader(_read_record),
+    filters=frozenset({"model", "metadata"}),
     passing_members=frozenset({"last_request_time"}),
 )

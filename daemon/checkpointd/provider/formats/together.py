@@ -132,6 +132,7 @@ TOGETHER: Final = Format(
     reader=checkpoint_reader(_read_checkpoint, methodcaller("get", "path")),
     jobs=ListFormat("/fine-tunes", "whole", null_is_empty=True),
     read_record=job_record_reader(_read_record),
+    filters=frozenset({"model", "suffix", "status", "created_after"}),
     events=ListFormat("/fine-tunes/{}/metrics", "whole", items="metrics", null_is_empty=True),
     read_events=read_metrics_list,
 )
