@@ -8,9 +8,12 @@ import asyncpg
 
 from checkpointd.postgres.store import Store
 from checkpointd.provider.formats.presets import PRESETS
+from checkpointd.simulator.server import serve
+from checkpointd.simulator.shapes import Shape
+from checkpointd.simulator.world import EPOCH, World
 from support.harness import until_true
 from support.provider import Provider, checkpoint, error, event, held, job, page, paged, step_event
-from support.verbs import Ended, checkpointd, environment, running
+from support.verbs import KEY, Ended, checkpointd, environment, running
 
 ENDED = ("ftjob-a", "ftjob-b", "ftjob-c")
 ARCHIVE = """
@@ -101,6 +104,43 @@ async def test_no_job_list(url: str, provider: Provider, tmp_path: Path) -> None
     provider.jobs = error(403, message="no right")
     ended = await checkpointd("archive", env=env)
     assert (1, "0 jobs: 0 complete\n", "job list of openai: HTTP 403 invalid_request_error no right\n") == ended
+
+
+def _with_coreweave(folder: Path, url: str, api: str, more: str = "") -> dict[str, str]:
+    """Return the environment of a command with a source of a kind without a job list, and others."""
+    source = f"[[sources]]\nname = 'models'\nkind = 'coreweave'\nbase_url = '{api}'\napi_key = 'KEY'\n"
+    (folder / "c.toml").write_text(source + more)
+    return environment(folder, url, CHECKPOINTD_CONFIG=str(folder / "c.toml"), KEY=KEY)
+
+
+async def test_a_kind_without_a_job_list(url: str, sql: asyncpg.Connection, tmp_path: Path) -> None:
+    """It is said that only tracked jobs are archived, and how to track one. Without one, the archive has failed."""
+    said = (
+        "this provider has no job list, so only tracked jobs are polled and archived: "
+        "track each one with `checkpointd track JOB_ID --source models`"
+    )
+    world = World(7, 2, EPOCH, Shape("coreweave", retention="all"))
+    async with serve(world, lambda: EPOCH + 86_400, port=0) as api:
+        env = _with_coreweave(tmp_path, url, api)
+        assert (1, "0 jobs: 0 complete\n", f"job list of models: {said}\n") == await checkpointd("archive", env=env)
+        job_id = world.jobs(EPOCH + 86_400)[0]["id"]
+        assert 0 == (await checkpointd("track", job_id, env=env)).code
+        ended = await checkpointd("archive", "--json", env=env)
+        assert {"models": said} == json.loads(ended.out)["job_lists"]
+        assert (1, {job_id: "the job has not ended"}) == (ended.code, _reasons(ended))
+        await sql.execute("update checkpointd.polling set settling_since = '2026-01-01'")
+        assert (0, "1 job: 1 complete\n", f"job list of models: {said}\n") == await checkpointd("archive", env=env)
+
+
+async def test_a_kind_without_a_job_list_beside_another(url: str, provider: Provider, tmp_path: Path) -> None:
+    """The other source is archived. The one without a job list is named and has no job, so the archive has failed."""
+    other = f"[[sources]]\nname = 'other'\nbase_url = '{provider.url}'\napi_key = 'KEY'\n"
+    env = _with_coreweave(tmp_path, url, provider.url, other)
+    provider.jobs = page([])
+    ended = await checkpointd("archive", env=env)
+    assert (1, "0 jobs: 0 complete\n") == ended[:2]
+    assert ended.err.startswith("job list of models: this provider has no job list")
+    assert (0, "0 jobs: 0 complete\n", "") == await checkpointd("archive", "--source", "other", env=env)
 
 
 async def test_kinds_without_records(sql: asyncpg.Connection, store: Store) -> None:

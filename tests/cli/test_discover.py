@@ -113,3 +113,26 @@ async def test_another_format(url: str, provider: Provider, sql: asyncpg.Connect
         found[name] for name in ("fine_tuning_job_id", "decision", "model", "created_at")
     )
     assert ["ft-1"] == await sql.fetchval(TRACKED)
+
+
+async def test_a_kind_without_a_job_list(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
+    """It is named, with what to do, and the lists of the other sources are read. If there is no list, it has failed."""
+    env = _environment(tmp_path, url, provider, "discover = true")
+    provider.jobs = paged([job("ftjob-a")])
+    both = tmp_path / "c.toml"
+    alone = "[[sources]]\nname = 'models'\nkind = 'coreweave'\napi_key = 'MISSING'\n"
+    both.write_text(both.read_text() + alone)
+    said = (
+        "this provider has no job list, so only tracked jobs are polled and archived: "
+        "track each one with `checkpointd track JOB_ID --source models`"
+    )
+    ended = await checkpointd("discover", "--json", env=env)
+    printed = json.loads(ended.out)
+    assert [("ftjob-a", "new")] == [(row["fine_tuning_job_id"], row["decision"]) for row in printed["jobs"]]
+    assert (0, [{"source": "models", "error": said}]) == (ended.code, printed["failures"])
+    assert ["ftjob-a"] == await sql.fetchval(TRACKED)
+
+    failed = (1, "No jobs are listed\n", f"checkpointd: source models: {said}\n")
+    assert failed == await checkpointd("discover", "--dry-run", "--source", "models", env=env)
+    both.write_text(alone)
+    assert failed == await checkpointd("discover", "--dry-run", env=env)

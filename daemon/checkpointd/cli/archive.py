@@ -8,7 +8,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from checkpointd.cli import event_loop, output
 from checkpointd.cli.arguments import choose_source
@@ -45,13 +45,26 @@ EVENT_GAP: Final = 300.0
 Progress = Callable[[int, int | None], None]
 
 
+class Unlisted(NamedTuple):
+    """Why the job list of a source was not read to its end. It is a failure if jobs may be missing that it lists.
+
+    If the provider has no job list, it is one only if no job of the source is known.
+    """
+
+    reason: str
+    is_failure: bool = True
+
+
 def archive_jobs(settings: Settings, source: str | None, *, as_json: bool) -> None:
-    """Fetch everything of a source, or of all, and print what is incomplete. Exits with 1 if anything is."""
+    """Fetch everything of a source, or of all, and print what is incomplete.
+
+    Exits with 1 if anything is, or if a source has neither a job list nor a job.
+    """
     names = [choose_source(settings, source).name] if source else [one.name for one in settings.sources]
     fields = read_fields(settings)
     configure_log(settings, fields, "error")
 
-    async def work() -> tuple[list[dict[str, Any]], dict[str, str]]:
+    async def work() -> tuple[list[dict[str, Any]], dict[str, Unlisted]]:
         with progress_bar("archive") as progress:
             async with open_database(settings) as store:
                 return await archive(settings, store, {name: fields[name] for name in names}, progress)
@@ -60,23 +73,24 @@ def archive_jobs(settings: Settings, source: str | None, *, as_json: bool) -> No
     incomplete = [row for row in rows if not row["is_complete"]]
     if as_json:
         listed = [{name: row[name] for name in ("source", "fine_tuning_job_id", "reason")} for row in incomplete]
-        print(json.dumps({"jobs": len(rows), "incomplete": listed, "job_lists": unlisted}))
+        job_lists = {name: found.reason for name, found in unlisted.items()}
+        print(json.dumps({"jobs": len(rows), "incomplete": listed, "job_lists": job_lists}))
     else:
         print(f"{len(rows)} {plural('job', len(rows))}: {len(rows) - len(incomplete)} complete")
-        for name, error in unlisted.items():
-            print(output.cell_text(f"job list of {name}: {error}"), file=sys.stderr)
+        for name, found in unlisted.items():
+            print(output.cell_text(f"job list of {name}: {found.reason}"), file=sys.stderr)
         for row in incomplete[:SHOWN_FAILURES]:
             text = f"{row['fine_tuning_job_id']} ({row['source']}): {row['reason']}"
             print(output.cell_text(text), file=sys.stderr)
         if (more := len(incomplete) - SHOWN_FAILURES) > 0:
             print(f"… and {more} more: see the view fine_tuning.archive", file=sys.stderr)
-    if incomplete or unlisted:
+    if incomplete or any(found.is_failure for found in unlisted.values()):
         sys.exit(1)
 
 
 async def archive(
     settings: Settings, store: Store, fields_by_source: FieldsBySource, progress: Progress
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
+) -> tuple[list[dict[str, Any]], dict[str, Unlisted]]:
     """Fetch everything of the sources that have fields.
 
     Returns the rows of list_archive.sql, and the sources whose job lists were not read to their ends, with the reason.
@@ -113,24 +127,25 @@ async def archive(
             showing.cancel()
             await asyncio.gather(showing, return_exceptions=True)
     rows = await overview.list_archive(store, chosen)
-    return rows, {source.name: error for source, error in zip(sources, listed, strict=True) if error is not None}
+    return rows, {source.name: found for source, found in zip(sources, listed, strict=True) if found is not None}
 
 
-async def _list_jobs(settings: Settings, store: Store, source: ActiveSource, health: Health) -> str | None:
-    """Read a job list to its end, and track every job. Returns why that failed, or None, also if there is no list."""
+async def _list_jobs(settings: Settings, store: Store, source: ActiveSource, health: Health) -> Unlisted | None:
+    """Read a job list to its end, and track every job. Returns why that was not done, or None."""
     if source.client.format.jobs is None:
-        return None
+        counts = await overview.count_archive(store, [source.key])
+        return Unlisted(output.no_job_list(source.name), is_failure=not counts["jobs"])
     loop = asyncio.get_running_loop()
     gap, lease_seconds = settings.job_list_seconds, settings.lease_seconds
     reader = JobList(store, source, health, gap=gap, lease_seconds=lease_seconds, max_new_jobs=None)
     give_up_at = loop.time() + PATIENCE_SECONDS + lease_seconds
     while not (is_whole := await reader.tick(due_or_not=True)):
         if reader.error is not None or not source.has_key:
-            return reader.error or "there is no key"
+            return Unlisted(reader.error or "there is no key")
         if is_whole is False:
             give_up_at = loop.time() + PATIENCE_SECONDS + lease_seconds
         elif loop.time() >= give_up_at:
-            return "another daemon reads it: run the command again"
+            return Unlisted("another daemon reads it: run the command again")
         await asyncio.sleep(SHORT_WAIT_SECONDS)
     return None
 

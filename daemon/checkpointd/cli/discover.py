@@ -46,12 +46,13 @@ class ListedJob(NamedTuple):
 
 
 def discover_jobs(settings: Settings, source: str | None, *, dry_run: bool, as_json: bool) -> None:
-    """Print the listed jobs of a source, or of all that have a job list. Without `dry_run`, track the new ones.
+    """Print the listed jobs of a source, or of all. Without `dry_run`, track the new ones.
 
-    Exits with 1 if a job list could not be read, or its jobs not be tracked.
+    A source without a job list is named. Exits with 1 if a job list could not be read, or its jobs not be tracked, or
+    if there is no job list.
     """
-    with_list = [one for one in settings.sources if PRESETS[one.kind].format.jobs is not None]
-    chosen = with_list if source is None else [choose_source(settings, source)]
+    chosen = settings.sources if source is None else [choose_source(settings, source)]
+    with_list = {one.name for one in chosen if PRESETS[one.kind].format.jobs is not None}
 
     async def work() -> list[list[ListedJob] | str]:
         async with open_database(settings) as store, open_session() as http:
@@ -69,7 +70,7 @@ def discover_jobs(settings: Settings, source: str | None, *, dry_run: bool, as_j
         tables.show_discovery([job._asdict() for job in jobs], is_dry_run=dry_run)
         for name, error in failures.items():
             output.say(f"source {name}: {error}", is_error=True)
-    if failures:
+    if not with_list or with_list & failures.keys():
         sys.exit(1)
 
 
@@ -77,6 +78,8 @@ async def _discover(
     settings: Settings, source: Source, key: int, store: Store, http: Session, *, dry_run: bool
 ) -> list[ListedJob] | str:
     """Return the listed jobs of one source, or why its list could not be read or its jobs not be tracked."""
+    if PRESETS[source.kind].format.jobs is None:
+        return output.no_job_list(source.name)
     try:
         page = await _read(settings, source, key, store, http)
     except (SettingsError, ApiError) as e:

@@ -47,6 +47,12 @@ def say(text: str, *, is_error: bool = False) -> None:
     print(f"{priority}checkpointd: {' '.join(text.split())}", file=sys.stderr)
 
 
+def no_job_list(source: str) -> str:
+    """Return what is said of a source whose provider has no job list: which jobs are known, and what to do."""
+    advice = f"track each one with `checkpointd track JOB_ID --source {source}`"
+    return f"this provider has no job list, so only tracked jobs are polled and archived: {advice}"
+
+
 def json_default(value: object) -> str:
     """Return the text of a value for which JSON has no type, such as a time."""
     return value.isoformat() if isinstance(value, datetime) else str(value)
