@@ -43,21 +43,24 @@ select source, fine_tuning_job_id, problems = '' as is_complete,
 from explained;
 
 comment on view fine_tuning.archive is
-  'One row for each job that was ever tracked: whether everything that the provider had about it is stored, and '
-  'otherwise what is missing. A job that has not ended is never complete.';
+  'One row for each job that was ever tracked: whether its record, all its checkpoints and all its events that the '
+  'provider had are stored, and otherwise what is missing. A job that has not ended is never complete. At Together the '
+  'list of metrics counts as the events: the messages of a job are not read.';
 comment on column fine_tuning.archive.source is 'Source of the job.';
 comment on column fine_tuning.archive.fine_tuning_job_id is 'The provider''s id of the job.';
 comment on column fine_tuning.archive.is_complete is
   'True if the job has ended, and since then its record was received, and its checkpoints and events were read to the '
   'end of their lists, without an item that cannot be read. CoreWeave has neither records nor events, Tinker and '
-  'Foundry have no events.';
+  'Foundry have no events. At Together the list of metrics counts as the events: this is true although the messages '
+  'are not read.';
 comment on column fine_tuning.archive.reason is 'What is missing, and why; null if nothing is.';
 comment on column fine_tuning.archive.has_record is 'True if the job list has shown the job.';
 comment on column fine_tuning.archive.has_checkpoints is
   'True if a listing that began after the job had ended has read every page and every item of its checkpoints.';
 comment on column fine_tuning.archive.has_events is
   'True if a reading that began after the job had ended has read its events to the end of the list, and all are '
-  'stored; or if the provider says repeatedly that it has no such list.';
+  'stored; or if the provider says repeatedly that it has no such list. At Together this is the list of metrics: the '
+  'messages of a job are not read.';
 comment on column fine_tuning.archive.checkpoints_listed_at is 'Time when a poll last read every page.';
 comment on column fine_tuning.archive.events_read_at is
   'Time when the last reading started that got all new events; null if none did.';

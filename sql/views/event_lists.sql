@@ -35,7 +35,8 @@ join checkpointd.jobs on jobs.key = event_lists.job
 join checkpointd.sources on sources.key = jobs.source;
 
 comment on view fine_tuning.event_lists is
-  'One row for each job whose events were requested: how far they have been read.';
+  'One row for each job whose events were requested: how far they have been read. At Together the list of metrics '
+  'counts as the events.';
 comment on column fine_tuning.event_lists.source is 'Source of the job.';
 comment on column fine_tuning.event_lists.fine_tuning_job_id is 'The provider''s id of the job.';
 comment on column fine_tuning.event_lists.last_attempt_at is
@@ -43,7 +44,8 @@ comment on column fine_tuning.event_lists.last_attempt_at is
 comment on column fine_tuning.event_lists.last_read_at is
   'Time when the last reading started that got all new events; null if none did.';
 comment on column fine_tuning.event_lists.is_complete is
-  'True if the whole list was read after the job had ended: steps and events have all that the provider listed then.';
+  'True if the whole list was read after the job had ended: steps and events have all that the provider listed then. '
+  'The messages of a job at Together are in another list, which is not read.';
 comment on column fine_tuning.event_lists.is_given_up is
   'True if the job is sealed without that: the provider has no such list, or it could not be read for a week.';
 comment on column fine_tuning.event_lists.step_count is 'Number of rows of the job in steps.';

@@ -8,7 +8,8 @@ join checkpointd.jobs on jobs.key = events.job
 join checkpointd.sources on sources.key = jobs.source;
 
 comment on view fine_tuning.events is
-  'One row for each message of a job, as first received. Events with the metrics of a training step are in steps.';
+  'One row for each message of a job, as first received. Events with the metrics of a training step are in steps. '
+  'The messages of jobs at Together are not read.';
 comment on column fine_tuning.events.source is 'Source of the job.';
 comment on column fine_tuning.events.fine_tuning_job_id is 'The provider''s id of the job.';
 comment on column fine_tuning.events.id is 'The provider''s id of the event, unique within a job.';
