@@ -150,6 +150,16 @@ async def test_a_program_that_is_left_behind(tmp_path: Path) -> None:
     await until(lambda: all(map(_is_gone, _programs(tmp_path))))
 
 
+async def test_a_program_in_a_session_of_its_own(tmp_path: Path) -> None:
+    """A program that moved to a session of its own is not waited for, and is left alone."""
+    script = f"setsid sh -c 'echo $$ >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/own.pid; exec sleep 600' &"
+    assert CANARY == await run(f"{script} while ! test -f {tmp_path}/own.pid; do :; done; echo {CANARY}")
+    (pid,) = _programs(tmp_path)
+    assert not _is_gone(pid)
+    os.kill(int(pid), signal.SIGKILL)
+    await until(lambda: _is_gone(pid))
+
+
 SOURCE = '[[sources]]\nname = "a"\n'
 
 

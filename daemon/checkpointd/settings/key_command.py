@@ -106,7 +106,8 @@ def _is_key(argument: str) -> bool:
 async def run_key_command(arguments: Sequence[str], label: str) -> IssuedKey:
     """Run a command, and return the key that it prints. Raises SettingsError, whose text starts with `label`.
 
-    At the end, and if it is cancelled, the program and all programs that it started are killed.
+    At the end, and if it is cancelled, the program and all others of its process group are killed. Programs that it
+    started in a session or a process group of their own are not.
     """
     environment = {
         name: value for name, value in os.environ.items() if name in VARIABLES or name.startswith(VARIABLE_PREFIXES)
