@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 import asyncpg
 import pytest
@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from checkpointd.postgres.store import Store
+from checkpointd.provider.formats.format import Paging
 from checkpointd.provider.formats.presets import PRESETS
 from checkpointd.simulator import foundry, tinker, together
 from checkpointd.simulator.kinds import KINDS
@@ -55,7 +56,14 @@ class Way(NamedTuple):
     state: str = "failing"
     """The state of the source, if it is known that the source fails and not the job."""
     later_pages_only: bool = False
-    """True if the first page is good. Such a source must have pages."""
+    """True if the first page is good."""
+    paging: Collection[Paging] = get_args(Paging)
+    """How the pages of a source that can fail so follow each other."""
+
+
+def _empty(**members: object) -> Callable[[], Answer]:
+    """Return a function that returns an empty list in each format, with these further members."""
+    return lambda: web.json_response({"data": [], "checkpoints": [], "training_runs": [], **members})
 
 
 WAYS: Final[Mapping[str, Way]] = {
@@ -67,13 +75,22 @@ WAYS: Final[Mapping[str, Way]] = {
     "key refused": Way(lambda: error(401, "invalid_api_key"), None, "refused"),
     "forbidden": Way(lambda: PAGES["403"](b""), "forbidden"),
     "unknown job": Way(lambda: PAGES["404"](b""), "missing"),
-    "cursor lost": Way(lambda: error(400), "cursor_lost", later_pages_only=True),
+    "cursor lost": Way(lambda: error(400), "cursor_lost", later_pages_only=True, paging=("after", "after_empty")),
     "bad request": Way(lambda: error(400), "bad_request"),
     "redirect": Way(lambda: PAGES["302"](b""), "redirect"),
     "HTML": Way(lambda: PAGES["HTML"](b""), "content_type"),
     "error with status 200": Way(lambda: PAGES["error with status 200"](b""), "error_in_200"),
+    "object without the list": Way(lambda: web.json_response({"object": "list", "has_more": False}), "not_a_list"),
+    # Nebius may leave has_more out, or send null. A list of one page has none, and must not say that another follows.
+    "has_more missing": Way(_empty(), "bad_has_more", paging=("after",)),
+    "has_more null": Way(_empty(has_more=None), "bad_has_more", paging=("after",)),
+    "has_more a text": Way(_empty(has_more="no"), "bad_has_more", paging=("after", "after_empty", "whole")),
+    "cursor without numbers": Way(_empty(cursor={}), "bad_has_more", paging=("whole_or_offset",)),
+    "cursor of another page": Way(
+        _empty(cursor={"offset": 3, "limit": 3, "total_count": 3}), "bad_has_more", paging=("whole_or_offset",)
+    ),
 }
-"""The rows of the table of error classes, and the three forms of a 200 that is no list."""
+"""The rows of the table of error classes, and the forms of a 200 that is no list, or a list whose end is unknown."""
 
 STANDING = """
 select sources.name, sources.state, freshness.jobs, freshness.error_classes, freshness.is_blamed,
@@ -117,7 +134,7 @@ class Simulated:
 
     def can_fail(self, way: Way) -> bool:
         """Return whether the kind knows the way: without a cursor none is lost."""
-        return not way.later_pages_only or PRESETS[self.kind].format.checkpoints.paging.startswith("after")
+        return PRESETS[self.kind].format.checkpoints.paging in way.paging
 
     def since_polled(self) -> float:
         """Return for how many seconds the job that was polled longest ago has waited, without what the machine took."""
