@@ -2,7 +2,8 @@
 -- $1 source: int, key
 -- $2 request_interval: float8, seconds between requests
 --
--- Polls come first: while one is due, only a tenth of the rate limit is for events.
+-- Polls come first: while one is due, only a tenth of the rate limit is for events. If that time is further ahead than
+-- it was ever set, the server's clock was set back since.
 update checkpointd.sources
 set budget_at = $2::float8 * interval '1 s' + checkpointd.spent_until(
     checkpointd.valid_time(budget_at, charged_at), $2::float8 * interval '1 s', clock_timestamp()
@@ -14,7 +15,7 @@ where key = $1::int
     checkpointd.valid_time(budget_at, charged_at), $2::float8 * interval '1 s', clock_timestamp()
   ) + $2::float8 * interval '1 s' <= clock_timestamp()
   and (
-    checkpointd.is_over(events_budget_at, charged_at, clock_timestamp())
+    (events_budget_at - clock_timestamp() between interval '0' and 10 * $2::float8 * interval '1 s') is not true
     or not exists (
       select
       from checkpointd.polling

@@ -70,10 +70,12 @@ claimed as (
   set lease_token = excluded.lease_token,
     attempt_at = excluded.attempt_at,
     lease_expires_at = excluded.lease_expires_at,
+    due_at = least(event_lists.due_at, excluded.attempt_at),  -- if it is released, it keeps its place
     read_from = checkpointd.not_after(event_lists.read_from, excluded.attempt_at),
     complete_from = checkpointd.not_after(event_lists.complete_from, excluded.attempt_at),
     pass_from = checkpointd.not_after(event_lists.pass_from, excluded.attempt_at),
-    failing_since = checkpointd.not_after(event_lists.failing_since, excluded.attempt_at)
+    failing_since = checkpointd.not_after(event_lists.failing_since, excluded.attempt_at),
+    steps_at = checkpointd.not_after(event_lists.steps_at, excluded.attempt_at)
   where checkpointd.is_over(event_lists.lease_expires_at, event_lists.attempt_at, excluded.attempt_at)
   returning *
 )

@@ -31,6 +31,7 @@ due as (
 update checkpointd.sources
 set job_list_lease_token = checkpointd.random_token(),
   job_list_attempt_at = clock.now,
+  job_list_due_at = least(sources.job_list_due_at, clock.now),  -- for the case that the lease is lost
   job_list_lease_expires_at = clock.now + $2::float8 * interval '1 s',
   job_list_complete_from = checkpointd.not_after(sources.job_list_complete_from, clock.now),
   job_list_complete_at = checkpointd.not_after(sources.job_list_complete_at, clock.now)

@@ -9,11 +9,12 @@ import asyncpg
 import pytest
 from aiohttp import web
 
+from checkpointd.domain.event_list import NEWEST_IDS
 from checkpointd.polling import event_reading
 from checkpointd.polling import events as module
 from checkpointd.polling.events import EventLists
 from checkpointd.polling.source import ActiveSource
-from checkpointd.postgres import event_lists
+from checkpointd.postgres import event_lists, queries
 from checkpointd.postgres.store import Store
 from checkpointd.telemetry.health import Health
 from support.harness import open_source, polling_one, sync, tick, track, until, until_true
@@ -340,6 +341,30 @@ async def test_refusals_starve_no_list(store: Store, provider: Provider) -> None
             left, events._silent_until = 10, 0.0
             await events.tick()
     assert set(jobs) == {request.match_info["job"] for request in provider.event_requests}
+
+
+async def test_an_answer_that_is_not_read_locks_nothing(store: Store, sql: asyncpg.Connection, url: str) -> None:
+    """A daemon that is suspended before it reads the answer to its largest claim keeps no list from the others.
+
+    The claim has committed before: its answer fits the buffers of the connection.
+    """
+    await track(store, *(f"ftjob-{number}" for number in range(module.MOST_CLAIMED)))
+    ids = [f"ftevent-{number:036}" for number in range(NEWEST_IDS)]
+    await sql.execute(
+        """insert into checkpointd.event_lists (job, lease_token, attempt_at, due_at, known_ids, pass_ids)
+        select job, 0, now(), now(), $1, $1 from checkpointd.polling""",
+        ids,
+    )
+    source = await sql.fetchval("select key from checkpointd.sources")
+    suspended = await asyncpg.connect(url)
+    claim = await suspended.prepare(queries.CLAIM_EVENT_LISTS)
+    suspended._transport.pause_reading()
+    claiming = asyncio.ensure_future(claim.fetch(source, module.MOST_CLAIMED, True, 60.0))
+    leased = f"select count(lease_expires_at) = {module.MOST_CLAIMED} from checkpointd.event_lists"
+    await until_true(sql, leased, seconds=5)
+    suspended._transport.resume_reading()
+    assert len(await claiming) == module.MOST_CLAIMED
+    await suspended.close()
 
 
 async def test_a_cancelled_reading_gives_all_leases_back(

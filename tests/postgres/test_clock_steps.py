@@ -42,6 +42,7 @@ class Scenario:
         self.tracked = {f"{name}-{letter}" for letter in "abcd"}
         self._leases: list[Lease] = []
         self._lists: list[JobListLease] = []
+        self._event_lists: list[EventListLease] = []
         self.steps: list[Step] = [
             partial(store.track, key, [self._id("a"), self._id("b"), self._id("d")]),
             self._claim_list,
@@ -56,6 +57,12 @@ class Scenario:
             self._finish_list,
             self._claim_named,
             partial(self._save, complete=False),
+            self._claim_events,
+            self._finish_events,
+            self._claim_events,
+            lambda: event_lists.release(store, self._event_lists),
+            partial(event_lists.charge_request, store, key, 30),
+            partial(store.charge_source, key, 0.01),
             partial(store.pause_source, key, 30, "throttled"),
             partial(store.pause_source, key, 60, "throttled again"),
             self._claim_list,
@@ -68,7 +75,10 @@ class Scenario:
             partial(self._with_jobs, store.resync, "a"),
             self._claim_named,
             lambda: store.release(self._leases),
-            self._claim_named,
+            # These leases are lost.
+            partial(self._claim_named, "a"),
+            self._claim_events,
+            self._claim_list,
         ]
 
     def _id(self, letter: str) -> str:
@@ -88,6 +98,17 @@ class Scenario:
         """Claim the job list if it is due."""
         return await job_lists.claim(self._store, self.key, 60, 30, due_or_not=False)
 
+    async def claim_events(self) -> list[EventListLease]:
+        """Claim the event lists that are due."""
+        return await event_lists.claim(self._store, self.key, 20, 60, reads_events=True)
+
+    async def _claim_events(self) -> None:
+        self._event_lists = await self.claim_events()
+
+    async def _finish_events(self) -> None:
+        for lease in self._event_lists:
+            await event_lists.finish(self._store, lease, 300)
+
     async def _claim(self) -> None:
         self._leases = await self.claim_due()
 
@@ -102,8 +123,8 @@ class Scenario:
         for lease in self._lists:
             await job_lists.finish(self._store, lease, 30, whole=True, error=None)
 
-    async def _claim_named(self) -> None:
-        self._leases = await self._store.claim_named_jobs(await self._jobs("abcd"), {self.key: 0.01}, 60)
+    async def _claim_named(self, letters: str = "abcd") -> None:
+        self._leases = await self._store.claim_named_jobs(await self._jobs(letters), {self.key: 0.01}, 60)
 
     async def _save(self, *, complete: bool) -> None:
         failure = None if complete else Failure(ErrorClass.SERVER_ERROR, "HTTP 500")
@@ -132,7 +153,7 @@ async def _move_times(sql: asyncpg.Connection, seconds: float) -> None:
     tables = await sql.fetch("""
         select table_name as name, string_agg(format('%1$I = %1$I + $1', column_name), ', ') as assignments
         from information_schema.columns where table_schema = 'checkpointd' and data_type = 'timestamp with time zone'
-        and table_name in ('polling', 'sources', 'jobs') group by table_name""")
+        and table_name in ('polling', 'sources', 'jobs', 'event_lists') group by table_name""")
     for table in tables:
         assignments = table["assignments"].replace("$1", f"interval '{seconds} s'")
         await sql.execute(f"update checkpointd.{table['name']} set {assignments}")
@@ -151,8 +172,10 @@ async def _play(store: Store, sql: asyncpg.Connection, ahead: float, start: int,
             await _move_times(sql, ahead)
     await _move_times(sql, -LONGEST_GAP)
     where = f"{ahead:+} s from statement {start} until {end}"
+    assert await event_lists.charge_request(store, key, 0.01), where
     assert scenario.tracked == {lease.id for lease in await scenario.claim_due()}, where
     assert [key] == [lease.source for lease in await scenario.claim_list()], where
+    assert scenario.tracked == {lease.id for lease in await scenario.claim_events()}, where
 
 
 @pytest.mark.parametrize("ahead", [3600, 30, 30 * 86400, -3600, -30 * 86400])
@@ -192,6 +215,12 @@ async def test_no_step_makes_a_wrong_decision(store: Store, sql: asyncpg.Connect
     await until_true(sql, stored, seconds=1)
     await job_lists.finish(store, job_list, 30, whole=True, error=None)
     await until_true(sql, stored, seconds=1)
+    await sql.execute("""
+        update checkpointd.polling set error_class = null;
+        insert into checkpointd.event_lists (job, lease_token, attempt_at, due_at, steps_at)
+        select job, 0, 'yesterday', 'yesterday', 'tomorrow' from checkpointd.polling""")
+    assert await event_lists.claim(store, key, 1, 60, reads_events=True)
+    assert await sql.fetchval("select steps_at = attempt_at from checkpointd.event_lists")
 
 
 async def test_no_step_makes_an_event_list_due_again_and_again(store: Store, sql: asyncpg.Connection) -> None:

@@ -28,12 +28,13 @@ LISTS_AT_A_TIME: Final = 2
 """How many lists are read at a time, at most."""
 
 FEWEST_CLAIMED: Final = 16
-MOST_CLAIMED: Final = 1000
+MOST_CLAIMED: Final = 100
 CLAIM_SECONDS: Final = 2.0
 """As many lists are claimed at once as are read in about this many seconds, within these numbers.
 
 A claim looks at all jobs of the source, so small claims of many jobs would cost more than the readings. But lists that
-are claimed and wait are closed to other daemons.
+are claimed and wait are closed to other daemons. And the answer to a claim must fit the buffers of a connection: if a
+daemon is suspended before it reads a longer one, the server waits, and keeps the rows locked.
 """
 
 RESTART_FAILURES: Final = 3
