@@ -1,7 +1,8 @@
 -- The jobs side by side: what each was given, and what came of it.
 --
 -- A lateral subquery with an offset is not merged into the query: so each document is converted once for all columns
--- that are read from it, and not at all if a query needs none of them.
+-- that are read from it, and not at all if a query needs none of them. Likewise, the steps of a job are read only for
+-- the columns of its curve.
 create or replace view fine_tuning.comparison as
 select sources.name as source, jobs.id as fine_tuning_job_id, jobs.status, jobs.model, jobs.fine_tuned_model,
   case jsonb_typeof(given.record -> 'method')
@@ -35,7 +36,9 @@ select sources.name as source, jobs.id as fine_tuning_job_id, jobs.status, jobs.
     last.valid_mean_token_accuracy, last.full_valid_loss, last.full_valid_mean_token_accuracy, last.extra_metrics
   ) as last_value,
   last.train_loss as last_train_loss, last.valid_loss as last_valid_loss, last.full_valid_loss as last_full_valid_loss,
-  last.valid_loss - last.train_loss as valid_gap, last.full_valid_loss - last.train_loss as full_valid_gap
+  last.valid_loss - last.train_loss as valid_gap, last.full_valid_loss - last.train_loss as full_valid_gap,
+  (curve.best).metric as curve_metric, (curve.best).direction as curve_direction,
+  (curve.best).step_number as curve_best_step, (curve.best).value as curve_best_value
 from checkpointd.jobs
 join checkpointd.sources on sources.key = jobs.source
 left join checkpointd.summaries on summaries.job = jobs.key
@@ -49,10 +52,15 @@ cross join lateral (
   select checkpointd.unix_time(jobs.created_at, interval '1 day') as created_at,
     checkpointd.unix_time(jobs.finished_at, interval '1 day') as finished_at
   offset 0
-) as times;
+) as times
+cross join lateral (
+  select (select curves from checkpointd.curves where curves.job = jobs.key) as best
+  offset 0
+) as curve;
 
 comment on view fine_tuning.comparison is
-  'One row for each job that was ever tracked: what it was given, how long it took, its best and its last checkpoint.';
+  'One row for each job that was ever tracked: what it was given, how long it took, its best and its last checkpoint, '
+  'and the best step of its curve.';
 comment on column fine_tuning.comparison.source is 'Source of the job.';
 comment on column fine_tuning.comparison.fine_tuning_job_id is 'The provider''s id of the job.';
 comment on column fine_tuning.comparison.status is
@@ -110,3 +118,11 @@ comment on column fine_tuning.comparison.last_full_valid_loss is
 comment on column fine_tuning.comparison.valid_gap is
   'last_valid_loss minus last_train_loss: by how much the model is worse on new data than on its training data.';
 comment on column fine_tuning.comparison.full_valid_gap is 'last_full_valid_loss minus last_train_loss.';
+comment on column fine_tuning.comparison.curve_metric is
+  'Metric by which the best step of the curve was chosen, see best_steps.metric: it can be another one than metric, and '
+  'is known without checkpoints, too. Null if there is none, or there are no steps.';
+comment on column fine_tuning.comparison.curve_direction is 'minimize or maximize; null without curve_metric.';
+comment on column fine_tuning.comparison.curve_best_step is
+  'Best training step of the curve by curve_metric; null if no step has it. It need not have a checkpoint: see '
+  'best_steps.nearest_checkpoint_id.';
+comment on column fine_tuning.comparison.curve_best_value is 'Value of curve_metric at that step.';

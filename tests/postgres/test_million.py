@@ -1,4 +1,4 @@
-"""The queries of dashboards are fast with a million checkpoints, and use the indexes."""
+"""The queries of dashboards are fast with a million checkpoints and steps, and use the indexes."""
 
 import asyncio
 import json
@@ -25,6 +25,11 @@ FILL = """
       1.0 / n, 1.1 / n, 1.2 / n, case when n < 98 then now() end,
       json_build_object('id', n, 'object', 'fine_tuning.job.checkpoint', 'step_number', 10 * n)
     from generate_series(1, 100) n cross join checkpointd.jobs j;
+    insert into checkpointd.event_lists (job, lease_token, attempt_at, due_at, steps)
+    select key, 0, now(), now(), 100 from checkpointd.jobs;
+    insert into checkpointd.steps (job, step_number, created_at, total_steps, train_loss, valid_loss, id)
+    select j.key, n, 1735689600 + n, 100, 1.0 / n, case when n % 10 = 0 then 1.1 / n end, 'ftevent-' || n
+    from checkpointd.jobs j cross join generate_series(1, 100) n order by j.key, n;
     insert into checkpointd.polls (job, first_at, last_at, outcome, items, new, changed)
     select j.key, t, t, 'changed', 3, 5, 0 from generate_series(1, 20) n cross join checkpointd.jobs j
     cross join lateral (select now() - (100 - 5 * n) * interval '1 day') a (t);
@@ -35,12 +40,12 @@ FILL = """
     select j.key, convert_to(n::text, 'UTF8'), 'no object', '[]'
     from generate_series(1, 10) n cross join checkpointd.jobs j where j.id like '%7';
     select checkpointd.summarise(array_agg(key), array_agg(false)) from checkpointd.jobs"""
-"""10,000 jobs of two sources with 100 checkpoints each, which came one a day over a hundred days."""
+"""10,000 jobs of two sources with 100 checkpoints each, which came one a day over a hundred days, and 100 steps each."""
 
 
 @pytest.fixture(scope="module")
 def million(postgres: str, migrated: str) -> Iterator[str]:
-    """Yield the URL of a database with a million checkpoints."""
+    """Yield the URL of a database with a million checkpoints and a million steps."""
 
     async def make() -> None:
         admin = await asyncpg.connect(postgres.format("postgres"))
@@ -91,7 +96,8 @@ async def _explained(reader: asyncpg.Connection, query: str) -> tuple[dict[str, 
         (f"select * from fine_tuning.checkpoint_metrics where {ONE}", 300, {"checkpoints_pkey"}, 0.3),
         ("select * from fine_tuning.jobs where id = 'ftjob-777'", 1, {"polling_pkey"}, 0.3),
         (f"select * from fine_tuning.best_checkpoints where {ONE}", 1, {"checkpoints_pkey"}, 0.3),
-        (f"select * from fine_tuning.comparison where {ONE}", 1, {"checkpoints_pkey"}, 0.3),
+        (f"select * from fine_tuning.comparison where {ONE}", 1, {"checkpoints_pkey", "steps_pkey"}, 0.3),
+        (f"select * from fine_tuning.best_steps where {ONE}", 1, {"checkpoints_pkey", "steps_pkey"}, 0.3),
         (f"select * from fine_tuning.freshness where {ONE}", 1, {"polling_pkey"}, 0.3),
         (f"select * from fine_tuning.changes where {ONE} order by seq desc limit 50", 50, {"changes_job"}, 0.3),
         (f"select * from fine_tuning.polls where {ONE} order by id desc limit 50", 20, {"polls_job"}, 0.3),
@@ -106,7 +112,9 @@ async def _explained(reader: asyncpg.Connection, query: str) -> tuple[dict[str, 
         ("select * from fine_tuning.freshness where is_stale", 0, set(), 2),
         ("select * from fine_tuning.jobs", 10000, set(), 2),
         ("select * from fine_tuning.best_checkpoints", 10000, set(), 5),
-        ("select * from fine_tuning.comparison", 10000, set(), 5),
+        ("select source, fine_tuning_job_id, best_value from fine_tuning.comparison", 10000, set(), 1),
+        ("select * from fine_tuning.comparison", 10000, set(), 15),
+        ("select * from fine_tuning.best_steps", 10000, {"steps_pkey"}, 15),
         ("select * from fine_tuning.sources", 2, set(), 1),
         (LATEST, 3, {"checkpoints_pkey"}, 0.3),
     ],
@@ -123,7 +131,7 @@ async def test_dashboards(million: str, query: str, rows: int, indexes: set[str]
     if "ftjob-" in query:
         assert JOB & used
     if indexes:
-        assert not {"checkpoints", "changes", "polls"} & scanned
+        assert not {"checkpoints", "changes", "polls", "steps"} & scanned
     assert took < seconds
 
 
