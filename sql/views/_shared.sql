@@ -212,16 +212,21 @@ comment on function checkpointd.n_epochs is
   'Returns the number of epochs from the hyperparameters of a job, or null if they take more than 8 kB as stored: a '
   'view reads them for each checkpoint, and few jobs have as much as 1 kB.';
 
-create or replace function checkpointd.is_reinforcement(job checkpointd.jobs) returns boolean
+create or replace function checkpointd.shows_reinforcement(record text) returns boolean
 language sql immutable
 return coalesce(
-  job.payload::text ~* '"(type|method)"\s*:\s*"[^"]*(reinforce|\m(rl|rft|grpo|ppo|dapo|gspo))'
-    or job.payload::text ~* '"(eval_interval|eval_samples|compute_multiplier|reasoning_effort)"\s*:(?!\s*null)',
+  record ~* '"(type|method)"\s*:\s*"[^"]*(reinforce|\m(rl|rft|grpo|ppo|dapo|gspo))'
+    or record ~* '"(eval_interval|eval_samples|compute_multiplier|reasoning_effort)"\s*:(?!\s*null)',
   false
 );
-comment on function checkpointd.is_reinforcement is
-  'Returns whether the job record shows reinforcement learning, by its method or its hyperparameters. The record is '
-  'searched as text: a record with an escaped NUL character cannot be read as JSON.';
+comment on function checkpointd.shows_reinforcement is
+  'Returns whether a job record shows reinforcement learning, by its method or its hyperparameters. It is searched as '
+  'text: a record with an escaped NUL character cannot be read as JSON.';
+
+create or replace function checkpointd.is_reinforcement(job checkpointd.jobs) returns boolean
+language sql immutable
+return checkpointd.shows_reinforcement(job.payload::text);
+comment on function checkpointd.is_reinforcement is 'Returns whether the job record shows reinforcement learning.';
 
 create or replace function checkpointd.has_suspected_gap(job checkpointd.jobs, summary checkpointd.summaries)
 returns boolean

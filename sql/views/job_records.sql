@@ -34,6 +34,8 @@ language plpgsql as $$
 #variable_conflict use_column
 declare
   woken_jobs bigint[];
+  turning_jobs bigint[];
+  held_jobs bigint[];
   now timestamptz;
 begin
   -- A new status starts or ends the settling or the waiting of a job, reopens a sealed job, and makes it due. The
@@ -77,12 +79,35 @@ begin
   into woken_jobs
   from woken;
 
+  -- A record that is the first to show reinforcement learning, or no longer does, changes the default objective of its
+  -- job. The row of polling is locked, so that no save of the job chooses by the former record after this one.
+  with turning as materialized (
+    select jobs.key as job
+    from checkpointd.jobs
+    join unnest(record_job, record_payload) as record (job, payload) on record.job = jobs.key
+    where checkpointd.shows_reinforcement(record.payload) <> checkpointd.is_reinforcement(jobs)
+  ),
+
+  locked as materialized (
+    select polling.job
+    from checkpointd.polling
+    join turning on turning.job = polling.job
+    order by polling.job
+    for no key update of polling skip locked
+  )
+
+  select coalesce(array_agg(turning.job), '{}'),
+    coalesce(array_agg(turning.job) filter (where locked.job is null), '{}')
+  into turning_jobs, held_jobs
+  from turning
+  left join locked on locked.job = turning.job;
+
   saved := array(
     select jobs.key
     from checkpointd.jobs
     join unnest(record_job) as record (job) on record.job = jobs.key
-    where jobs.key <> all (status_job)
-      or jobs.key = any (woken_jobs)
+    where jobs.key <> all (held_jobs)
+      and (jobs.key <> all (status_job) or jobs.key = any (woken_jobs))
     order by jobs.key
     for no key update of jobs skip locked
   );
@@ -127,6 +152,7 @@ begin
     error, metadata, payload
   )
   where jobs.key = record.job;
+  perform checkpointd.summarise(turning_jobs, array_fill(false, array[cardinality(turning_jobs)]));
 
   -- What the provider estimates, until the first checkpoint arrives. A job whose row is locked keeps its old estimate,
   -- so this never waits.

@@ -5,7 +5,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from checkpointd.postgres import migrations, objectives
+from checkpointd.postgres import connection, migrations, objectives
 from checkpointd.postgres.objectives import set_objective, set_source_objectives
 from checkpointd.postgres.store import Store
 from support.harness import read_job_list, sync, track
@@ -67,6 +67,38 @@ async def test_losses_of_reinforcement(store: Store, provider: Provider, sql: as
     provider.checkpoints[JOB] = page([_item(n, train_loss=n, valid_loss=n) for n in (1, 2)])
     await sync(store, provider)
     assert (None, None, None, "default", None, 0, 2) == await _best(sql)
+
+
+async def test_method_that_is_known_late(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """When a job record says the method, the best checkpoint is chosen again: a loss counts or no longer counts."""
+    provider.checkpoints[JOB] = page([_item(n, train_loss=n) for n in (1, 2)])
+    await sync(store, provider)
+    by_loss, by_none = (1, "train_loss", "minimize", "default", 1, 2, 2), (None, None, None, "default", None, 0, 2)
+    assert by_loss == await _best(sql)
+    for method, expected in ((REINFORCEMENT, by_none), ({"type": "supervised"}, by_loss)):
+        provider.jobs = page([job(method=method)])
+        await read_job_list(store, provider)
+        assert expected == await _best(sql)
+
+
+async def test_method_of_a_locked_job(
+    store: Store, provider: Provider, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another transaction has locked a job, a record with another method is not stored, but left for later."""
+    monkeypatch.setattr(connection, "LOCK_RETRY_DELAYS", ())
+    provider.checkpoints[JOB] = page([_item(1, train_loss=1)])
+    await sync(store, provider)
+    provider.jobs = page([job()])
+    await read_job_list(store, provider)
+    provider.jobs = page([job(method=REINFORCEMENT)])
+    payload = "select payload::text from checkpointd.jobs"
+    before = await sql.fetchval(payload)
+    async with sql.transaction():
+        await sql.execute("select from checkpointd.polling for no key update")
+        await read_job_list(store, provider)
+        assert before == await sql.fetchval(payload)
+    await read_job_list(store, provider)
+    assert (None, None, None, "default", None, 0, 1) == await _best(sql)
 
 
 async def test_objectives_of_a_source_and_of_a_job(
@@ -178,6 +210,6 @@ async def test_upgrade_chooses_by_reward(
     await sql.execute(f"""
         update checkpointd.summaries set {before};
         delete from checkpointd.schema_migrations where name like 'views%'""")
-    async with store.connection() as connection:
-        await migrations.migrate(connection)
+    async with store.connection() as opened:
+        await migrations.migrate(opened)
     assert (2, "reward", "maximize", "default", 2, 2, 2) == await _best(sql)
