@@ -40,7 +40,7 @@ FILL = """
     select j.key, convert_to(n::text, 'UTF8'), 'no object', '[]'
     from generate_series(1, 10) n cross join checkpointd.jobs j where j.id like '%7';
     select checkpointd.summarise(array_agg(key), array_agg(false)) from checkpointd.jobs"""
-"""10,000 jobs of two sources with 100 checkpoints each, which came one a day over a hundred days, and 100 steps each."""
+"""10,000 jobs of two sources with 100 checkpoints each, which came one a day over 100 days, and 100 steps each."""
 
 
 @pytest.fixture(scope="module")

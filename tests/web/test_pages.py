@@ -296,6 +296,26 @@ async def test_step_curves(site: Site, sql: asyncpg.Connection) -> None:
         assert len([style for style in shown.all("path", "class") if "exact" in style]) == 5
 
 
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+async def test_best_step_without_best_checkpoint(
+    site: Site, store: Store, provider: Provider, sql: asyncpg.Connection, *, has_checkpoint: bool
+) -> None:
+    """If no checkpoint has a metric, the page shows the best step of the curve, and what to deploy near it."""
+    provider.checkpoints[JOB] = page([{**checkpoint(60), "metrics": {}}] if has_checkpoint else [])
+    await sync(store, provider)
+    await history.add_events(sql, [JOB], 100)
+    await sql.execute("update checkpointd.steps set full_valid_loss = 0.25 where step_number in (20, 50)")
+    shown = await site.open(f"/jobs/test/{JOB}")
+    best = "Best step of the curve: step 50, the smallest full_valid_loss , 0.2500, of "
+    assert best in shown.text
+    name = checkpoint(60)["fine_tuned_model_checkpoint"]
+    nearest = f"Checkpoint nearest to the best step so far copy {name} {best}"
+    assert has_checkpoint == (nearest in shown.text)
+    assert has_checkpoint == ("The nearest checkpoint that can be deployed is 10 steps away: step 60." in shown.text)
+    assert has_checkpoint == ("The checkpoint to deploy is unknown, because no checkpoint has a metric" in shown.text)
+    assert has_checkpoint != (f"Best step so far {best}" in shown.text)
+
+
 async def test_sample_of_steps(site: Site, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """If there are too many steps to read, a sample is drawn, and the pages say so."""
     await fill(sql, jobs=1, checkpoints=1)
