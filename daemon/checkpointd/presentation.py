@@ -127,6 +127,14 @@ def objective(best: Row) -> str:
     return f"{_EXTREMES[best['best_direction']]} {best['best_rule']}" if best["best_direction"] else ""
 
 
+def coverage(best: Row) -> str:
+    """Return how many checkpoints were compared by the objective, such as `2 of 3`, or "" without an objective.
+
+    `best` has the columns of best_checkpoints with the prefix `best_`.
+    """
+    return f"{best['best_covered']:,} of {best['best_candidates']:,}" if best["best_direction"] else ""
+
+
 def source_tone(state: str) -> str:
     """Return the tone of a source's state."""
     return _SOURCE_TONES.get(state, "neutral")

@@ -13,7 +13,8 @@ select now() as at, comparison.source, comparison.fine_tuning_job_id as id, left
   left(comparison.training_file, 300) as training_file, left(comparison.validation_file, 300) as validation_file,
   comparison.seed::text as seed, comparison.trained_tokens, comparison.created_at, comparison.finished_at,
   comparison.duration_seconds, left(comparison.metric, 300) as best_rule, comparison.direction as best_direction,
-  comparison.best_step, comparison.best_value, comparison.checkpoints, comparison.last_step,
+  comparison.covered as best_covered, comparison.checkpoints as best_candidates, comparison.best_step,
+  comparison.best_value, comparison.last_step,
   comparison.last_train_loss, comparison.last_valid_loss, comparison.last_full_valid_loss, comparison.valid_gap,
   comparison.full_valid_gap
 from unnest($1::text[], $2::text[]) with ordinality as requested (source, id, n)

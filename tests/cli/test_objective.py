@@ -29,8 +29,8 @@ async def test_objective(url: str, provider: Provider, tmp_path: Path) -> None:
         row[f"best_{name}"] for name in ("step", "rule", "direction", "set_for", "value", "covered", "candidates")
     )
     header, line = (await run("jobs")).out.splitlines()
-    assert "best step  by" in header
-    assert "3          largest reward" in line
+    assert "best step  covered  by" in header
+    assert "3          2 of 3   largest reward" in line
     ended = await run("objective", JOB, "cost", "--minimize")
     assert (0, f"{JOB}: no checkpoint has cost\n") == (ended.code, ended.out)
     await run("untrack", JOB)

@@ -64,6 +64,7 @@ async def test_tables_fit_the_terminal(
     assert max(map(len, lines)) <= columns
     assert re.match(rf"{jobs[0]}  running +active +1  1,000", lines[1])
     assert (columns == 120) == ("gpt-4o-mini-2024-07-18" in lines[1])
+    assert (columns == 120) == ("  1 of 1  " in lines[1])
 
 
 async def test_open_findings(url: str, store: Store, sql: asyncpg.Connection, tmp_path: Path) -> None:

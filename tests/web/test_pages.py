@@ -520,6 +520,8 @@ async def test_compare(site: Site, sql: asyncpg.Connection) -> None:
     different, _, same = shown.text.partition("Differences")[2].partition("The same for all jobs")
     assert re.search(r" base model gpt\S+ gpt\S+ batch size \d \d ", different)
     assert " best value 0." in different
+    assert re.search(r" best step of the curve \d+: smallest valid_loss, 0\.\d{4} ", different)
+    assert re.search(r" checkpoints with its metric (\d of \d) \1 ", same)
     assert " method supervised supervised seed 42 42 n epochs 4 4 " in same
     assert _compare(jobs[1]) in shown.all("a", "href")
     shown = await site.open(f"{_compare(*jobs)}&axis=epoch")

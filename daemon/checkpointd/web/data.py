@@ -121,6 +121,8 @@ class ComparisonPage(NamedTuple):
     curves: Sequence[Row]
     is_sample: bool
     """True if the curves are of a sample of the steps."""
+    best_steps: Sequence[Row | None]
+    """The best step of each curve, or None if it has none, or there are too many steps to look for it."""
     left_out: int
     """The number of jobs that were asked for and are not shown: they do not exist, or are too many."""
 
@@ -218,8 +220,12 @@ async def read_comparison_page(store: Store, keys: Sequence[tuple[str, str]], vi
         ]
         names = _common_names(trainings)
         curves = await views.list_step_curves(requests, names, COMPARED_PARTS) if requests else []
+        best_steps = [
+            None if request.every > 1 else await views.read_best_step(request.source, request.id)
+            for request in requests
+        ]
     is_sample = any(request.every > 1 for request in requests)
-    return ComparisonPage(jobs, view, trainings, names, curves, is_sample, len(asked) - len(jobs))
+    return ComparisonPage(jobs, view, trainings, names, curves, is_sample, best_steps, len(asked) - len(jobs))
 
 
 def _common_names(trainings: Sequence[Row]) -> list[str]:

@@ -128,7 +128,7 @@ def comparison_page(data: ComparisonPage, problems: Sequence[str]) -> str:
         query="",
         letters=metric_charts.LETTERS,
         figures=metric_charts.of_jobs(data.trainings, data.names, data.curves, data.view),
-        properties=differences.properties(data.jobs),
+        properties=differences.properties(data.jobs, data.best_steps),
     )
 
 
