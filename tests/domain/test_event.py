@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from checkpointd.domain import event_list
 from checkpointd.domain.checkpoint import EXTRA_METRICS
-from checkpointd.domain.event import STEP_BYTES, STEP_METRICS, Message, Step, read_event
+from checkpointd.domain.event import STEP_BYTES, STEP_METRICS, STEP_PAYLOAD_BYTES, Message, Step, read_event
 from checkpointd.domain.event_list import (
     ABSENT_GAP,
     LONGEST_BACK_OFF,
@@ -213,18 +213,19 @@ def test_numbers_beside_the_columns() -> None:
 
 def test_large_events() -> None:
     """A step of an event that is too large has its columns, and no payload. The reject of the event says so."""
-    large = _with(usage={"x": "y" * STEP_BYTES})
+    large = _with(usage={"x": "y" * STEP_PAYLOAD_BYTES})
     (step,) = (read := read_events([json.dumps(large).encode()])).steps
     assert (200, 1.1376, None, None) == (step.step_number, step.train_loss, step.extra_metrics, step.payload)
-    reason = f"not kept as received: more than {STEP_BYTES} bytes"
+    reason = f"not kept as received: more than {STEP_PAYLOAD_BYTES} bytes"
     assert [(f"the event: {reason}", True, large)] == [
         (reject.reason, reject.is_stored, json.loads(reject.raw or b"")) for reject in read.rejects
     ]
-    step, flaw = read_event(json.dumps(_with(**{f"{n:0100d}": n for n in range(EXTRA_METRICS)})).encode())
+    many = _with(**{f"{n:0100d}": n for n in range(EXTRA_METRICS)})
+    step, flaw = read_event(json.dumps(many).encode())
     assert isinstance(step, Step)
-    assert (None, None) == (step.extra_metrics, step.payload)
-    assert f"data: {reason}; the event: {reason}" == flaw
-    small = _with(usage={"x": "y" * (STEP_BYTES - 1000)})
+    assert (None, many) == (step.extra_metrics, json.loads(step.payload or ""))
+    assert f"data: not kept as received: more than {STEP_BYTES} bytes" == flaw
+    small = _with(usage={"x": "y" * (STEP_PAYLOAD_BYTES - 1000)})
     assert small == json.loads(_read(small).payload or "")
 
 

@@ -33,8 +33,11 @@ STEP_METRICS: Final = METRICS[1:]
 
 
 STEP_BYTES: Final = 4 * 1024
-"""The most bytes of the payload of a step, and of its numbers without a column: a job can have a million steps. In an
-event of OpenAI's or Bedrock's both have some hundred.
+"""The most bytes of the numbers of a step without a column. In an event of Bedrock's they have some hundred."""
+
+STEP_PAYLOAD_BYTES: Final = 16 * 1024
+"""The most bytes of the payload of a step: enough for the nested scores of a hundred graders, but less than another
+payload may have, because a job can have a million steps.
 """
 
 
@@ -55,7 +58,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     extra_metrics: str | None
     """All other numbers by name, as a JSON object, or None."""
     payload: str | None
-    """The event as received, or None if the other fields can reproduce it or it is larger than STEP_BYTES."""
+    """The event as received, or None if the other fields can reproduce it or it is larger than STEP_PAYLOAD_BYTES."""
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -270,12 +273,12 @@ def _step(item: Item, event_id: str, created_at: int | None, data: Mapping[str, 
         id=event_id,
         created_at=created_at,
         total_steps=total_steps,
-        extra_metrics=_bounded(item, "data", json.dumps(extra)) if extra else None,
-        payload=_bounded(item, "the event", item.payload),
+        extra_metrics=_bounded(item, "data", json.dumps(extra), STEP_BYTES) if extra else None,
+        payload=_bounded(item, "the event", item.payload, STEP_PAYLOAD_BYTES),
         **metrics,
     )
 
 
-def _bounded(item: Item, name: str, document: str) -> str | None:
-    is_large = len(document.encode()) > STEP_BYTES
-    return item.keep(name, Odd(f"not kept as received: more than {STEP_BYTES} bytes")) if is_large else document
+def _bounded(item: Item, name: str, document: str, most: int) -> str | None:
+    is_large = len(document.encode()) > most
+    return item.keep(name, Odd(f"not kept as received: more than {most} bytes")) if is_large else document

@@ -12,7 +12,7 @@ from operator import methodcaller
 from typing import Any, Final
 
 from checkpointd.domain.checkpoint import EXTRA_METRICS, Checkpoint
-from checkpointd.domain.event import STEP_BYTES, STEP_METRICS, Step
+from checkpointd.domain.event import STEP_METRICS, STEP_PAYLOAD_BYTES, Step
 from checkpointd.domain.event_list import Events
 from checkpointd.domain.job import JobRecord, job_id
 from checkpointd.domain.raw_item import head, without_secrets
@@ -116,7 +116,7 @@ def _step(step_number: int, items: Sequence[Item]) -> Step:
         created_at=created_at,
         total_steps=None,
         extra_metrics=json.dumps(extra) if extra else None,
-        payload=payload if len(payload.encode()) <= STEP_BYTES else None,
+        payload=payload if len(payload.encode()) <= STEP_PAYLOAD_BYTES else None,
         **{name: train_loss if name == "train_loss" else None for name in STEP_METRICS},
     )
 
