@@ -35,12 +35,13 @@ join checkpointd.jobs on jobs.key = event_lists.job
 join checkpointd.sources on sources.key = jobs.source;
 
 comment on view fine_tuning.event_lists is
-  'One row for each job whose events were requested: how far they have been read. At Together the list of metrics '
-  'counts as the events.';
+  'One row for each job whose event list a daemon has claimed: how far it has been read. At Together the list of '
+  'metrics counts as the events.';
 comment on column fine_tuning.event_lists.source is 'Source of the job.';
 comment on column fine_tuning.event_lists.fine_tuning_job_id is 'The provider''s id of the job.';
 comment on column fine_tuning.event_lists.last_attempt_at is
-  'Time when the last reading started, whatever its outcome.';
+  'Time when a daemon last claimed the list in order to read it, whatever came of it: if the rate limit permitted no '
+  'request, the list was given back unread.';
 comment on column fine_tuning.event_lists.last_read_at is
   'Time when the last reading started that got all new events; null if none did.';
 comment on column fine_tuning.event_lists.is_complete is
