@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkpointd.postgres import queries
 from checkpointd.postgres.snapshot import CurveRequest, snapshot
 from checkpointd.postgres.store import Store
 from checkpointd.web.chart import Point
@@ -64,6 +65,44 @@ async def test_first_and_last_step(sql: asyncpg.Connection) -> None:
     read = [row[0] for row in plan if "on steps" in row[0]]
     assert 2 == len(read)
     assert all("Index" in line and re.search(r"actual rows=1(\.00)? loops=1\b", line) for line in read)
+
+
+async def test_names_of_metrics(sql: asyncpg.Connection) -> None:
+    """Metrics that few steps or checkpoints have are found, in the last ones only: not all steps are read."""
+    await fill(sql, jobs=20, checkpoints=3)
+    jobs = [row["id"] for row in await sql.fetch("select id from fine_tuning.jobs")]
+    await history.add_events(sql, jobs, 1000)
+    await sql.execute(
+        """update checkpointd.steps set extra_metrics = case
+          when step_number % 49 = 0 then '{"valid_reward": 1, "cost": 2}'
+          when step_number < 900 then '{"early": 1}'
+        end::jsonb"""
+    )
+    await sql.execute(
+        """update checkpointd.checkpoints set extra_metrics = '{"score": 1}'
+        where step_number = (select min(step_number) from checkpointd.checkpoints)"""
+    )
+    await sql.execute("vacuum analyze checkpointd.steps")
+    reads = "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'steps'"
+    async with sql.transaction():
+        before = await sql.fetchval(reads)
+        (training,) = await sql.fetch(queries.LIST_TRAINING, ["large"], jobs[:1], 10)
+        assert before < await sql.fetchval(reads) < before + 200
+    assert ["valid_reward", "cost", "score"] == training["names"]
+
+
+@pytest.mark.parametrize("steps", [(-(2**63), 2**63 - 1), (2**63 - 1,), (-(2**63),)])
+async def test_names_of_metrics_at_the_ends(sql: asyncpg.Connection, steps: tuple[int, ...]) -> None:
+    """The last steps are found whatever their numbers are."""
+    job = await _long_job(sql, len(steps))
+    for n, step in enumerate(steps, 1):
+        await sql.execute(
+            """update checkpointd.steps set step_number = $2, extra_metrics = '{"cost": 1}' where step_number = $1""",
+            n,
+            step,
+        )
+    (training,) = await sql.fetch(queries.LIST_TRAINING, ["large"], [job], 10)
+    assert ["cost"] == training["names"]
 
 
 async def test_values_that_cannot_be_drawn(store: Store, sql: asyncpg.Connection) -> None:
