@@ -98,6 +98,23 @@ async def test_what_a_refresh_keeps(tab: Tab, port: int, store: Store, sql: asyn
     assert [] == [error for error in tab.errors if "ERR_" not in error]
 
 
+async def test_position_in_a_chart(tab: Tab, port: int, store: Store, sql: asyncpg.Connection, job: str) -> None:
+    """The Tab key returns to the point of a chart that had the focus last, also after a refresh."""
+    async with web.serve("127.0.0.1", port, list, store, ["large"]):
+        await tab.open(f"http://127.0.0.1:{port}/jobs/large/{job}")
+        points = "[...document.querySelectorAll('#chart-1-plot .point')]"
+        await tab.evaluate(f"{points}[10].focus()")
+        await tab.press("ArrowRight")
+        await tab.press("Tab")
+        stops = f"{points}.flatMap((point, n) => point.getAttribute('tabindex') === '0' ? [n] : [])"
+        for step in ("101", "102"):
+            await _add_step(sql)
+            await tab.wait_for(step, PROGRESS)
+            assert [11] == await tab.evaluate(stops)
+        assert not await tab.evaluate("document.activeElement.closest('#chart-1-plot')")
+    assert [] == [error for error in tab.errors if "ERR_" not in error]
+
+
 async def test_selected_jobs(tab: Tab, port: int, store: Store, sql: asyncpg.Connection, job: str) -> None:
     """New jobs are listed without a reload. Selected jobs remain, also those that are now on the next page.
 

@@ -30,8 +30,12 @@ function choose(point) {
   for (const other of pointsOf(point.closest(".plot"))) other.setAttribute("tabindex", other === point ? "0" : "-1");
 }
 
+const visited = new Map(); // the point of each chart that had the focus last: a refresh keeps it
+
 document.addEventListener("focusin", ({ target }) => {
-  if (target.matches(".point")) choose(target);
+  if (!target.matches(".point")) return;
+  visited.set(target.closest(".plot"), target);
+  choose(target);
 });
 
 document.addEventListener("keydown", (event) => {
@@ -104,7 +108,7 @@ function show(fresh) {
   }
   if (document.title !== fresh.title) document.title = fresh.title;
   if (focused !== document.activeElement) focused.focus({ preventScroll: true }); // it was moved
-  if (focused.matches(".point")) choose(focused);
+  for (const point of visited.values()) if (point.isConnected) choose(point);
 }
 
 // Say that the page is stale, unless the page itself is about this problem.
