@@ -20,7 +20,7 @@ from checkpointd.simulator.server import serve_application, world_application
 from checkpointd.simulator.shapes import Kind, Shape
 from checkpointd.simulator.world import EPOCH, World
 from checkpointd.telemetry.health import Health
-from support.harness import open_source
+from support.harness import open_source, polling_one, tick
 from support.provider import error
 
 AFTER_ALL = EPOCH + 86_400
@@ -111,3 +111,25 @@ async def test_every_listed_step_is_stored(kind: Kind, store: Store, sql: asyncp
         assert messages == {tuple(row) for row in rows}
     assert 0 == await sql.fetchval("select count(*) from fine_tuning.earlier_steps")
     assert [True] * 3 == [row[0] for row in await sql.fetch("select is_complete from fine_tuning.event_lists")]
+
+
+async def test_rewards_that_only_events_have(store: Store, sql: asyncpg.Connection) -> None:
+    """If checkpoints have no metrics, the best step is that with the largest reward, and a checkpoint is near it."""
+    world = World(1, 1, EPOCH, Shape("bedrock", bare_checkpoints=True))
+    played = Played(world, 1)
+    played.now = AFTER_ALL
+    provider: Any = played  # it has a URL
+    async with played.serve(), polling_one(store, provider) as (poller, source, _):
+        await JobList(store, source, Health(), gap=30, lease_seconds=60, max_new_jobs=10).tick(due_or_not=True)
+        await tick(poller)
+        await EventLists(store, source, Health(), gap=300, lease_seconds=60).tick()
+    (job,) = [record["id"] for record in world.jobs(AFTER_ALL)]
+    steps, _ = _expected(world, job)
+    reward = max(data["critic_rewards_mean"] for data in steps.values())
+    row = await sql.fetchrow("select * from fine_tuning.best_steps")
+    assert ("critic_rewards_mean", "maximize", reward) == (row["metric"], row["direction"], row["value"])
+    assert reward == steps[row["step_number"]]["critic_rewards_mean"]
+    (rule,) = await sql.fetchrow("select rule from fine_tuning.best_checkpoints")
+    listed = [row["step_number"] for row in await sql.fetch("select step_number from fine_tuning.checkpoints")]
+    assert (None, min(abs(step - row["step_number"]) for step in listed)) == (rule, row["distance_steps"])
+    assert row["deploy_as"] is not None

@@ -252,6 +252,9 @@ def simulate(
         Retention, typer.Option(help="Which checkpoints are listed: those of the last three epochs, or all.")
     ] = "last-three",
     per_epoch: Annotated[int, typer.Option(min=1, max=100, help="Checkpoints per epoch.")] = 1,
+    bare_checkpoints: Annotated[
+        bool, typer.Option("--bare-checkpoints", help="Checkpoints have no metrics: only events have them.")
+    ] = False,
     replay: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Serve the recorded lists DIR/*.json unchanged, instead of simulated jobs."),
@@ -271,6 +274,7 @@ def simulate(
     if receiver:
         module.simulate_receiver(seed, port, given)
     elif replay is None:
-        module.simulate_jobs(Shape(kind, publish, order, retain, per_epoch), jobs, seed, speed, port)
+        shape = Shape(kind, publish, order, retain, per_epoch, bare_checkpoints=bare_checkpoints)
+        module.simulate_jobs(shape, jobs, seed, speed, port)
     else:
         module.simulate_recorded(replay, kind, port, given)

@@ -37,6 +37,9 @@ class Shape:
     reinforcement: float = 0.0
     """The share of jobs that are trained by reinforcement. In Bedrock all are."""
 
+    bare_checkpoints: bool = False
+    """Checkpoints have no metrics: only events have them."""
+
     shutdown_date: str | None = None
     """The day on which the base models are shut down, YYYY-MM-DD."""
 

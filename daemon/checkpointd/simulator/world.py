@@ -277,7 +277,7 @@ def _train(
             "created_at": int(made_at),
             "fine_tuned_model_checkpoint": model if number == count else intermediate_model,
             "fine_tuning_job_id": job["id"],
-            "metrics": metrics,
+            "metrics": {"step": step} if shape.bare_checkpoints else metrics,
             "step_number": step,
         }
         checkpoints.append(_Checkpoint(record, published_at, complete_at))
