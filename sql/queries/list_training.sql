@@ -3,9 +3,9 @@
 -- $2 id: text[], the provider's id of the job
 -- $3 count: bigint, the most names of a job
 --
--- A job that does not exist has no row. `names` are the metrics without a column of their own of the last hundred steps
--- and the last ten checkpoints, because many are not measured at each: that of the objective first, then rewards. The
--- hundred steps are looked for where they are if all steps are equally far apart.
+-- A job that does not exist has no row. `names` are the metrics without a column of their own of the last hundred
+-- steps and the last ten checkpoints, because many are not measured at each: that of the objective first, then
+-- rewards. The hundred steps are looked for where they are if all steps are equally far apart.
 select requested.n, coalesce(event_lists.step_count, 0) as step_count, event_lists.last_step,
   case when last_step.total_steps >= last_step.step_number then last_step.total_steps end as total_steps,
   coalesce(first_step.created_at, comparison.created_at) as started_at,

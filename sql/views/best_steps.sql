@@ -5,8 +5,8 @@
 -- it is preferred as soon as two steps have it, because one alone cannot be compared. A subquery whose condition is
 -- that no objective was set reads no steps otherwise.
 create or replace view checkpointd.curves as
-select event_lists.job, objective.metric, objective.direction, given.set_for, best.value, best.step_number, best.covered,
-  best.steps
+select event_lists.job, objective.metric, objective.direction, given.set_for, best.value, best.step_number,
+  best.covered, best.steps
 from checkpointd.event_lists
 join checkpointd.jobs on jobs.key = event_lists.job
 join checkpointd.given_objectives as given on given.job = event_lists.job
@@ -32,7 +32,8 @@ left join lateral (
     ) as loss (rank, metric, covered)
     where loss.covered > 0
     union all
-    select named.metric, 'maximize', reward.rank, named.covered, max(named.covered) filter (where reward.rank = 2) over ()
+    select named.metric, 'maximize', reward.rank, named.covered,
+      max(named.covered) filter (where reward.rank = 2) over ()
     from (
       select extra.metric, count(*) as covered
       from checkpointd.steps
@@ -80,8 +81,8 @@ comment on view checkpointd.curves is
   'One row for each job that has steps: its objective with regard to the steps, and the step that it prefers.';
 comment on column checkpointd.curves.job is 'Key of the job.';
 comment on column checkpointd.curves.metric is
-  'Name of the metric: that of the objective that was set; otherwise the usual one that the steps have; otherwise that '
-  'of the best checkpoint. Null if there is none.';
+  'Name of the metric: that of the objective that was set; otherwise the usual one that the steps have; otherwise '
+  'that of the best checkpoint. Null if there is none.';
 comment on column checkpointd.curves.direction is 'minimize or maximize; null without a metric.';
 comment on column checkpointd.curves.set_for is 'job, source or default, as in given_objectives.';
 comment on column checkpointd.curves.value is 'Value of the metric at the best step; null if no step has it.';
@@ -123,12 +124,12 @@ left join lateral (
 where (curve.best).steps > 0;
 
 comment on view fine_tuning.best_steps is
-  'One row for each job that has steps: the step with the least or the most of a metric, the objective of the job, and '
-  'the nearest checkpoint that can be deployed. If two values are equal, the later step is chosen. If no objective was '
-  'set, the metric is chosen from those of the steps: it can differ from that of best_checkpoints, because steps often '
-  'have metrics that checkpoints lack. Rewards are maximized, or losses minimized if there are no rewards: on all '
-  'validation data if at least two steps have the value; otherwise on validation data, and last on training data. The '
-  'losses of reinforcement learning do not count.';
+  'One row for each job that has steps: the step with the least or the most of a metric, the objective of the job, '
+  'and the nearest checkpoint that can be deployed. If two values are equal, the later step is chosen. If no '
+  'objective was set, the metric is chosen from those of the steps: it can differ from that of best_checkpoints, '
+  'because steps often have metrics that checkpoints lack. Rewards are maximized, or losses minimized if there are '
+  'no rewards: on all validation data if at least two steps have the value; otherwise on validation data, and last '
+  'on training data. The losses of reinforcement learning do not count.';
 comment on column fine_tuning.best_steps.source is 'Source of the job.';
 comment on column fine_tuning.best_steps.fine_tuning_job_id is 'The provider''s id of the job.';
 comment on column fine_tuning.best_steps.step_number is 'Best training step; null if no step has the metric.';

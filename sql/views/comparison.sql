@@ -119,8 +119,8 @@ comment on column fine_tuning.comparison.valid_gap is
   'last_valid_loss minus last_train_loss: by how much the model is worse on new data than on its training data.';
 comment on column fine_tuning.comparison.full_valid_gap is 'last_full_valid_loss minus last_train_loss.';
 comment on column fine_tuning.comparison.curve_metric is
-  'Metric by which the best step of the curve was chosen, see best_steps.metric: it can be another one than metric, and '
-  'is known without checkpoints, too. Null if there is none, or there are no steps.';
+  'Metric by which the best step of the curve was chosen, see best_steps.metric: it can be another one than metric, '
+  'and is known without checkpoints, too. Null if there is none, or there are no steps.';
 comment on column fine_tuning.comparison.curve_direction is 'minimize or maximize; null without curve_metric.';
 comment on column fine_tuning.comparison.curve_best_step is
   'Best training step of the curve by curve_metric; null if no step has it. It need not have a checkpoint: see '
