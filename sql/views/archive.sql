@@ -44,8 +44,8 @@ from explained;
 
 comment on view fine_tuning.archive is
   'One row for each job that was ever tracked: whether its record, all its checkpoints and all its events that the '
-  'provider had are stored, and otherwise what is missing. A job that has not ended is never complete. At Together the '
-  'list of metrics counts as the events: the messages of a job are not read.';
+  'provider had are stored, and otherwise what is missing. A job that has not ended is never complete. At Together '
+  'the list of metrics counts as the events: the messages of a job are not read.';
 comment on column fine_tuning.archive.source is 'Source of the job.';
 comment on column fine_tuning.archive.fine_tuning_job_id is 'The provider''s id of the job.';
 comment on column fine_tuning.archive.is_complete is
