@@ -446,6 +446,7 @@ begin
       quiet.content_digest, quiet.instability, quiet.unstable,
       quiet.settled and polling.equal_listings >= 2 and polling.rejected = 0 and not polling.poll_again
         and (polling.next_poll_at < 'infinity' or polling.sealed_at is not null)  -- an untracked job stays so
+        and polling.last_attempt_at <= clock_timestamp()  -- otherwise the clock that settled it was ahead
         and not exists (
           select
           from checkpointd.sources

@@ -2,9 +2,12 @@
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from checkpointd.postgres.overview import count_by_source
 from checkpointd.postgres.store import Store
+from checkpointd.service.database_changes import DatabaseChanges
+from checkpointd.telemetry.health import Health
 from support.harness import polling_one, read_job_list, sync, tick, track
 from support.provider import JOB, Provider, checkpoint, error, held, job, page
 
@@ -163,6 +166,54 @@ async def test_downtime_after_the_end_seals_no_job(store: Store, provider: Provi
         await _hours_pass(sql, 0.1)
     await _hours_pass(sql, 25)
     assert ["settling"] * 3 + ["sealed"] == await _poll_until(store, provider, sql, "sealed")
+
+
+async def test_seal_by_a_clock_that_was_ahead(store: Store, provider: Provider, sql: asyncpg.Connection) -> None:
+    """A job that is sealed right after its end, by a clock a month ahead, is polled again once the clock is right."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    provider.jobs = page([job(status="succeeded")])
+    await sync(store, provider)
+    await read_job_list(store, provider)
+    changes = DatabaseChanges(store, Health(), {}, [])
+    month = 30 * 24
+    await _hours_pass(sql, month)
+    assert ["settling"] * 3 + ["sealed"] == await _poll_until(store, provider, sql, "sealed")
+    await changes.reopen_sealed_jobs()
+    assert "sealed" == await _phase(sql)
+    assert 0 == await _poll(store, provider)
+    await _hours_pass(sql, -month)
+    await sql.execute("update checkpointd.polling set sealed_at = sealed_at + interval '30 d'")
+    with capture_logs() as lines:
+        await changes.reopen_sealed_jobs()
+        await changes.reopen_sealed_jobs()
+    assert [("database.jobs_reopened", 1)] == [(line["event"], line["jobs"]) for line in lines]
+    provider.checkpoints[JOB] = page([checkpoint(2), checkpoint(1)])
+    assert 1 == await _poll(store, provider)
+    assert 2 == await sql.fetchval("select checkpoint_count from fine_tuning.jobs")
+    assert 20 < (await _poll_until(store, provider, sql, "sealed")).count("settling") < 28
+
+
+async def test_poll_during_which_the_clock_was_set_back(
+    store: Store, provider: Provider, sql: asyncpg.Connection
+) -> None:
+    """The last poll before a seal seals nothing if the clock was a month ahead at its start, but not at its end."""
+    answer, reached, go_on = held(page([checkpoint(1)]))
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    provider.jobs = page([job(status="succeeded")])
+    await sync(store, provider)
+    await read_job_list(store, provider)
+    month = 30 * 24
+    await _hours_pass(sql, month)
+    for _ in range(2):
+        assert 1 == await _poll(store, provider)
+        await _hours_pass(sql, 1)
+    provider.checkpoints[JOB] = answer
+    async with polling_one(store, provider) as (poller, _, _):
+        assert 1 == await poller.tick()
+        await reached.wait()
+        await _hours_pass(sql, -month)
+        go_on.set()
+    assert "settling" == await _phase(sql)
 
 
 async def test_first_status_during_the_last_poll_prevents_the_seal(

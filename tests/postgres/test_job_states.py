@@ -146,6 +146,10 @@ class TrackedJob:
             self._status = next(status for status in STATUSES[JobEvent(step)] if status != self._status)
             records = read_jobs([json.dumps(job(self.job.id, self._status)).encode()])
             await save_job_records(store, self.database.job_list, records)
+        elif step == JobEvent.CLOCK_SET_BACK:
+            ahead = "update checkpointd.polling set sealed_at = sealed_at + interval '1 hour' where job = $1"
+            await self.database.sql.execute(ahead, self.job.key)
+            await store.reopen_sealed_jobs()
         elif step == JobEvent.SHOWN:
             await job_lists.record_listed(store, self.database.job_list, [self.job.id])
         elif step == CLAIMED:

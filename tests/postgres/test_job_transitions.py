@@ -99,13 +99,14 @@ _WRITE = """
 with given as materialized (
   select * from json_to_recordset($1) as g (key bigint, untracked bool, sealed bool, gone bool, error_class text,
     settling text, poll_again bool, equal_listings int, digest bool, never_due bool, complete bool, status text,
-    leased bool, expired bool, rejected int)),
+    leased bool, expired bool, ahead bool, rejected int)),
 job as (
   insert into checkpointd.jobs (key, source, id, tracked_by, untracked_at, status) overriding system value
   select key, 1, 'job-' || key, 'operator', case when untracked then now() end, status from given)
 insert into checkpointd.polling (job, source, lease_token, sealed_at, is_gone, error_class, failures, settling_since,
   poll_again, equal_listings, digest, next_poll_at, last_complete_at, last_attempt_at, lease_expires_at, rejected)
-select key, 1, 1, case when sealed then now() end, gone, error_class, (error_class is not null)::int,
+select key, 1, 1, case when sealed and ahead then now() + interval '1 hour' when sealed then now() end,
+  gone, error_class, (error_class is not null)::int,
   now() - case settling when 'before' then interval '1 day' when 'after' then interval '30 s' end, poll_again,
   equal_listings, case when digest then sha256('') end, case when never_due then 'infinity' else now() end,
   case when complete then now() end, now() - interval '1 min',
@@ -200,6 +201,7 @@ def _calls(row: Row) -> Iterator[Call]:
         for wake in (True,) if row.ended else (True, False):  # false for the first status of a job
             yield Call("save_job_records", JobEvent.ENDED if ended else JobEvent.RUNNING, (ended, wake))
     yield Call("record_listed_jobs", JobEvent.SHOWN)
+    yield Call("reopen_sealed_jobs", JobEvent.CLOCK_SET_BACK)
     for statement in WITHOUT_EVENT:
         yield Call(statement, None)
     if row.lease:
@@ -249,6 +251,7 @@ STATEMENTS: Mapping[str, Callable[[asyncpg.Connection, Work], Awaitable[Any]]] =
     ),
     "release_leases": lambda sql, work: sql.fetch(queries.RELEASE_LEASES, _keys(work), [1] * len(work)),
     "wake_failing_jobs": lambda sql, _: sql.fetch(queries.WAKE_FAILING_JOBS, [1]),
+    "reopen_sealed_jobs": lambda sql, _: sql.fetch(queries.REOPEN_SEALED_JOBS),
     "record_listed_jobs": lambda sql, work: sql.fetch(queries.RECORD_LISTED_JOBS, 1, 1, _ids(work)),
     "save_quiet_polls": lambda sql, work: sql.fetch(queries.SAVE_QUIET_POLLS, *_rows(QuietRow, work, 1)),
     "save_polls": lambda sql, work: sql.fetch(queries.SAVE_POLLS, True, 0, *_rows(PollRow, work, 1), *NOTHING_ELSE),
@@ -266,6 +269,7 @@ async def _run(sql: asyncpg.Connection, statement: str, work: Work) -> list[Row]
         {
             **row._asdict(), "key": key, "status": _STATUS[row.ended], "rejected": call.rejected,
             "expired": statement.startswith("claim"),  # a lease that another daemon may take over
+            "ahead": statement == "reopen_sealed_jobs",  # the clock, when the job was sealed
         } for key, (row, call) in enumerate(work, 1)
     ]  # fmt: skip
     await sql.execute(_WRITE, json.dumps(given))

@@ -167,7 +167,7 @@ def test_error_classes() -> None:
 def test_statements_of_job_states() -> None:
     """Each statement that changes the state of a job is a file of sql/queries."""
     statements = {word for row in DAEMON.rows("Job states", "event") for word in re.findall(r"`(\w+)`", row[2])}
-    assert len(statements) == 8
+    assert len(statements) == 9
     assert statements <= {path.stem for path in (TOP / "sql" / "queries").iterdir()}
 
 

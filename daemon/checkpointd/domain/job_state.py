@@ -75,6 +75,8 @@ class JobEvent(StrEnum):
     """The poll failed because of its source (attribution.py). Part of a listing may have been saved."""
     SHOWN = "shown"
     """The job list shows the job."""
+    CLOCK_SET_BACK = "clock_set_back"
+    """The time of a seal lies in the future, because the database's clock was ahead. It is looked for each minute."""
 
 
 _ACTIVE: Final = frozenset({JobState.ACTIVE})
@@ -103,6 +105,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, frozenset[JobState]]]] = 
         JobEvent.FAILED: _ACTIVE,
         JobEvent.SOURCE_FAILED: _ACTIVE,
         JobEvent.SHOWN: _ACTIVE,
+        JobEvent.CLOCK_SET_BACK: _ACTIVE,
     },
     JobState.SETTLING: {
         JobEvent.TRACKED: _SETTLING,
@@ -120,6 +123,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, frozenset[JobState]]]] = 
         JobEvent.FAILED: _POLLED,  # active if the part that was read had changes, as after `changed`
         JobEvent.SOURCE_FAILED: _POLLED,
         JobEvent.SHOWN: _SETTLING,
+        JobEvent.CLOCK_SET_BACK: _SETTLING,
     },
     # The command sync polls sealed jobs too. A failure is stored, but the job stays sealed until another event.
     JobState.SEALED: {
@@ -138,6 +142,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, frozenset[JobState]]]] = 
         JobEvent.FAILED: _SEALED,
         JobEvent.SOURCE_FAILED: _SEALED,
         JobEvent.SHOWN: _SEALED,
+        JobEvent.CLOCK_SET_BACK: _POLLED | _FAILING,
     },
     # A job in one of the next three states may have ended. Then it is settling again when the failure is over.
     JobState.MISSING: {
@@ -157,6 +162,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, frozenset[JobState]]]] = 
         JobEvent.FAILED: _POLLED,
         JobEvent.SOURCE_FAILED: _MISSING,
         JobEvent.SHOWN: _MISSING,
+        JobEvent.CLOCK_SET_BACK: _MISSING,
     },
     JobState.GONE: {
         JobEvent.TRACKED: _GONE,
@@ -175,6 +181,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, frozenset[JobState]]]] = 
         JobEvent.FAILED: _POLLED,
         JobEvent.SOURCE_FAILED: _GONE,
         JobEvent.SHOWN: _MISSING,
+        JobEvent.CLOCK_SET_BACK: _GONE,
     },
     JobState.FORBIDDEN: {
         JobEvent.TRACKED: _FORBIDDEN,
@@ -192,6 +199,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, frozenset[JobState]]]] = 
         JobEvent.FAILED: _POLLED,
         JobEvent.SOURCE_FAILED: _FORBIDDEN,
         JobEvent.SHOWN: _FORBIDDEN,
+        JobEvent.CLOCK_SET_BACK: _FORBIDDEN,
     },
     # Only `tracked` ends this state. If a failure is stored, it then determines the state until the next poll.
     JobState.UNTRACKED: dict.fromkeys(JobEvent, _UNTRACKED) | {JobEvent.TRACKED: _ACTIVE | _FAILING},

@@ -238,6 +238,10 @@ class Store:
         """Make tracked jobs due at once, sealed ones too. Their next listing is compared in full. Returns how many."""
         return len(await self.fetch(queries.RESYNC_JOBS, [job.key for job in jobs]))
 
+    async def reopen_sealed_jobs(self) -> int:
+        """Make sealed jobs due whose seal lies in the future: the clock was set back since. Returns how many."""
+        return len(await self.fetch(queries.REOPEN_SEALED_JOBS))
+
     async def find_jobs(self, ids: Sequence[str], source: str | None = None) -> list[Job]:
         """Find jobs by id, in all sources or in this one, also those that are no longer tracked."""
         return [Job(*row) for row in await self.fetch(queries.FIND_JOBS, ids, source)]

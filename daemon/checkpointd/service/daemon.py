@@ -23,7 +23,7 @@ from checkpointd.postgres.objectives import set_source_objectives
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.provider.http import open_session
 from checkpointd.service import systemd, webhooks
-from checkpointd.service.database_changes import CHECK_SECONDS, DatabaseChanges
+from checkpointd.service.database_changes import CHECK_SECONDS, SEAL_SECONDS, DatabaseChanges
 from checkpointd.service.signals import Stop
 from checkpointd.service.ticker import repeat, run_ticker
 from checkpointd.service.watchdog import feed_watchdog, report_status
@@ -177,6 +177,7 @@ def _ticking(
             (poller.wake, interval, poller.tick),
             (asyncio.Event(), database_metrics.REFRESH_SECONDS, refresh),
             (asyncio.Event(), CHECK_SECONDS, changes.check),
+            (asyncio.Event(), SEAL_SECONDS, changes.reopen_sealed_jobs),
             (asyncio.Event(), LEARN_SECONDS / 4, partial(learn, store, sources, usual, health)),
             (asyncio.Event(), EVALUATE_SECONDS / 3, partial(find, store, health)),
         ]

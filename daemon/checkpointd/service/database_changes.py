@@ -1,6 +1,7 @@
 """Notice what happens to the database itself: it is restored from a backup, or its clock is set.
 
-A step of the clock delays nothing, because times that were written in the future do not count. It is only logged.
+A step of the clock delays nothing, because times that were written in the future do not count. So it is only logged.
+But a clock that is ahead seals jobs too early. When it is right again, these jobs are reopened.
 """
 
 import asyncio
@@ -16,6 +17,9 @@ from checkpointd.telemetry.logs import log
 
 CHECK_SECONDS: Final = 10.0
 """The interval between two checks."""
+
+SEAL_SECONDS: Final = 60.0
+"""The interval between two searches for jobs that were sealed too early. Each reads all rows, as a claim does."""
 
 STEP_SECONDS: Final = 1.0
 """A smaller step of the clock is not logged. A clock that is only slewed gains or loses some milliseconds."""
@@ -38,6 +42,12 @@ class DatabaseChanges:
         with suppress(DatabaseUnavailableError), self._health.unit("registration"):
             await self._register()
             await self._compare_clocks()
+
+    async def reopen_sealed_jobs(self) -> None:
+        """Reopen jobs that were sealed by a clock that was ahead. While this fails, the health has a problem."""
+        with suppress(DatabaseUnavailableError), self._health.unit("seals"):
+            if reopened := await self._store.reopen_sealed_jobs():
+                log.warning("database.jobs_reopened", jobs=reopened, reason="the clock was ahead when they were sealed")
 
     async def _register(self) -> None:
         """Insert the rows of sources that are missing, and use the keys of the new rows from now on."""
