@@ -112,7 +112,8 @@ async def test_three_days(sql: asyncpg.Connection, jobs: dict[str, int], open_se
     await sender.tick()
     assert 0 == (await view(sql))["undelivered_count"], "the endpoint has not failed for three days"
     await sql.execute(
-        "update checkpointd.webhooks set next_attempt_at = now(), failing_since = now() - interval '3 days 1 s'"
+        """update checkpointd.webhooks
+        set next_attempt_at = now(), failing_since = now() - interval '3 days 1 s', failures = 11"""
     )
     receiver.received.clear()
     await sender.tick()
@@ -128,6 +129,23 @@ async def test_three_days(sql: asyncpg.Connection, jobs: dict[str, int], open_se
     assert ["succeeded"] == statuses(receiver.received)
 
 
+async def test_a_clock_that_is_ahead(
+    sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver
+) -> None:
+    """A step of the database's clock ends no delivery, until twelve attempts in a row have failed."""
+    await add_statuses(sql, jobs["ftjob-a"], ["queued"], "now() - interval '4 days'")
+    await (sender := open_sender()).tick()
+    receiver.answer_once(*[503] * 12)
+    for failures in range(1, 13):
+        assert 0 == (await view(sql))["undelivered_count"]
+        await sender.tick()
+        assert failures == len(receiver.received)
+        # The clock was right at the first attempt, and is a month ahead at the others.
+        await sql.execute("update checkpointd.webhooks set failing_since = now() - interval '30 days'")
+        await attempt_now(sql)
+    assert 1 == (await view(sql))["undelivered_count"]
+
+
 async def test_a_message_that_the_endpoint_cannot_handle(
     sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver
 ) -> None:
@@ -141,7 +159,8 @@ async def test_a_message_that_the_endpoint_cannot_handle(
     await (sender := open_sender()).tick()
     await sender.tick()
     await sql.execute(
-        "update checkpointd.webhooks set next_attempt_at = now(), failing_since = now() - interval '3 days 1 s'"
+        """update checkpointd.webhooks
+        set next_attempt_at = now(), failing_since = now() - interval '3 days 1 s', failures = 11"""
     )
     await sender.tick()
     assert ["too much", "too much", "running", "succeeded"] == statuses(receiver.received)

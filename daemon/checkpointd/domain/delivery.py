@@ -10,6 +10,11 @@ LONGEST_RETRY_GAP: Final = 3600.0
 GIVE_UP_SECONDS: Final = 3 * 86400.0
 """A failed attempt is the last one of a message that is this old, if its endpoint has failed for this long."""
 
+GIVE_UP_ATTEMPTS: Final = 12
+"""So many attempts in a row must have failed, too: the gaps have then grown to an hour. The three days are measured by
+the database's clock, which may have been set forward since the first one. An endpoint that was down for three days has
+failed about eighty times."""
+
 _TRANSIENT: Final = {408, 425, 429}
 
 
@@ -52,9 +57,9 @@ def next_gap(failures: int, answer: Answer) -> float:
     return max(gap, answer.retry_after or 0.0)
 
 
-def is_given_up(failing_seconds: float, age: float) -> bool:
-    """Return whether a failed attempt is the last one of a message of this age, of an endpoint that has failed so long.
+def is_given_up(failures: int, failing_seconds: float, age: float) -> bool:
+    """Return whether a failed attempt is the last one of a message of this age.
 
-    Both are in seconds.
+    The endpoint has failed for so long, with so many `failures` in a row before this one. Times are in seconds.
     """
-    return min(failing_seconds, age) >= GIVE_UP_SECONDS
+    return failures + 1 >= GIVE_UP_ATTEMPTS and min(failing_seconds, age) >= GIVE_UP_SECONDS

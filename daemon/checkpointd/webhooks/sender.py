@@ -95,7 +95,7 @@ class Sender:
             if loop.time() > renewed_at + (1 - POST_SHARE) * self._lease_seconds:
                 break  # a request could outlast the lease: this process was suspended, or the database was slow
             answer = await self._post(endpoint, message)
-            if answer.may_change and not is_given_up(lease.failing_seconds, message.age):
+            if answer.may_change and not is_given_up(lease.failures, lease.failing_seconds, message.age):
                 await self._delay(lease, answer)
                 return False
             renewed_at = loop.time()
