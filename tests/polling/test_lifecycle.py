@@ -174,7 +174,7 @@ async def test_seal_by_a_clock_that_was_ahead(store: Store, provider: Provider, 
     provider.jobs = page([job(status="succeeded")])
     await sync(store, provider)
     await read_job_list(store, provider)
-    changes = DatabaseChanges(store, Health(), {}, [])
+    changes = DatabaseChanges(store, Health(), {}, [], lambda _: {})
     month = 30 * 24
     await _hours_pass(sql, month)
     assert ["settling"] * 3 + ["sealed"] == await _poll_until(store, provider, sql, "sealed")

@@ -1,5 +1,8 @@
 """The daemon notices that its database was restored, or that the database's clock was set."""
 
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
 import asyncpg
 from structlog.testing import capture_logs
 
@@ -18,7 +21,7 @@ async def test_lost_source_is_registered_again(store: Store, provider: Provider,
     provider.checkpoints[JOB] = page([checkpoint(1)])
     health = Health()
     async with polling_one(store, provider) as (poller, source, _):
-        changes, lost = DatabaseChanges(store, health, KINDS, [source]), source.key
+        changes, lost = DatabaseChanges(store, health, KINDS, [source], lambda _: {}), source.key
         await sql.execute("truncate checkpointd.sources cascade")
         assert 0 == await tick(poller)
         with capture_logs() as lines:
@@ -36,13 +39,13 @@ async def test_rows_are_locked_only_to_register(store: Store, sql: asyncpg.Conne
     await store.register_sources(KINDS)
     async with sql.transaction():
         await sql.execute("select from checkpointd.sources for update")
-        await DatabaseChanges(store, Health(), KINDS, []).check()
+        await DatabaseChanges(store, Health(), KINDS, [], lambda _: {}).check()
 
 
 async def test_not_ready_while_a_source_has_no_row(store: Store, sql: asyncpg.Connection) -> None:
     """A source that cannot be registered is a problem, until it can be registered."""
     health = Health()
-    changes = DatabaseChanges(store, health, KINDS, [])
+    changes = DatabaseChanges(store, health, KINDS, [], lambda _: {})
     await sql.execute("alter table checkpointd.sources add constraint no_rows check (name = '')")
     await changes.check()
     (problem,) = health.problems()
@@ -52,11 +55,51 @@ async def test_not_ready_while_a_source_has_no_row(store: Store, sql: asyncpg.Co
     assert [] == health.problems()
 
 
+async def _restore(url: str, postgres: str, migrated: str, key: int) -> asyncpg.Connection:
+    """Put an older database in the place of the test's, which has only the source `test`. Returns a connection."""
+    admin, name = await asyncpg.connect(postgres.format("postgres")), urlsplit(url).path[1:]
+    await admin.execute(f"drop database {name} with (force)")
+    await admin.execute(f"create database {name} template {migrated} strategy file_copy")
+    await admin.close()
+    restored = await asyncpg.connect(url)
+    await restored.execute("insert into checkpointd.sources (key, name, kind) values ($1, 'test', 'openai')", key)
+    return restored
+
+
+async def test_objectives_after_a_restore(
+    store: Store, provider: Provider, sql: asyncpg.Connection, url: str, postgres: str, migrated: str
+) -> None:
+    """Sources get their objectives again if their rows are lost or are older ones, and only then."""
+    read = "select objective_metric from checkpointd.sources where name = 'test'"
+    async with open_source(store, provider) as source:
+        key = source.key
+
+        def objectives(keys: Mapping[str, int]) -> dict[int, tuple[str, str] | None]:
+            return {keys["test"]: ("reward", "maximize"), keys["without a key"]: None}
+
+        changes = DatabaseChanges(store, Health(), KINDS, [source], objectives)
+        await changes.check()
+        assert "reward" == await sql.fetchval(read)
+        restored = await _restore(url, postgres, migrated, source.key)
+        assert None is await restored.fetchval(read)
+        for _ in range(2):  # the first one may meet a connection that has ended
+            await changes.check()
+        assert ("reward", key) == (await restored.fetchval(read), source.key)
+        await restored.execute("update checkpointd.sources set objective_metric = 'cost' where key = $1", key)
+        await changes.check()
+        assert "cost" == await restored.fetchval(read)
+        await restored.execute("truncate checkpointd.sources cascade")
+        await changes.check()
+        assert "reward" == await restored.fetchval(read)
+        assert key != source.key
+        await restored.close()
+
+
 async def test_step_of_the_clock_is_logged(url: str, provider: Provider, sql: asyncpg.Connection) -> None:
     """A step of the database's clock is logged once, with its seconds; a clock that runs normally is not."""
     await sql.execute(SHIFTED_CLOCK)
     async with open_store(lambda: connect_shifted(url)) as store, open_source(store, provider) as source:
-        changes = DatabaseChanges(store, Health(), {"test": "openai"}, [source])
+        changes = DatabaseChanges(store, Health(), {"test": "openai"}, [source], lambda _: {})
         for hours in (1, 0):
             with capture_logs() as lines:
                 await changes.check()

@@ -134,6 +134,10 @@ class Store:
         """Return the time of the database's clock, in Unix seconds."""
         return float((await self.fetch(queries.READ_CLOCK))[0]["now"])
 
+    async def identify_database(self) -> tuple[object, ...]:
+        """Return values that differ once the database was restored, or its server restarted."""
+        return tuple((await self.fetch(queries.IDENTIFY_DATABASE))[0])
+
     async def claim_due_jobs(self, capacities: Mapping[int, Capacity], lease_seconds: float) -> list[Lease]:
         """Lease due jobs of each source, as many as it can take. If cancelled, releases them again.
 

@@ -87,7 +87,7 @@ async def run(
             health.waiting_for = None
             log.info("daemon.ready", sources=[source.name for source in sources])
             systemd.notify(READY=1)
-            changes = DatabaseChanges(store, health, settings.source_kinds, sources)
+            changes = DatabaseChanges(store, health, settings.source_kinds, sources, settings.objectives)
             senders = webhooks.open_senders(settings, endpoints, webhook_store, http, health)
             with _ticking(settings, store, health, poller, job_lists, sources, changes, senders, ticked, stop):
                 await stop.asked.wait()

@@ -5,12 +5,13 @@ But a clock that is ahead seals jobs too early. When it is right again, these jo
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
 from checkpointd.polling.source import ActiveSource
 from checkpointd.postgres.errors import DatabaseUnavailableError
+from checkpointd.postgres.objectives import set_source_objectives
 from checkpointd.postgres.store import Store
 from checkpointd.telemetry.health import Health
 from checkpointd.telemetry.logs import log
@@ -28,12 +29,25 @@ STEP_SECONDS: Final = 1.0
 class DatabaseChanges:
     """Checks at intervals that each source has its row, and that the database's clock runs as fast as ours."""
 
-    def __init__(self, store: Store, health: Health, kinds: Mapping[str, str], sources: Sequence[ActiveSource]) -> None:
-        """`kinds` are those of all configured sources, by name; `sources` are those that this process polls."""
+    def __init__(
+        self,
+        store: Store,
+        health: Health,
+        kinds: Mapping[str, str],
+        sources: Sequence[ActiveSource],
+        objectives: Callable[[Mapping[str, int]], Mapping[int, tuple[str, str] | None]],
+    ) -> None:
+        """`kinds` are those of all configured sources, by name; `sources` are those that this process polls.
+
+        `objectives` returns the configured objectives by the keys of the sources, which it gets by name.
+        """
         self._store = store
         self._health = health
         self._kinds = kinds
         self._sources = sources
+        self._objectives = objectives
+        self._database: object = None
+        """What identified the database and its sources at the last check."""
         self._offset: tuple[float, float] | None = None
         """The lowest and the highest possible difference between the two clocks at the last check, in seconds."""
 
@@ -50,7 +64,12 @@ class DatabaseChanges:
                 log.warning("database.jobs_reopened", jobs=reopened, reason="the clock was ahead when they were sealed")
 
     async def _register(self) -> None:
-        """Insert the rows of sources that are missing, and use the keys of the new rows from now on."""
+        """Insert the rows of sources that are missing, and use the keys of the new rows from now on.
+
+        If the database may have been restored, the rows get their objectives again, too. They get them only then: a
+        person or another daemon, with other settings, may have set others since.
+        """
+        database = await self._store.identify_database()
         keys = await self._store.register_sources(self._kinds)
         for source in self._sources:
             if source.key != keys[source.name]:
@@ -60,6 +79,9 @@ class DatabaseChanges:
                     source=source.name,
                     reason="its row is another one: a restored database, or a renamed source?",
                 )
+        if self._database != (database, keys):
+            await set_source_objectives(self._store, self._objectives(keys))
+            self._database = database, keys
 
     async def _compare_clocks(self) -> None:
         loop = asyncio.get_running_loop()
