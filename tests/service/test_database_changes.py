@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 import asyncpg
 from structlog.testing import capture_logs
 
+from checkpointd.polling.job_list import JobList
 from checkpointd.postgres.store import Store, open_store
 from checkpointd.service.database_changes import DatabaseChanges
 from checkpointd.telemetry.health import Health
@@ -92,6 +93,26 @@ async def test_objectives_after_a_restore(
         await changes.check()
         assert "reward" == await restored.fetchval(read)
         assert key != source.key
+        await restored.close()
+
+
+async def test_rejects_of_the_job_list_after_a_restore(
+    store: Store, provider: Provider, sql: asyncpg.Connection, url: str, postgres: str, migrated: str
+) -> None:
+    """An item that cannot be read is stored again after a restore, although the daemon has read it before."""
+    provider.jobs = page([{"object": "fine_tuning.job"}])
+    rejects = "select count(*) from fine_tuning.rejects"
+    async with open_source(store, provider) as source:
+        job_list = JobList(store, source, Health(), gap=30, lease_seconds=60, max_new_jobs=0)
+        changes = DatabaseChanges(store, Health(), {"test": "openai"}, [source], lambda _: {})
+        await changes.check()
+        assert await job_list.tick(due_or_not=True)
+        assert 1 == await sql.fetchval(rejects)
+        restored = await _restore(url, postgres, migrated, source.key)
+        for _ in range(2):  # the first one may meet a connection that has ended
+            await changes.check()
+        assert await job_list.tick(due_or_not=True)
+        assert 1 == await restored.fetchval(rejects)
         await restored.close()
 
 

@@ -68,8 +68,9 @@ class JobList:
         self._rejected: dict[bytes, bool] = {}
         """The keys of the rejects of the last pass, which are not counted and logged again.
 
-        The value is true if the reject was read since that pass ended.
+        The value is true if the reject was read since that pass ended. After a restore they are stored again.
         """
+        self._restores = source.restores
         self._failures_here = 0
         """Failures in a row of the pass at its present cursor, except those that pause the source."""
         self._failures = 0
@@ -90,6 +91,9 @@ class JobList:
         now = asyncio.get_running_loop().time()
         if self._client is not self._source.client:  # there is a new key
             self._client, self._silent_until = self._source.client, 0.0
+        if self._restores != self._source.restores:
+            self._restores = self._source.restores
+            self._rejected.clear()
         is_silent = self._source.is_silent(now) or now < self._silent_until
         if not self._source.has_key or (is_silent and not due_or_not):
             return None

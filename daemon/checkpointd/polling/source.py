@@ -77,6 +77,8 @@ class ActiveSource:
     """False until the command that prints the key has succeeded. Until then no request is sent."""
     most_polls: int | None = None
     """How many polls may run at most, with those that have given their slots up; or None for the default."""
+    restores: int = 0
+    """How often the database may have been restored: what this process remembers of its rows may not hold."""
     waiting: deque[Claim] = field(default_factory=deque)
     """Claimed jobs that no worker has started."""
     tests: deque[Claim] = field(default_factory=deque)

@@ -81,6 +81,8 @@ class DatabaseChanges:
                 )
         if self._database != (database, keys):
             await set_source_objectives(self._store, self._objectives(keys))
+            for source in self._sources:
+                source.restores += 1
             self._database = database, keys
 
     async def _compare_clocks(self) -> None:
