@@ -2,8 +2,10 @@
 
 import asyncio
 import resource
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import aiohttp
 import asyncpg
@@ -60,22 +62,23 @@ async def is_closed(reader: asyncio.StreamReader) -> bool:
         return True
 
 
+async def assert_answers(port: int) -> None:
+    """Send a request on a connection of its own. Raises AssertionError if it is not answered."""
+    try:
+        assert (200, "ok\n") == await get(port, "/livez")
+    except (OSError, aiohttp.ClientError):
+        raise AssertionError("the connection was closed") from None
+
+
 async def test_more_connections_than_the_limit(page: int) -> None:
     """Connections beyond the limit are closed at once, and a place that becomes free is used again."""
-
-    async def answers() -> None:
-        try:
-            assert (200, "ok\n") == await get(page, "/livez")
-        except (OSError, aiohttp.ClientError):
-            raise AssertionError("the connection was closed") from None
-
     async with silent(page, listener.CONNECTIONS) as opened:
         async with silent(page, 1) as [(refused, _)]:
             assert await is_closed(refused)
         with pytest.raises(AssertionError):
-            await answers()
+            await assert_answers(page)
         opened[0][1].close()
-        await eventually(answers)
+        await eventually(partial(assert_answers, page))
 
 
 @pytest.mark.usefixtures("short")
@@ -84,6 +87,26 @@ async def test_a_request_that_does_not_end(page: int) -> None:
     async with silent(page, listener.CONNECTIONS) as opened:
         assert all([await is_closed(reader) for reader, _ in opened])
         assert (200, "ok\n") == await get(page, "/livez")
+
+
+async def test_a_response_that_is_not_read(port: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that does not read its response is closed after some seconds, and makes room for others."""
+    monkeypatch.setattr(listener, "CONNECTIONS", 1)
+    monkeypatch.setattr(listener, "RESPONSE_SECONDS", 0.2)
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+
+    def problems() -> list[str]:
+        asked.set()
+        return ["x" * 20_000_000]  # more than the buffers of the system take
+
+    async with server.serve("127.0.0.1", port, problems, store, ["test"]):
+        with socket.socket() as client:
+            client.setblocking(False)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            await loop.sock_sendall(client, b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asked.wait()
+            await eventually(partial(assert_answers, port), seconds=10)
 
 
 @pytest.mark.usefixtures("few_files")

@@ -14,9 +14,11 @@ CONNECTIONS: Final = 32
 """The most connections at the same time. A quarter of the process's file descriptors is used at most."""
 
 REQUEST_SECONDS: Final = 2.0
+"""How long a client may take to send a request."""
+
 RESPONSE_SECONDS: Final = 3.0
-"""How long a client may take to send a request; and then how long the database may take to answer it, and the client to
-read the response. Each response closes its connection."""
+"""How long after that the connection lasts: the database may take two seconds for a page (server.py), and the client
+reads the response in the rest. Each response closes its connection."""
 
 BACKLOG: Final = 8
 """Connections that are accepted at the same time. For this moment each has a file descriptor, even if it is refused."""
