@@ -101,6 +101,41 @@ async def test_a_replay_during_a_request(
     assert receiver.received[0].id == receiver.received[1].id
 
 
+async def test_a_lease_by_a_clock_that_was_ahead(
+    sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver, store: Store
+) -> None:
+    """A lease holds back no other sender if the database's clock was set back after it was taken."""
+    await add_statuses(sql, jobs["ftjob-a"], ["queued"])
+    await (sender := open_sender()).tick()
+    assert await webhooks.claim(store, "hook", 1, 60, past_minutes=False)
+    await sender.tick()
+    assert [] == receiver.received
+    await sql.execute("""
+        update checkpointd.webhooks
+        set leased_at = leased_at + interval '30 days', lease_expires_at = lease_expires_at + interval '30 days'""")
+    await sender.tick()
+    assert ["queued"] == statuses(receiver.received)
+
+
+async def test_a_failure_by_a_clock_that_was_ahead(
+    sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver
+) -> None:
+    """If the database's clock was set back after a failed attempt, the next one is due at once, and not later."""
+    await add_statuses(sql, jobs["ftjob-a"], ["queued"])
+    await (sender := open_sender()).tick()
+    receiver.answer_once(503, 503)
+    await sender.tick()
+    await sender.tick()
+    assert 1 == len(receiver.received), "the next attempt is due in five seconds"
+    await sql.execute("""
+        update checkpointd.webhooks
+        set attempt_at = attempt_at + interval '30 days', next_attempt_at = next_attempt_at + interval '30 days',
+          failing_since = failing_since + interval '30 days'""")
+    await sender.tick()
+    assert 2 == len(receiver.received)
+    assert await sql.fetchval("select failing_since <= attempt_at and attempt_at <= now() from checkpointd.webhooks")
+
+
 async def test_a_cancelled_sender(
     sql: asyncpg.Connection, jobs: dict[str, int], open_sender: Open, receiver: Receiver
 ) -> None:
