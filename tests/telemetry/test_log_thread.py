@@ -76,6 +76,15 @@ def dropped_lines() -> float:
     return next(sample.value for family in LOG_LINES_DROPPED.collect() for sample in family.samples)
 
 
+def fill_queue() -> float:
+    """Log so many long lines that neither the pipe nor the queue takes another one. Returns dropped_lines()."""
+    before = dropped_lines()
+    for number in range(4 * QUEUE_LINES):
+        log.info("x" * 2000, number=number)
+    assert dropped_lines() > before
+    return dropped_lines()
+
+
 def test_a_reader_that_stops_reading(pipe: tuple[int, int], handler: ThreadHandler) -> None:
     """Logging goes on, the lines beyond the queue are counted, and the log says how many when the reader goes on."""
     before = dropped_lines()
@@ -145,6 +154,51 @@ def test_a_descriptor_that_does_not_block(pipe: tuple[int, int]) -> None:
     while not received.endswith(b"\n"):
         received += os.read(pipe[0], 65536)
     assert text == json.loads(received)["event"]
+
+
+def test_a_count_for_which_the_queue_has_no_room(handler: ThreadHandler) -> None:
+    """If the line that says how often another one was repeated is dropped, each repetition counts."""
+    log.info("repeated")
+    before = fill_queue()
+    for _ in range(7):
+        log.info("repeated")
+    handler.finish(0.05)
+    assert 7 == dropped_lines() - before
+
+
+def test_a_count_that_nobody_can_read(pipe: tuple[int, int], handler: ThreadHandler) -> None:
+    """The same is true if nobody can read the log any more."""
+    before = dropped_lines()
+    os.close(pipe[0])
+    for _ in range(1 + 7):
+        log.info("repeated")
+    handler.finish(5)
+    assert 1 + 7 == dropped_lines() - before
+
+
+def test_a_traceback_for_which_the_queue_has_no_room(pipe: tuple[int, int], handler: ThreadHandler) -> None:
+    """If the first line of an error is dropped, the next one has the traceback."""
+
+    def crash() -> None:
+        try:
+            1 / 0  # noqa: B018  # it raises
+        except ZeroDivisionError:
+            log.exception("crashed")
+
+    before = fill_queue()
+    crash()
+    dropped = dropped_lines() - before
+    assert 1 == dropped
+    reader = Reader(pipe[0])
+    while not reader.reported():
+        reader.join(0.01)
+    crash()
+    crash()
+    handler.finish(5)
+    os.close(pipe[1])
+    reader.join()
+    crashes = [event for event in reader.events() if event["event"] == "crashed"]
+    assert [(None, True), (1, False)] == [(event.get("repeated"), "exception" in event) for event in crashes]
 
 
 def test_a_full_disk() -> None:

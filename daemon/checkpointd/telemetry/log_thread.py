@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from queue import Empty, Full, Queue
 from threading import Thread, current_thread
-from typing import Final
+from typing import Final, NamedTuple
 
 from checkpointd.telemetry.logs import log
 from checkpointd.telemetry.metrics import LOG_LINES_DROPPED
@@ -25,6 +25,13 @@ QUEUE_LINES: Final = 1000
 
 FLUSH_SECONDS: Final = 1.0
 """How long the end of the process waits for the thread to write the last lines."""
+
+
+class _Line(NamedTuple):
+    """A text to write, and how many lines it stands for: more than one if it says how often one was repeated."""
+
+    text: bytes
+    lines: int
 
 
 class ThreadHandler(logging.Handler):
@@ -46,7 +53,7 @@ class ThreadHandler(logging.Handler):
         self.setFormatter(formatter)
         self._descriptor = descriptor
         self._repetitions = Repetitions(repeat_seconds)
-        self._lines: Queue[bytes | None] = Queue(queue_lines)
+        self._lines: Queue[_Line | None] = Queue(queue_lines)
         self._dropped = 0
         """The dropped lines that no line has reported."""
         self._reports: list[logging.LogRecord] = []
@@ -80,11 +87,15 @@ class ThreadHandler(logging.Handler):
     def _put(self, records: Iterable[logging.LogRecord]) -> None:
         for record in records:
             try:
-                self._lines.put_nowait(self._line(record))
-            except Full:
-                self._drop()
+                line = self._line(record)
             except Exception:  # noqa: BLE001  # as every handler of the logging library
                 self.handleError(record)
+                continue
+            try:
+                self._lines.put_nowait(line)
+            except Full:
+                self._drop(line.lines)
+                self._repetitions.forget(record)
 
     def _write_lines(self) -> None:
         while (line := self._next_line()) is not None:
@@ -92,12 +103,12 @@ class ThreadHandler(logging.Handler):
                 self._report_dropped()
         self._report_dropped()
 
-    def _has_written(self, line: bytes) -> bool:
+    def _has_written(self, line: _Line) -> bool:
         try:
-            _write(self._descriptor, line)
+            _write(self._descriptor, line.text)
         except OSError:  # the reader has gone, or the disk is full
             with self._locked():
-                self._drop()
+                self._drop(line.lines)
             return False
         return True
 
@@ -111,12 +122,12 @@ class ThreadHandler(logging.Handler):
         reports, self._reports = self._reports, []
         try:
             for record in reports:
-                _write(self._descriptor, self._line(record))
+                _write(self._descriptor, self._line(record).text)
         except OSError:
             with self._locked():
                 self._dropped += dropped
 
-    def _next_line(self) -> bytes | None:
+    def _next_line(self) -> _Line | None:
         """Wait for a line. Meanwhile, put the counts of repeated lines into the queue when they are due."""
         while True:
             with self._locked():
@@ -135,12 +146,13 @@ class ThreadHandler(logging.Handler):
         finally:
             self.release()
 
-    def _line(self, record: logging.LogRecord) -> bytes:
-        return f"{self.format(record)}\n".encode(errors="backslashreplace")
+    def _line(self, record: logging.LogRecord) -> _Line:
+        text = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        return _Line(text, getattr(record, "repeated", 1))
 
-    def _drop(self) -> None:
-        self._dropped += 1
-        LOG_LINES_DROPPED.inc()
+    def _drop(self, count: int) -> None:
+        self._dropped += count
+        LOG_LINES_DROPPED.inc(count)
 
 
 @contextmanager

@@ -48,6 +48,12 @@ class Repetitions:
         self._periods[line] = _Period(now + self._seconds)
         return [*ready, record]
 
+    def forget(self, record: logging.LogRecord) -> None:
+        """Let the next equal line be a first one, with its traceback, because this one was dropped."""
+        line = _line(record)
+        if (period := self._periods.get(line)) and not period.repeated:
+            del self._periods[line]
+
     def ended(self, now: float) -> list[logging.LogRecord]:
         """Return a record with `repeated` for each line that was repeated in a period that has ended."""
         ready = []
