@@ -120,6 +120,19 @@ async def test_provider_is_down(url: str, sql: asyncpg.Connection, tmp_path: Pat
         assert daemon.returncode is None
 
 
+async def test_seal_by_a_clock_that_was_ahead(
+    url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """A daemon looks for jobs that were sealed by a clock that was ahead, and polls them."""
+    provider.checkpoints[JOB] = page([checkpoint(1)])
+    env = environment(tmp_path, url, provider.url)
+    await checkpointd("track", JOB, env=env)
+    await sql.execute("update checkpointd.polling set sealed_at = now() + interval '30 d', next_poll_at = 'infinity'")
+    async with running("run", env=env) as daemon:
+        await wait_for_line(daemon, "database.jobs_reopened")
+        await wait_for_line(daemon, "poll.changed")
+
+
 async def test_one_warning_for_many_jobs(url: str, provider: Provider, sql: asyncpg.Connection, tmp_path: Path) -> None:
     """A failure of many jobs is logged as one warning; so is a refused key, whatever the number of jobs."""
     jobs = [f"ftjob-{n:02d}" for n in range(30)]
