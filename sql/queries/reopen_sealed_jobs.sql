@@ -1,5 +1,6 @@
--- Reopen jobs whose seal lies more than a minute in the future: the clock was ahead when they were sealed, and may have
--- ended their settle time early. They are due, and three equal listings must seal them again.
+-- Reopen jobs whose seal lies more than a minute in the future: they are due, until three equal listings seal them.
+--
+-- The clock was ahead when they were sealed, and may have ended their settle time early.
 --
 -- A poll that is under way is still saved, but does not seal. A row that another transaction has locked is left out.
 with locked as materialized (
