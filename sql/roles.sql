@@ -159,8 +159,8 @@ begin
   revoke update on checkpointd.changes, checkpointd.operations, checkpointd.events, checkpointd.earlier_steps
     from checkpointd;  -- They are append-only.
   revoke insert on checkpointd.feed_gate, checkpointd.finding_cursor from checkpointd;  -- Each has exactly one row.
-  revoke insert, update on checkpointd.schema_migrations, checkpointd.given_objectives, checkpointd.curves
-    from checkpointd;
+  revoke insert, update on checkpointd.schema_migrations, checkpointd.given_objectives from checkpointd;
+  revoke select, insert, update on checkpointd.curves from checkpointd;  -- Only views read it.
 
   grant usage on schema fine_tuning to checkpointd, checkpointd_operator, checkpointd_reader;
   grant select on all tables in schema fine_tuning to checkpointd, checkpointd_reader;
