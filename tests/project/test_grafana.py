@@ -263,7 +263,7 @@ async def test_on_a_million_checkpoints(url: str, sql: asyncpg.Connection) -> No
         select source, key, 'overfitting', tracked_at, 'rises' from checkpointd.jobs where key % 10 = 0""")
     await _move_oldest_job(sql)
     assert 990_000 < await sql.fetchval("select count(*) from fine_tuning.checkpoints")
-    timed = {"metrics": queries.COUNT_BY_SOURCE}
+    timed: dict[str, str] = {}
     async with _reader(url) as reader:
         for name, dashboard in DASHBOARDS.items():
             time_range = Range.of(dashboard, datetime.now(UTC))
@@ -280,6 +280,7 @@ async def test_on_a_million_checkpoints(url: str, sql: asyncpg.Connection) -> No
                     quiet = grafana.expand(panel["targets"][0]["rawSql"], {"source": ["quiet"]}, time_range)
                     timed[f"{name}, {NEWEST} of a source without new ones"] = quiet
         seconds_by_name = {name: await _fastest(reader, query) for name, query in timed.items()}
+        seconds_by_name["metrics"] = await _fastest(sql, queries.COUNT_BY_SOURCE)
         for name, seconds in sorted(seconds_by_name.items(), key=lambda each: -each[1]):
             print(f"{seconds * 1000:7.1f} ms  {name}")  # noqa: T201  # shown with -s and if the test fails
         assert {} == {name: seconds for name, seconds in seconds_by_name.items() if seconds > MAX_SECONDS}
