@@ -4,7 +4,9 @@
 -- $3 interval_s: float8, what was learnt is kept for so long
 -- $4 highest_price: float8
 --
--- Only the 200 jobs that ended last count. The price is multiplied by the ratio of the requests that the polls need to
+-- Only jobs whose first checkpoint was seen to arrive count, the 200 of them that ended last. The spacing of other jobs
+-- may follow from the times of creation alone, which say nothing about the arrivals if the provider publishes at the
+-- end. The price is multiplied by the ratio of the requests that the polls need to
 -- those that the rate limit permits, of which a tenth is left to the job list and to lists of several pages. Polls get
 -- rarer with the root of the price, so that this ratio approaches 1. A failing job needs requests as often as its
 -- back-off makes it due.
@@ -26,7 +28,7 @@ ended as (
     select polling.arrivals, polling.spacing_s, polling.spread_s, polling.first_arrival_s,
       polling.first_arrival_s + polling.publication_delay_s as first_s, polling.epoch_estimate_s
     from checkpointd.polling
-    where polling.source = known.source and polling.arrivals > 0 and polling.spacing_s > 0
+    where polling.source = known.source and polling.first_arrival_s is not null and polling.spacing_s > 0
       and polling.settling_since is not null
     order by polling.settling_since desc
     limit 200

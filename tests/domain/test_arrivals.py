@@ -117,6 +117,26 @@ def test_backlog_of_a_job_that_was_tracked_late() -> None:
     assert pytest.approx(600 / math.sqrt(3)) == unknown.arrival_error_s
 
 
+@pytest.mark.parametrize("created", [-5000.0, 5000.0])
+@pytest.mark.parametrize("count", [3, 20])
+def test_backlog_with_the_same_times(created: float, count: int) -> None:
+    """Checkpoints of a first listing that were created at the same time, or in the future, are one arrival."""
+    known = Job().poll(0, *[(n, created + max(created, 0) * n) for n in range(count)])
+    assert (1, START + min(created, 0)) == (known.arrivals, known.newest_seen_at)
+    assert pytest.approx(600) == known.spacing_s
+
+
+def test_the_same_times_after_an_outage() -> None:
+    """Checkpoints that were created at the same time during an outage are one arrival."""
+    job = Job()
+    job.poll(0)
+    job.poll(590)
+    job.poll(610, (1, 600))
+    known = job.poll(1810, (1, 600), *[(n, 1200.0) for n in range(2, 8)], *[(n, 1800.0) for n in range(8, 12)])
+    assert 3 == known.arrivals
+    assert pytest.approx(600, rel=0.02) == known.spacing_s
+
+
 def test_arrivals_during_an_outage() -> None:
     """Several arrivals between two polls that are far apart share the time, or `created_at` tells the times.
 

@@ -37,13 +37,16 @@ async def test_a_source_without_ended_jobs(store: Store, sql: asyncpg.Connection
 
 
 async def test_ended_jobs_teach(store: Store, sql: asyncpg.Connection) -> None:
-    """Ended jobs teach the time to the first arrival, the spacing and the noise, as far as each job knows them."""
+    """Ended jobs teach the time to the first arrival, the spacing and the noise, as far as each job knows them.
+
+    A job whose first checkpoint was there when its tracking began teaches nothing.
+    """
     jobs = [f"ftjob-{n:03}" for n in range(100)]
     await track(store, *jobs)
     await _set(sql, jobs, "settling_since = now(), arrivals = 6, spacing_s = 300, spread_s = 6, first_arrival_s = 600, "
         "publication_delay_s = 60, epoch_estimate_s = 330")  # fmt: skip
     await _set(sql, jobs[:10], "arrivals = 1, spacing_s = 900, spread_s = 90")
-    await _set(sql, jobs[10:20], "first_arrival_s = null")
+    await _set(sql, jobs[10:30], "spacing_s = 10, spread_s = 9, first_arrival_s = null")
     prior, price = await _learn(store, sql)
     assert 1 == price
     assert pytest.approx(660, rel=0.05) == math.exp(prior.first_mean)

@@ -10,6 +10,9 @@ The seconds between the arrivals of a job are its spacing. They vary by a share 
 job waits, because it is queued or paused by its status, does not count. A new job is expected to resemble the ended
 jobs of its source: see Prior. If the job record states an estimated end, that is also used for the first arrival, as
 far as it predicted that of the ended jobs.
+
+If a job has checkpoints when its tracking begins, `created_at` tells its own spacing. It teaches nothing about other
+jobs: checkpoints that are published together, at the end of the job, were created one after the other, too.
 """
 
 import math
@@ -206,15 +209,19 @@ def learn(
         return _arrive(known, [at], error, prior)
     earlier = [moment + known.publication_delay_s for moment in created[:-1] if moment is not None]
     if len(earlier) == count - 1 and all(since <= moment <= at for moment in earlier):
-        return _arrive(known, [*earlier, at], error, prior)
+        return _arrive(known, sorted({*earlier, at}), error, prior)
     return _arrive(known, [at], error, prior, count)
 
 
 def _learn_backlog(known: Arrivals, created: Sequence[int | None], now: float, prior: Prior) -> Arrivals:
-    """Return the arrivals of a job whose first listing has checkpoints, by their `created_at`."""
-    times = sorted(min(float(at), now) for at in created if at is not None and at > 0)
-    if len(times) < len(created):  # the newest may have arrived just now, or a whole spacing ago
+    """Return the arrivals of a job whose first listing has checkpoints, by their `created_at`.
+
+    Those with the same time are one arrival, and so are those whose times are in the future.
+    """
+    valid = [min(float(at), now) for at in created if at is not None and at > 0]
+    if len(valid) < len(created):  # the newest may have arrived just now, or a whole spacing ago
         return _start(known, now, 2 * UNIFORM * prior.spacing(None).seconds, None, prior)
+    times = sorted(set(valid))
     return _arrive(_start(known, times[0], 0.0, None, prior), times[1:], 0.0, prior)
 
 
