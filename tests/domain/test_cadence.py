@@ -245,11 +245,11 @@ def test_a_higher_price_never_means_more_polls(
 
 @pytest.mark.parametrize("price", [1, cadence.HIGHEST_PRICE])
 def test_two_polls_for_each_spacing(price: float) -> None:
-    """The gap is at most half of the expected spacing, also if requests are dear, as far as MIN permits."""
+    """The gap is at most half of the expected spacing, also if requests are dear, or MIN and a tenth more."""
     source = SOURCE._replace(price=price)
     for spacing in (20, 100, 400):
         known = Arrivals(7, START, 9, spacing_s=spacing, spread_s=1)
-        assert max(15, spacing / 2) >= plan_for(known, source=source).gap
+        assert max(16.5, spacing / 2) >= plan_for(known, source=source).gap
 
 
 @pytest.mark.parametrize("state", [{"status": "queued"}, {"settling_since": after(-86_400)}])
@@ -268,7 +268,9 @@ def test_jobs_that_start_together() -> None:
     assert max(times) - min(times) > plan_for(seconds=times[0]).gap / 2
 
 
-@pytest.mark.parametrize(("state", "spacing"), [({"status": "queued"}, 900), ({}, 7200), ({}, 60)])
+@pytest.mark.parametrize(
+    ("state", "spacing"), [({"status": "queued"}, 900), ({}, 7200), ({}, 60), ({}, 31), ({}, 30), ({}, 20), ({}, 1)]
+)
 def test_limits_do_not_bring_jobs_together(state: dict[str, Any], spacing: float) -> None:
     """Of 1,000 jobs that start together, and have the shortest or the longest gap, few are polled at the same time."""
     known, times = Arrivals(7, START, 9, spacing_s=spacing, spread_s=spacing / 50), [0.0] * 1000
