@@ -105,11 +105,29 @@ async def test_failing_jobs_need_fewer_requests(store: Store, sql: asyncpg.Conne
     assert pytest.approx(1, rel=0.01) == (await _learn(store, sql, request_interval=18)).price
 
 
-async def test_a_job_with_a_spacing_of_zero(store: Store, sql: asyncpg.Connection) -> None:
-    """A spacing of zero, which older versions stored when the clock was set back, teaches nothing."""
-    await track(store, "ftjob-1")
-    await _set(sql, ["ftjob-1"], "settling_since = now(), arrivals = 2, spacing_s = 0, spread_s = 0")
-    assert CADENCE.unknown_source == await _learn(store, sql)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "spacing_s = 0",
+        "spacing_s = 1e-300",
+        "spacing_s = 'infinity'",
+        "spread_s = 'NaN'",
+        "spread_s = 1e300",
+        "first_arrival_s = 0",
+        "publication_delay_s = -1e300",
+        "epoch_estimate_s = 0",
+    ],
+)
+async def test_a_damaged_row_teaches_nothing(store: Store, sql: asyncpg.Connection, damage: str) -> None:
+    """A spacing of zero, which older versions stored when the clock was set back, or a damaged number teach nothing."""
+    await track(store, "ftjob-1", "ftjob-2")
+    good = "settling_since = now(), arrivals = 5, spacing_s = 60, spread_s = 1e-300, first_arrival_s = 60"
+    await _set(sql, ["ftjob-1", "ftjob-2"], good)
+    await _set(sql, ["ftjob-2"], "settling_since = null")
+    known = await _learn(store, sql)
+    assert CADENCE.unknown_source != known
+    await _set(sql, ["ftjob-2"], f"settling_since = now(), {damage}")
+    assert known == await _learn(store, sql)
 
 
 async def test_no_job_waits_for_long(store: Store, sql: asyncpg.Connection) -> None:

@@ -107,7 +107,7 @@ class Prior(NamedTuple):
 
         `error` is the standard deviation of this time, in seconds.
         """
-        if first is None:
+        if not first:
             return Spacing(math.exp(self.spacing_mean), self.spacing_spread)
         weight, ratio_weight = self.spacing_spread**-2, self._ratio_weight(first, error)
         mean = weight * self.spacing_mean + ratio_weight * (math.log(first) - self.ratio_mean)
@@ -115,7 +115,7 @@ class Prior(NamedTuple):
 
     def spread_of_spacing(self, first: float | None, error: float) -> float:
         """Return the standard deviation of spacing() alone."""
-        if first is None:
+        if not first:
             return self.spacing_spread
         return 1 / math.sqrt(self.spacing_spread**-2 + self._ratio_weight(first, error))
 

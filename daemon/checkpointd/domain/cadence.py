@@ -76,6 +76,10 @@ LEAST_STEP: Final = 1 / 3
 arrival, of this share of the shortest gap or more."""
 
 
+LARGEST: Final = 1e20
+"""Numbers that are larger than this, or seconds that are smaller than its reciprocal, are damaged."""
+
+
 USUAL_SPACING: Final = 60
 USUAL_FIRST: Final = 80
 """What is expected of a source without ended jobs, as multiples of the shortest gap: the spacing, and the time to the
@@ -167,7 +171,7 @@ def plan(
     """Return when to poll next.
 
     The job has waited for `waited` seconds since the last arrival, or since the start of tracking: see arrivals.py. The
-    provider estimates `epoch_estimate` seconds for an epoch.
+    provider estimates `epoch_estimate` seconds for an epoch. If what is known is damaged, the gap is the longest one.
     """
     if source.price != 1:
         settings = settings._replace(longest=settings.longest * math.sqrt(source.price))
@@ -176,7 +180,7 @@ def plan(
         since_end = now - settling_since
         gap = settings.clamp(since_end / 4)
         return Plan(_spread(gap, share, settings.shortest, settings.longest), settled=since_end >= settings.settle)
-    if is_waiting(status):
+    if is_waiting(status) or _are_damaged(known, tracked_at, waited, epoch_estimate):
         return Plan(_spread(settings.longest, share, settings.shortest, settings.longest), settled=False)
     if known.spacing_s is None or known.newest_seen_at is None:
         expected, since = _expect_first(*source.prior.first(epoch_estimate)), tracked_at
@@ -188,6 +192,15 @@ def plan(
     age = max(now - since - waited, 0.0)
     gap = _gap(expected, age, source.price * settings.price, LEAST_STEP * settings.shortest, longest)
     return Plan(_spread(min(max(gap, settings.shortest), longest), share, settings.shortest, longest), settled=False)
+
+
+def _are_damaged(known: Arrivals, tracked_at: float, waited: float, epoch_estimate: float | None) -> bool:
+    """Return whether no time can be computed with these numbers: one is not finite, or its powers would not be."""
+    numbers = (*known[1:], tracked_at, waited, epoch_estimate)
+    divisors = (known.spacing_s, known.first_arrival_s, epoch_estimate)
+    # If a number is not a number (NaN), no comparison with it is true.
+    are_sound = all(-LARGEST < n < LARGEST for n in numbers if n) and all(n > 1 / LARGEST for n in divisors if n)
+    return not are_sound
 
 
 def _share(job: int, number: int) -> float:
