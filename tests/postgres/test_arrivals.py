@@ -130,19 +130,33 @@ async def test_a_damaged_row_teaches_nothing(store: Store, sql: asyncpg.Connecti
     assert known == await _learn(store, sql)
 
 
-async def test_no_job_waits_for_long(store: Store, sql: asyncpg.Connection) -> None:
-    """If a third of the polls are permitted, a job waits for three times its gap, and one poll of each job, at most."""
-    jobs = {f"ftjob-{n:02}": 5 * (n + 1) for n in range(20)}
+@pytest.mark.parametrize(
+    "gaps",
+    [[5 * n for n in range(1, 21)], 5 * [2] + 40 * [100], 20 * [300]],
+    ids=["different gaps", "two groups", "the same gap"],
+)
+@pytest.mark.parametrize("are_together", [True, False])
+async def test_no_job_waits_for_long(
+    store: Store, sql: asyncpg.Connection, gaps: list[int], are_together: bool
+) -> None:
+    """If a third of the polls are permitted, a job waits for 11 times its gap, and two polls of each job, at most.
+
+    This is so if all jobs are due together at first, and if they are spread over their gaps.
+    """
+    jobs = {f"ftjob-{n:02}": gap for n, gap in enumerate(gaps)}
     await track(store, *jobs)
-    for job, gap in jobs.items():
-        await _set(sql, [job], f"gap_s = {gap}, next_poll_at = now() - interval '1 s'")
-    keys = await store.register_sources({"test": "openai"})
-    second = 1 / sum(1 / gap for gap in jobs.values()) * 3  # the limit permits one poll in this time
     polled = dict.fromkeys(jobs, 0.0)
-    for n in range(400):
+    for n, (job, gap) in enumerate(jobs.items()):
+        polled[job] = -gap * (1 if are_together else n / len(jobs))
+        await _set(sql, [job], f"gap_s = {gap}, next_poll_at = now() + interval '{polled[job] + gap - 0.01} s'")
+    keys = await store.register_sources({"test": "openai"})
+    second = 3 / sum(1 / gap for gap in gaps)  # the limit permits one poll in this time
+    longest = {job: 6 * math.log(6) * gap + 2 * len(jobs) * second for job, gap in jobs.items()}
+    polls = math.ceil(max(longest.values()) / second)
+    for n in range(polls):
         for lease in await store.claim_due_jobs({keys["test"]: Capacity(1, 1, None)}, 60):
             waited, polled[lease.id] = n * second - polled[lease.id], n * second
-            assert 3 * jobs[lease.id] + len(jobs) * second >= waited
+            assert longest[lease.id] >= waited
         await sql.execute(
             """update checkpointd.polling set lease_expires_at = null, last_attempt_at = last_attempt_at - shift,
               next_poll_at = case when lease_expires_at is null then next_poll_at
@@ -150,7 +164,7 @@ async def test_no_job_waits_for_long(store: Store, sql: asyncpg.Connection) -> N
             from (values ($1 * interval '1 s')) as clock (shift)""",
             second,
         )
-    assert all(400 * second - at <= 3 * jobs[job] + len(jobs) * second for job, at in polled.items())
+    assert all(polls * second - at <= longest[job] for job, at in polled.items())
 
 
 async def test_the_most_likely_news_first(store: Store, sql: asyncpg.Connection) -> None:
