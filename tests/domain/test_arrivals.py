@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -229,6 +229,34 @@ def test_a_row_of_an_older_version(spacing: float | None) -> None:
     job = Job(known=Arrivals(1, START + 100, 1, spacing_s=spacing, spread_s=spacing), previous=590)
     known = job.poll(610, 1, 2)
     assert pytest.approx(600) == known.spacing_s
+
+
+damaged = st.sampled_from([0.0, 1e-300, 1.0, -600.0, 600.0, 1e18, 1e80, 1e300, math.inf]) | st.floats()
+damaged_rows = st.builds(
+    Arrivals,
+    newest_step=st.just(7),
+    newest_seen_at=st.none() | st.just(START) | damaged,
+    arrivals=st.integers(0, 9),
+    arrival_error_s=damaged,
+    first_arrival_s=st.none() | damaged,
+    spacing_s=st.none() | damaged,
+    spread_s=st.none() | damaged,
+    publication_delay_s=damaged,
+)
+
+
+@examples
+@given(damaged_rows, damaged)
+@example(Arrivals(7, START, 5, 5, 600, 600, 1e300), 0.0)
+@example(Arrivals(7, START, 5, 5, 600, math.nan, 30), 0.0)
+def test_a_damaged_row(known: Arrivals, waited: float) -> None:
+    """For any numbers in a row, the next arrival is known, and every number is finite."""
+    listed = [(8, int(START + 590)), (9, None)]
+    known = learn(
+        known, listed, previous=START + 580, now=START + 600, tracked_at=START, prior=KNOWN, waited=waited
+    )  # fmt: skip
+    assert 9 == known.newest_step
+    assert all(math.isfinite(n) for n in known if n is not None)
 
 
 moments = st.none() | st.floats(-1e9, 1e9)

@@ -23,7 +23,7 @@ import math
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from checkpointd.domain.arrivals import Arrivals, Prior
+from checkpointd.domain.arrivals import Arrivals, Prior, is_damaged
 from checkpointd.domain.job import has_ended, is_waiting
 
 FAILURE_CAP: Final = 300.0
@@ -74,10 +74,6 @@ STEPS: Final = 8
 LEAST_STEP: Final = 1 / 3
 """The density of polls is integrated in so many steps up to the longest gap, or in smaller ones around the expected
 arrival, of this share of the shortest gap or more."""
-
-
-LARGEST: Final = 1e20
-"""Numbers that are larger than this, or seconds that are smaller than its reciprocal, are damaged."""
 
 
 USUAL_SPACING: Final = 60
@@ -180,7 +176,7 @@ def plan(
         since_end = now - settling_since
         gap = settings.clamp(since_end / 4)
         return Plan(_spread(gap, share, settings.shortest, settings.longest), settled=since_end >= settings.settle)
-    if is_waiting(status) or _are_damaged(known, tracked_at, waited, epoch_estimate):
+    if is_waiting(status) or is_damaged(known, tracked_at, waited, epoch_estimate):
         return Plan(_spread(settings.longest, share, settings.shortest, settings.longest), settled=False)
     if known.spacing_s is None or known.newest_seen_at is None:
         expected, since = _expect_first(*source.prior.first(epoch_estimate)), tracked_at
@@ -192,15 +188,6 @@ def plan(
     age = max(now - since - waited, 0.0)
     gap = _gap(expected, age, source.price * settings.price, LEAST_STEP * settings.shortest, longest)
     return Plan(_spread(min(max(gap, settings.shortest), longest), share, settings.shortest, longest), settled=False)
-
-
-def _are_damaged(known: Arrivals, tracked_at: float, waited: float, epoch_estimate: float | None) -> bool:
-    """Return whether no time can be computed with these numbers: one is not finite, or its powers would not be."""
-    numbers = (*known[1:], tracked_at, waited, epoch_estimate)
-    divisors = (known.spacing_s, known.first_arrival_s, epoch_estimate)
-    # If a number is not a number (NaN), no comparison with it is true.
-    are_sound = all(-LARGEST < n < LARGEST for n in numbers if n) and all(n > 1 / LARGEST for n in divisors if n)
-    return not are_sound
 
 
 def _share(job: int, number: int) -> float:
