@@ -4,10 +4,13 @@
 -- $3 interval_s: float8, what was learnt is kept for so long
 -- $4 highest_price: float8
 --
--- Only the 200 jobs that ended last count. The price is multiplied by the ratio of the requests that the polls need to
--- those that the rate limit permits, of which a tenth is left to the job list and to lists of several pages. Polls get
--- rarer with the root of the price, so that this ratio approaches 1. A failing job needs requests as often as its
--- back-off makes it due.
+-- Only jobs whose first checkpoint was seen to arrive count, the 200 of them that ended last. The spacing of other
+-- jobs may follow from the times of creation alone, which say nothing about the arrivals if the provider publishes at
+-- the end. A damaged row, whose numbers have no finite logarithms or squares, does not count either.
+--
+-- The price is multiplied by the ratio of the requests that the polls need to those that the rate limit permits, of
+-- which a tenth is left to the job list and to lists of several pages. Polls get rarer with the root of the price, so
+-- that this ratio approaches 1. A failing job needs requests as often as its back-off makes it due.
 with known as (
   select sources.key as source, wanted.request_interval, coalesce(learnt.price, 1) as price,
     learnt.source is null
@@ -23,11 +26,16 @@ ended as (
   select known.source, jobs.*
   from known
   cross join lateral (
-    select polling.arrivals, polling.spacing_s, polling.spread_s, polling.first_arrival_s,
+    select polling.arrivals, polling.spacing_s, greatest(polling.spread_s, 1e-20) as spread_s, polling.first_arrival_s,
       polling.first_arrival_s + polling.publication_delay_s as first_s, polling.epoch_estimate_s
     from checkpointd.polling
-    where polling.source = known.source and polling.arrivals > 0 and polling.spacing_s > 0
-      and polling.settling_since is not null
+    where polling.source = known.source and polling.first_arrival_s is not null and polling.settling_since is not null
+      and least(polling.spacing_s, polling.first_arrival_s, polling.epoch_estimate_s) > 1e-20
+      and least(polling.spread_s, polling.publication_delay_s) >= 0
+      and greatest(
+        polling.spacing_s, polling.spread_s, polling.first_arrival_s, polling.publication_delay_s,
+        polling.epoch_estimate_s
+      ) < 1e20
     order by polling.settling_since desc
     limit 200
   ) as jobs

@@ -214,12 +214,12 @@ def simulate(jobs: Sequence[SimulatedJob], pace: Pace = USUAL, *, requests_per_m
 
 def _prior(ended: Sequence[_Run], usual: Prior) -> Prior:
     """Return what is learnt of ended jobs, as sql/queries/learn_arrivals.sql computes it."""
-    known = [run.arrivals for run in ended]
-    several = [job for job in known if job.arrivals > 1]
+    seen = [run.arrivals for run in ended if run.arrivals.first_arrival_s]
+    several = [job for job in seen if job.arrivals > 1]
     firsts = [
-        (job.first_arrival_s + job.publication_delay_s, run.job.epoch_estimate)
-        for job, run in zip(known, ended, strict=True)
-        if job.first_arrival_s
+        (run.arrivals.first_arrival_s + run.arrivals.publication_delay_s, run.job.epoch_estimate)
+        for run in ended
+        if run.arrivals.first_arrival_s
     ]
     return usual.after(
         first=_learnt([math.log(first) for first, _ in firsts]),

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -117,6 +117,26 @@ def test_backlog_of_a_job_that_was_tracked_late() -> None:
     assert pytest.approx(600 / math.sqrt(3)) == unknown.arrival_error_s
 
 
+@pytest.mark.parametrize("created", [-5000.0, 5000.0])
+@pytest.mark.parametrize("count", [3, 20])
+def test_backlog_with_the_same_times(created: float, count: int) -> None:
+    """Checkpoints of a first listing that were created at the same time, or in the future, are one arrival."""
+    known = Job().poll(0, *[(n, created + max(created, 0) * n) for n in range(count)])
+    assert (1, START + min(created, 0)) == (known.arrivals, known.newest_seen_at)
+    assert pytest.approx(600) == known.spacing_s
+
+
+def test_the_same_times_after_an_outage() -> None:
+    """Checkpoints that were created at the same time during an outage are one arrival."""
+    job = Job()
+    job.poll(0)
+    job.poll(590)
+    job.poll(610, (1, 600))
+    known = job.poll(1810, (1, 600), *[(n, 1200.0) for n in range(2, 8)], *[(n, 1800.0) for n in range(8, 12)])
+    assert 3 == known.arrivals
+    assert pytest.approx(600, rel=0.02) == known.spacing_s
+
+
 def test_arrivals_during_an_outage() -> None:
     """Several arrivals between two polls that are far apart share the time, or `created_at` tells the times.
 
@@ -209,6 +229,34 @@ def test_a_row_of_an_older_version(spacing: float | None) -> None:
     job = Job(known=Arrivals(1, START + 100, 1, spacing_s=spacing, spread_s=spacing), previous=590)
     known = job.poll(610, 1, 2)
     assert pytest.approx(600) == known.spacing_s
+
+
+damaged = st.sampled_from([0.0, 1e-300, 1.0, -600.0, 600.0, 1e18, 1e80, 1e300, math.inf]) | st.floats()
+damaged_rows = st.builds(
+    Arrivals,
+    newest_step=st.just(7),
+    newest_seen_at=st.none() | st.just(START) | damaged,
+    arrivals=st.integers(0, 9),
+    arrival_error_s=damaged,
+    first_arrival_s=st.none() | damaged,
+    spacing_s=st.none() | damaged,
+    spread_s=st.none() | damaged,
+    publication_delay_s=damaged,
+)
+
+
+@examples
+@given(damaged_rows, damaged)
+@example(Arrivals(7, START, 5, 5, 600, 600, 1e300), 0.0)
+@example(Arrivals(7, START, 5, 5, 600, math.nan, 30), 0.0)
+def test_a_damaged_row(known: Arrivals, waited: float) -> None:
+    """For any numbers in a row, the next arrival is known, and every number is finite."""
+    listed = [(8, int(START + 590)), (9, None)]
+    known = learn(
+        known, listed, previous=START + 580, now=START + 600, tracked_at=START, prior=KNOWN, waited=waited
+    )  # fmt: skip
+    assert 9 == known.newest_step
+    assert all(math.isfinite(n) for n in known if n is not None)
 
 
 moments = st.none() | st.floats(-1e9, 1e9)

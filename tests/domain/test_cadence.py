@@ -1,12 +1,13 @@
 """The cadence polls when an arrival is expected, keeps within its settings, and settles only jobs that have ended."""
 
+import math
 import random
 from collections import Counter
 from statistics import median
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -243,13 +244,47 @@ def test_a_higher_price_never_means_more_polls(
     assert gaps[0] <= gaps[1] + 1e-6
 
 
+odd = st.sampled_from([0.0, 1e-300, 5e-324, 1e-15, 1.0, 600.0, 1e18, 1e80, 1e300])
+damaged = st.sampled_from([1.0, -1.0]).flatmap(lambda sign: odd.map(lambda n: sign * n)) | st.floats()
+
+
+@hypothesis_settings(max_examples=tries(1000), deadline=None)
+@given(
+    st.builds(
+        Arrivals,
+        newest_step=st.just(7),
+        newest_seen_at=damaged | st.just(after(-600)),
+        arrivals=st.integers(0, 9),
+        arrival_error_s=damaged | st.just(5.0),
+        first_arrival_s=st.none() | damaged,
+        spacing_s=st.none() | damaged | st.just(600.0),
+        spread_s=st.none() | damaged | st.just(30.0),
+        publication_delay_s=damaged,
+    ),
+    damaged | st.just(START),
+    damaged | st.just(0.0),
+    st.none() | damaged,
+)
+@example(Arrivals(7, after(-600), 5, math.nan, 600, 600, 30), START, 0, None)
+@example(Arrivals(7, after(-600), 5, 5, 600, 600, math.nan), START, 0, None)
+@example(Arrivals(7, after(-600), 5, 5, 600, 1e-300, 30), START, 0, None)
+@example(Arrivals(7, after(-600), 5, 5, 600, 600, 1e300), START, 0, None)
+@example(Arrivals(7, after(-600), 5, 5, 0.0, 600, 30), START, 0, None)
+def test_damaged_numbers(history: Arrivals, tracked: float, waited: float, estimate: float | None) -> None:
+    """For any numbers in a row, the gap is permitted. If they cannot be used, it is about the longest one."""
+    gap = plan_for(history, tracked_at=tracked, waited=waited, epoch_estimate=estimate).gap
+    assert 15 <= gap <= 300
+    if not math.isfinite(sum(n or 0 for n in (*history, tracked, waited, estimate))):
+        assert gap >= 270
+
+
 @pytest.mark.parametrize("price", [1, cadence.HIGHEST_PRICE])
 def test_two_polls_for_each_spacing(price: float) -> None:
-    """The gap is at most half of the expected spacing, also if requests are dear, as far as MIN permits."""
+    """The gap is at most half of the expected spacing, also if requests are dear, or MIN and a tenth more."""
     source = SOURCE._replace(price=price)
     for spacing in (20, 100, 400):
         known = Arrivals(7, START, 9, spacing_s=spacing, spread_s=1)
-        assert max(15, spacing / 2) >= plan_for(known, source=source).gap
+        assert max(16.5, spacing / 2) >= plan_for(known, source=source).gap
 
 
 @pytest.mark.parametrize("state", [{"status": "queued"}, {"settling_since": after(-86_400)}])
@@ -268,7 +303,9 @@ def test_jobs_that_start_together() -> None:
     assert max(times) - min(times) > plan_for(seconds=times[0]).gap / 2
 
 
-@pytest.mark.parametrize(("state", "spacing"), [({"status": "queued"}, 900), ({}, 7200), ({}, 60)])
+@pytest.mark.parametrize(
+    ("state", "spacing"), [({"status": "queued"}, 900), ({}, 7200), ({}, 60), ({}, 31), ({}, 30), ({}, 20), ({}, 1)]
+)
 def test_limits_do_not_bring_jobs_together(state: dict[str, Any], spacing: float) -> None:
     """Of 1,000 jobs that start together, and have the shortest or the longest gap, few are polled at the same time."""
     known, times = Arrivals(7, START, 9, spacing_s=spacing, spread_s=spacing / 50), [0.0] * 1000

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 
 import asyncpg
 import pytest
@@ -10,8 +11,8 @@ from aiohttp import web
 from checkpointd.domain.attribution import SUSPICION_SECONDS, SourceState
 from checkpointd.domain.failure import ErrorClass, Failure
 from checkpointd.polling.login import renew_login
-from checkpointd.polling.source import Renewal
-from checkpointd.postgres.store import Store
+from checkpointd.polling.source import Claim, Renewal
+from checkpointd.postgres.store import Capacity, ClaimOrder, Store
 from checkpointd.telemetry.health import Health
 from support.harness import open_source, polling_one, sync, tick, track, until
 from support.provider import JOB, Provider, body, checkpoint, error, held, page, paged
@@ -239,6 +240,37 @@ async def test_rate_limit_of_claims(store: Store, provider: Provider, sql: async
     await sql.execute("update checkpointd.sources set budget_at = budget_at - interval '10 s'")
     async with polling_one(store, provider, request_interval=10) as (poller, _, _):
         assert 1 == await poller.tick()
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 8])
+@pytest.mark.parametrize(("request_interval", "permitted"), [(None, 1000), (0.001, 1000), (0.5, 2)])
+async def test_order_of_claims(
+    store: Store, provider: Provider, concurrency: int, request_interval: float | None, permitted: int
+) -> None:
+    """If the slots are too few for the jobs that are due, half of these are chosen at random.
+
+    If the rate limit permits too few, the longest overdue come first, also if a claim of these few fills the slots.
+    """
+    await track(store)
+    async with open_source(store, provider, request_interval=request_interval) as source:
+        source.concurrency = concurrency
+        leases = await store.claim_due_jobs({source.key: Capacity(1, 1, None)}, 60)
+        orders = Counter[ClaimOrder]()
+        for second in range(60):
+            left = permitted
+            for n in range(20):  # its polls end at once, and the next claim follows until nothing more is permitted
+                now = second + n / 20
+                capacity = source.capacity(now)
+                count = min(capacity.slots, left)
+                left -= count
+                orders[capacity.claim_order] += count
+                source.record_claim(count * [Claim(leases[0], now, now, now)], capacity, now)
+                if not source.has_more:
+                    break
+    if permitted == 2:
+        assert {ClaimOrder.OVERDUE} == {order for order, count in orders.items() if count}
+    else:
+        assert orders[ClaimOrder.RANDOM] > 0.35 * orders.total()
 
 
 async def test_rate_limit_of_further_pages(store: Store, provider: Provider) -> None:

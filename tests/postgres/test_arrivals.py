@@ -37,13 +37,16 @@ async def test_a_source_without_ended_jobs(store: Store, sql: asyncpg.Connection
 
 
 async def test_ended_jobs_teach(store: Store, sql: asyncpg.Connection) -> None:
-    """Ended jobs teach the time to the first arrival, the spacing and the noise, as far as each job knows them."""
+    """Ended jobs teach the time to the first arrival, the spacing and the noise, as far as each job knows them.
+
+    A job whose first checkpoint was there when its tracking began teaches nothing.
+    """
     jobs = [f"ftjob-{n:03}" for n in range(100)]
     await track(store, *jobs)
     await _set(sql, jobs, "settling_since = now(), arrivals = 6, spacing_s = 300, spread_s = 6, first_arrival_s = 600, "
         "publication_delay_s = 60, epoch_estimate_s = 330")  # fmt: skip
     await _set(sql, jobs[:10], "arrivals = 1, spacing_s = 900, spread_s = 90")
-    await _set(sql, jobs[10:20], "first_arrival_s = null")
+    await _set(sql, jobs[10:30], "spacing_s = 10, spread_s = 9, first_arrival_s = null")
     prior, price = await _learn(store, sql)
     assert 1 == price
     assert pytest.approx(660, rel=0.05) == math.exp(prior.first_mean)
@@ -102,26 +105,58 @@ async def test_failing_jobs_need_fewer_requests(store: Store, sql: asyncpg.Conne
     assert pytest.approx(1, rel=0.01) == (await _learn(store, sql, request_interval=18)).price
 
 
-async def test_a_job_with_a_spacing_of_zero(store: Store, sql: asyncpg.Connection) -> None:
-    """A spacing of zero, which older versions stored when the clock was set back, teaches nothing."""
-    await track(store, "ftjob-1")
-    await _set(sql, ["ftjob-1"], "settling_since = now(), arrivals = 2, spacing_s = 0, spread_s = 0")
-    assert CADENCE.unknown_source == await _learn(store, sql)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "spacing_s = 0",
+        "spacing_s = 1e-300",
+        "spacing_s = 'infinity'",
+        "spread_s = 'NaN'",
+        "spread_s = 1e300",
+        "first_arrival_s = 0",
+        "publication_delay_s = -1e300",
+        "epoch_estimate_s = 0",
+    ],
+)
+async def test_a_damaged_row_teaches_nothing(store: Store, sql: asyncpg.Connection, damage: str) -> None:
+    """A spacing of zero, which older versions stored when the clock was set back, or a damaged number teach nothing."""
+    await track(store, "ftjob-1", "ftjob-2")
+    good = "settling_since = now(), arrivals = 5, spacing_s = 60, spread_s = 1e-300, first_arrival_s = 60"
+    await _set(sql, ["ftjob-1", "ftjob-2"], good)
+    await _set(sql, ["ftjob-2"], "settling_since = null")
+    known = await _learn(store, sql)
+    assert CADENCE.unknown_source != known
+    await _set(sql, ["ftjob-2"], f"settling_since = now(), {damage}")
+    assert known == await _learn(store, sql)
 
 
-async def test_no_job_waits_for_long(store: Store, sql: asyncpg.Connection) -> None:
-    """If a third of the polls are permitted, a job waits for three times its gap, and one poll of each job, at most."""
-    jobs = {f"ftjob-{n:02}": 5 * (n + 1) for n in range(20)}
+@pytest.mark.parametrize(
+    "gaps",
+    [[5 * n for n in range(1, 21)], 5 * [2] + 40 * [100], 20 * [300]],
+    ids=["different gaps", "two groups", "the same gap"],
+)
+@pytest.mark.parametrize("are_together", [True, False])
+async def test_no_job_waits_for_long(
+    store: Store, sql: asyncpg.Connection, gaps: list[int], are_together: bool
+) -> None:
+    """If a third of the polls are permitted, a job waits for 11 times its gap, and two polls of each job, at most.
+
+    This is so if all jobs are due together at first, and if they are spread over their gaps.
+    """
+    jobs = {f"ftjob-{n:02}": gap for n, gap in enumerate(gaps)}
     await track(store, *jobs)
-    for job, gap in jobs.items():
-        await _set(sql, [job], f"gap_s = {gap}, next_poll_at = now() - interval '1 s'")
-    keys = await store.register_sources({"test": "openai"})
-    second = 1 / sum(1 / gap for gap in jobs.values()) * 3  # the limit permits one poll in this time
     polled = dict.fromkeys(jobs, 0.0)
-    for n in range(400):
+    for n, (job, gap) in enumerate(jobs.items()):
+        polled[job] = -gap * (1 if are_together else n / len(jobs))
+        await _set(sql, [job], f"gap_s = {gap}, next_poll_at = now() + interval '{polled[job] + gap - 0.01} s'")
+    keys = await store.register_sources({"test": "openai"})
+    second = 3 / sum(1 / gap for gap in gaps)  # the limit permits one poll in this time
+    longest = {job: 6 * math.log(6) * gap + 2 * len(jobs) * second for job, gap in jobs.items()}
+    polls = math.ceil(max(longest.values()) / second)
+    for n in range(polls):
         for lease in await store.claim_due_jobs({keys["test"]: Capacity(1, 1, None)}, 60):
             waited, polled[lease.id] = n * second - polled[lease.id], n * second
-            assert 3 * jobs[lease.id] + len(jobs) * second >= waited
+            assert longest[lease.id] >= waited
         await sql.execute(
             """update checkpointd.polling set lease_expires_at = null, last_attempt_at = last_attempt_at - shift,
               next_poll_at = case when lease_expires_at is null then next_poll_at
@@ -129,7 +164,7 @@ async def test_no_job_waits_for_long(store: Store, sql: asyncpg.Connection) -> N
             from (values ($1 * interval '1 s')) as clock (shift)""",
             second,
         )
-    assert all(400 * second - at <= 3 * jobs[job] + len(jobs) * second for job, at in polled.items())
+    assert all(polls * second - at <= longest[job] for job, at in polled.items())
 
 
 async def test_the_most_likely_news_first(store: Store, sql: asyncpg.Connection) -> None:

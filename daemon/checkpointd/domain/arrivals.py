@@ -8,8 +8,8 @@ the time of its arrival is the sum of the two. It is used only if it lies betwee
 
 The seconds between the arrivals of a job are its spacing. They vary by a share of it, the noise. The time in which the
 job waits, because it is queued or paused by its status, does not count. A new job is expected to resemble the ended
-jobs of its source: see Prior. If the job record states an estimated end, that is also used for the first arrival, as
-far as it predicted that of the ended jobs.
+jobs of its source whose first arrival was seen: see Prior. If the job record states an estimated end, that is also used
+for the first arrival, as far as it predicted that of the ended jobs.
 """
 
 import math
@@ -45,6 +45,9 @@ UNIFORM: Final = 1 / math.sqrt(12)
 
 CREATED_ERROR: Final = 0.3
 """The share of this error that remains if `created_at` tells when a checkpoint arrived."""
+
+LARGEST: Final = 1e20
+"""Numbers that are larger than this, and seconds that are smaller than its reciprocal, are damaged."""
 
 
 class Learnt(NamedTuple):
@@ -92,7 +95,7 @@ class Prior(NamedTuple):
 
         `estimate` is the seconds that the provider estimates for an epoch, if it does.
         """
-        if not estimate:
+        if not estimate or estimate < 0:
             return self.first_mean, self.first_spread
         spread, estimate_spread = (max(s, LEAST_RATIO_SPREAD) for s in (self.first_spread, self.estimate_spread))
         weight, estimate_weight = spread**-2, estimate_spread**-2
@@ -104,7 +107,7 @@ class Prior(NamedTuple):
 
         `error` is the standard deviation of this time, in seconds.
         """
-        if first is None:
+        if not first:
             return Spacing(math.exp(self.spacing_mean), self.spacing_spread)
         weight, ratio_weight = self.spacing_spread**-2, self._ratio_weight(first, error)
         mean = weight * self.spacing_mean + ratio_weight * (math.log(first) - self.ratio_mean)
@@ -112,7 +115,7 @@ class Prior(NamedTuple):
 
     def spread_of_spacing(self, first: float | None, error: float) -> float:
         """Return the standard deviation of spacing() alone."""
-        if first is None:
+        if not first:
             return self.spacing_spread
         return 1 / math.sqrt(self.spacing_spread**-2 + self._ratio_weight(first, error))
 
@@ -172,6 +175,12 @@ def _spacing_variance(first: float, arrivals: int, noise: float, blur: float) ->
     return max(1 / (1 / first + (arrivals - 1) / (noise + 2 * blur)), drift)
 
 
+def is_damaged(known: Arrivals, *times: float | None) -> bool:
+    """Return whether nothing can be computed with these numbers: one is not finite, or its powers would not be."""
+    are_finite = all(-LARGEST < n < LARGEST for n in (*known[1:], *times) if n)  # no comparison with NaN is true
+    return not are_finite or any(n < 1 / LARGEST for n in (known.spacing_s, known.first_arrival_s) if n)
+
+
 def learn(
     known: Arrivals,
     listed: Iterable[tuple[int, int | None]],
@@ -185,11 +194,13 @@ def learn(
     """Return the arrivals after a poll at `now` that listed these steps, with their `created_at`.
 
     `previous` is the time of the last complete listing, or None if this is the first one. The job has waited for
-    `waited` seconds since the last arrival, or since the start of tracking.
+    `waited` seconds since the last arrival, or since the start of tracking. Nothing is known by damaged numbers.
     """
     new = sorted({step: at for step, at in listed if known.newest_step is None or step > known.newest_step}.items())
     if not new:
         return known
+    if is_damaged(known, waited):
+        known, waited = Arrivals(newest_step=known.newest_step), 0.0
     since = max(previous or tracked_at, tracked_at, known.newest_seen_at or tracked_at)
     created = [at for _, at in new]
     known = known._replace(newest_step=new[-1][0])
@@ -206,15 +217,16 @@ def learn(
         return _arrive(known, [at], error, prior)
     earlier = [moment + known.publication_delay_s for moment in created[:-1] if moment is not None]
     if len(earlier) == count - 1 and all(since <= moment <= at for moment in earlier):
-        return _arrive(known, [*earlier, at], error, prior)
+        return _arrive(known, sorted({*earlier, at}), error, prior)
     return _arrive(known, [at], error, prior, count)
 
 
 def _learn_backlog(known: Arrivals, created: Sequence[int | None], now: float, prior: Prior) -> Arrivals:
-    """Return the arrivals of a job whose first listing has checkpoints, by their `created_at`."""
-    times = sorted(min(float(at), now) for at in created if at is not None and at > 0)
-    if len(times) < len(created):  # the newest may have arrived just now, or a whole spacing ago
+    """Return the arrivals after a first listing, by `created_at`. Equal times, or future ones, are one arrival."""
+    valid = [min(float(at), now) for at in created if at is not None and at > 0]
+    if len(valid) < len(created):  # the newest may have arrived just now, or a whole spacing ago
         return _start(known, now, 2 * UNIFORM * prior.spacing(None).seconds, None, prior)
+    times = sorted(set(valid))
     return _arrive(_start(known, times[0], 0.0, None, prior), times[1:], 0.0, prior)
 
 

@@ -12,7 +12,7 @@ since the last poll is 1.
 - When the arrival is overdue, polls become rare again: the job may have paused, or it may be evaluated.
 - While the job is queued or paused, by its status, no arrival is expected, and the time does not count.
 - Whatever the rate and the price are, at least two polls fall into the expected spacing, as far as the shortest gap
-  permits. Providers list only the checkpoints of the last three epochs.
+  and a tenth more permit. Providers list only the checkpoints of the last three epochs.
 - If the rate limit of the source permits too few requests, the price rises. With its root, the longest gap grows, too,
   up to four times as long: otherwise many polls that are made only because of it would take the place of others.
 - A hash changes each gap by up to a tenth, within its limits, so that jobs that started together are not polled
@@ -23,7 +23,7 @@ import math
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from checkpointd.domain.arrivals import Arrivals, Prior
+from checkpointd.domain.arrivals import Arrivals, Prior, is_damaged
 from checkpointd.domain.job import has_ended, is_waiting
 
 FAILURE_CAP: Final = 300.0
@@ -167,7 +167,7 @@ def plan(
     """Return when to poll next.
 
     The job has waited for `waited` seconds since the last arrival, or since the start of tracking: see arrivals.py. The
-    provider estimates `epoch_estimate` seconds for an epoch.
+    provider estimates `epoch_estimate` seconds for an epoch. If what is known is damaged, the gap is the longest one.
     """
     if source.price != 1:
         settings = settings._replace(longest=settings.longest * math.sqrt(source.price))
@@ -176,7 +176,7 @@ def plan(
         since_end = now - settling_since
         gap = settings.clamp(since_end / 4)
         return Plan(_spread(gap, share, settings.shortest, settings.longest), settled=since_end >= settings.settle)
-    if is_waiting(status):
+    if is_waiting(status) or is_damaged(known, tracked_at, waited, epoch_estimate):
         return Plan(_spread(settings.longest, share, settings.shortest, settings.longest), settled=False)
     if known.spacing_s is None or known.newest_seen_at is None:
         expected, since = _expect_first(*source.prior.first(epoch_estimate)), tracked_at
@@ -184,7 +184,7 @@ def plan(
     else:
         expected, since = _expect_next(known, source.prior, LEAST_SPREAD * settings.shortest), known.newest_seen_at
         spacing = known.spacing_s
-    longest = settings.clamp(spacing / POLLS_PER_SPACING)
+    longest = min(max(spacing / POLLS_PER_SPACING, (1 + JITTER) * settings.shortest), settings.longest)
     age = max(now - since - waited, 0.0)
     gap = _gap(expected, age, source.price * settings.price, LEAST_STEP * settings.shortest, longest)
     return Plan(_spread(min(max(gap, settings.shortest), longest), share, settings.shortest, longest), settled=False)

@@ -190,7 +190,7 @@ class Poller:
             source = self._sources[key]
             source.add(claims[key], are_tests=capacity.is_test)
             if are_due:
-                source.record_claim(claims[key], capacity)
+                source.record_claim(claims[key], capacity, claimed_before)
             self._workers.start(source)
 
     def cancel_polls(self) -> None:

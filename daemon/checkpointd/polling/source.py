@@ -25,6 +25,10 @@ AHEAD_JOBS: Final = 512
 LONGEST_AHEAD_SECONDS: Final = 1.0
 """If a job that was claimed ahead waits for longer than this, it is given back when the source is tested."""
 
+SHORTAGE_SECONDS: Final = 10.0
+"""With a rate limit, the slots are too few if each claim has filled them for this long. Otherwise the limit is the
+reason why jobs wait: it permits a few requests at once, those of a second, and then too few to fill the slots."""
+
 RESUMPTION_SECONDS: Final = 1.0
 """The interval at which a silent source looks for a resumption."""
 
@@ -106,6 +110,8 @@ class ActiveSource:
     """How the next test is chosen: those that were read most recently, and others, in turn."""
     _overdue_claimed: int = 0
     """How many more jobs were claimed because they were the longest overdue than at random."""
+    _filled_since: float = math.inf
+    """The time of the claim since which each one has filled the capacity, or infinity if the last one has not."""
     _read: int = 0
     """Polls that have read their lists since `_since`."""
     _since: float = 0.0
@@ -141,8 +147,9 @@ class ActiveSource:
         overtaken = self.slots.overtaken(now)
         slots = self.concurrency + self._ahead - self.claimed + overtaken
         lasting = self._most_lasting - self.lasting
-        # If more jobs are due than can be claimed, half of them are chosen at random: the longest overdue may be slow.
-        order = ClaimOrder.RANDOM if self.has_more and self._overdue_claimed > 0 else ClaimOrder.OVERDUE
+        # If more jobs are due than slots are free, half of them are chosen at random: the longest overdue may be slow.
+        is_short = self.has_more and (self.request_interval is None or now - self._filled_since >= SHORTAGE_SECONDS)
+        order = ClaimOrder.RANDOM if is_short and self._overdue_claimed > 0 else ClaimOrder.OVERDUE
         return Capacity(max(slots, 0), max(lasting, 0), self.request_interval, order)
 
     @property
@@ -159,7 +166,7 @@ class ActiveSource:
         self.lasting += sum(claim.is_lasting for claim in claims)
         (self.tests if are_tests else self.waiting).extend(claims)
 
-    def record_claim(self, claims: Sequence[Claim], capacity: Capacity) -> None:
+    def record_claim(self, claims: Sequence[Claim], capacity: Capacity, now: float) -> None:
         """Record whether more jobs may be due after a claim of due jobs, and how the next ones are chosen."""
         if capacity.is_test:
             is_random = capacity.claim_order is ClaimOrder.RANDOM
@@ -168,6 +175,7 @@ class ActiveSource:
             claimed = -len(claims) if capacity.claim_order is ClaimOrder.RANDOM else len(claims)
             self._overdue_claimed = max(min(self._overdue_claimed + claimed, self.concurrency), 0)
         self.has_more = len(claims) >= capacity.slots
+        self._filled_since = min(self._filled_since, now) if self.has_more else math.inf
         if capacity.failing_slots:
             self.has_more_lasting = sum(claim.is_lasting for claim in claims) >= capacity.failing_slots
 
