@@ -308,6 +308,7 @@ async def test_a_claim_is_as_large_as_the_lists_are_quick(
     for job in jobs:
         provider.events[job] = page([step_event(1)])
     monkeypatch.setattr(module, "MOST_CLAIMED", 50)
+    monkeypatch.setattr(module, "CLAIM_SECONDS", 1000.0)  # any list is quick
     async with reading(store, provider) as (events, _):
         await events.tick()
         assert ([16, 50, 50], len(jobs)) == (sizes, len(provider.event_requests))
