@@ -26,8 +26,10 @@ test: $(READY)  ## the tests, on the embedded PostgreSQL (ARGS='-k word' chooses
 test-unit: $(READY)  ## the tests of domain, provider and settings, without PostgreSQL
 	$(VENV)/bin/pytest $(SIDE_BY_SIDE) tests/domain tests/provider tests/settings $(ARGS)
 
+# Those that measure run last, with nothing beside them. With ARGS one of the two runs may have no tests (5).
 test-slow: $(READY)  ## the tests that take too long for `make test`, and all examples of those that Hypothesis makes up
-	EXAMPLES=all $(VENV)/bin/pytest -m "slow or hypothesis" $(ARGS)
+	EXAMPLES=all $(VENV)/bin/pytest -n 2 --dist worksteal -m "(slow or hypothesis) and not alone" $(ARGS) || [ $$? = 5 ]
+	EXAMPLES=all $(VENV)/bin/pytest -m "slow and alone" $(ARGS) || [ $$? = 5 ]
 
 # The plays are separate tests, which run side by side, each worker with its own server. Each run has a file of results.
 faults-long: $(READY)  ## thousands of faults, by the plays of tests/service/faults: an hour or more (PLAY=kill chooses)

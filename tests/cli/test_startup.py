@@ -51,6 +51,7 @@ async def test_lists_load_no_library_of_the_daemon(tmp_path: Path, url: str, ver
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_lists_take_little_more_than_their_libraries(tmp_path: Path, url: str) -> None:
     """A list takes at most twice the processor time that importing its libraries takes; --help twice that of typer."""
     env = verbs.environment(tmp_path, url)
@@ -61,6 +62,7 @@ async def test_lists_take_little_more_than_their_libraries(tmp_path: Path, url: 
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_the_daemon_is_ready_soon(tmp_path: Path, url: str) -> None:
     """The daemon is ready after at most three times as long as importing its libraries takes."""
     env = verbs.environment(tmp_path, url, "http://127.0.0.1:9/v1")

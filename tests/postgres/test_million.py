@@ -10,7 +10,7 @@ import pytest
 
 from support.logins import connected
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first test fills the database
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1800)]  # the first test fills the database
 
 FILL = """
     insert into checkpointd.sources (key, name, kind) values (1, 'one', 'openai'), (2, 'two', 'azure');

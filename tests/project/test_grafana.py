@@ -251,6 +251,7 @@ async def test_newest_checkpoints(sql: asyncpg.Connection) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(3600)
 async def test_on_a_million_checkpoints(url: str, sql: asyncpg.Connection) -> None:
     """With 10,000 jobs of 100 checkpoints, no query of a dashboard or of the metrics takes more than 400 ms.

@@ -10,6 +10,7 @@ from benchmarks.simulation import Pace, simulate
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_the_daemon_polls_as_simulated(url: str, tmp_path: Path) -> None:
     """Ten jobs that run fast get about as many polls from the daemon as by simulation, and are as fresh."""
     jobs = [job.faster(60) for job in DAEMON_WORLD.jobs(200, seed=1) if job.ended < 1800][:10]

@@ -22,7 +22,7 @@ from support.provider import Provider, body, checkpoint, page
 from support.servers import free_port
 from support.verbs import PROGRAM, environment, running, until_ok
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1800)]
 
 JOBS = [f"ftjob-{number}" for number in range(16)]
 AT_ONCE = {"a million zeros", "zeros", "an item of empty arrays", "deep nesting", "items with wide characters"}

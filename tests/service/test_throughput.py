@@ -6,6 +6,7 @@ from benchmarks.throughput import Size, measure, profile, row, works
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_polls_share_statements() -> None:
     """A pass sends one request per poll, saves many polls at once, and stores what is listed."""
     chosen = [work for work in works(0) if work.is_backfill or work.news]
@@ -19,6 +20,7 @@ def test_polls_share_statements() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_profile() -> None:
     """The profile of quiet polls has the shares of the packages that they use."""
     shares = dict(profile(Size(polls=(1000, 3)), own_server=True))
